@@ -1,0 +1,154 @@
+"""Many Kling videos at once from asyncio, inside the account's limits, without paying twice.
+
+Describe a video (an input), submit it (a task), await the task (a result with URLs).
+
+Everything public is named here and loaded when first used, so that importing the package
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kling_async._version import __version__
+    from kling_async.client import KlingClient
+    from kling_async.errors import (
+        AnswerLostError,
+        APIError,
+        AuthenticationError,
+        BadRequestError,
+        BalanceError,
+        ConfigurationError,
+        ConnectError,
+        ContractError,
+        DownloadError,
+        InputError,
+        KlingError,
+        MissingExtraError,
+        NotFoundError,
+        Problem,
+        RateLimitError,
+        RefusedError,
+        RequestError,
+        ResultExpiredError,
+        ServerError,
+        TaskError,
+        TaskFailedError,
+        TaskTimeoutError,
+    )
+    from kling_async.events import (
+        Event,
+        Hook,
+        Paused,
+        Polled,
+        Retrying,
+        SubmitFailed,
+        Submitted,
+    )
+    from kling_async.inputs import (
+        Input,
+        MasterImageToVideo,
+        MasterTextToVideo,
+        ProImageToVideo,
+        StandardImageToVideo,
+        parse_input,
+    )
+    from kling_async.limits import Limiter, Limits, Slot
+    from kling_async.limits.local import LocalLimiter
+    from kling_async.policy.polling import Polling
+    from kling_async.policy.retry import Retry
+    from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
+    from kling_async.task import Task
+    from kling_async.transport import Transport
+
+__all__ = [
+    "APIError",
+    "AnswerLostError",
+    "AuthenticationError",
+    "BadRequestError",
+    "BalanceError",
+    "ConfigurationError",
+    "ConnectError",
+    "ContractError",
+    "DownloadError",
+    "Event",
+    "FailReason",
+    "Hook",
+    "Input",
+    "InputError",
+    "KlingClient",
+    "KlingError",
+    "Limiter",
+    "Limits",
+    "LocalLimiter",
+    "MasterImageToVideo",
+    "MasterTextToVideo",
+    "MissingExtraError",
+    "NotFoundError",
+    "Paused",
+    "Polled",
+    "Polling",
+    "ProImageToVideo",
+    "Problem",
+    "RateLimitError",
+    "RefusedError",
+    "RequestError",
+    "Result",
+    "ResultExpiredError",
+    "Retry",
+    "Retrying",
+    "ServerError",
+    "Slot",
+    "Snapshot",
+    "StandardImageToVideo",
+    "SubmitFailed",
+    "Submitted",
+    "Task",
+    "TaskError",
+    "TaskFailedError",
+    "TaskRef",
+    "TaskState",
+    "TaskTimeoutError",
+    "Transport",
+    "__version__",
+    "parse_input",
+]
+
+# Modules in the order of their layers; each offers its public names in its own __all__.
+_HOMES = {
+    "_version": ("__version__",),
+    "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
+    "results": ("FailReason", "Result", "Snapshot", "TaskRef", "TaskState"),
+    "inputs": (
+        "Input",
+        "MasterImageToVideo",
+        "MasterTextToVideo",
+        "ProImageToVideo",
+        "StandardImageToVideo",
+        "parse_input",
+    ),
+    "events": ("Event", "Hook", "Paused", "Polled", "Retrying", "SubmitFailed", "Submitted"),
+    "policy.polling": ("Polling",),
+    "policy.retry": ("Retry",),
+    "limits": ("Limiter", "Limits", "Slot"),
+    "limits.local": ("LocalLimiter",),
+    "transport": ("Transport",),
+    "task": ("Task",),
+    "client": ("KlingClient",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home, the first time it is asked for."""
+    if (home := _HOME_OF.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,186 @@
+"""The waiting, for one process.
+
+*Requests* pass aiolimiter's bucket, which admits at most ``burst + T x rate`` in any T
+seconds. The bucket is sized so that this stays within the limit for T = 60 s, wherever the
+window begins, and so that what is still on its way to the service cannot push a window there
+over the limit either. *Slots* are counted; those who wait are served in the order they came.
+
+Both outlive the event loop they were used on: a second ``asyncio.run`` finds the slots still
+taken and the burst still spent. Waiters do not outlive their loop, and cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiolimiter import AsyncLimiter
+
+from kling_async.limits import Limits
+
+__all__ = ["LocalLimiter"]
+
+# The limit counts requests in 60 s as the service sees them. Half a second more allows for
+# requests that travel at different speeds.
+_WINDOW = 60.5
+
+# A sum of whole requests below N + 1 is at most N: small limits lose nothing to rounding.
+_ROUNDING = 0.99
+
+
+class LocalLimiter:
+    """Keeps one process within the limits. It may be shared by several clients.
+
+    It belongs to whatever event loop it is used on; use it on one loop at a time.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._pace = _Pace(self.limits.requests_per_minute)
+        self._slots = _Slots(self.limits.concurrent_tasks, self.limits.presumed_lifetime)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalLimiter {self.limits!r} slots in use: {self._slots.used}>"
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many slots are taken now."""
+        return self._slots.used
+
+    async def request(self) -> float:
+        """Wait until one more request may be sent; return the moment, for :meth:`pause`."""
+        self._bind()
+        return await self._pace.request()
+
+    def pause(self, delay: float, permit: float) -> bool:
+        """Let every request wait ``delay`` seconds; see :class:`~kling_async.limits.Limiter`."""
+        self._bind()
+        return self._pace.pause(delay, permit)
+
+    async def slot(self) -> _Slot:
+        """Wait until one more task may run, and hold its slot."""
+        self._bind()
+        return await self._slots.take()
+
+    def adopt(self) -> _Slot:
+        """Hold a slot for a task that is found to be running already, even beyond the limit."""
+        self._bind()
+        return self._slots.adopt()
+
+    def _bind(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # Loops may count time from different zeros, as virtual ones do.
+            shift = loop.time() - self._loop.time() if self._loop else 0.0
+            self._pace.move(loop, shift)
+            self._slots.move(loop, shift)
+            self._loop = loop
+
+
+class _Pace:
+    """Admits requests one by one, in the order they asked, and not at all while paused."""
+
+    def __init__(self, requests_per_minute: int) -> None:
+        # A small burst keeps late timers from costing throughput. As many requests again may
+        # have been admitted and not have arrived: see Limits.connections.
+        self._burst = burst = max(1, min(100, requests_per_minute // 100))
+        under_way = min(100, requests_per_minute // 100)
+        steady = requests_per_minute - burst - under_way + _ROUNDING
+        self._rate = steady / _WINDOW
+        self._admitted_at = self._paused_at = self._resume_at = float("-inf")
+
+    def move(self, loop: asyncio.AbstractEventLoop, shift: float) -> None:
+        self._loop = loop
+        self._turn = asyncio.Lock()  # aiolimiter alone lets newcomers overtake
+        self._bucket = AsyncLimiter(self._burst, self._burst / self._rate)
+        self._admitted_at += shift
+        self._paused_at += shift
+        self._resume_at += shift
+        # What the last loop has just spent must not be had again from a new bucket.
+        self._spent = loop.time() - self._admitted_at < self._burst / self._rate
+
+    async def request(self) -> float:
+        async with self._turn:
+            if self._spent:
+                await self._bucket.acquire(self._burst)  # the new bucket is empty: no wait
+                self._spent = False
+            # A pause may begin, or grow, while we wait; what was admitted before it is void.
+            while True:
+                await asyncio.sleep(self._resume_at - self._loop.time())
+                await self._bucket.acquire()
+                self._admitted_at = self._loop.time()
+                if self._resume_at <= self._admitted_at:
+                    return self._admitted_at
+
+    def pause(self, delay: float, permit: float) -> bool:
+        if permit < self._paused_at:
+            return False
+        now = self._loop.time()
+        self._paused_at = now
+        self._resume_at = max(self._resume_at, now + delay)
+        return True
+
+
+class _Slot:
+    """A slot in use, until it is released or its task is presumed to have ended."""
+
+    def __init__(self, slots: _Slots, ends_at: float) -> None:
+        self._slots: _Slots | None = slots
+        self.ends_at = ends_at
+        self.timer: asyncio.TimerHandle | None = None
+
+    def release(self) -> None:
+        if self._slots is not None:
+            slots, self._slots = self._slots, None
+            slots.give_back(self)
+
+
+class _Slots:
+    """Counts the slots in use and hands freed ones to those who wait, oldest first."""
+
+    def __init__(self, limit: int, lifetime: float) -> None:
+        self._limit = limit
+        self._lifetime = lifetime
+        self._held: set[_Slot] = set()
+        self._waiting: deque[asyncio.Future[_Slot]] = deque()
+
+    @property
+    def used(self) -> int:
+        return len(self._held)
+
+    def move(self, loop: asyncio.AbstractEventLoop, shift: float) -> None:
+        self._loop = loop
+        self._waiting.clear()
+        for slot in self._held:
+            slot.ends_at += shift
+            slot.timer = loop.call_at(slot.ends_at, slot.release)
+
+    async def take(self) -> _Slot:
+        if len(self._held) < self._limit and not self._waiting:
+            return self.adopt()
+        turn: asyncio.Future[_Slot] = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                turn.result().release()  # it was handed over in the moment of the cancellation
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def adopt(self) -> _Slot:
+        slot = _Slot(self, self._loop.time() + self._lifetime)
+        slot.timer = self._loop.call_at(slot.ends_at, slot.release)
+        self._held.add(slot)
+        return slot
+
+    def give_back(self, slot: _Slot) -> None:
+        self._held.discard(slot)
+        if slot.timer is not None:
+            slot.timer.cancel()
+        while self._waiting and len(self._held) < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(self.adopt())

@@ -1,0 +1,1 @@
+"""When, never how: decisions as functions of values."""

@@ -1,0 +1,72 @@
+"""Whether a request is sent again, and when: a pure decision.
+
+What may be repeated at all was settled when the error was made: ``retryable`` is false for
+every submit that may have started a task. What is left is how long to wait and when to stop.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from kling_async.errors import APIError, ConfigurationError, KlingError
+
+__all__ = ["Retry"]
+
+
+@frozen
+class Retry:
+    """How failed requests are repeated. Only those that cannot have cost money ever are.
+
+    The wait before repetition *n* is drawn evenly between 0 and ``base`` × 2^(n-1) ("full
+    jitter"), at most ``cap``. A ``Retry-After`` from the service is the least wait, up to ``cap``.
+    A wait that would pass the deadline is not begun: the error is raised.
+
+    Attributes:
+        attempts: How often a request is sent at the most; 1 never repeats.
+        base: Seconds, the widest first wait.
+        cap: Seconds, the longest single wait.
+        deadline: Seconds from the first sending after which nothing is repeated.
+        request_timeout: Seconds that one sending may take in all.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    attempts: int = 6
+    base: float = 0.5
+    cap: float = 60.0
+    deadline: float = 180.0
+    request_timeout: float = 30.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigurationError(f"retry needs attempts >= 1, not {self.attempts!r}")
+        for name in ("base", "cap", "deadline", "request_timeout"):
+            value: float = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ConfigurationError(f"retry needs {name} > 0, not {value!r}")
+
+    def wait(self, error: KlingError, attempt: int, elapsed: float, chance: float) -> float | None:
+        """Decide about a request that has just failed.
+
+        Args:
+            error: What it failed with.
+            attempt: How often it has been sent, from 1.
+            elapsed: Seconds since it was first sent.
+            chance: An even random number from 0 up to 1.
+
+        Returns:
+            Seconds to wait before it is sent again, or None to give up.
+        """
+        if not error.retryable or attempt >= self.attempts:
+            return None
+        delay = self.backoff(attempt, chance)
+        asked = error.retry_after if isinstance(error, APIError) else None
+        if asked is not None:
+            delay = max(delay, min(asked, self.cap))
+        return delay if elapsed + delay <= self.deadline else None
+
+    def backoff(self, attempt: int, chance: float) -> float:
+        """Return a wait of full jitter after so many failures, in seconds."""
+        # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
+        return chance * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))

@@ -1,0 +1,1 @@
+"""The API as pure functions: values to requests, answers to values."""

@@ -1,0 +1,135 @@
+"""How our names are spelled on the wire, and how the wire's values become ours.
+
+Sending is strict: the inputs have proven every rule. Reading is tolerant: fields may be
+missing or null, and only a value that cannot mean what it should is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
+
+if TYPE_CHECKING:
+    from kling_async.inputs import Input
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def input_to_wire(request: Input) -> dict[str, object]:
+    """Spell an input as the ``input`` object of a submit body; ``provider`` goes beside it."""
+    wire: dict[str, object] = dict(request.to_dict())
+    for outside in ("model", "provider"):
+        wire.pop(outside, None)
+    images = [wire.pop(name) for name in ("image_url", "end_image_url") if name in wire]
+    if images:
+        wire["image_urls"] = images
+    return wire
+
+
+@frozen
+class ResultData:
+    """The object inside ``resultJson``."""
+
+    result_urls: tuple[str, ...] = ()
+
+
+@frozen
+class StatusData:
+    """The ``data`` of a status answer, before anything is concluded from it."""
+
+    state: str = ""
+    task_id: str = ""
+    result: ResultData = ResultData()
+    cost_time: timedelta | None = None
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
+    fail_code: str = ""
+    fail_message: str = ""
+
+
+def read_status(data: Mapping[str, object]) -> StatusData:
+    """Read the ``data`` of a status answer.
+
+    Raises:
+        ValueError: A value cannot mean what its field should.
+    """
+    try:
+        return _converter.structure(data, StatusData)
+    except (TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _text(value: object, _: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"text expected, not {type(value).__name__}")
+
+
+def _milliseconds(value: object) -> timedelta | None:
+    """Read a count of milliseconds; one that makes no sense is as good as missing."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return timedelta(milliseconds=value)
+    except (OverflowError, ValueError):
+        return None
+
+
+def _duration(value: object, _: object) -> timedelta | None:
+    return _milliseconds(value)
+
+
+def _time(value: object, _: object) -> datetime | None:
+    since = _milliseconds(value)
+    try:
+        return None if since is None else _EPOCH + since
+    except OverflowError:
+        return None
+
+
+def _result(value: object, _: object) -> ResultData:
+    """Read ``resultJson``: a JSON string by the contract, an object by some answers."""
+    if isinstance(value, str) and value.strip():
+        value = json.loads(value)
+    if not value:
+        return ResultData()
+    if not isinstance(value, dict):
+        raise TypeError("resultJson holds no object")
+    urls = value.get("resultUrls") or []
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise TypeError("resultUrls is not a list of texts")
+    return ResultData(tuple(urls))
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=False)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(timedelta | None, _duration)
+    converter.register_structure_hook(datetime | None, _time)
+    converter.register_structure_hook(ResultData, _result)
+    structure = make_dict_structure_fn(
+        StatusData,
+        converter,
+        task_id=override(rename="taskId"),
+        result=override(rename="resultJson"),
+        cost_time=override(rename="costTime"),
+        created_at=override(rename="createTime"),
+        completed_at=override(rename="completeTime"),
+        fail_code=override(rename="failCode"),
+        fail_message=override(rename="failMsg"),
+    )
+    converter.register_structure_hook(StatusData, structure)
+    return converter
+
+
+_converter = _make_converter()

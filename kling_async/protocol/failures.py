@@ -1,0 +1,74 @@
+"""What the vendor's fail codes mean to us.
+
+The set is open and two styles of names coexist, so a table of known codes comes first and a
+table of tell-tale fragments second. An unknown code is just that: never an error.
+"""
+
+from __future__ import annotations
+
+from kling_async.results import FailReason
+
+__all__ = ["advice_on", "reason_of"]
+
+_CODES = {
+    "CONTENT_VIOLATION": FailReason.CONTENT,
+    "NSFW_DETECTED": FailReason.CONTENT,
+    "SensitiveContent": FailReason.CONTENT,
+    "SensitiveContentDetected": FailReason.CONTENT,
+    "InputImageSensitiveContentDetected": FailReason.CONTENT,
+    "InputOutputSensitiveContentDetected": FailReason.CONTENT,
+    "NSFW": FailReason.CONTENT,
+    "ProhibitedContentDetected": FailReason.CONTENT,
+    "PROMPT_TOO_LONG": FailReason.PROMPT,
+    "INVALID_PROMPT": FailReason.PROMPT,
+    "PromptLengthExceeded": FailReason.PROMPT,
+    "INVALID_IMAGE_URL": FailReason.IMAGE,
+    "IMAGE_TOO_LARGE": FailReason.IMAGE,
+    "UNSUPPORTED_FORMAT": FailReason.IMAGE,
+    "IMAGE_DOWNLOAD_FAILED": FailReason.IMAGE,
+    "PROCESSING_TIMEOUT": FailReason.TIMEOUT,
+    "MODEL_UNAVAILABLE": FailReason.UNAVAILABLE,
+    "GENERATION_FAILED": FailReason.GENERATION,
+    "INSUFFICIENT_CREDITS": FailReason.BALANCE,
+}
+
+# For codes that are not in the table. Content comes first: taking a refusal of content for
+# trouble with an image could lead to repeating what is pointless to repeat.
+_FRAGMENTS = (
+    ("sensitive", FailReason.CONTENT),
+    ("nsfw", FailReason.CONTENT),
+    ("prohibited", FailReason.CONTENT),
+    ("violation", FailReason.CONTENT),
+    ("prompt", FailReason.PROMPT),
+    ("image", FailReason.IMAGE),
+    ("credit", FailReason.BALANCE),
+    ("balance", FailReason.BALANCE),
+)
+
+
+_ADVICE = {
+    FailReason.CONTENT: "the content was refused; the same input will be refused again",
+    FailReason.PROMPT: "change the prompt",
+    FailReason.IMAGE: "check that the image is reachable, JPEG, PNG or WebP, at most 10 MB",
+    FailReason.TIMEOUT: "the service took too long; submitting again may succeed and costs again",
+    FailReason.UNAVAILABLE: "the model is unavailable; submit again later",
+    FailReason.GENERATION: "the generation failed; submitting again may succeed and costs again",
+    FailReason.BALANCE: "top up the account",
+    FailReason.UNKNOWN: "the code is not a known one",
+}
+
+
+def advice_on(reason: FailReason) -> str:
+    """Say what to do about a failure."""
+    return _ADVICE[reason]
+
+
+def reason_of(fail_code: str) -> FailReason:
+    """Sort a vendor's fail code into our few reasons."""
+    if known := _CODES.get(fail_code):
+        return known
+    folded = fail_code.casefold()
+    for fragment, reason in _FRAGMENTS:
+        if fragment in folded:
+            return reason
+    return FailReason.UNKNOWN

@@ -1,0 +1,115 @@
+"""What to send: values to requests, nothing sent yet."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, urlsplit
+
+from attrs import field, frozen
+
+from kling_async.errors import ConfigurationError, InputError, Problem
+from kling_async.protocol.converter import input_to_wire
+from kling_async.results import TaskRef
+
+if TYPE_CHECKING:
+    from kling_async.inputs import Input
+
+__all__ = ["Request", "balance", "normal_base_url", "status", "submit"]
+
+DEFAULT_BASE_URL = "https://api.apixo.ai/api/v1"
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@frozen
+class Request:
+    """One call of the API, relative to the base URL.
+
+    Attributes:
+        kind: What it is for; ``submit`` alone costs money.
+        path: Begins with a slash; already quoted, with its query.
+        body: JSON, for a submit.
+        ref: The task it is about, if any.
+    """
+
+    kind: Literal["submit", "status", "balance"]
+    path: str
+    body: bytes | None = field(default=None, repr=False)
+    ref: TaskRef | None = None
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        """The HTTP method: only a submit is a POST."""
+        return "POST" if self.kind == "submit" else "GET"
+
+
+def submit(request: Input, callback_url: str | None = None) -> Request:
+    """Ask for a video; the service may call ``callback_url`` when the task has ended.
+
+    Raises:
+        InputError: The callback URL is not public HTTPS.
+    """
+    body: dict[str, object] = {"request_type": "async"}
+    if callback_url is not None:
+        _check_callback_url(callback_url)
+        body = {"request_type": "callback", "callback_url": callback_url}
+    if (provider := request.to_dict().get("provider")) is not None:
+        body["provider"] = provider
+    body["input"] = input_to_wire(request)
+    path = f"/generateTask/{quote(request.model, safe='')}"
+    return Request("submit", path, json.dumps(body).encode())
+
+
+def status(ref: TaskRef) -> Request:
+    """Ask where a task stands; the model must be the one it was submitted to."""
+    model, task_id = quote(ref.model, safe=""), quote(ref.task_id, safe="")
+    return Request("status", f"/statusTask/{model}?taskId={task_id}", ref=ref)
+
+
+def balance() -> Request:
+    """Ask for the account's balance."""
+    return Request("balance", "/apikeys/current-balance")
+
+
+def normal_base_url(url: str) -> str:
+    """Bring a base URL, given with or without ``/api/v1``, into the form that paths follow.
+
+    Raises:
+        ConfigurationError: It is not an absolute URL, or would send the key in the clear.
+    """
+    bare = url.strip().rstrip("/").removesuffix("/api/v1")
+    try:
+        parts = urlsplit(bare)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"the base URL must be an absolute http(s) URL such as {DEFAULT_BASE_URL}, not {url!r}"
+        )
+    if "@" in parts.netloc:
+        raise ConfigurationError("the base URL must not hold a user name or password")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ConfigurationError(
+            f"the base URL {url!r} would send the API key unencrypted: use https"
+            " (plain http is for loopback addresses only)"
+        )
+    return f"{bare}/api/v1"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name can mean only this machine."""
+    return host in _LOOPBACK or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _check_callback_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except (ValueError, AttributeError, TypeError):
+        parts, host = urlsplit(""), ""
+    # Plain http to this machine is what the emulator calls back in tests.
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+        rule = "must be an absolute https URL (plain http on loopback only)"
+        raise InputError(problems=[Problem("callback_url", rule, repr(url)[:80])])

@@ -1,0 +1,312 @@
+"""What an answer means: bytes to a value or to one of our errors.
+
+The contract asks for tolerance: HTTP status and the envelope's ``code`` are both checked, a
+state that is not known is still running, a gateway's HTML page is trouble of that status. What
+cannot be understood is a :class:`ContractError`, never an accident in our own code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from kling_async.errors import (
+    BODY_EXCERPT,
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    BalanceError,
+    ContractError,
+    InputError,
+    NotFoundError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
+    TaskFailedError,
+)
+from kling_async.protocol.converter import read_status
+from kling_async.protocol.failures import advice_on, reason_of
+from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
+
+if TYPE_CHECKING:
+    from kling_async.protocol.requests import Request
+
+__all__ = ["Response", "balance", "result", "retry_after", "status", "submit"]
+
+_OK = range(200, 300)
+_REDIRECT = range(300, 400)
+_CLIENT = range(400, 500)
+_SERVER = range(500, 600)
+
+# A submit that met one of these was turned away at the door: nothing was started.
+_TURNED_AWAY = (429, 503)
+
+_ERRORS: dict[int, type[APIError]] = {
+    401: AuthenticationError,
+    402: BalanceError,
+    403: RefusedError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+
+# The advice of each error: whose fault it is and what to do next.
+_ADVICE: dict[type[APIError], str] = {
+    AuthenticationError: "check the API key",
+    BadRequestError: "change the request",
+    BalanceError: "top up the account",
+    RefusedError: "the content was refused, or the key lacks a permission",
+    NotFoundError: "no such model or task; a task is found only under its own model",
+    RateLimitError: "too many requests or tasks; wait, then repeat",
+    ServerError: "trouble at the service",
+}
+
+_SHORTEST_KEY = 8
+
+_STATES = {state.value: state for state in TaskState}
+
+
+@frozen
+class Response:
+    """One HTTP answer, read to its end.
+
+    Attributes:
+        status: The HTTP status.
+        body: The bytes of the body, decompressed.
+        headers: Lower-case names to values.
+        secret: The API key, so that an answer that echoes it is not quoted with it.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = {}
+    secret: str = field(default="", repr=False)
+
+    @property
+    def excerpt(self) -> str:
+        """The first 200 characters of the body, fit to be quoted in an error."""
+        # Four bytes are the longest character, and a key may begin near the end of the excerpt.
+        head = self.body[: 4 * BODY_EXCERPT + len(self.secret)].decode("utf-8", "replace")
+        return redact(head, self.secret)[:BODY_EXCERPT]
+
+
+def redact(text: str, secret: str) -> str:
+    """Take the API key out of a text that will be shown."""
+    # Nothing so short is a real key, and replacing it would only garble the text.
+    return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_KEY else text
+
+
+def submit(request: Request, response: Response, model: str, now: datetime) -> TaskRef:
+    """Read the answer to a submit.
+
+    Raises:
+        APIError: The service said no.
+        ContractError: No task id can be found; a task may have been started and charged.
+    """
+    data = _data(request, response, now)
+    task_id = data.get("taskId") if isinstance(data, dict) else None
+    if isinstance(task_id, int) and not isinstance(task_id, bool):
+        task_id = str(task_id)
+    try:
+        return TaskRef(model, task_id if isinstance(task_id, str) else "")
+    except InputError:
+        raise _broken(request, response, "it names no task") from None
+
+
+def status(request: Request, response: Response, ref: TaskRef, now: datetime) -> Snapshot:
+    """Read the answer to a status call.
+
+    Raises:
+        APIError: The service said no.
+        ContractError: The answer cannot be understood.
+    """
+    data = _data(request, response, now)
+    if not isinstance(data, dict):
+        raise _broken(request, response, "its data is not an object")
+    try:
+        read = read_status(data)
+    except ValueError as error:
+        raise _broken(request, response, str(error)) from None
+    if not read.state:
+        raise _broken(request, response, "it names no state")
+    if read.task_id not in ("", ref.task_id):
+        raise _broken(request, response, "it speaks of another task")
+    state = _STATES.get(read.state, TaskState.PROCESSING)
+    succeeded, failed = state is TaskState.SUCCESS, state is TaskState.FAILED
+    if succeeded and not all(map(_is_web_url, read.result.result_urls)):
+        raise _broken(request, response, "a result URL is not an absolute http(s) URL")
+    return Snapshot(
+        ref=ref,
+        state=state,
+        vendor_state=read.state,
+        created_at=read.created_at,
+        completed_at=read.completed_at,
+        cost_time=None if read.cost_time is None else read.cost_time.total_seconds(),
+        result_urls=read.result.result_urls if succeeded else (),
+        fail_code=redact(read.fail_code, response.secret),
+        fail_message=redact(read.fail_message, response.secret),
+        reason=reason_of(read.fail_code) if failed else None,
+    )
+
+
+def balance(request: Request, response: Response, now: datetime) -> float:
+    """Read the balance, in US dollars.
+
+    Raises:
+        APIError: The service said no.
+        ContractError: The answer holds no number.
+    """
+    data = _data(request, response, now)
+    if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+        raise _broken(request, response, "its data is not a number")
+    return float(data)
+
+
+def result(snapshot: Snapshot) -> Result:
+    """Turn the snapshot of a task that has ended into its result.
+
+    Raises:
+        TaskFailedError: The task failed.
+        ContractError: The task succeeded and has no result URLs.
+    """
+    ref = snapshot.ref
+    if snapshot.state is TaskState.FAILED:
+        reason = snapshot.reason or FailReason.UNKNOWN
+        code = snapshot.fail_code or "no code"
+        said = f": {snapshot.fail_message}" if snapshot.fail_message else ""
+        raise TaskFailedError(
+            f"{ref} failed with {code}{said[:BODY_EXCERPT]} ({advice_on(reason)})",
+            fail_code=snapshot.fail_code,
+            fail_message=snapshot.fail_message,
+            reason=reason,
+            ref=ref,
+            snapshot=snapshot,
+        )
+    if not snapshot.result_urls:
+        raise ContractError(
+            f"{ref} succeeded, and the answer has no result URLs; attach it and ask again later",
+            status=200,
+            may_have_charged=True,
+            ref=ref,
+        )
+    return Result(
+        ref=ref,
+        result_urls=snapshot.result_urls,
+        created_at=snapshot.created_at,
+        completed_at=snapshot.completed_at,
+        cost_time=snapshot.cost_time,
+    )
+
+
+def retry_after(response: Response, now: datetime) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for, in either of its two forms."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+def _data(request: Request, response: Response, now: datetime) -> object:
+    """Open the envelope, or raise what its status or code means."""
+    try:
+        envelope = json.loads(response.body)
+    except (ValueError, RecursionError):
+        envelope = None
+    fields = envelope if isinstance(envelope, dict) else {}
+    code = _code(fields.get("code"), response.status)
+    # An answer is good only if both agree. Where both complain, HTTP's status decides: it is
+    # what proxies and the service itself act upon.
+    verdict = code if response.status in _OK else response.status
+    if verdict in _OK and fields:
+        return fields.get("data")
+    if verdict in _CLIENT or verdict in _SERVER:
+        raise _api_error(request, response, fields, verdict, code, now)
+    if verdict in _REDIRECT:
+        raise _broken(request, response, "it is a redirect, and those are not followed")
+    raise _broken(request, response, "it is not the JSON envelope of the contract")
+
+
+def _code(value: object, default: int) -> int:
+    """Read the envelope's code, which may be missing or written as text."""
+    if value is None:
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value[:9])
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _api_error(  # noqa: PLR0913, PLR0917 - one value from all that is known of one answer
+    request: Request,
+    response: Response,
+    fields: dict[str, object],
+    verdict: int,
+    code: int,
+    now: datetime,
+) -> APIError:
+    words = redact(_words(fields), response.secret)
+    kind = _ERRORS.get(verdict, ServerError if verdict in _SERVER else BadRequestError)
+    if kind is BadRequestError and "insufficient" in words.casefold():
+        kind = BalanceError
+    unsure = request.kind == "submit" and _may_have_started(fields, {response.status, code})
+    passing = kind is RateLimitError or kind is ServerError
+    spoken = f": {words}" if words else ""
+    advice = "a task may have been started and charged" if unsure else _ADVICE[kind]
+    return kind(
+        f"{request.kind} answered {verdict}{spoken} ({advice})",
+        status=response.status,
+        code=code,
+        message=words,
+        retry_after=retry_after(response, now),
+        may_have_charged=unsure,
+        retryable=passing and not unsure,
+        ref=request.ref,
+    )
+
+
+def _may_have_started(fields: dict[str, object], said: set[int]) -> bool:
+    """Whether a failed submit may have started a task all the same."""
+    data = fields.get("data")
+    names_task = isinstance(data, dict) and bool(data.get("taskId"))
+    return names_task or any(one in _SERVER and one not in _TURNED_AWAY for one in said)
+
+
+def _words(fields: dict[str, object]) -> str:
+    """Return the service's own words: the message and, for a 400, the detail beside it."""
+    data = fields.get("data")
+    detail = data.get("error") if isinstance(data, dict) else None
+    said = [text for text in (fields.get("message"), detail) if isinstance(text, str) and text]
+    return ": ".join(said)[:BODY_EXCERPT]
+
+
+def _broken(request: Request, response: Response, why: str) -> ContractError:
+    submitting = request.kind == "submit"
+    charged = "; a task may have been started and charged" if submitting else ""
+    return ContractError(
+        f"{request.kind} answered HTTP {response.status} against the contract: {why}{charged};"
+        f" the answer begins {response.excerpt!r}",
+        status=response.status,
+        body=response.excerpt,
+        may_have_charged=submitting,
+        retryable=not submitting,
+        ref=request.ref,
+    )
+
+
+def _is_web_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()

@@ -1,0 +1,167 @@
+"""One remote task, awaitable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import TYPE_CHECKING
+
+from kling_async.errors import ConfigurationError, ContractError, KlingError, TaskTimeoutError
+from kling_async.protocol import responses
+
+if TYPE_CHECKING:
+    from kling_async.policy.polling import Polling
+    from kling_async.results import Result, Snapshot, TaskRef
+
+__all__ = ["DEFAULT_TIMEOUT", "Task"]
+
+# Seconds. The vendor speaks of two minutes at the most; half an hour is a service in trouble.
+DEFAULT_TIMEOUT = 1800.0
+
+
+class Task:
+    """A remote task: await it for its result.
+
+    ``await task`` is ``await task.wait()``. Any number of waiters may share one task; between
+    them they poll it once. Cancelling a waiter does not stop the remote task, which nothing
+    can: keep :attr:`ref` and attach it again.
+    """
+
+    def __init__(
+        self,
+        ref: TaskRef,
+        *,
+        ask: Callable[[TaskRef], Awaitable[Snapshot]],
+        polling: Polling,
+        first_wait: float = 0.0,
+    ) -> None:
+        """Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` instead."""
+        self._ref = ref
+        self._ask = ask
+        self._polling = polling
+        self._first_wait = first_wait
+        self._snapshot: Snapshot | None = None
+        self._trouble: KlingError | None = None
+        self._polls = 0
+        self._born = self._due = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        state = self._snapshot.vendor_state if self._snapshot else "not asked yet"
+        return f"<Task {self._ref} {state}>"
+
+    def __await__(self) -> Generator[object, None, Result]:
+        return self.wait().__await__()
+
+    @property
+    def ref(self) -> TaskRef:
+        """What finds this task again, from any process: store it."""
+        return self._ref
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The last thing that the service said of the task, if it was asked yet."""
+        return self._snapshot
+
+    async def status(self) -> Snapshot:
+        """Ask once where the task stands. Trouble on the way is retried.
+
+        Raises:
+            APIError: The service said no.
+            RequestError: No usable answer came.
+        """
+        self._snapshot = await self._ask(self._ref)
+        return self._snapshot
+
+    async def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Wait for the end and return the result.
+
+        Passing trouble with the network or the service does not end the wait; the deadline
+        does.
+
+        Args:
+            timeout: Seconds to wait, from now. There is always a deadline: half an hour unless
+                you say otherwise.
+
+        Raises:
+            TaskFailedError: The task ended without a video.
+            TaskTimeoutError: The deadline passed. The remote task goes on.
+            APIError: The service refused the status call.
+            ContractError: The service's answers make no sense, or hold no result URLs.
+        """
+        async for snapshot in self.watch(timeout):
+            if snapshot.state.ended:
+                return responses.result(snapshot)
+        raise AssertionError("watch() ends with a snapshot or raises")  # pragma: no cover
+
+    async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
+        """Yield a snapshot whenever something has changed, the last when the task has ended.
+
+        Args:
+            timeout: Seconds from now until :class:`TaskTimeoutError` is raised.
+
+        Raises:
+            TaskTimeoutError: The deadline passed. The remote task goes on.
+            APIError: The service refused the status call.
+            ContractError: The service's answers make no sense.
+        """
+        if not 0 < timeout < float("inf"):
+            raise ConfigurationError(f"a timeout must be a number of seconds, not {timeout!r}")
+        deadline = asyncio.get_running_loop().time() + timeout
+        shown: Snapshot | None = None
+        while shown is None or not shown.state.ended:
+            # Only our own wait stands inside the time limit, never the caller's code.
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._change(shown)
+            except TimeoutError:
+                raise self._timed_out(timeout) from self._trouble
+            assert self._snapshot is not None  # noqa: S101 - true once _change has returned
+            shown = self._snapshot
+            yield shown
+
+    async def _change(self, shown: Snapshot | None) -> None:
+        """Return once the latest snapshot is another one than was shown."""
+        self._bind()
+        while self._snapshot is None or self._snapshot == shown:
+            polls = self._polls
+            async with self._turn:
+                # A fellow waiter may have asked while we stood in line.
+                if polls == self._polls:
+                    await self._poll()
+
+    async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._due - loop.time())
+        try:
+            await self.status()
+        except KlingError as error:
+            # Garbage has been asked about again already, and more of it is no passing trouble.
+            if not error.retryable or isinstance(error, ContractError):
+                raise
+            self._trouble = error
+        finally:
+            self._polls += 1
+            now = loop.time()
+            self._due = now + self._polling.next_wait(now - self._born)
+
+    def _bind(self) -> None:
+        """Begin to count time, anew on each event loop that waits for the task."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            first = self._first_wait if self._loop is None else 0.0
+            self._loop = loop
+            self._turn = asyncio.Lock()
+            self._born = loop.time()
+            self._due = self._born + first
+
+    def _timed_out(self, timeout: float) -> TaskTimeoutError:
+        said = f"the service last said {self._snapshot.vendor_state}" if self._snapshot else ""
+        trouble = f"the last poll failed: {self._trouble}" if self._trouble else ""
+        known = "; ".join(filter(None, (said, trouble))) or "it was not asked yet"
+        return TaskTimeoutError(
+            f"{self._ref} did not end within {timeout:g} s ({known});"
+            " it goes on at the service: attach the reference to wait again",
+            ref=self._ref,
+            snapshot=self._snapshot,
+        )

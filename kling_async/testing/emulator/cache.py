@@ -1,0 +1,69 @@
+"""Bytes that are made once for all who ask at the same time, and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+__all__ = ["SharedCache"]
+
+
+class SharedCache:
+    """Keeps the most recently used values, up to `most_bytes` together. Failures are not kept."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._size = 0
+        self._kept: OrderedDict[Hashable, tuple[float, bytes]] = OrderedDict()
+        self._making: dict[Hashable, asyncio.Task[bytes]] = {}
+
+    async def get(
+        self,
+        key: Hashable,
+        make: Callable[[], Awaitable[bytes]],
+        *,
+        max_age: float = inf,
+    ) -> bytes:
+        """Give the value of a key, made now if it is not there or older than `max_age` seconds.
+
+        Raises what `make` raises. Cancelling one who waits does not disturb the others.
+        """
+        now = asyncio.get_running_loop().time()
+        if key in self._kept and now - self._kept[key][0] <= max_age:
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
+        if key not in self._making:
+            making = asyncio.create_task(self._make(key, make))
+            making.add_done_callback(_look_at)
+            self._making[key] = making
+        return await asyncio.shield(self._making[key])
+
+    async def close(self) -> None:
+        """End what is being made."""
+        making = list(self._making.values())
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+
+    async def _make(self, key: Hashable, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        try:
+            value = await make()
+        finally:
+            del self._making[key]
+        self._size += len(value) - len(self._kept.pop(key, (0.0, b""))[1])
+        self._kept[key] = (asyncio.get_running_loop().time(), value)
+        while self._size > self._most_bytes:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._size -= len(dropped)
+        return value
+
+
+def _look_at(task: asyncio.Task[bytes]) -> None:
+    """Take note of a failure, so that it is not reported as overlooked if nobody waits any more."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,142 @@
+"""How each fault of a scenario looks on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kling_async.testing.scenario import Rule
+
+__all__ = ["afterwards", "instead"]
+
+_MESSAGES: Final[Mapping[int, str]] = {
+    401: "Invalid or missing API key",
+    402: "Insufficient credits",
+    403: "Forbidden",
+    404: "Not found",
+    410: "Gone",
+    429: "Too many requests",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
+_GATEWAY: Final[Mapping[int, str]] = {502: "Bad Gateway", 504: "Gateway Time-out"}
+_SLOW: Final = 10.0
+# on, and zero seconds: closing sends a reset instead of the orderly end.
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+async def instead(rule: Rule, request: web.Request, closing: asyncio.Event) -> web.Response | None:
+    """Do what stands in the place of an answer; None for faults that come `afterwards`."""
+    if rule.what.isdecimal():
+        return _refuse(int(rule.what), rule.detail)
+    if rule.what == "code":
+        code = int(rule.detail)
+        message = _MESSAGES.get(code, "Error")
+        return web.json_response({"code": code, "message": message, "data": None})
+    if rule.what == "reset":
+        return _drop(request, reset=True)
+    if rule.what == "hang":
+        await closing.wait()
+        return _drop(request)
+    return None
+
+
+async def afterwards(
+    rule: Rule,
+    request: web.Request,
+    response: web.Response,
+    closing: asyncio.Event,
+) -> web.StreamResponse:
+    """Carry out what happens to the answer of a request that was carried out."""
+    return await _AFTERWARDS[rule.what](rule, request, response, closing)
+
+
+def _refuse(status: int, retry_after: str) -> web.Response:
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    if status in _GATEWAY:
+        reason = _GATEWAY[status]
+        page = f"<html><head><title>{status}</title></head><body><h1>{reason}</h1></body></html>"
+        return web.Response(status=status, text=page, content_type="text/html", headers=headers)
+    body = {"code": status, "message": _MESSAGES[status], "data": None}
+    return web.json_response(body, status=status, headers=headers)
+
+
+def _drop(request: web.Request, *, reset: bool = False) -> web.Response:
+    """End the connection without an answer: in good order, or by a reset."""
+    transport = request.transport
+    if transport is not None:
+        if reset:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.close()
+    # It is never sent: there is no connection for it any more.
+    return web.Response()
+
+
+async def _lost_answer(
+    _rule: Rule, request: web.Request, _response: web.Response, _closing: asyncio.Event
+) -> web.StreamResponse:
+    return _drop(request)
+
+
+async def _garbage(
+    _rule: Rule, _request: web.Request, _response: web.Response, _closing: asyncio.Event
+) -> web.StreamResponse:
+    # Neither JSON nor UTF-8.
+    return web.Response(body=b"\xc3\x28 {'code': 200", content_type="application/json")
+
+
+async def _truncated(
+    _rule: Rule, _request: web.Request, response: web.Response, _closing: asyncio.Event
+) -> web.StreamResponse:
+    body = _body(response)
+    response.body = body[: len(body) // 2]
+    return response
+
+
+async def _cut(
+    _rule: Rule, request: web.Request, response: web.Response, _closing: asyncio.Event
+) -> web.StreamResponse:
+    body = _body(response)
+    cut = web.StreamResponse(status=response.status, headers=response.headers)
+    cut.content_length = len(body)
+    await cut.prepare(request)
+    await cut.write(body[: len(body) // 2])
+    _drop(request)
+    return cut
+
+
+async def _slow(
+    rule: Rule, _request: web.Request, response: web.Response, closing: asyncio.Event
+) -> web.StreamResponse:
+    try:
+        async with asyncio.timeout(float(rule.detail or _SLOW)):
+            await closing.wait()
+    except TimeoutError:
+        pass
+    return response
+
+
+def _body(response: web.Response) -> bytes:
+    return response.body if isinstance(response.body, bytes) else b""
+
+
+_AFTERWARDS: Final[
+    Mapping[
+        str,
+        Callable[[Rule, web.Request, web.Response, asyncio.Event], Awaitable[web.StreamResponse]],
+    ]
+] = {
+    "lost-answer": _lost_answer,
+    "garbage": _garbage,
+    "truncated": _truncated,
+    "cut": _cut,
+    "slow": _slow,
+}

@@ -1,0 +1,121 @@
+"""Reading input images as the service would: reachable, at most 10 MB, JPEG, PNG or WebP.
+
+The contract's "10 MB" is taken as 10 * 1024 * 1024 bytes, the generous reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from kling_async.testing import media
+from kling_async.testing.emulator.cache import SharedCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_BYTES", "ImageProblem", "ImageReader", "sniff"]
+
+MAX_BYTES: Final = 10 * 1024 * 1024
+_REDIRECTS: Final = 5
+_WITHIN: Final = 10.0
+_AT_ONCE: Final = 32
+_OK: Final = 200
+
+# Prepared pictures are about 100 kB each.
+_CACHE_BYTES: Final = 32 * 1024 * 1024
+# A URL that many tasks name is read once; a picture that is replaced is seen a minute later.
+_FRESH: Final = 60.0
+
+
+class ImageProblem(Exception):  # noqa: N818 - a value that is raised, not an error of ours
+    """Why an image cannot be used: the documented `code`, and words."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def sniff(data: bytes) -> str | None:
+    """Tell JPEG, PNG and WebP by their first bytes; None for anything else."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+class ImageReader:
+    """Reads images over HTTP, each URL once at a time.
+
+    With `decode` (Pillow) pictures are also decoded and kept, made smaller, for rendering; without
+    it only their first bytes are looked at and `read` gives no bytes.
+    """
+
+    def __init__(self, session: Callable[[], aiohttp.ClientSession], *, decode: bool) -> None:
+        self._session = session
+        self._decode = decode
+        self._cache = SharedCache(_CACHE_BYTES)
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def check(self, url: str) -> None:
+        """Read an image, not trusting what was read long ago. Raises `ImageProblem`."""
+        await self._cache.get(url, lambda: self._read(url), max_age=_FRESH)
+
+    async def picture(self, url: str) -> bytes:
+        """Give a picture for rendering, as small as that allows. Raises `ImageProblem`."""
+        return await self._cache.get(url, lambda: self._read(url))
+
+    async def close(self) -> None:
+        """End the readings that go on."""
+        await self._cache.close()
+
+    async def _read(self, url: str) -> bytes:
+        async with self._room:
+            data = await _fetch(self._session(), url)
+            if sniff(data) is None:
+                raise ImageProblem("UNSUPPORTED_FORMAT", "The image is not JPEG, PNG or WebP")
+            if not self._decode:
+                return b""
+            try:
+                return await asyncio.to_thread(media.prepare_picture, data)
+            except media.TooManyPixelsError as error:
+                raise ImageProblem("IMAGE_TOO_LARGE", str(error)) from error
+            except ValueError as error:
+                raise ImageProblem("UNSUPPORTED_FORMAT", str(error)) from error
+
+
+async def _fetch(session: aiohttp.ClientSession, url: str) -> bytes:
+    if not _is_http(url):
+        raise ImageProblem("INVALID_IMAGE_URL", f"Not an absolute http(s) URL: {url[:200]}")
+    data = bytearray()
+    try:
+        async with (
+            asyncio.timeout(_WITHIN),
+            # aiohttp refuses the redirect with this number; one less is followed.
+            session.get(url, max_redirects=_REDIRECTS + 1) as response,
+        ):
+            if response.status != _OK:
+                raise ImageProblem("IMAGE_DOWNLOAD_FAILED", f"HTTP {response.status} from {url}")
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > MAX_BYTES:
+                    raise ImageProblem("IMAGE_TOO_LARGE", f"More than {MAX_BYTES} bytes: {url}")
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise ImageProblem("IMAGE_DOWNLOAD_FAILED", f"{url}: {reason}") from error
+    return bytes(data)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        return False

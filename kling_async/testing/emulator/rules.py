@@ -1,0 +1,250 @@
+"""What the service accepts as a submit for ``kling-2-1``, read from the contract, as tables.
+
+Strict: what the contract does not name is refused. Whether the service itself is so strict is
+unknown; a client that passes here does not depend on its leniency.
+
+One thing is left to the reading of the images: whether an image URL can be fetched at all. A URL
+that is not http(s) starts a task that fails with ``INVALID_IMAGE_URL``, as documented.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn, TypeGuard
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from kling_async.testing.emulator.refusal import Refusal
+
+__all__ = ["MODEL", "MODES", "ModeRule", "Order", "read_order"]
+
+MODEL: Final = "kling-2-1"
+
+
+@frozen
+class ModeRule:
+    """How many images a mode takes, and whether it takes an aspect ratio."""
+
+    fewest_images: int
+    most_images: int
+    aspect_ratio: bool = False
+
+
+MODES: Final[Mapping[str, ModeRule]] = {
+    "standard-image-to-video": ModeRule(1, 1),
+    "pro-image-to-video": ModeRule(1, 2),
+    "master-text-to-video": ModeRule(0, 0, aspect_ratio=True),
+    "master-image-to-video": ModeRule(1, 1),
+}
+_DEFAULT_MODE: Final = "standard-image-to-video"
+_ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1")
+_DURATIONS: Final = (5, 10)
+_PROVIDERS: Final = ("auto", "value", "official")
+_REQUEST_TYPES: Final = ("async", "callback")
+_PROMPT_MAX: Final = 5000
+_NEGATIVE_PROMPT_MAX: Final = 500
+# 0.1 + 0.2 is one of the steps; 0.3001 is not.
+_CFG_TOLERANCE: Final = 1e-9
+
+
+@frozen
+class Order:
+    """A submit that was found right, with the defaults filled in."""
+
+    mode: str
+    prompt: str
+    duration: int
+    image_urls: tuple[str, ...]
+    aspect_ratio: str | None
+    callback_url: str | None
+    input: Mapping[str, object]
+
+
+def read_order(raw: bytes) -> Order:
+    """Read the body of a submit. Raises `Refusal` (400) that names the first thing wrong."""
+    body = _parse(raw)
+    _known("", body, _BODY)
+    fields = body.get("input", _ABSENT)
+    if fields is _ABSENT:
+        _missing("input")
+    if not _is_object(fields):
+        _wrong("input", fields, "an object")
+    _known("input.", fields, _INPUT)
+    for name, check in _BODY.items():
+        if name in body:
+            check(name, body[name])
+    for name, check in _INPUT.items():
+        if name in fields:
+            check(f"input.{name}", fields[name])
+    if "prompt" not in fields:
+        _missing("input.prompt")
+    mode = str(fields.get("mode", _DEFAULT_MODE))
+    images = _images_for_mode(mode, fields)
+    return Order(
+        mode=mode,
+        prompt=str(fields["prompt"]),
+        duration=10 if fields.get("duration") == 10 else 5,  # noqa: PLR2004 - the number is the rule
+        image_urls=images,
+        aspect_ratio=_aspect_ratio_for_mode(mode, fields),
+        callback_url=_callback_url(body),
+        input=dict(fields),
+    )
+
+
+def _parse(raw: bytes) -> Mapping[str, object]:
+    try:
+        body: object = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        _refuse(f"Request body is not valid JSON: {error}")
+    if not _is_object(body):
+        _refuse("Request body must be a JSON object")
+    return body
+
+
+def _no_constant(name: str) -> NoReturn:
+    message = f"{name} is no JSON number"
+    raise ValueError(message)
+
+
+def _known(prefix: str, found: Mapping[str, object], allowed: Mapping[str, object]) -> None:
+    for name in found:
+        if name not in allowed:
+            _refuse(f"Unknown field: {prefix}{name} (allowed: {', '.join(allowed)})")
+
+
+def _images_for_mode(mode: str, fields: Mapping[str, object]) -> tuple[str, ...]:
+    rule = MODES[mode]
+    if rule.most_images == 0:
+        if "image_urls" in fields:
+            _refuse(f"input.image_urls does not apply to mode {mode}")
+        return ()
+    if "image_urls" not in fields:
+        _missing("input.image_urls")
+    found = fields["image_urls"]
+    urls = tuple(str(url) for url in found) if isinstance(found, list) else ()
+    if not rule.fewest_images <= len(urls) <= rule.most_images:
+        due = "1" if rule.most_images == 1 else f"{rule.fewest_images} to {rule.most_images}"
+        _refuse(f"input.image_urls: mode {mode} takes {due}, got {len(urls)}")
+    return urls
+
+
+def _aspect_ratio_for_mode(mode: str, fields: Mapping[str, object]) -> str | None:
+    if MODES[mode].aspect_ratio:
+        return str(fields.get("aspect_ratio", _ASPECT_RATIOS[0]))
+    if "aspect_ratio" in fields:
+        _refuse(f"input.aspect_ratio does not apply to mode {mode}")
+    return None
+
+
+def _callback_url(body: Mapping[str, object]) -> str | None:
+    if body.get("request_type", "async") != "callback":
+        return None
+    if "callback_url" not in body:
+        _missing("callback_url")
+    url = str(body["callback_url"])
+    try:
+        parts = urlsplit(url)
+        host, scheme = parts.hostname or "", parts.scheme
+    except ValueError:
+        host, scheme = "", ""
+    allowed = scheme == "https" or (scheme == "http" and _is_loopback(host))
+    if not (host and allowed):
+        _wrong("callback_url", url, "an https URL (http only for loopback hosts)")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        if not isinstance(value, str) or value not in allowed:
+            _wrong(name, value, f"one of {', '.join(allowed)}")
+
+    return check
+
+
+def _text(shortest: int, longest: int) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        if not isinstance(value, str):
+            _wrong(name, value, "a string")
+        if not shortest <= len(value) <= longest:
+            _refuse(
+                f"Invalid value for {name}: {len(value)} characters"
+                f" (expected {shortest} to {longest})"
+            )
+
+    return check
+
+
+def _string(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        _wrong(name, value, "a string")
+
+
+def _any_value(_name: str, _value: object) -> None:
+    """Leave it to the checks above this one."""
+
+
+def _duration(name: str, value: object) -> None:
+    # True and 5.0 are equal to allowed numbers and are none of them.
+    if type(value) is not int or value not in _DURATIONS:
+        _wrong(name, value, "the integer 5 or 10")
+
+
+def _cfg_scale(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _wrong(name, value, "a number")
+    # Infinity (1e999 is JSON) and integers too large for a float stop at the first comparison.
+    in_range = -_CFG_TOLERANCE <= value <= 1 + _CFG_TOLERANCE
+    if not in_range or abs(value - round(value * 10) / 10) > _CFG_TOLERANCE:
+        _wrong(name, value, "0 to 1 in steps of 0.1")
+
+
+def _strings(name: str, value: object) -> None:
+    if not isinstance(value, list) or not all(isinstance(url, str) and url for url in value):
+        _wrong(name, value, "an array of strings")
+
+
+_BODY: Final[Mapping[str, Callable[[str, object], None]]] = {
+    "request_type": _one_of(_REQUEST_TYPES),
+    "callback_url": _string,
+    "provider": _one_of(_PROVIDERS),
+    "input": _any_value,
+}
+_INPUT: Final[Mapping[str, Callable[[str, object], None]]] = {
+    "mode": _one_of(tuple(MODES)),
+    "prompt": _text(1, _PROMPT_MAX),
+    "duration": _duration,
+    "negative_prompt": _text(0, _NEGATIVE_PROMPT_MAX),
+    "cfg_scale": _cfg_scale,
+    "image_urls": _strings,
+    "aspect_ratio": _one_of(_ASPECT_RATIOS),
+}
+_ABSENT: Final = object()
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)
+
+
+def _missing(name: str) -> NoReturn:
+    _refuse(f"Missing required field: {name}")
+
+
+def _wrong(name: str, value: object, expected: str) -> NoReturn:
+    shown = repr(value)
+    if len(shown) > 80:  # noqa: PLR2004 - the number is the rule
+        shown = f"{shown[:77]}..."
+    _refuse(f"Invalid value for {name}: {shown} (expected {expected})")
+
+
+def _refuse(error: str) -> NoReturn:
+    raise Refusal(400, "Invalid request", error=error)

@@ -1,0 +1,106 @@
+"""A task as the service sees it: a function from the time to its state and status answer.
+
+Nothing here reads a clock or waits. Moments are the running loop's time, in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, frozen
+
+from kling_async.testing.emulator.rules import Order
+from kling_async.testing.scenario import Rule, Which
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SUCCESS", "EmulatedTask", "Failure"]
+
+SUCCESS: Final = Rule("task", Which(1, None), "success")
+
+# The share of a task's time in which it has not begun.
+_PENDING_SHARE: Final = 0.1
+
+
+@frozen
+class Failure:
+    """When a task fails, and with what."""
+
+    at: float
+    code: str
+    message: str
+
+
+@define
+class EmulatedTask:
+    """One task. It waits in `pending` while `waiting` (its images are being read)."""
+
+    task_id: str
+    model: str
+    order: Order
+    created: float
+    planned: float
+    outcome: Rule = SUCCESS
+    waiting: bool = False
+    ready_at: float = 0.0
+    failure: Failure | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Take the failure that the scenario asks for."""
+        if self.outcome.what == "fail":
+            code = self.outcome.detail
+            self.fail(self.created + self.planned, code, f"Generation failed: {code}")
+
+    def ready(self, now: float) -> None:
+        """Let the task go on: its images were read."""
+        self.waiting = False
+        self.ready_at = now
+
+    def fail(self, at: float, code: str, message: str) -> None:
+        """Let the task fail at a moment, unless it fails sooner already."""
+        if self.failure is None or at < self.failure.at:
+            self.failure = Failure(at, code, message)
+
+    @property
+    def ends_at(self) -> float:
+        """The moment at which the task ends; infinite while that is not known."""
+        if self.failure is not None:
+            return self.failure.at
+        if self.waiting or self.outcome.what == "stuck":
+            return inf
+        return max(self.created + self.planned, self.ready_at)
+
+    def state(self, now: float) -> str:
+        """Name the state that the task is in."""
+        if now >= self.ends_at:
+            return "success" if self.failure is None else "failed"
+        if self.waiting or now < self.created + self.planned * _PENDING_SHARE:
+            return "pending"
+        return "processing_r2" if self.outcome.what == "unknown-state" else "processing"
+
+    def data(self, now: float, stamp: Callable[[float], int], origin: str) -> dict[str, object]:
+        """Give `data` of a status answer; `stamp` turns a moment into Unix milliseconds."""
+        state = self.state(now)
+        create_time = stamp(self.created)
+        data: dict[str, object] = {
+            "taskId": self.task_id,
+            "state": state,
+            "createTime": create_time,
+        }
+        if state not in {"success", "failed"}:
+            return data
+        cost_time = round((self.ends_at - self.created) * 1000)
+        if self.failure is not None:
+            data |= {"failCode": self.failure.code, "failMsg": self.failure.message}
+        else:
+            urls = [] if self.outcome.what == "no-urls" else [f"{origin}/files/{self.task_id}.mp4"]
+            result = {"resultUrls": urls}
+            as_object = self.outcome.what == "object-result"
+            data["resultJson"] = result if as_object else json.dumps(result)
+            if self.outcome.what != "no-cost-time":
+                data["costTime"] = cost_time
+        data["completeTime"] = create_time + cost_time
+        return data

@@ -1,0 +1,216 @@
+"""The one place where aiohttp speaks to the API; foreign errors become ours here.
+
+A session belongs to one event loop, so it is made when first used on a loop, and it closes
+itself when ``asyncio.run`` winds that loop up, should nobody have closed it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from kling_async._version import __version__
+from kling_async.errors import (
+    AnswerLostError,
+    ConfigurationError,
+    ConnectError,
+    ContractError,
+)
+from kling_async.protocol.responses import Response, redact
+
+if TYPE_CHECKING:
+    from kling_async.protocol.requests import Request
+
+__all__ = ["AiohttpTransport", "Transport", "connector"]
+
+# A status answer has a few hundred bytes. Whatever is larger than this is not one.
+MAX_BODY_BYTES = 1024 * 1024
+
+# Seconds within which a connection must stand, of the request's total.
+_CONNECT_TIMEOUT = 10.0
+
+# Seconds that an idle connection is good for another submit. See _TwoLanes.
+_SUBMIT_KEEPALIVE = 0.1
+
+_USER_AGENT = f"kling-async/{__version__} aiohttp/{aiohttp.__version__}"
+
+# What proves that a request was never sent: no connection stood. Everything else that aiohttp
+# may raise leaves open whether the service has read the request.
+_NOT_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+)
+
+
+class Transport(Protocol):
+    """Sends one request and brings back its answer: the client's only door to the network."""
+
+    async def send(self, request: Request, timeout: float) -> Response:
+        """Send once and read the whole answer.
+
+        Raises:
+            ConnectError: Nothing was sent.
+            AnswerLostError: It was sent, and no whole answer came within ``timeout`` seconds.
+            ContractError: The answer is larger than any answer may be.
+        """
+
+    async def close(self) -> None:
+        """Let go of what was opened; a later :meth:`send` opens it again."""
+
+
+class _TwoLanes(aiohttp.TCPConnector):
+    """One connector with two pools: submits keep away from connections that have idled.
+
+    A server closes connections that idle, and a request that crosses with the closing is lost
+    without a trace. aiohttp repeats a GET that this happens to; a submit must not be repeated,
+    so it must not happen. A submit takes a connection only if that has been idle for less
+    than a tenth of a second, while servers wait for seconds; else it opens a new one.
+    """
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit=limit)
+        self._submits = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_SUBMIT_KEEPALIVE)
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.connector.Connection:
+        if req.method == hdrs.METH_POST:
+            return await self._submits.connect(req, traces, timeout)
+        return await super().connect(req, traces, timeout)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await self._submits.close(abort_ssl=abort_ssl)
+        await super().close(abort_ssl=abort_ssl)
+
+
+def connector(limit: int = 100) -> aiohttp.TCPConnector:
+    """Make the connector that the client's own session has, for a session that you lend.
+
+    Submits through it never use a connection that has idled for a tenth of a second or more, so
+    that their answers are not lost to a server which closes idle connections.
+    """
+    return _TwoLanes(limit=limit)
+
+
+class AiohttpTransport:
+    """Speaks to the service through one aiohttp session, its own or one that is lent to it."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        connections: int,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self._base_url = base_url
+        self._connections = connections
+        self._key = api_key
+        self._headers = {
+            hdrs.AUTHORIZATION: f"Bearer {api_key}",
+            hdrs.ACCEPT: "application/json",
+            hdrs.USER_AGENT: _USER_AGENT,
+        }
+        self._submit_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
+        self._lent = session
+        self._own: aiohttp.ClientSession | None = None
+        self._guard: AsyncGenerator[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def send(self, request: Request, timeout: float) -> Response:
+        """Send once and read the whole answer; see :class:`Transport`."""
+        session = await self._session()
+        try:
+            async with session.request(
+                request.method,
+                URL(self._base_url + request.path, encoded=True),
+                data=request.body,
+                headers=self._headers if request.body is None else self._submit_headers,
+                timeout=aiohttp.ClientTimeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+                # A redirect would carry the key to wherever it points.
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as answer:
+                body = await self._read(request, answer)
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return Response(answer.status, body, headers, secret=self._key)
+        except _NOT_SENT as error:
+            said = f"no connection, nothing was sent: {self._words(error)}"
+            raise ConnectError(said, ref=request.ref) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._raise_lost(request, error)
+
+    async def close(self) -> None:
+        """Close the session, if it is our own. A later :meth:`send` opens a new one."""
+        if self._guard is not None:
+            guard, self._guard, self._own = self._guard, None, None
+            await guard.aclose()
+
+    async def _session(self) -> aiohttp.ClientSession:
+        if self._lent is not None:
+            if self._lent.closed:
+                raise ConfigurationError("the session that was lent to the client is closed")
+            return self._lent
+        loop = asyncio.get_running_loop()
+        if self._own is None or self._own.closed or loop is not self._loop:
+            if self._own is not None:
+                # Its loop ended without winding up its generators. All that is left to do is
+                # to say that the session is closed; it has no loop to close its sockets on.
+                await self._own.close()
+            self._loop = loop
+            self._own = aiohttp.ClientSession(
+                connector=connector(self._connections), cookie_jar=aiohttp.DummyCookieJar()
+            )
+            self._guard = _closing(self._own)
+            await anext(self._guard)
+        return self._own
+
+    async def _read(self, request: Request, answer: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                submitting = request.kind == "submit"
+                raise ContractError(
+                    f"{request.kind} answered with more than {MAX_BODY_BYTES} bytes",
+                    status=answer.status,
+                    body=Response(answer.status, bytes(body), secret=self._key).excerpt,
+                    may_have_charged=submitting,
+                    retryable=not submitting,
+                    ref=request.ref,
+                )
+        return bytes(body)
+
+    def _words(self, error: BaseException) -> str:
+        said = redact(str(error), self._key)
+        return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+    def _raise_lost(self, request: Request, error: BaseException) -> NoReturn:
+        submitting = request.kind == "submit"
+        told = "a task may have been started and charged" if submitting else "it may be repeated"
+        # aiohttp's own error is not chained: some kinds hold the request's headers.
+        raise AnswerLostError(
+            f"the answer to the {request.kind} was lost ({told}): {self._words(error)}",
+            may_have_charged=submitting,
+            retryable=not submitting,
+            ref=request.ref,
+        ) from None
+
+
+async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Close the session when closed, at the latest when the loop winds up its generators."""
+    try:
+        yield
+    finally:
+        await session.close()

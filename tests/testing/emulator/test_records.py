@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from kling_async.testing.emulator.records import Arrival, RequestLog
+
+
+def arrival(at: float) -> Arrival:
+    """Give an arrival."""
+    return Arrival(at, "GET", "/", "other")
+
+
+def test_an_answer_is_added_to_its_arrival() -> None:
+    """An arrival has no status until it is answered."""
+    log = RequestLog()
+    first, second = log.add(arrival(1)), log.add(arrival(2))
+    log.answered(second, 503)
+    assert [a.status for a in log] == [None, 503]
+    log.answered(first, 200)
+    assert [a.status for a in log] == [200, 503]
+
+
+def test_old_arrivals_are_forgotten() -> None:
+    """A log that is full drops its older half and still knows the rest by number."""
+    log = RequestLog(keep=2)
+    numbers = [log.add(arrival(at)) for at in range(5)]
+    assert [a.at for a in log] == [2, 3, 4]
+    for number in numbers:
+        log.answered(number, 200 + number)
+    assert [a.status for a in log] == [202, 203, 204]
