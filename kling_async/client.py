@@ -157,8 +157,10 @@ class KlingClient:
         finally:
             if sending is None:
                 slot.release()
-            else:
-                sending.add_done_callback(partial(_release_unless_started, slot))
+            elif sending.done():
+                self._settle(input, slot, sending)
+            else:  # the caller is gone; the answer is still heard
+                sending.add_done_callback(partial(self._settle, input, slot))
 
     async def generate(
         self,
@@ -190,7 +192,10 @@ class KlingClient:
         """
         if not isinstance(ref, TaskRef):
             ref = TaskRef.parse(ref)
-        return Task(ref, ask=self.status, polling=self._polling)
+        # It is presumed to be as old as the quickest are when they end: asked after at once,
+        # then at the pace of the time in which tasks usually end.
+        age = self._polling.first_wait(ref.model, "", 5)
+        return Task(ref, ask=self.status, polling=self._polling, age=age)
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
         """Ask once where a task stands. Trouble on the way is retried.
@@ -274,7 +279,10 @@ class KlingClient:
                     error = failed
             delay = self._retry.wait(error, attempt, self._clock() - begun, random())  # noqa: S311 - jitter, not secrets
             if isinstance(error, RateLimitError):
-                pause = self._retry.backoff(attempt, random()) if delay is None else delay  # noqa: S311 - jitter, not secrets
+                pause = delay
+                if pause is None:  # this request gives up; the others wait all the same
+                    asked = min(error.retry_after or 0.0, self._retry.cap)
+                    pause = max(asked, self._retry.backoff(attempt, random()))  # noqa: S311 - as above
                 if self._limiter.pause(pause, permit):
                     self._tell(Paused(pause))
             if delay is None:
@@ -286,20 +294,24 @@ class KlingClient:
 
     async def _submit_once(self, sent: Input, request: requests.Request, slot: Slot) -> Task:
         """Send a submit once. Runs to its end, though the one who asked may be gone."""
-        try:
-            response = await self._send(request)
-            ref = responses.submit(request, response, sent.model, _now())
-        except KlingError as error:
-            self._tell(SubmitFailed(sent, error))
-            raise
-        except asyncio.CancelledError:  # the loop itself is ending
-            told = "the event loop ended before a submit was answered; it may have been charged"
-            self._tell(SubmitFailed(sent, AnswerLostError(told, may_have_charged=True)))
-            raise
+        ref = responses.submit(request, await self._send(request), sent.model, _now())
         self._slots[ref] = slot
         self._tell(Submitted(ref, sent))
         first = self._polling.first_wait(sent.model, sent.mode, getattr(sent, "duration", None))
         return Task(ref, ask=self.status, polling=self._polling, first_wait=first)
+
+    def _settle(self, sent: Input, slot: Slot, sending: asyncio.Task[Task]) -> None:
+        """Conclude a submit: its slot is free if it is certain that no task has started."""
+        error: BaseException | None
+        if sending.cancelled():  # the loop itself is ending
+            told = "the event loop ended before a submit was answered; it may have been charged"
+            error = AnswerLostError(told, may_have_charged=True)
+        else:
+            error = sending.exception()
+        if isinstance(error, KlingError):
+            self._tell(SubmitFailed(sent, error))
+            if not error.may_have_charged:
+                slot.release()
 
     def _send(self, request: requests.Request) -> Awaitable[responses.Response]:
         return self._transport.send(request, self._retry.request_timeout)
@@ -329,15 +341,6 @@ class KlingClient:
             self._clock = loop.time
             self._gate = asyncio.Semaphore(self._connections)
             self._sending: set[asyncio.Task[Task]] = set()
-
-
-def _release_unless_started(slot: Slot, sending: asyncio.Task[Task]) -> None:
-    """Give a submit's slot back if it is certain that no task has started."""
-    if sending.cancelled():
-        return  # unknown; the slot ends with the presumed lifetime
-    error = sending.exception()
-    if isinstance(error, KlingError) and not error.may_have_charged:
-        slot.release()
 
 
 def _checked_key(api_key: str | None) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp import hdrs
 
-from kling_async.errors import DownloadError, ResultExpiredError
+from kling_async.errors import ConfigurationError, DownloadError, ResultExpiredError
 
 if TYPE_CHECKING:
+    import os
+
     from kling_async.results import Result, Snapshot, TaskRef
 
 __all__ = ["download", "file_name"]
@@ -47,7 +49,9 @@ def file_name(ref: TaskRef, index: int, url: str) -> str:
     is one of a video or picture.
     """
     stem = _UNSAFE.sub("_", ref.task_id).strip("._")[:120] or "result"
-    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    if stem != ref.task_id:  # two ids must not become one name: the file of another would be kept
+        stem = f"{stem}-{sha256(ref.task_id.encode()).hexdigest()[:8]}"
+    suffix = PurePosixPath(re.split(r"[?#]", url)[0]).suffix.lower()
     number = f"-{index + 1}" if index else ""
     return f"{stem}{number}{suffix if suffix in _SUFFIXES else '.mp4'}"
 
@@ -71,7 +75,10 @@ async def download(
     Raises:
         DownloadError: A file did not arrive whole. The others are complete.
         ResultExpiredError: A URL is dead.
+        ConfigurationError: The session is closed.
     """
+    if session is not None and session.closed:
+        raise ConfigurationError("the session that was lent for the download is closed")
     target = Path(folder)
     try:
         await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
@@ -102,10 +109,11 @@ async def _fetch(session: aiohttp.ClientSession, url: str, path: Path, ref: Task
             with part.open("xb") as file:
                 written = await _stream(answer, file, url, ref)
         size = None if hdrs.CONTENT_ENCODING in answer.headers else answer.content_length
-        if size is not None and written != size:
+        # No video is empty, whatever size was announced.
+        if not written or written != (written if size is None else size):
             raise DownloadError(f"{url} gave {written} of {size} bytes", url=url, ref=ref)
         part.replace(path)
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:  # the last: no such host
         said = f"{type(error).__name__}: {error}"
         raise DownloadError(f"{url} did not arrive whole: {said}", url=url, ref=ref) from None
     except OSError as error:
@@ -129,12 +137,12 @@ def _check_status(answer: aiohttp.ClientResponse, url: str, ref: TaskRef) -> Non
 
 async def _stream(answer: aiohttp.ClientResponse, file: BinaryIO, url: str, ref: TaskRef) -> int:
     """Write the body to the file; return the bytes written."""
-    written = 0
+    written, announced = 0, answer.content_length or 0
     pending = bytearray()
     async for chunk in answer.content.iter_any():
         pending += chunk
         written += len(chunk)
-        if written > MAX_BYTES:
+        if max(written, announced) > MAX_BYTES:
             raise DownloadError(f"{url} is larger than {MAX_BYTES} bytes", url=url, ref=ref)
         if len(pending) >= _CHUNK_BYTES:
             await asyncio.to_thread(file.write, pending)

@@ -34,12 +34,14 @@ class Task:
         ask: Callable[[TaskRef], Awaitable[Snapshot]],
         polling: Polling,
         first_wait: float = 0.0,
+        age: float = 0.0,
     ) -> None:
         """Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` instead."""
         self._ref = ref
         self._ask = ask
         self._polling = polling
         self._first_wait = first_wait
+        self._age = age
         self._snapshot: Snapshot | None = None
         self._trouble: KlingError | None = None
         self._polls = 0
@@ -89,10 +91,11 @@ class Task:
             APIError: The service refused the status call.
             ContractError: The service's answers make no sense, or hold no result URLs.
         """
-        async for snapshot in self.watch(timeout):
-            if snapshot.state.ended:
-                return responses.result(snapshot)
-        raise AssertionError("watch() ends with a snapshot or raises")  # pragma: no cover
+        deadline = _deadline(timeout)
+        snapshot = await self._next(None, timeout, deadline)
+        while not snapshot.state.ended:
+            snapshot = await self._next(snapshot, timeout, deadline)
+        return responses.result(snapshot)
 
     async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
         """Yield a snapshot whenever something has changed, the last when the task has ended.
@@ -105,20 +108,22 @@ class Task:
             APIError: The service refused the status call.
             ContractError: The service's answers make no sense.
         """
-        if not 0 < timeout < float("inf"):
-            raise ConfigurationError(f"a timeout must be a number of seconds, not {timeout!r}")
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = _deadline(timeout)
         shown: Snapshot | None = None
         while shown is None or not shown.state.ended:
-            # Only our own wait stands inside the time limit, never the caller's code.
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._change(shown)
-            except TimeoutError:
-                raise self._timed_out(timeout) from self._trouble
-            assert self._snapshot is not None  # noqa: S101 - true once _change has returned
-            shown = self._snapshot
+            shown = await self._next(shown, timeout, deadline)
             yield shown
+
+    async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:
+        """Wait for a snapshot that is another one than was shown, until the deadline."""
+        # Only our own wait stands inside the time limit, never the caller's code.
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._change(shown)
+        except TimeoutError:
+            raise self._timed_out(timeout) from self._trouble
+        assert self._snapshot is not None  # noqa: S101 - true once _change has returned
+        return self._snapshot
 
     async def _change(self, shown: Snapshot | None) -> None:
         """Return once the latest snapshot is another one than was shown."""
@@ -132,7 +137,9 @@ class Task:
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._due - loop.time())
+        if (wait := self._due - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        self._trouble = None
         try:
             await self.status()
         except KlingError as error:
@@ -140,20 +147,21 @@ class Task:
             if not error.retryable or isinstance(error, ContractError):
                 raise
             self._trouble = error
-        finally:
-            self._polls += 1
-            now = loop.time()
-            self._due = now + self._polling.next_wait(now - self._born)
+        # Not if the poll was cut short with its waiter: then the next in line asks at once.
+        self._polls += 1
+        now = loop.time()
+        self._due = now + self._polling.next_wait(now - self._born)
 
     def _bind(self) -> None:
         """Begin to count time, anew on each event loop that waits for the task."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            first = self._first_wait if self._loop is None else 0.0
+            if self._loop is not None:
+                self._age, self._first_wait = self._loop.time() - self._born, 0.0
             self._loop = loop
             self._turn = asyncio.Lock()
-            self._born = loop.time()
-            self._due = self._born + first
+            self._born = loop.time() - self._age
+            self._due = loop.time() + self._first_wait
 
     def _timed_out(self, timeout: float) -> TaskTimeoutError:
         said = f"the service last said {self._snapshot.vendor_state}" if self._snapshot else ""
@@ -165,3 +173,10 @@ class Task:
             ref=self._ref,
             snapshot=self._snapshot,
         )
+
+
+def _deadline(timeout: float) -> float:
+    """Return the moment, in the running loop's time, at which a wait of so many seconds ends."""
+    if not 0 < timeout < float("inf"):
+        raise ConfigurationError(f"a timeout must be a number of seconds, not {timeout!r}")
+    return asyncio.get_running_loop().time() + timeout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import aiohttp
@@ -124,9 +125,9 @@ class AiohttpTransport:
         }
         self._submit_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
         self._lent = session
-        self._own: aiohttp.ClientSession | None = None
-        self._guard: AsyncGenerator[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._own: dict[
+            asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None]]
+        ] = {}
 
     async def send(self, request: Request, timeout: float) -> Response:
         """Send once and read the whole answer; see :class:`Transport`."""
@@ -137,25 +138,25 @@ class AiohttpTransport:
                 URL(self._base_url + request.path, encoded=True),
                 data=request.body,
                 headers=self._headers if request.body is None else self._submit_headers,
-                timeout=aiohttp.ClientTimeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+                timeout=_timeouts(timeout),
                 # A redirect would carry the key to wherever it points.
                 allow_redirects=False,
                 raise_for_status=False,
             ) as answer:
                 body = await self._read(request, answer)
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Response(answer.status, body, headers, secret=self._key)
+                return Response(answer.status, body, answer.headers, secret=self._key)
         except _NOT_SENT as error:
             said = f"no connection, nothing was sent: {self._words(error)}"
             raise ConnectError(said, ref=request.ref) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._raise_lost(request, error)
+        except ValueError as error:  # a host that cannot be one, a lent session with its own auth
+            said = f"no request can be made of the base URL and session: {self._words(error)}"
+            raise ConfigurationError(said) from None
 
     async def close(self) -> None:
-        """Close the session, if it is our own. A later :meth:`send` opens a new one."""
-        if self._guard is not None:
-            guard, self._guard, self._own = self._guard, None, None
-            await guard.aclose()
+        """Close this loop's session, if it is our own. A later :meth:`send` opens a new one."""
+        await self._forget(asyncio.get_running_loop())
 
     async def _session(self) -> aiohttp.ClientSession:
         if self._lent is not None:
@@ -163,22 +164,26 @@ class AiohttpTransport:
                 raise ConfigurationError("the session that was lent to the client is closed")
             return self._lent
         loop = asyncio.get_running_loop()
-        if self._own is None or self._own.closed or loop is not self._loop:
-            if self._own is not None:
-                # Its loop ended without winding up its generators. All that is left to do is
-                # to say that the session is closed; it has no loop to close its sockets on.
-                await self._own.close()
-            self._loop = loop
-            self._own = aiohttp.ClientSession(
+        if loop not in self._own or self._own[loop][0].closed:
+            await self._forget(loop)
+            session = aiohttp.ClientSession(
                 connector=connector(self._connections), cookie_jar=aiohttp.DummyCookieJar()
             )
-            self._guard = _closing(self._own)
-            await anext(self._guard)
-        return self._own
+            guard = _closing(session)
+            await anext(guard)
+            self._own[loop] = session, guard
+        return self._own[loop][0]
+
+    async def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Also what loops have left that ended without winding up their generators. Those
+        # sessions are only marked as closed: they have no loop to close their sockets on.
+        for one in [one for one in self._own if one is loop or one.is_closed()]:
+            _, guard = self._own.pop(one)
+            await guard.aclose()
 
     async def _read(self, request: Request, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
-        async for chunk in answer.content.iter_any():
+        while chunk := await answer.content.readany():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 submitting = request.kind == "submit"
@@ -206,6 +211,12 @@ class AiohttpTransport:
             retryable=not submitting,
             ref=request.ref,
         ) from None
+
+
+@cache
+def _timeouts(total: float) -> aiohttp.ClientTimeout:
+    # Well before the total, which leaves open whether anything was sent.
+    return aiohttp.ClientTimeout(total, connect=min(total / 2, _CONNECT_TIMEOUT))
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:

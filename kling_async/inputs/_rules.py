@@ -6,7 +6,7 @@ field has which rule stands with the model, in its own module.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import TypeGuard
 from urllib.parse import urlsplit
@@ -17,13 +17,18 @@ Rule = Callable[[object], str | None]
 _STEP_TOLERANCE = 1e-9
 
 _SEEN_LENGTH = 80
+_LARGEST_FLOAT = sys.float_info.max
 
 
 def seen(value: object) -> str:
     """Show a value in a message, shortened."""
-    if isinstance(value, str) and len(value) > _SEEN_LENGTH:
-        return f"{value[:_SEEN_LENGTH]!r}… ({len(value)} characters)"
-    text = repr(value)
+    if isinstance(value, str):
+        start = repr(value[:_SEEN_LENGTH])
+        return start if len(value) <= _SEEN_LENGTH else f"{start}… ({len(value)} characters)"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"{type(value).__name__} too large to show"
     return text if len(text) <= _SEEN_LENGTH else f"{text[:_SEEN_LENGTH]}…"
 
 
@@ -57,8 +62,10 @@ def tenths(low: float, high: float) -> Rule:
     words = f"must be a number from {low:g} to {high:g} in steps of 0.1"
 
     def rule(value: object) -> str | None:
+        number = to_tenth(value) if _is_number(value) else None
         # The chained comparison is false for NaN as well.
-        return None if _is_number(value) and low <= value <= high and _is_tenth(value) else words
+        held = number is not None and low <= number <= high and _is_tenth(number)
+        return None if held else words
 
     return rule
 
@@ -68,8 +75,9 @@ def to_tenth(value: float | None) -> float | None:
 
     0.1 + 0.2 is 0.30000000000000004 in Python; the service is sent 0.3.
     """
-    if _is_number(value) and math.isfinite(value) and _is_tenth(value):
-        return round(float(value), 1)
+    # An integer may be larger than any float; NaN fails the comparison.
+    if _is_number(value) and abs(value) <= _LARGEST_FLOAT and _is_tenth(value):
+        return round(float(value), 1) + 0.0  # which turns -0.0 into 0.0
     return value
 
 

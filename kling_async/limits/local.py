@@ -107,7 +107,9 @@ class _Pace:
                 self._spent = False
             # A pause may begin, or grow, while we wait; what was admitted before it is void.
             while True:
-                await asyncio.sleep(self._resume_at - self._loop.time())
+                pause = self._resume_at - self._loop.time()
+                if pause > 0:  # sleep(0) would admit but one request in a turn of the loop
+                    await asyncio.sleep(pause)
                 await self._bucket.acquire()
                 self._admitted_at = self._loop.time()
                 if self._resume_at <= self._admitted_at:
@@ -125,10 +127,10 @@ class _Pace:
 class _Slot:
     """A slot in use, until it is released or its task is presumed to have ended."""
 
-    def __init__(self, slots: _Slots, ends_at: float) -> None:
+    def __init__(self, slots: _Slots, ends_at: float, loop: asyncio.AbstractEventLoop) -> None:
         self._slots: _Slots | None = slots
         self.ends_at = ends_at
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer = loop.call_at(ends_at, self.release)
 
     def release(self) -> None:
         if self._slots is not None:
@@ -157,7 +159,7 @@ class _Slots:
             slot.timer = loop.call_at(slot.ends_at, slot.release)
 
     async def take(self) -> _Slot:
-        if len(self._held) < self._limit and not self._waiting:
+        if len(self._held) < self._limit:  # then nobody waits: see give_back
             return self.adopt()
         turn: asyncio.Future[_Slot] = self._loop.create_future()
         self._waiting.append(turn)
@@ -166,20 +168,18 @@ class _Slots:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 turn.result().release()  # it was handed over in the moment of the cancellation
-            else:
+            elif turn in self._waiting:  # else it has been passed over already
                 self._waiting.remove(turn)
             raise
 
     def adopt(self) -> _Slot:
-        slot = _Slot(self, self._loop.time() + self._lifetime)
-        slot.timer = self._loop.call_at(slot.ends_at, slot.release)
+        slot = _Slot(self, self._loop.time() + self._lifetime, self._loop)
         self._held.add(slot)
         return slot
 
     def give_back(self, slot: _Slot) -> None:
         self._held.discard(slot)
-        if slot.timer is not None:
-            slot.timer.cancel()
+        slot.timer.cancel()
         while self._waiting and len(self._held) < self._limit:
             turn = self._waiting.popleft()
             if not turn.done():

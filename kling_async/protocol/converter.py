@@ -99,8 +99,8 @@ def _time(value: object, _: object) -> datetime | None:
 
 def _result(value: object, _: object) -> ResultData:
     """Read ``resultJson``: a JSON string by the contract, an object by some answers."""
-    if isinstance(value, str) and value.strip():
-        value = json.loads(value)
+    if isinstance(value, str):
+        value = json.loads(value) if value.strip() else None
     if not value:
         return ResultData()
     if not isinstance(value, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from attrs import field, frozen
 
@@ -54,7 +54,7 @@ def submit(request: Input, callback_url: str | None = None) -> Request:
     if callback_url is not None:
         _check_callback_url(callback_url)
         body = {"request_type": "callback", "callback_url": callback_url}
-    if (provider := request.to_dict().get("provider")) is not None:
+    if (provider := getattr(request, "provider", None)) is not None:
         body["provider"] = provider
     body["input"] = input_to_wire(request)
     path = f"/generateTask/{quote(request.model, safe='')}"
@@ -79,12 +79,8 @@ def normal_base_url(url: str) -> str:
         ConfigurationError: It is not an absolute URL, or would send the key in the clear.
     """
     bare = url.strip().rstrip("/").removesuffix("/api/v1")
-    try:
-        parts = urlsplit(bare)
-        _ = parts.port
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = _split(bare)
+    if parts is None or not parts.hostname or "?" in bare or "#" in bare:
         raise ConfigurationError(
             f"the base URL must be an absolute http(s) URL such as {DEFAULT_BASE_URL}, not {url!r}"
         )
@@ -104,12 +100,22 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_callback_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except (ValueError, AttributeError, TypeError):
-        parts, host = urlsplit(""), ""
+    parts = _split(url)
+    host = parts.hostname if parts else None
     # Plain http to this machine is what the emulator calls back in tests.
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+    if not parts or not host or (parts.scheme == "http" and not is_loopback(host)):
         rule = "must be an absolute https URL (plain http on loopback only)"
         raise InputError(problems=[Problem("callback_url", rule, repr(url)[:80])])
+
+
+def _split(url: str) -> SplitResult | None:
+    """Split an absolute http(s) URL; None stands for anything else."""
+    # urlsplit drops line breaks in silence, so what it judged would not be what is sent.
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        held = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # a malformed port or IPv6 address
+        return None
+    return parts if held else None

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 # Real seconds that a peer on the loopback interface gets to answer before the clock jumps. A
 # peer on the same loop needs none of it; one in another thread or process does.
-GRACE = 0.002
+GRACE = 0.0005
 
 # Virtual seconds that one turn of the loop takes. Without them, code that sets a timer for a
 # moment too near to be told from now would turn forever.

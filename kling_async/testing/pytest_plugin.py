@@ -14,6 +14,8 @@ so does every test when the ini option ``kling_virtual_time`` is true.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -22,11 +24,12 @@ import pytest
 from kling_async.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Generator
 
     from kling_async import KlingClient
     from kling_async.testing import Emulator
+
+_Factories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
 _MARKER = "virtual_time"
 _INI = "kling_virtual_time"
@@ -44,16 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(optionalhook=True)  # the hook is pytest-asyncio's, which may not be there
+# A wrapper, so that all other tests get the loop that their own conftest asks for; optional,
+# because the hook is pytest-asyncio's, which may not be there.
+@pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
+) -> Generator[None, _Factories | None, _Factories]:
     """Put the tests that ask for it on virtual time."""
-    if not config.getini(_INI) and item.get_closest_marker(_MARKER) is None:
-        return None
-    from kling_async.testing.clock import VirtualLoop
+    factories = yield
+    if config.getini(_INI) or item.get_closest_marker(_MARKER) is not None:
+        from kling_async.testing.clock import VirtualLoop
 
-    return {"virtual": VirtualLoop}
+        return {"virtual": VirtualLoop}
+    # pytest-asyncio takes no None once a hook is there, so its own default is spelled out.
+    return factories or {"default": asyncio.new_event_loop}
 
 
 @pytest.fixture

@@ -1,0 +1,327 @@
+"""What may be written on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kling_async._version import __version__
+from kling_async.cli import codes
+from kling_async.inputs import (
+    Input,
+    MasterImageToVideo,
+    MasterTextToVideo,
+    ProImageToVideo,
+    StandardImageToVideo,
+    parse_input,
+)
+from kling_async.task import DEFAULT_TIMEOUT
+from kling_async.testing.scenario import FAULTS, KINDS, OUTCOMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - has no other name
+
+__all__ = ["input_of", "parser"]
+
+_ALIASES = {
+    "standard": StandardImageToVideo.mode,
+    "pro": ProImageToVideo.mode,
+    "master-text": MasterTextToVideo.mode,
+    "master-image": MasterImageToVideo.mode,
+}
+_FIELDS = (
+    "prompt",
+    "image_url",
+    "end_image_url",
+    "aspect_ratio",
+    "duration",
+    "negative_prompt",
+    "cfg_scale",
+    "provider",
+)
+_PORTS = 65_535
+
+
+def _table(title: str, rows: Mapping[int, str] | Mapping[str, str]) -> str:
+    return "\n".join([f"{title}:", *(f"  {name!s:<14} {words}" for name, words in rows.items())])
+
+
+_EXIT_CODES = _table("exit codes", codes.MEANINGS)
+_SERVICE = (
+    "environment:\n"
+    "  APIXO_API_KEY   the key; no option, since others can see command lines\n"
+    "  APIXO_BASE_URL  the service's address, if it is not the vendor's own"
+)
+_RULE_PARTS = {
+    "KIND": f"one of {', '.join(KINDS)}",
+    "WHICH": "3, 2-4, 5-, *5 (every fifth) or * (all)",
+}
+_FAULTS = "\n\n".join(
+    (
+        "faults: KIND:WHICH=WHAT, such as status:2-4=502 or task:*5=stuck",
+        _table("KIND and WHICH", _RULE_PARTS),
+        _table(f"WHAT for {', '.join(kind for kind in KINDS if kind != 'task')}", FAULTS),
+        _table("WHAT for task", OUTCOMES),
+    )
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="kling-async",
+        description="Make Kling videos: one from the command line, or many from a file.",
+        epilog=f"{_SERVICE}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_submit(commands)
+    _add_wait(commands)
+    _add_status(commands)
+    _add_download(commands)
+    _add_balance(commands)
+    _add_emulate(commands)
+    _add_demo(commands)
+    return top
+
+
+def input_of(args: argparse.Namespace) -> Input:
+    """Build the input that the options describe.
+
+    Raises:
+        InputError: An option is wrong, or does not belong to the mode.
+    """
+    fields = {name: getattr(args, name) for name in _FIELDS}
+    given = {name: value for name, value in fields.items() if value is not None}
+    mode = args.mode or (
+        "pro" if args.end_image_url else "standard" if args.image_url else "master-text"
+    )
+    return parse_input({"mode": _ALIASES.get(mode, mode), **given})
+
+
+def _command(
+    commands: Commands,
+    name: str,
+    words: str,
+    *,
+    epilog: str = f"{_SERVICE}\n\n{_EXIT_CODES}",
+    interrupted: int = codes.INTERRUPTED,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=words,
+        description=f"{words[0].upper()}{words[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(interrupted=interrupted, json=False)
+    return command
+
+
+def _add_service(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base-url", metavar="URL", help="address of the service")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object on each line, results on stdout, errors on stderr; no progress",
+    )
+
+
+def _add_timeout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timeout",
+        type=_positive,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long to wait for the end (default: %(default)g)",
+    )
+
+
+def _add_input(command: argparse.ArgumentParser) -> None:
+    command.add_argument("prompt", metavar="PROMPT", help="what shall be seen")
+    command.add_argument(
+        "--mode",
+        choices=[*_ALIASES, *_ALIASES.values()],
+        metavar="MODE",
+        help=f"one of {', '.join(_ALIASES)}, or in full: {', '.join(_ALIASES.values())}."
+        " Without it: pro if --end-image is given, standard if --image is, else master-text",
+    )
+    command.add_argument("--image", dest="image_url", metavar="URL", help="the image to animate")
+    command.add_argument(
+        "--end-image", dest="end_image_url", metavar="URL", help="the last frame (mode pro)"
+    )
+    command.add_argument("--aspect-ratio", help="16:9 (default), 9:16 or 1:1 (mode master-text)")
+    command.add_argument("--duration", type=int, help="seconds of video: 5 (default) or 10")
+    command.add_argument("--negative-prompt", metavar="TEXT", help="what shall not be seen")
+    command.add_argument(
+        "--cfg-scale", type=float, help="how closely to follow the prompt: 0 to 1 by 0.1"
+    )
+    command.add_argument("--provider", help="auto, value or official")
+
+
+def _add_generate(commands: Commands) -> None:
+    command = _command(commands, "generate", "submit an input, wait, and print the result's URLs")
+    _add_input(command)
+    _add_timeout(command)
+    command.add_argument(
+        "--first-poll",
+        type=_positive,
+        metavar="SECONDS",
+        help="when to ask for the first time (default: when the quickest are done, 60 or 90)",
+    )
+    command.add_argument(
+        "--download-to",
+        type=Path,
+        metavar="DIR",
+        help="save the videos there, and print their paths instead of the URLs",
+    )
+    _add_service(command)
+
+
+def _add_submit(commands: Commands) -> None:
+    command = _command(commands, "submit", "submit an input and print the task's reference")
+    _add_input(command)
+    command.add_argument("--callback-url", metavar="URL", help="https URL to call at the end")
+    _add_service(command)
+
+
+def _add_refs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "refs", nargs="+", metavar="REF", help="a reference such as kling-2-1/task_12345678"
+    )
+
+
+def _add_wait(commands: Commands) -> None:
+    command = _command(commands, "wait", "wait for tasks, and print the URLs of each as it ends")
+    _add_refs(command)
+    _add_timeout(command)
+    _add_service(command)
+
+
+def _add_status(commands: Commands) -> None:
+    command = _command(commands, "status", "ask once where tasks stand")
+    _add_refs(command)
+    _add_service(command)
+
+
+def _add_download(commands: Commands) -> None:
+    command = _command(commands, "download", "save the videos of finished tasks")
+    _add_refs(command)
+    command.add_argument(
+        "--to", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="fetch again what is there already"
+    )
+    _add_service(command)
+
+
+def _add_balance(commands: Commands) -> None:
+    _add_service(_command(commands, "balance", "print the account's balance in US dollars"))
+
+
+def _add_emulate(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "emulate",
+        "run a local stand-in for the service until Ctrl-C",
+        epilog=_FAULTS,
+        interrupted=codes.OK,
+    )
+    command.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    command.add_argument("--port", type=_port, default=0, help="0, the default: any free one")
+    command.add_argument("--api-key", metavar="KEY", help="the only good key; default: any")
+    command.add_argument(
+        "--balance", type=_positive, default=1000.0, metavar="USD", help="default: %(default)g"
+    )
+    command.add_argument(
+        "--requests-per-minute", type=_count, default=10_000, metavar="N", help="%(default)s"
+    )
+    command.add_argument(
+        "--concurrent-tasks", type=_count, default=1_000, metavar="N", help="%(default)s"
+    )
+    command.add_argument(
+        "--retry-after", action="store_true", help="send the header Retry-After with 429"
+    )
+    _add_emulator(command, speed=1.0)
+
+
+def _add_demo(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "demo",
+        "make every video of a JSON Lines file with the emulator, and a contact sheet of them",
+        epilog=f"FILE has one JSON object on each line, with the fields of an input, for example\n"
+        '  {{"mode": "master-text-to-video", "prompt": "a fox", "duration": 5}}\n'
+        "In any text of it, {{emulator}} stands for the emulator's address; its pictures are at\n"
+        "{{emulator}}/samples/, such as {{emulator}}/samples/fox.jpg.\n\n"
+        f"{_EXIT_CODES}\n\n{_FAULTS}".replace("{{", "{").replace("}}", "}"),
+    )
+    command.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="default: a sample of all four modes"
+    )
+    command.add_argument(
+        "--to",
+        type=Path,
+        default=Path("kling-demo"),
+        metavar="DIR",
+        help="where to save videos, pictures and index.html (default: %(default)s);"
+        " files of an earlier demo are replaced",
+    )
+    _add_emulator(command, speed=20.0)
+
+
+def _add_emulator(command: argparse.ArgumentParser, *, speed: float) -> None:
+    command.add_argument(
+        "--speed",
+        type=_positive,
+        default=speed,
+        metavar="N",
+        help="so many times as fast as the service (default: %(default)g)",
+    )
+    command.add_argument(
+        "--video",
+        choices=["auto", "rendered", "small"],
+        default="auto",
+        help='rendered: made from the input, with the extra "emulator"; small: one clip for all;'
+        " auto, the default: rendered if the extra is there",
+    )
+    command.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        dest="faults",
+        metavar="RULE",
+        help="let something go wrong, as below; may be repeated",
+    )
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= _PORTS:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_PORTS}, not {text}")
+    return number
+
+
+# argparse names the function in its message for what is no number at all.
+_positive.__name__ = _count.__name__ = _port.__name__ = "number"

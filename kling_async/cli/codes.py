@@ -1,0 +1,58 @@
+"""The exit codes: what a script may conclude from each."""
+
+from __future__ import annotations
+
+from kling_async.errors import (
+    ConfigurationError,
+    DownloadError,
+    InputError,
+    KlingError,
+    MissingExtraError,
+    TaskTimeoutError,
+)
+
+__all__ = [
+    "DOWNLOAD",
+    "FAILED",
+    "INTERRUPTED",
+    "MEANINGS",
+    "OK",
+    "RUNNING",
+    "UNSURE",
+    "USAGE",
+    "code_of",
+]
+
+OK = 0
+FAILED = 1
+USAGE = 2
+RUNNING = 3
+UNSURE = 4
+DOWNLOAD = 5
+INTERRUPTED = 130
+
+MEANINGS = {
+    OK: "everything went well",
+    FAILED: "the service or a task failed",
+    USAGE: "wrong usage, input or configuration; nothing was sent",
+    RUNNING: "the task has not ended in time; it goes on",
+    UNSURE: "a task may have been started and charged: look before you repeat",
+    DOWNLOAD: "the video is made, its download failed",
+    INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; what still runs is named",
+}
+
+_CODES: tuple[tuple[type[KlingError], int], ...] = (
+    (TaskTimeoutError, RUNNING),
+    (InputError, USAGE),
+    (ConfigurationError, USAGE),
+    (MissingExtraError, USAGE),
+    (DownloadError, DOWNLOAD),
+)
+
+
+def code_of(error: KlingError) -> int:
+    """Return the exit code that an error ends a command with."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return UNSURE if error.may_have_charged and error.ref is None else FAILED

@@ -1,0 +1,113 @@
+"""What a command says: results on stdout, errors on stderr, as words or as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from kling_async.cli import codes
+from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
+
+if TYPE_CHECKING:
+    from kling_async.results import Snapshot, TaskRef
+
+__all__ = ["Output", "printable", "snapshot_dict", "write"]
+
+PROGRAM = "kling-async"
+
+# A file may have very many wrong rows.
+_MOST_LINES = 20
+
+
+class Output:
+    """Writes for a reader, or, with ``json``, for a program: one JSON object on each line."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+
+    def result(self, lines: Iterable[str], fields: Mapping[str, object]) -> None:
+        """Write a result to stdout: its lines for a reader, its fields for a program."""
+        if self.json:
+            write(sys.stdout, json.dumps(fields, ensure_ascii=False))
+        else:
+            for line in lines:
+                write(sys.stdout, printable(line))
+
+    def error(self, error: KlingError) -> int:
+        """Write an error to stderr; return its exit code."""
+        code = codes.code_of(error)
+        if self.json:
+            fields = {
+                "error": type(error).__name__,
+                "message": str(error),
+                "exit_code": code,
+                "may_have_charged": error.may_have_charged,
+                "retryable": error.retryable,
+                "ref": error.ref and str(error.ref),
+            }
+            self._complain(json.dumps(fields, ensure_ascii=False))
+            return code
+        lines = str(error).split("\n")
+        for line in lines[:_MOST_LINES]:
+            self._complain(f"{PROGRAM}: {printable(line)}")
+        if len(lines) > _MOST_LINES:
+            self._complain(f"{PROGRAM}: and {len(lines) - _MOST_LINES} more")
+        if error.ref is not None and (verb := _next_command(error)):
+            self._complain(f"To go on: {PROGRAM} {verb} {error.ref}")
+        return code
+
+    def interrupted(self, running: Iterable[TaskRef], unsure: Sequence[KlingError]) -> None:
+        """Say what goes on at the service although the command ends."""
+        refs = [str(ref) for ref in running]
+        if self.json:
+            lost = [str(error) for error in unsure]
+            self._complain(json.dumps({"error": "interrupted", "running": refs, "unsure": lost}))
+            return
+        for error in unsure:
+            self._complain(f"{PROGRAM}: {printable(str(error))}")
+        if refs:
+            self._complain(f"{PROGRAM}: interrupted; still running at the service:")
+            for ref in refs:
+                self._complain(f"  {ref}")
+            self._complain(f"To go on: {PROGRAM} wait {' '.join(refs)}")
+        elif not unsure:
+            self._complain(f"{PROGRAM}: interrupted; no task is known to be running")
+
+    def _complain(self, line: str) -> None:
+        write(sys.stderr, line)
+
+
+def write(stream: TextIO, line: str) -> None:
+    """Write a line at once: whoever reads it may be waiting for it."""
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
+def printable(text: str) -> str:
+    """Show control characters instead of sending them: a service's words may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _next_command(error: KlingError) -> str | None:
+    """Name the command that goes on where an error has stopped."""
+    if isinstance(error, DownloadError):
+        return None if isinstance(error, ResultExpiredError) else "download"
+    return "wait" if error.retryable or isinstance(error, TaskTimeoutError) else None
+
+
+def snapshot_dict(snapshot: Snapshot) -> dict[str, object]:
+    """Return a snapshot's plain values for JSON, named as those of ``Result.to_dict()``."""
+    return {
+        "ref": str(snapshot.ref),
+        "state": snapshot.state.value,
+        "vendor_state": snapshot.vendor_state,
+        "result_urls": list(snapshot.result_urls),
+        "created_at": snapshot.created_at and snapshot.created_at.isoformat(),
+        "completed_at": snapshot.completed_at and snapshot.completed_at.isoformat(),
+        "cost_time": snapshot.cost_time,
+        "fail_code": snapshot.fail_code,
+        "fail_message": snapshot.fail_message,
+        "reason": snapshot.reason and snapshot.reason.value,
+    }

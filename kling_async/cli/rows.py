@@ -1,0 +1,120 @@
+"""A JSON Lines file of inputs: every row is checked before anything is done with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from attrs import frozen
+
+from kling_async.errors import InputError, Problem
+from kling_async.inputs import Input, parse_input
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["PLACE", "RawRow", "Row", "parse", "read"]
+
+PLACE = "{emulator}"
+"""Stands for the emulator's origin in any text of a row."""
+
+_Raw = TypeVar("_Raw")
+_Read = TypeVar("_Read")
+
+
+@frozen
+class RawRow:
+    """A line of the file and its JSON value. Rows are numbered as an editor numbers lines."""
+
+    number: int
+    value: object
+
+
+@frozen
+class Row:
+    """A line of the file and the input that it describes."""
+
+    number: int
+    input: Input
+
+
+def read(path: Path) -> list[RawRow]:
+    """Read a file; blank lines are passed over.
+
+    Raises:
+        InputError: The file cannot be read, has no rows, or holds lines that are not JSON.
+    """
+    try:
+        # Lines end with \\n alone: str.splitlines() would also end one at U+2028 in a prompt.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: row {number} is not UTF-8") from None
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise InputError(f"{path}: there are no rows in it")
+    return _all(numbered, lambda row: row[0], lambda row: RawRow(row[0], _json(row[1])))
+
+
+def parse(rows: list[RawRow], origin: str) -> list[Row]:
+    """Turn rows into inputs, with the emulator's origin in its place.
+
+    Raises:
+        InputError: One or more rows are wrong; all are named by their number.
+    """
+    return _all(
+        rows,
+        lambda row: row.number,
+        lambda row: Row(row.number, _input(_replace(row.value, origin))),
+    )
+
+
+def _all(
+    rows: list[_Raw], number: Callable[[_Raw], int], read: Callable[[_Raw], _Read]
+) -> list[_Read]:
+    """Read every row, and complain about all the wrong ones at once, one line for each."""
+    good: list[_Read] = []
+    wrong: list[str] = []
+    problems: list[Problem] = []
+    for row in rows:
+        try:
+            good.append(read(row))
+        except InputError as error:
+            wrong.append(f"row {number(row)}: {error}")
+            problems += error.problems
+    if wrong:
+        raise InputError("\n".join(wrong), problems=problems)
+    return good
+
+
+def _json(line: str) -> object:
+    try:
+        value: object = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        _refuse(f"not JSON: {said}")
+    if not isinstance(value, dict):
+        _refuse("must be a JSON object in braces")
+    return value
+
+
+def _refuse(words: str) -> NoReturn:
+    raise InputError(words)
+
+
+def _input(value: object) -> Input:
+    return parse_input(value)  # type: ignore[arg-type]  # it checks that itself
+
+
+def _replace(value: object, origin: str) -> object:
+    match value:
+        case str():
+            return value.replace(PLACE, origin)
+        case list():
+            return [_replace(item, origin) for item in value]
+        case dict():
+            return {key: _replace(item, origin) for key, item in value.items()}
+    return value

@@ -1,0 +1,35 @@
+"""``python -m tests.bench [import] [generation] [waiting] [lost]``: how fast it is.
+
+Everything is measured in one run, contenders in turns, so that ratios hold on a noisy machine
+where the figures themselves do not.
+"""
+
+import argparse
+import platform
+
+import aiohttp
+
+from tests.bench import generation, imports, lost, waiting
+
+PARTS = {
+    "import": imports.main,
+    "generation": generation.main,
+    "waiting": waiting.main,
+    "lost": lost.main,
+}
+
+
+def main() -> None:
+    """Run the parts asked for, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Print ratios.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parts: list[str] = parser.parse_args().parts
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}")
+    for name in parts or PARTS:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What one generation costs: submit, one poll and parse, 100 at a time, at a server without delay.
+
+CPU time of this process is compared with that of a loop as one would write it by hand, with the
+same inputs. The other rows show what the connections of submits cost: see `lost`.
+"""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from statistics import median
+
+import aiohttp
+
+from kling_async import KlingClient, Limits, MasterTextToVideo, Polling
+from kling_async.transport import connector
+from tests.bench import figures, server
+
+TASKS = 1_000
+ROUNDS = 15
+AT_ONCE = 100
+
+INPUTS = [MasterTextToVideo(f"a fox in fresh snow, take {number}") for number in range(TASKS)]
+BODIES = [
+    {
+        "request_type": "async",
+        "input": {
+            "mode": "master-text-to-video",
+            "prompt": one.prompt,
+            "duration": 5,
+            "aspect_ratio": "16:9",
+        },
+    }
+    for one in INPUTS
+]
+
+
+class SubmitLane(aiohttp.TCPConnector):
+    """Submits through one connector, everything else through another."""
+
+    def __init__(self, submits: aiohttp.TCPConnector) -> None:
+        super().__init__()
+        self._lane = submits
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.connector.Connection:
+        lane = self._lane if req.method == "POST" else super()
+        return await lane.connect(req, traces, timeout)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await self._lane.close(abort_ssl=abort_ssl)
+        await super().close(abort_ssl=abort_ssl)
+
+
+async def by_hand(session: aiohttp.ClientSession, base: str, number: int) -> list[str]:
+    """Generate as one would without this project."""
+    submit = f"{base}/generateTask/kling-2-1"
+    async with session.post(submit, json=BODIES[number]) as answer:
+        answer.raise_for_status()
+        envelope = await answer.json()
+    if envelope["code"] != 200:
+        raise RuntimeError(envelope["message"])
+    task = {"taskId": envelope["data"]["taskId"]}
+    async with session.get(f"{base}/statusTask/kling-2-1", params=task) as answer:
+        answer.raise_for_status()
+        envelope = await answer.json()
+    if envelope["code"] != 200 or envelope["data"]["state"] != "success":
+        raise RuntimeError(envelope["message"])
+    urls: list[str] = json.loads(envelope["data"]["resultJson"])["resultUrls"]
+    return urls
+
+
+async def by_client(client: KlingClient, number: int) -> tuple[str, ...]:
+    """Generate with this project."""
+    return (await client.generate(INPUTS[number])).result_urls
+
+
+async def round_of(generate: Callable[[int], Awaitable[object]]) -> float:
+    """Return the seconds of CPU time that one task took."""
+    numbers = iter(range(TASKS))
+
+    async def worker() -> None:
+        for number in numbers:
+            await generate(number)
+
+    gc.collect()
+    begun = time.process_time()
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(AT_ONCE):
+            workers.create_task(worker())
+    return (time.process_time() - begun) / TASKS
+
+
+async def measure(origin: str) -> dict[str, list[float]]:
+    """Let all contenders take turns."""
+    limits = Limits(requests_per_minute=10_000_000, concurrent_tasks=100_000)
+    lanes = {
+        "the client": connector(),
+        "the client, submits in the common pool": aiohttp.TCPConnector(),
+        "the client, a new connection for every submit": SubmitLane(
+            aiohttp.TCPConnector(force_close=True)
+        ),
+    }
+    async with AsyncExitStack() as stack:
+        headers = {"Authorization": "Bearer a-key-of-the-usual-length"}
+        plain = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
+        contenders = {
+            "by hand": partial(round_of, partial(by_hand, plain, f"{origin}/api/v1")),
+        }
+        for name, lane in lanes.items():
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=lane))
+            client = KlingClient(
+                "a-key-of-the-usual-length",
+                base_url=origin,
+                limits=limits,
+                polling=Polling(first=0),
+                session=session,
+            )
+            await stack.enter_async_context(client)
+            contenders[name] = partial(round_of, partial(by_client, client))
+        return await figures.take_turns(contenders, ROUNDS)
+
+
+def main() -> None:
+    """Print the ratios."""
+    with server.running() as origin:
+        taken = asyncio.run(measure(origin))
+    figures.title(
+        f"One generation: CPU time per task, medians of {ROUNDS} rounds of {TASKS} tasks,"
+        f" {AT_ONCE} at a time"
+    )
+    hand = taken["by hand"]
+    for name, seconds in taken.items():
+        compared = f"ratio {figures.ratio(seconds, hand):.2f}", figures.quartiles(seconds, hand)
+        told = () if seconds is hand else compared
+        figures.row(name, f"{median(seconds) * 1e6:.0f} us", *told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from aiohttp import web
+from attrs import frozen
+
+from kling_async.cli import arguments, run
+from kling_async.testing import Emulator, Scenario
+from kling_async.testing.clock import VirtualLoop
+from kling_async.testing.samples import FOLDER
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+KEY = "a-secret-key-of-the-tests"
+# Without "-X dev": a loop in debug mode reports on stderr that a machine is slow.
+COMMAND = (sys.executable, "-W", "error", "-m", "kling_async")
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test here on virtual time: nothing waits."""
+    return {"virtual": VirtualLoop}
+
+
+@frozen
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What stdout holds, read as JSON Lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """What stderr holds, read as JSON Lines."""
+        return [json.loads(line) for line in self.err.splitlines()]
+
+
+class Command(Protocol):
+    async def __call__(self, *argv: object) -> Ended: ...
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command line on the test's own loop."""
+
+    async def command(*argv: object) -> Ended:
+        code = await run(arguments.parser().parse_args([str(arg) for arg in argv]))
+        return Ended(code, *capsys.readouterr())
+
+    return command
+
+
+class Serve(Protocol):
+    async def __call__(self, *rules: str, **options: Any) -> Emulator: ...  # noqa: ANN401
+
+
+@pytest.fixture
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Start an emulator and let the environment name it; a video takes 60 s in it."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(*rules: str, **options: Any) -> Emulator:  # noqa: ANN401
+            defaults = {
+                "video": "small",
+                "duration": (60.0, 60.0),
+                "api_key": KEY,
+                "samples": FOLDER,
+            }
+            emulator = Emulator(scenario=Scenario.parse(rules), **{**defaults, **options})
+            await stack.enter_async_context(emulator)
+            monkeypatch.setenv("APIXO_API_KEY", KEY)
+            monkeypatch.setenv("APIXO_BASE_URL", emulator.origin)
+            return emulator
+
+        yield serve
+
+
+@pytest.fixture
+async def serve_large() -> AsyncIterator[str]:
+    """Serve a picture of one byte more than 10 MB; give its URL."""
+
+    async def large(_request: web.Request) -> web.Response:
+        return web.Response(body=b"\xff\xd8\xff" + bytes(10 * 1024 * 1024 - 2))
+
+    app = web.Application()
+    app.router.add_get("/large.jpg", large)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/large.jpg"
+    await runner.cleanup()
+
+
+class Start(Protocol):
+    def __call__(self, *argv: str, **options: Any) -> subprocess.Popen[str]: ...  # noqa: ANN401
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a command as a process of its own; what still runs at the end is ended."""
+    with ExitStack() as stack:
+        # A shell starts what is in its background with SIGINT ignored, and children inherit that.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGINT, handler)
+
+        def start(*argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen((*COMMAND, *argv), **{**pipes, **options})
+            stack.callback(_end, process)
+            return process
+
+        yield start
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+class Execute(Protocol):
+    def __call__(self, *argv: str, env: dict[str, str] | None = None) -> Ended: ...
+
+
+@pytest.fixture
+def execute() -> Execute:
+    """Run a command as a process of its own, to its end."""
+
+    def execute(*argv: str, env: dict[str, str] | None = None) -> Ended:
+        done = subprocess.run(
+            (*COMMAND, *argv), env=env, capture_output=True, text=True, check=False
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return execute
+
+
+class Emulate(Protocol):
+    def __call__(self, *options: str) -> dict[str, str]: ...
+
+
+@pytest.fixture
+def emulate(start: Start) -> Emulate:
+    """Start `kling-async emulate` with options; give the environment for its clients."""
+
+    def emulate(*options: str) -> dict[str, str]:
+        process = start("emulate", "--video", "small", *options)
+        env = dict(os.environ)
+        for _ in range(2):
+            assert process.stdout is not None
+            name, _, value = process.stdout.readline().removeprefix("export ").partition("=")
+            env[name] = value.strip()
+        return env
+
+    return emulate

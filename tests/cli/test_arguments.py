@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from kling_async.cli.arguments import input_of, parser
+from kling_async.errors import InputError
+from kling_async.inputs import (
+    Input,
+    MasterImageToVideo,
+    MasterTextToVideo,
+    ProImageToVideo,
+    StandardImageToVideo,
+)
+
+IMAGE = "https://example.com/fox.jpg"
+END = "https://example.com/den.jpg"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], MasterTextToVideo("a fox")),
+        (["--image", IMAGE], StandardImageToVideo("a fox", IMAGE)),
+        (
+            ["--image", IMAGE, "--end-image", END],
+            ProImageToVideo("a fox", IMAGE, end_image_url=END),
+        ),
+        (["--mode", "pro", "--image", IMAGE], ProImageToVideo("a fox", IMAGE)),
+        (["--mode", "master-image", "--image", IMAGE], MasterImageToVideo("a fox", IMAGE)),
+        (["--mode", "master-image-to-video", "--image", IMAGE], MasterImageToVideo("a fox", IMAGE)),
+        (["--mode", "master-text"], MasterTextToVideo("a fox")),
+        (["--mode", "standard", "--image", IMAGE], StandardImageToVideo("a fox", IMAGE)),
+        (
+            ["--aspect-ratio", "9:16", "--duration", "10", "--negative-prompt", "rain"],
+            MasterTextToVideo("a fox", aspect_ratio="9:16", duration=10, negative_prompt="rain"),
+        ),
+        (
+            ["--cfg-scale", "0.3", "--provider", "official"],
+            MasterTextToVideo("a fox", cfg_scale=0.3, provider="official"),
+        ),
+    ],
+)
+def test_options_become_an_input(options: list[str], expected: Input) -> None:
+    """The mode is the one that is named, else the one that the images ask for."""
+    assert input_of(parser().parse_args(["generate", "a fox", *options])) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--duration", "7"], "duration"),
+        (["--cfg-scale", "nan"], "cfg_scale"),
+        (["--cfg-scale", "0.55"], "cfg_scale"),
+        (["--aspect-ratio", "4:3"], "aspect_ratio"),
+        (["--image", IMAGE, "--aspect-ratio", "1:1"], "aspect_ratio"),
+        (["--image", "fox.jpg"], "image_url"),
+        (["--mode", "standard"], "image_url"),
+    ],
+)
+def test_options_that_make_no_input(options: list[str], field: str) -> None:
+    """An option that breaks a rule is named."""
+    with pytest.raises(InputError) as caught:
+        input_of(parser().parse_args(["submit", "a fox", *options]))
+    assert [problem.field for problem in caught.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["generate", "a fox", "--timeout", "0"],
+        ["generate", "a fox", "--timeout", "nan"],
+        ["generate", "a fox", "--timeout", "inf"],
+        ["generate", "a fox", "--timeout", "soon"],
+        ["generate", "a fox", "--mode", "cheap"],
+        ["generate", "a fox", "--api-key", "a-key"],
+        ["emulate", "--port", "65536"],
+        ["emulate", "--port", "-1"],
+        ["emulate", "--requests-per-minute", "0"],
+        ["emulate", "--concurrent-tasks", "many"],
+        ["wait"],
+        [],
+    ],
+)
+def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong usage ends with code 2 and words on stderr, before anything is done."""
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(argv)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["generate", "submit", "wait", "status", "download", "balance"])
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of a command that speaks to the service names its environment and exit codes."""
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args([command, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "APIXO_API_KEY" in said
+    assert "130" in said
+
+
+@pytest.mark.parametrize("command", ["emulate", "demo"])
+def test_help_of_faults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of a command that runs an emulator lists what can go wrong in it."""
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--help"])
+    said = capsys.readouterr().out
+    assert "lost-answer" in said
+    assert "processing_r2" in said
+    assert "{{" not in said

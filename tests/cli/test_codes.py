@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from kling_async.cli import codes
+from kling_async.errors import (
+    AnswerLostError,
+    AuthenticationError,
+    ConfigurationError,
+    ConnectError,
+    DownloadError,
+    InputError,
+    KlingError,
+    MissingExtraError,
+    ResultExpiredError,
+    ServerError,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kling_async.results import TaskRef
+
+REF = TaskRef("kling-2-1", "task_1")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (AuthenticationError("no"), 1),
+        (ConnectError("no"), 1),
+        (TaskFailedError("no", ref=REF), 1),
+        (InputError("no"), 2),
+        (ConfigurationError("no"), 2),
+        (MissingExtraError("no"), 2),
+        (TaskTimeoutError("no", ref=REF), 3),
+        (AnswerLostError("no", may_have_charged=True), 4),
+        (ServerError("no", may_have_charged=True), 4),
+        (AnswerLostError("no", ref=REF), 1),
+        (DownloadError("no", ref=REF), 5),
+        (ResultExpiredError("no", ref=REF), 5),
+    ],
+)
+def test_exit_code_of_an_error(error: KlingError, code: int) -> None:
+    """Each kind of error ends a command with its documented code."""
+    assert codes.code_of(error) == code
+
+
+def test_every_code_has_a_meaning() -> None:
+    """The help names all of the codes that there are."""
+    assert list(codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 130]

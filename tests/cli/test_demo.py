@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async.testing.samples import FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tests.cli.conftest import Command
+
+TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}
+
+
+def _rows(folder: Path, *rows: Mapping[str, object]) -> Path:
+    path = folder / "my.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def _sheet(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+async def test_sample_of_all_modes(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file, the sample becomes nine videos and a sheet that names only what is there."""
+    monkeypatch.chdir(tmp_path)
+    ended = await command("demo", "--video", "small")
+    folder = tmp_path / "kling-demo"
+    assert (ended.code, ended.out) == (0, f"{folder / 'index.html'}\n")
+    assert "9 of 9 videos" in ended.err
+    videos = sorted(folder.glob("*.mp4"))
+    assert videos[3].name == "04-pro-image-to-video.mp4"
+    assert all(video.read_bytes()[4:8] == b"ftyp" for video in videos)
+    assert (folder / "image-01.jpg").read_bytes() == (FOLDER / "fox.jpg").read_bytes()
+    linked = set(re.findall(r'(?:src|href)="\./([^"]+)"', _sheet(folder)))
+    assert linked == {path.name for path in folder.iterdir()} - {"index.html"}
+    assert len(videos) == 9
+
+
+async def test_states_are_told(command: Command, tmp_path: Path) -> None:
+    """Every row's states are told on stderr until it is done."""
+    ended = await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small")
+    states = re.findall(r"^01 master-text-to-video: (\w+)", ended.err, re.MULTILINE)
+    assert states[0] == "submitted"
+    assert states[-2:] == ["saving", "done"]
+
+
+async def test_speed_shortens_the_time(command: Command, tmp_path: Path) -> None:
+    """At a speed of 20, a video takes 3 to 4.5 seconds and is found at once."""
+    begun = asyncio.get_running_loop().time()
+    await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small")
+    took = asyncio.get_running_loop().time() - begun
+    assert 3 <= took < 5.5
+
+
+async def test_failures_hide_nothing(command: Command, tmp_path: Path) -> None:
+    """Rows that fail are told in words, the others are made, and the exit code is 1."""
+    rows = _rows(
+        tmp_path,
+        TEXT,
+        {"prompt": "not there", "image_url": "{emulator}/samples/none.jpg"},
+        TEXT,
+    )
+    to = tmp_path / "out"
+    rule = "task:3=fail:NSFW_DETECTED"
+    ended = await command("demo", rows, "--to", to, "--video", "small", "--fault", rule)
+    assert ended.code == 1
+    assert "1 of 3 videos" in ended.err
+    assert sorted(path.name for path in to.iterdir()) == [
+        "01-master-text-to-video.mp4",
+        "index.html",
+    ]
+    assert "IMAGE_DOWNLOAD_FAILED" in _sheet(to)
+    assert "NSFW_DETECTED" in _sheet(to)
+
+
+async def test_stuck_task_is_given_up(command: Command, tmp_path: Path) -> None:
+    """A task that never ends is a failed row, not the end of the demo."""
+    rows = _rows(tmp_path, TEXT, TEXT)
+    ended = await command(
+        "demo", rows, "--to", tmp_path, "--video", "small", "--fault", "task:1=stuck"
+    )
+    assert ended.code == 1
+    assert "1 of 2 videos" in ended.err
+
+
+async def test_failed_download_is_a_failed_row(command: Command, tmp_path: Path) -> None:
+    """A video that cannot be fetched is told, with the timings that are known."""
+    rows = _rows(tmp_path, TEXT)
+    ended = await command(
+        "demo", rows, "--to", tmp_path, "--video", "small", "--fault", "file:*=500"
+    )
+    assert ended.code == 1
+    assert "answered HTTP 500" in _sheet(tmp_path)
+    assert "queued to done" in _sheet(tmp_path)
+
+
+async def test_fresh_run_replaces_its_own_files(command: Command, tmp_path: Path) -> None:
+    """A second run replaces the files of its rows, and touches nothing else."""
+    to = tmp_path / "out"
+    to.mkdir()
+    (to / "01-master-text-to-video.mp4").write_bytes(b"old")
+    (to / "notes.txt").write_text("mine")
+    ended = await command("demo", _rows(tmp_path, TEXT), "--to", to, "--video", "small")
+    assert ended.code == 0
+    assert (to / "01-master-text-to-video.mp4").read_bytes()[4:8] == b"ftyp"
+    assert sorted(path.name for path in to.iterdir()) == [
+        "01-master-text-to-video.mp4",
+        "index.html",
+        "notes.txt",
+    ]
+
+
+async def test_wrong_rows_start_nothing(command: Command, tmp_path: Path) -> None:
+    """All rows are checked first: one wrong row, named by its number, and nothing is made."""
+    rows = _rows(tmp_path, TEXT, {**TEXT, "seed": 1})
+    ended = await command("demo", rows, "--to", tmp_path / "out")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("kling-async: row 2: seed: unknown key")
+    assert not (tmp_path / "out").exists()
+
+
+async def test_wrong_fault_starts_nothing(command: Command, tmp_path: Path) -> None:
+    """A rule that is none ends the demo before it begins."""
+    ended = await command("demo", "--to", tmp_path / "out", "--fault", "nonsense")
+    assert ended.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+async def test_folder_that_cannot_be(command: Command, tmp_path: Path) -> None:
+    """A file in the place of the folder is one sentence and code 2."""
+    (tmp_path / "out").write_text("a file")
+    ended = await command("demo", "--to", tmp_path / "out")
+    assert ended.code == 2
+    assert "cannot write to" in ended.err
+
+
+async def test_place_that_is_taken(command: Command, tmp_path: Path) -> None:
+    """A folder in the place of a video is a failed row; one in the place of the sheet, code 2."""
+    to = tmp_path / "out"
+    (to / "01-master-text-to-video.mp4").mkdir(parents=True)
+    ended = await command("demo", _rows(tmp_path, TEXT), "--to", to, "--video", "small")
+    assert ended.code == 1
+    assert "cannot write" in _sheet(to)
+    (to / "index.html").unlink()
+    (to / "index.html").mkdir()
+    ended = await command("demo", _rows(tmp_path, TEXT), "--to", to, "--video", "small")
+    assert ended.code == 2
+
+
+async def test_without_the_extra(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without PyAV the demo runs with the small clip, and says how to get real videos."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    ended = await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path)
+    assert ended.code == 0
+    assert 'pip install "kling-async[emulator]"' in ended.err.splitlines()[0]
+
+
+async def test_rendered_without_the_extra(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for rendered videos without PyAV, the demo refuses."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    ended = await command("demo", "--to", tmp_path, "--video", "rendered")
+    assert ended.code == 2
+
+
+async def test_interrupted_demo(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupted demo says what became of it, and leaves no half of a file."""
+    running = asyncio.create_task(command("demo", "--to", tmp_path, "--video", "small"))
+    await asyncio.sleep(2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "interrupted; the emulator has ended" in capsys.readouterr().err
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".jpg", ".png", ".webp"}

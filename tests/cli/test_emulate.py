@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import KlingClient, MasterTextToVideo, Polling, Retry, StandardImageToVideo
+from kling_async.cli import arguments, run
+from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.cli.conftest import Command, Serve
+
+    Emulating = Callable[..., Awaitable[dict[str, str]]]
+
+
+@pytest.fixture
+async def emulating(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Emulating]:
+    """Run `emulate` with options in the background; give what it says to export."""
+    tasks: list[asyncio.Task[int]] = []
+
+    async def emulating(*options: str) -> dict[str, str]:
+        tasks.append(asyncio.create_task(run(arguments.parser().parse_args(["emulate", *options]))))
+        said = ""
+        while said.count("export ") < 2:
+            assert not tasks[-1].done()
+            await asyncio.sleep(0.01)
+            said += capsys.readouterr().out
+        return dict(re.findall(r"^export (\w+)=(.+)$", said, re.MULTILINE))
+
+    yield emulating
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_emulate_prints_what_clients_need(emulating: Emulating) -> None:
+    """The address and the key that it prints are all that a client needs; pictures are served."""
+    env = await emulating("--video", "small")
+    async with KlingClient(env["APIXO_API_KEY"], base_url=env["APIXO_BASE_URL"]) as kling:
+        assert await kling.balance() == 1000.0
+        image = f"{env['APIXO_BASE_URL']}/samples/fox.jpg"
+        result = await kling.generate(StandardImageToVideo("pan left", image))
+    assert result.result_urls[0].startswith(env["APIXO_BASE_URL"])
+
+
+async def test_key_and_faults_reach_the_emulator(emulating: Emulating) -> None:
+    """Key and faults are those of the command line; what is exported is quoted for a shell."""
+    env = await emulating("--api-key", "the $key", "--fault", "any:1=403")
+    assert env["APIXO_API_KEY"] == "'the $key'"
+    async with KlingClient("a-key", base_url=env["APIXO_BASE_URL"]) as kling:
+        with pytest.raises(RefusedError):
+            await kling.balance()
+        with pytest.raises(AuthenticationError):
+            await kling.balance()
+
+
+async def test_speed_reaches_the_emulator(emulating: Emulating) -> None:
+    """At a speed of 100, a video takes less than a second."""
+    env = await emulating("--speed", "100", "--video", "small")
+    polling = Polling(first=0.1, shortest=0.1)
+    async with KlingClient("a", base_url=env["APIXO_BASE_URL"], polling=polling) as kling:
+        result = await kling.generate(MasterTextToVideo("a fox"))
+    assert result.cost_time is not None
+    assert 0.6 <= result.cost_time <= 0.9
+
+
+async def test_account_of_the_emulator(emulating: Emulating) -> None:
+    """Balance and limits are those of the command line."""
+    env = await emulating("--balance", "2", "--concurrent-tasks", "1", "--requests-per-minute", "2")
+    once = Retry(attempts=1)
+    async with KlingClient("a-key", base_url=env["APIXO_BASE_URL"], retry=once) as kling:
+        await kling.submit(MasterTextToVideo("a fox"))
+        with pytest.raises(RateLimitError, match="concurrent"):
+            await kling.submit(MasterTextToVideo("a fox"))
+        with pytest.raises(RateLimitError, match="requests"):
+            await kling.balance()
+        await asyncio.sleep(100)
+        with pytest.raises(BalanceError):
+            await kling.submit(MasterTextToVideo("a fox"))
+
+
+async def test_port_that_is_taken(serve: Serve, command: Command) -> None:
+    """A port that somebody else has is one sentence and code 2."""
+    port = (await serve()).origin.rpartition(":")[2]
+    ended = await command("emulate", "--port", port)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"kling-async: cannot listen on 127.0.0.1 port {port}: ")
+
+
+async def test_rule_that_is_none(command: Command) -> None:
+    """A fault that does not exist is refused with those that do."""
+    ended = await command("emulate", "--fault", "submit:1=boom")
+    assert ended.code == 2
+    assert "lost-answer" in ended.err

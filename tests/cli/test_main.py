@@ -1,0 +1,137 @@
+"""`kling-async` as a process of its own, or as `main` is called by its script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import __version__
+from kling_async.cli import main
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.cli.conftest import Emulate, Execute, Start
+
+
+def _line(process: subprocess.Popen[str], *, err: bool = False) -> str:
+    """Read one line, which is there or comes."""
+    pipe = process.stderr if err else process.stdout
+    assert pipe is not None
+    return pipe.readline()
+
+
+def _deaf(process: subprocess.Popen[str]) -> str:
+    """Close the process's stdout at our end, and give what it says on stderr."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    return process.stderr.read()
+
+
+def test_version(execute: Execute) -> None:
+    """`python -m kling_async --version` prints the version."""
+    ended = execute("--version")
+    assert (ended.code, ended.out, ended.err) == (0, f"kling-async {__version__}\n", "")
+
+
+def test_generate_from_process_to_process(
+    emulate: Emulate, execute: Execute, tmp_path: Path
+) -> None:
+    """A video is made and saved by one process from another, and both leave in peace."""
+    env = emulate("--speed", "1000")
+    ended = execute(
+        "generate", "a fox", "--first-poll", "0.1", "--download-to", str(tmp_path), env=env
+    )
+    (file,) = tmp_path.iterdir()
+    assert (ended.code, ended.out) == (0, f"{file}\n")
+    assert file.read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_names_what_still_runs(emulate: Emulate, start: Start, number: int) -> None:
+    """Ctrl-C and SIGTERM end a command with 130, and the task's reference is told."""
+    process = start("generate", "a fox", env=emulate("--fault", "task:*=stuck"))
+    ref = _line(process, err=True).removeprefix("submitted ").strip()
+    assert ref.startswith("kling-2-1/task_")
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert f"To go on: kling-async wait {ref}\n" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_emulator_ends_in_peace(start: Start, number: int) -> None:
+    """Ctrl-C and SIGTERM are how an emulator is meant to end: code 0, and nothing said."""
+    process = start("emulate")
+    _line(process)
+    _line(process)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 0
+    assert len(err.splitlines()) == 1
+
+
+def test_closed_pipe_is_no_trouble(emulate: Emulate, execute: Execute, start: Start) -> None:
+    """If nobody reads the output any more, the command ends without a complaint."""
+    env = emulate("--speed", "1000000", "--fault", "status:1=slow:0.2")
+    ref = execute("submit", "a fox", env=env).out.strip()
+    process = start("status", ref, env=env)
+    assert _deaf(process) == ""
+    assert process.wait() == 1
+
+
+def test_closed_pipe_names_what_still_runs(emulate: Emulate, start: Start) -> None:
+    """If nobody reads the reference of a task, it is told on stderr."""
+    process = start("submit", "a fox", env=emulate("--fault", "submit:1=slow:0.2"))
+    assert "kling-async wait kling-2-1/task_" in _deaf(process)
+    assert process.wait() == 1
+
+
+def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: Start) -> None:
+    """A closed pipe ends a wait for many tasks, too, and names those that were not told."""
+    env = emulate("--speed", "1000", "--fault", "task:2=stuck", "--fault", "status:1=slow:0.5")
+    refs = [execute("submit", prompt, env=env).out.strip() for prompt in "ab"]
+    process = start("wait", *refs, env=env)
+    assert f"kling-async wait {refs[0]} {refs[1]}\n" in _deaf(process)
+    assert process.wait() == 1
+
+
+def test_main_returns_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`main` takes the arguments and returns the exit code."""
+    monkeypatch.delenv("APIXO_API_KEY", raising=False)
+    assert main(["balance"]) == 2
+    assert "APIXO_API_KEY" in capsys.readouterr().err
+
+
+def test_main_outside_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main` runs in any thread, where signals cannot be caught."""
+    monkeypatch.delenv("APIXO_API_KEY", raising=False)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["balance"])))
+    thread.start()
+    thread.join()
+    assert codes == [2]
+
+
+def test_key_stays_out_of_the_process_list(execute: Execute) -> None:
+    """There is no option for the key."""
+    ended = execute("balance", "--api-key", "a-key", env={**os.environ, "APIXO_API_KEY": "a-key"})
+    assert ended.code == 2
+
+
+def test_no_loop_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main` may be called again and again."""
+    monkeypatch.delenv("APIXO_API_KEY", raising=False)
+    assert [main(["balance"]), main(["balance"])] == [2, 2]
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()

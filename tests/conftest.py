@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from aiohttp import web
+
+from kling_async import KlingClient
+from kling_async.testing import Emulator, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+class Emulate(Protocol):
+    async def __call__(self, *rules: str, **options: Any) -> Emulator: ...  # noqa: ANN401
+
+
+class Connect(Protocol):
+    async def __call__(self, emulator: Emulator, **options: Any) -> KlingClient: ...  # noqa: ANN401
+
+
+class ServeRaw(Protocol):
+    async def __call__(
+        self, talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> str: ...
+
+
+class ServeApp(Protocol):
+    async def __call__(
+        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> str: ...
+
+
+@pytest.fixture
+async def emulate() -> AsyncIterator[Emulate]:
+    """Start an emulator with rules and options; a video takes 60 s in it."""
+    async with AsyncExitStack() as stack:
+
+        async def emulate(*rules: str, **options: Any) -> Emulator:  # noqa: ANN401
+            defaults = {"video": "small", "duration": (60.0, 60.0)}
+            emulator = Emulator(scenario=Scenario.parse(rules), **{**defaults, **options})
+            return await stack.enter_async_context(emulator)
+
+        yield emulate
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Make a client of an emulator; it is closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(emulator: Emulator, **options: Any) -> KlingClient:  # noqa: ANN401
+            defaults = {"api_key": emulator.key, "base_url": emulator.base_url}
+            return await stack.enter_async_context(KlingClient(**{**defaults, **options}))
+
+        yield connect
+
+
+@pytest.fixture
+async def serve_raw() -> AsyncIterator[ServeRaw]:
+    """Start a server that speaks bytes; every connection is closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(
+            talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        ) -> str:
+            talks: set[asyncio.Task[None]] = set()
+
+            async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                try:
+                    await talk(reader, writer)
+                except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                    pass  # the other side has gone, or the test has
+                finally:
+                    writer.close()
+
+            def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                task = asyncio.create_task(run(reader, writer))
+                talks.add(task)
+                task.add_done_callback(talks.discard)
+
+            async def stop() -> None:
+                server.close()
+                for task in talks:
+                    task.cancel()
+                await asyncio.gather(*talks)
+                await asyncio.sleep(0)
+
+            server = await asyncio.start_server(start, "127.0.0.1", 0)
+            stack.push_async_callback(stop)
+            return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        yield serve
+
+
+@pytest.fixture
+async def serve_app() -> AsyncIterator[ServeApp]:
+    """Start a web server in which one handler answers everything."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(
+            handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        ) -> str:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", handler)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+        yield serve

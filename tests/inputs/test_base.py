@@ -1,0 +1,289 @@
+import copy
+import json
+import pickle
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kling_async.errors import InputError
+from kling_async.inputs import (
+    Input,
+    MasterImageToVideo,
+    MasterTextToVideo,
+    ProImageToVideo,
+    StandardImageToVideo,
+    parse_input,
+)
+
+# No property depends on how fast the machine is, or on luck.
+FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+CAT = "https://example.com/cat.jpg"
+DOG = "https://example.com/dog.jpg"
+
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+URLS = st.builds(
+    "{}://{}.example/{}".format,
+    st.sampled_from(["http", "https"]),
+    st.text("abcdefghijklmnopqrstuvwxyz-0123456789", min_size=1, max_size=20),
+    st.text(st.characters(categories=["L", "N", "P"]), max_size=20),
+)
+PROMPTS = st.text(CHARACTERS, min_size=1, max_size=30) | st.builds(
+    str.__mul__, CHARACTERS, st.just(5000)
+)
+OPTIONS = {
+    "duration": st.sampled_from([5, 10]),
+    "negative_prompt": st.none() | st.text(CHARACTERS, max_size=30),
+    "cfg_scale": st.none() | st.integers(0, 10).map(lambda tenth: tenth * 0.1) | st.integers(0, 1),
+    "provider": st.sampled_from([None, "auto", "value", "official"]),
+}
+INPUTS: st.SearchStrategy[Input] = st.one_of(
+    st.builds(StandardImageToVideo, PROMPTS, URLS, **OPTIONS),
+    st.builds(ProImageToVideo, PROMPTS, URLS, end_image_url=st.none() | URLS, **OPTIONS),
+    st.builds(
+        MasterTextToVideo,
+        PROMPTS,
+        aspect_ratio=st.sampled_from(["16:9", "9:16", "1:1"]),
+        **OPTIONS,
+    ),
+    st.builds(MasterImageToVideo, PROMPTS, URLS, **OPTIONS),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(
+    [
+        "model",
+        "mode",
+        "prompt",
+        "duration",
+        "negative_prompt",
+        "cfg_scale",
+        "provider",
+        "image_url",
+        "image_urls",
+        "end_image_url",
+        "aspect_ratio",
+        "seed",
+    ]
+)
+GOOD: dict[str, object] = {"prompt": "x", "image_url": CAT}
+
+
+def problems(cls: type[Input], mapping: dict[str, object]) -> dict[str, str]:
+    """Read a wrong mapping and give what is said of each field."""
+    with pytest.raises(InputError) as caught:
+        cls.from_dict(mapping)
+    found = caught.value.problems
+    assert len(found) == len({problem.field for problem in found})
+    return {problem.field: f"{problem.rule} / {problem.seen}" for problem in found}
+
+
+@FREELY
+@given(INPUTS)
+def test_round_trips(one: Input) -> None:
+    """An input survives plain values, JSON, pickling and copying, equal and of equal hash."""
+    line = json.dumps(one.to_dict())
+    others = [
+        type(one).from_dict(one.to_dict()),
+        type(one).from_dict(json.loads(line)),
+        parse_input(json.loads(line)),
+        pickle.loads(pickle.dumps(one)),  # noqa: S301 - our own bytes
+        copy.copy(one),
+        copy.deepcopy(one),
+    ]
+    for other in others:
+        assert type(other) is type(one)
+        assert other == one
+        assert hash(other) == hash(one)
+        assert json.dumps(other.to_dict()) == line
+    assert set(others) == {one}
+
+
+@FREELY
+@given(INPUTS)
+def test_plain_values(one: Input) -> None:
+    """The plain values begin with model and mode, and hold just what is set."""
+    plain = one.to_dict()
+    assert list(plain)[:2] == ["model", "mode"]
+    assert (plain["model"], plain["mode"]) == (one.model, one.mode)
+    assert None not in plain.values()
+    assert "\n" not in json.dumps(plain)
+
+
+def test_plain_values_of_a_full_input() -> None:
+    """Every field has its own name in the plain values."""
+    one = ProImageToVideo(
+        "x",
+        CAT,
+        end_image_url=DOG,
+        duration=10,
+        negative_prompt="y",
+        cfg_scale=0.1 + 0.2,
+        provider="value",
+    )
+    assert one.to_dict() == {
+        "model": "kling-2-1",
+        "mode": "pro-image-to-video",
+        "prompt": "x",
+        "image_url": CAT,
+        "end_image_url": DOG,
+        "duration": 10,
+        "negative_prompt": "y",
+        "cfg_scale": 0.3,
+        "provider": "value",
+    }
+
+
+def test_falsy_values_are_kept() -> None:
+    """A cfg_scale of 0 and an empty negative prompt are set, not left out."""
+    plain = MasterTextToVideo("x", cfg_scale=0, negative_prompt="").to_dict()
+    assert (plain["cfg_scale"], plain["negative_prompt"]) == (0.0, "")
+
+
+def test_inputs_of_two_modes_differ() -> None:
+    """Two inputs with the same fields and different modes are not equal."""
+    standard: Input = StandardImageToVideo("x", CAT)
+    master: Input = MasterImageToVideo("x", CAT)
+    assert standard != master
+    assert len({standard, master}) == 2
+
+
+@FREELY
+@given(INPUTS, st.dictionaries(KEYS | st.text(max_size=3), JSON, max_size=3))
+def test_any_mapping_is_an_input_or_refused(one: Input, change: dict[str, object]) -> None:
+    """Whatever a JSON object holds, it is an input or an InputError that names fields."""
+    mapping = {**one.to_dict(), **change}
+    try:
+        again = parse_input(mapping)
+    except InputError as error:
+        named = {problem.field for problem in error.problems}
+    else:
+        named = set()
+        assert parse_input(again.to_dict()) == again
+    # What was not changed is not complained of, save as standing beside what was.
+    assert named <= {*change, "image_url", "end_image_url", "image_urls", "aspect_ratio"} or (
+        {"mode", "model"} & set(change)
+    )
+
+
+def test_from_dict_knows_its_own_model_and_mode() -> None:
+    """Model and mode may be left out; given, they must be the class's own."""
+    assert StandardImageToVideo.from_dict(GOOD) == StandardImageToVideo("x", CAT)
+    wrong = {"model": "kling-2-6", "mode": "pro-image-to-video", **GOOD}
+    assert problems(StandardImageToVideo, wrong) == {
+        "model": "must be 'kling-2-1' / 'kling-2-6'",
+        "mode": "must be 'standard-image-to-video' / 'pro-image-to-video'",
+    }
+
+
+def test_unknown_keys_are_named() -> None:
+    """Every key that the mode does not know is named, with its value."""
+    wrong = {**GOOD, "aspect_ratio": "16:9", "seed": 5}
+    assert problems(StandardImageToVideo, wrong) == {
+        "aspect_ratio": "unknown key for standard-image-to-video / '16:9'",
+        "seed": "unknown key for standard-image-to-video / 5",
+    }
+
+
+def test_keys_that_are_no_text() -> None:
+    """Even a key that is no text is just an unknown one."""
+    wrong = dict[object, object](GOOD) | {5: 6}
+    with pytest.raises(InputError, match=r"^5: unknown key for .* \(seen: 6\)$"):
+        StandardImageToVideo.from_dict(wrong)  # type: ignore[arg-type] # on purpose
+
+
+def test_missing_fields_are_named() -> None:
+    """Every field that is due and not given is named."""
+    assert problems(StandardImageToVideo, {}) == {
+        "prompt": "is required / nothing",
+        "image_url": "is required / nothing",
+    }
+    assert problems(MasterTextToVideo, {}) == {"prompt": "is required / nothing"}
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    """Wrong mode, unknown key, missing and broken fields are all in one error."""
+    wrong: dict[str, object] = {"mode": "x", "seed": 1, "duration": 7, "cfg_scale": 0.55}
+    assert list(problems(StandardImageToVideo, wrong)) == [
+        "mode",
+        "seed",
+        "prompt",
+        "image_url",
+        "duration",
+        "cfg_scale",
+    ]
+
+
+def test_rounding_in_a_mapping() -> None:
+    """A number that a class takes for a tenth is taken in a mapping too."""
+    for scale in (0.1 + 0.2, 1.0000000000000002, -0.0, 1):
+        made = MasterTextToVideo("x", cfg_scale=scale)
+        assert MasterTextToVideo.from_dict({"prompt": "x", "cfg_scale": scale}) == made
+
+
+def test_the_mapping_is_left_alone() -> None:
+    """Reading a mapping does not change it."""
+    mapping: dict[str, object] = {"mode": "pro-image-to-video", "prompt": "x", "image_urls": [CAT]}
+    before = copy.deepcopy(mapping)
+    ProImageToVideo.from_dict(mapping)
+    assert mapping == before
+
+
+@pytest.mark.parametrize("urls", [[CAT], (CAT,)])
+def test_the_vendors_list_of_images(urls: object) -> None:
+    """The vendor's `image_urls` are understood in place of `image_url`."""
+    mapping: dict[str, object] = {"prompt": "x", "image_urls": urls}
+    assert StandardImageToVideo.from_dict(mapping) == StandardImageToVideo("x", CAT)
+    assert MasterImageToVideo.from_dict(mapping) == MasterImageToVideo("x", CAT)
+    assert ProImageToVideo.from_dict(mapping) == ProImageToVideo("x", CAT)
+
+
+def test_the_vendors_list_of_two_images() -> None:
+    """In the pro mode the second of `image_urls` is the end image."""
+    mapping = {"prompt": "x", "image_urls": [CAT, DOG]}
+    assert ProImageToVideo.from_dict(mapping) == ProImageToVideo("x", CAT, end_image_url=DOG)
+
+
+@pytest.mark.parametrize("cls", [StandardImageToVideo, MasterImageToVideo])
+@pytest.mark.parametrize("urls", [[], [CAT, DOG], CAT, None, {"0": CAT}, {CAT}])
+def test_exactly_one_image(cls: type[Input], urls: object) -> None:
+    """No image or two, where one is due, is said once, under the name that was used."""
+    assert problems(cls, {"prompt": "x", "image_urls": urls}) == {
+        "image_urls": f"{cls.mode} takes exactly 1 URL / {urls!r}"
+    }
+
+
+@pytest.mark.parametrize("urls", [[], [CAT, CAT, CAT], CAT])
+def test_one_or_two_images(urls: object) -> None:
+    """No image or three, where one or two are due, is said once."""
+    found = problems(ProImageToVideo, {"prompt": "x", "image_urls": urls})
+    assert list(found) == ["image_urls"]
+    assert found["image_urls"].startswith("pro-image-to-video takes 1 or 2 URLs / ")
+
+
+def test_wrong_urls_in_the_list() -> None:
+    """A wrong URL inside `image_urls` is complained of as the field that it becomes."""
+    assert problems(ProImageToVideo, {"prompt": "x", "image_urls": ["cat.jpg", 5]}) == {
+        "image_url": "must be one absolute http(s) URL / 'cat.jpg'",
+        "end_image_url": "must be one absolute http(s) URL / 5",
+    }
+
+
+@pytest.mark.parametrize("beside", [{"image_url": CAT}, {"end_image_url": DOG}])
+def test_images_given_twice(beside: dict[str, object]) -> None:
+    """Images in both spellings would be a guess, and are refused."""
+    wrong: dict[str, object] = {"prompt": "x", "image_urls": [CAT], **beside}
+    assert problems(ProImageToVideo, wrong) == {
+        "image_urls": f"give either image_urls or image_url, not both / {[CAT]!r}"
+    }
+
+
+def test_no_images_for_text() -> None:
+    """Where no image is due, `image_urls` is an unknown key."""
+    assert problems(MasterTextToVideo, {"prompt": "x", "image_urls": [CAT]}) == {
+        "image_urls": f"unknown key for master-text-to-video / {[CAT]!r}"
+    }

@@ -1,0 +1,72 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kling_async.protocol.failures import advice_on, reason_of
+from kling_async.results import FailReason
+
+# No property depends on how fast the machine is, or on luck.
+FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.parametrize(
+    ("reason", "codes"),
+    [
+        (
+            "content",
+            """CONTENT_VIOLATION NSFW_DETECTED SensitiveContent SensitiveContentDetected
+            InputImageSensitiveContentDetected InputOutputSensitiveContentDetected NSFW
+            ProhibitedContentDetected""",
+        ),
+        ("prompt", "PROMPT_TOO_LONG INVALID_PROMPT PromptLengthExceeded"),
+        ("image", "INVALID_IMAGE_URL IMAGE_TOO_LARGE UNSUPPORTED_FORMAT IMAGE_DOWNLOAD_FAILED"),
+        ("timeout", "PROCESSING_TIMEOUT"),
+        ("unavailable", "MODEL_UNAVAILABLE"),
+        ("generation", "GENERATION_FAILED"),
+        ("balance", "INSUFFICIENT_CREDITS"),
+    ],
+)
+def test_codes_of_the_contract(reason: str, codes: str) -> None:
+    """Every fail code that the contract names has the reason that it says."""
+    assert {code: str(reason_of(code)) for code in codes.split()} == dict.fromkeys(
+        codes.split(), reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("OutputVideoSensitiveContentDetected", FailReason.CONTENT),
+        ("nsfw_image", FailReason.CONTENT),
+        ("PROHIBITED_PROMPT", FailReason.CONTENT),
+        ("PolicyViolation", FailReason.CONTENT),
+        ("PROMPT_EMPTY", FailReason.PROMPT),
+        ("ImageTooSmall", FailReason.IMAGE),
+        ("not_enough_credits", FailReason.BALANCE),
+        ("BALANCE_LOW", FailReason.BALANCE),
+    ],
+)
+def test_codes_of_tomorrow(code: str, reason: FailReason) -> None:
+    """A code that is not known is sorted by what it speaks of, a refusal of content first."""
+    assert reason_of(code) is reason
+
+
+@pytest.mark.parametrize("code", ["", "E1234", "processing_timeouts", "🦊", "\ud800"])
+def test_unknown_codes(code: str) -> None:
+    """A code that says nothing is unknown, and no error."""
+    assert reason_of(code) is FailReason.UNKNOWN
+
+
+@FREELY
+@given(st.text(st.characters()))
+def test_any_text_has_a_reason(code: str) -> None:
+    """Whatever the service calls it, there is a reason and advice on it."""
+    assert advice_on(reason_of(code))
+
+
+def test_advice() -> None:
+    """Each reason has advice of its own, and only where it may help speaks of repeating."""
+    said = {reason: advice_on(reason) for reason in FailReason}
+    assert len(set(said.values())) == len(FailReason)
+    again = {reason for reason, words in said.items() if "submit" in words}
+    assert again == {FailReason.TIMEOUT, FailReason.UNAVAILABLE, FailReason.GENERATION}

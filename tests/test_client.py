@@ -1,0 +1,946 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import traceback
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Retry, TaskRef
+from kling_async.errors import (
+    AnswerLostError,
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    BalanceError,
+    ConfigurationError,
+    ConnectError,
+    ContractError,
+    InputError,
+    KlingError,
+    NotFoundError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kling_async.events import Event, Paused, Polled, Retrying, SubmitFailed, Submitted
+from kling_async.limits.local import LocalLimiter
+from kling_async.results import TaskState
+from kling_async.testing import Emulator, ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kling_async.testing.transport import Request, Response
+    from tests.conftest import Connect, Emulate, ServeApp
+
+pytestmark = pytest.mark.virtual_time
+
+FOX = MasterTextToVideo("a fox in fresh snow")
+KEY = "sk-very-secret-key-0123456789"
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def posts(emulator: Emulator) -> int:
+    """Count the submits that arrived."""
+    return sum(arrival.method == "POST" for arrival in emulator.requests)
+
+
+async def settle() -> None:
+    """Let what has been cancelled come to its end."""
+    await asyncio.sleep(0.01)
+
+
+# ---------------------------------------------------------------------------- one of each call
+
+
+async def test_generate(emulate: Emulate, connect: Connect) -> None:
+    """An input becomes a result with its URL after the time that the service takes."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    result = await kling.generate(FOX)
+    assert result.ref.task_id == emulator.ledger[0].task_id
+    assert result.result_urls == (f"{emulator.origin}/files/{result.ref.task_id}.mp4",)
+    assert result.cost_time == 60
+    assert now() == pytest.approx(60, abs=5)
+
+
+async def test_submit(emulate: Emulate, connect: Connect) -> None:
+    """A submit gives a task with its reference as soon as the service has accepted it."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    task = await kling.submit(FOX)
+    assert task.ref == TaskRef("kling-2-1", emulator.ledger[0].task_id)
+    assert now() < 1
+    assert kling.running == (task.ref,)
+
+
+async def test_submit_with_a_callback(emulate: Emulate, connect: Connect) -> None:
+    """The callback URL is sent; one that is not https is refused, and nothing is sent."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    await kling.submit(FOX, callback_url="https://example.com/done")
+    with pytest.raises(InputError, match="callback_url"):
+        await kling.generate(FOX, callback_url="http://example.com/done")
+    assert [entry.callback_url for entry in emulator.ledger] == ["https://example.com/done"]
+    assert posts(emulator) == 1
+
+
+async def test_attach(emulate: Emulate, connect: Connect) -> None:
+    """Another client finds a task by the text of its reference, and attaching sends nothing."""
+    emulator = await emulate()
+    ref = (await (await connect(emulator)).submit(FOX)).ref
+    other = await connect(emulator)
+    before = len(emulator.requests)
+    task, same = other.attach(str(ref)), other.attach(ref)
+    assert len(emulator.requests) == before
+    assert task.ref == same.ref == ref
+    assert (await task).ref == ref
+
+
+async def test_attach_to_what_is_no_reference(emulate: Emulate, connect: Connect) -> None:
+    """A text that is no reference is refused before anything is sent."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    with pytest.raises(InputError, match="ref"):
+        kling.attach("nonsense")
+    with pytest.raises(InputError, match="ref"):
+        await kling.status("nonsense")
+    assert not emulator.requests
+
+
+async def test_status(emulate: Emulate, connect: Connect) -> None:
+    """A status says where the task stands now, asked by reference or by its text."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    ref = (await kling.submit(FOX)).ref
+    assert (await kling.status(ref)).state is TaskState.PENDING
+    await asyncio.sleep(30)
+    assert (await kling.status(str(ref))).state is TaskState.PROCESSING
+    await asyncio.sleep(31)
+    assert (await kling.status(ref)).state is TaskState.SUCCESS
+
+
+async def test_balance(emulate: Emulate, connect: Connect) -> None:
+    """The balance is the account's, in dollars."""
+    kling = await connect(await emulate(balance=74.87))
+    assert await kling.balance() == 74.87
+
+
+async def test_download(emulate: Emulate, connect: Connect, tmp_path: Path) -> None:
+    """A result's video is saved, and again only if that is asked for."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    result = await kling.generate(FOX)
+    (path,) = await kling.download(result, tmp_path / "videos")
+    assert path == tmp_path / "videos" / f"{result.ref.task_id}.mp4"
+    assert path.read_bytes()[4:8] == b"ftyp"
+    assert await kling.download(result, str(tmp_path / "videos")) == (path,)
+    await kling.download(result, tmp_path / "videos", overwrite=True)
+    assert sum(arrival.kind == "file" for arrival in emulator.requests) == 2
+
+
+async def test_a_failed_task(emulate: Emulate, connect: Connect) -> None:
+    """A task that fails raises an error with its reference, code and snapshot."""
+    kling = await connect(await emulate("task:1=fail:NSFW_DETECTED"))
+    with pytest.raises(TaskFailedError, match="NSFW_DETECTED") as caught:
+        await kling.generate(FOX)
+    assert caught.value.ref is not None
+    assert caught.value.snapshot is not None
+    assert kling.running == ()
+
+
+async def test_generate_has_a_deadline(emulate: Emulate, connect: Connect) -> None:
+    """A task that never ends raises at the deadline, and stays among those that run."""
+    kling = await connect(await emulate("task:*=stuck"))
+    with pytest.raises(TaskTimeoutError) as caught:
+        await kling.generate(FOX, timeout=100)
+    assert now() == pytest.approx(100, abs=0.5)
+    assert kling.running == (caught.value.ref,)
+
+
+# ------------------------------------------------------------------------------- settings
+
+
+async def test_key_from_the_environment(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without arguments, the key and the base URL come from the environment."""
+    emulator = await emulate(api_key=KEY)
+    monkeypatch.setenv("APIXO_API_KEY", KEY)
+    for url in (emulator.origin, emulator.base_url, f"{emulator.base_url}/"):
+        monkeypatch.setenv("APIXO_BASE_URL", url)
+        async with KlingClient() as kling:
+            assert await kling.balance() == 1000
+
+
+async def test_arguments_go_before_the_environment(
+    emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key and base URL that are given count, whatever the environment says."""
+    emulator = await emulate(api_key=KEY)
+    monkeypatch.setenv("APIXO_API_KEY", "another")
+    monkeypatch.setenv("APIXO_BASE_URL", "https://example.com")
+    async with KlingClient(f" {KEY}\n", base_url=emulator.origin) as kling:
+        assert await kling.balance() == 1000
+
+
+@pytest.mark.parametrize("key", [None, "", "  \n"])
+def test_without_a_key(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing key is an error at once, that says where keys come from."""
+    monkeypatch.delenv("APIXO_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="APIXO_API_KEY"):
+        KlingClient(key)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\r\nX-Evil: 1", "schlüssel-ü", "tab\tkey"])
+def test_a_key_that_cannot_be_one(key: str) -> None:
+    """A key that could not stand in a header is refused and not quoted."""
+    with pytest.raises(ConfigurationError) as caught:
+        KlingClient(key)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://example.com", "http://10.0.0.1/api/v1", "ftp://x", "x"])
+def test_a_base_url_that_is_not_safe(url: str) -> None:
+    """Plain http is refused but for loopback, before anything is sent."""
+    with pytest.raises(ConfigurationError, match="base URL"):
+        KlingClient(KEY, base_url=url)
+
+
+def test_the_service_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a base URL the client is made for the vendor's service."""
+    monkeypatch.delenv("APIXO_BASE_URL", raising=False)
+    assert "tasks running: 0" in repr(KlingClient(KEY))
+
+
+def test_contradicting_settings() -> None:
+    """Limits beside a limiter, and a session beside a transport, are refused."""
+    with pytest.raises(ConfigurationError, match="limiter"):
+        KlingClient(KEY, limits=Limits(), limiter=LocalLimiter())
+
+    async def main() -> None:
+        transport = ScriptedTransport(lambda _: answer(1))
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(ConfigurationError, match="transport"):
+                KlingClient(KEY, session=session, transport=transport)
+
+    asyncio.run(main())
+
+
+async def test_polling_is_the_one_given(emulate: Emulate, connect: Connect) -> None:
+    """The first poll comes when the given schedule says."""
+    emulator = await emulate()
+    kling = await connect(emulator, polling=Polling(first=7.0, shortest=20.0, longest=20.0))
+    await kling.generate(FOX)
+    polls = [arrival.at for arrival in emulator.requests if arrival.kind == "status"]
+    assert polls == pytest.approx([7, 27, 47, 67], abs=0.5)
+
+
+async def test_polling_waits_for_the_vendors_figure(emulate: Emulate, connect: Connect) -> None:
+    """By default nobody asks before the quickest videos are done; an attached task at once."""
+    emulator = await emulate(duration=(90.0, 90.0))
+    kling = await connect(emulator)
+    task = await kling.submit(MasterTextToVideo("a fox", duration=10))
+    await task
+    polls = [arrival.at for arrival in emulator.requests if arrival.kind == "status"]
+    assert polls[0] == pytest.approx(90, abs=0.1)
+    before = now()
+    await kling.attach(task.ref)
+    assert now() - before < 1
+
+
+# ------------------------------------------------------------------------- loops and sessions
+
+
+def test_several_runs_with_one_client(tmp_path: Path) -> None:
+    """One client serves several runs of a loop, left open or closed; nothing is left behind.
+
+    It runs in a process of its own that turns every warning into a failure.
+    """
+    script = tmp_path / "runs.py"
+    script.write_text(
+        textwrap.dedent("""
+        import asyncio, gc, logging, sys, threading
+        from kling_async import KlingClient, MasterTextToVideo, Polling
+        from kling_async.testing import Emulator
+
+        # Development mode would tell of every turn of the loop that a busy machine made slow.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        unraisable = []
+        sys.unraisablehook = unraisable.append
+        started, stop = threading.Event(), None
+
+        async def serve():
+            global emulator, loop, stop
+            loop, stop = asyncio.get_running_loop(), asyncio.Event()
+            async with Emulator(video="small", speed=10_000) as emulator:
+                started.set()
+                await stop.wait()
+
+        server = threading.Thread(target=asyncio.run, args=(serve(),))
+        server.start()
+        started.wait()
+        fast = Polling(first=0.01, shortest=0.01, longest=0.01)
+        kling = KlingClient(emulator.key, base_url=emulator.base_url, polling=fast)
+
+        async def left_open():
+            results = await asyncio.gather(*(kling.generate(MasterTextToVideo("x")) for _ in "abc"))
+            return {result.ref.model for result in results}
+
+        async def closed():
+            async with kling:
+                return await left_open()
+
+        for main in (left_open, left_open, closed, closed, left_open, closed):
+            assert asyncio.run(main()) == {"kling-2-1"}
+            gc.collect()
+        task = asyncio.run(kling.submit(MasterTextToVideo("x")))
+        async def wait():
+            return await task
+        asyncio.run(wait())
+        assert asyncio.run(wait()).ref == task.ref
+        # Loops that take turns.
+        with asyncio.Runner() as one, asyncio.Runner() as two:
+            for _ in "abc":
+                one.run(left_open())
+                two.run(left_open())
+        asyncio.run(kling.close())
+        assert len(emulator.ledger) == 37, len(emulator.ledger)
+        loop.call_soon_threadsafe(stop.set)
+        server.join()
+        del kling
+        gc.collect()
+        assert not unraisable, unraisable
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(script)],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_a_lent_session_is_not_closed(emulate: Emulate) -> None:
+    """A session that is lent carries the requests and is open afterwards."""
+    emulator = await emulate()
+    async with aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
+        async with KlingClient(emulator.key, base_url=emulator.origin, session=session) as kling:
+            await kling.submit(FOX)
+        assert not session.closed
+        assert await kling.balance() < 1000
+
+
+async def test_a_lent_session_that_is_closed(emulate: Emulate) -> None:
+    """A lent session that its owner has closed is an error that says so."""
+    emulator = await emulate()
+    session = aiohttp.ClientSession()
+    await session.close()
+    kling = KlingClient(emulator.key, base_url=emulator.origin, session=session)
+    with pytest.raises(ConfigurationError, match="lent"):
+        await kling.submit(FOX)
+    await settle()
+    assert kling.running == ()
+
+
+async def test_used_again_after_close(emulate: Emulate, connect: Connect) -> None:
+    """A closed client opens again when it is used; closing twice is no error."""
+    kling = await connect(await emulate())
+    await kling.balance()
+    await kling.close()
+    await kling.close()
+    assert await kling.balance() == 1000
+
+
+# --------------------------------------------------------------------------------------- secrets
+
+
+async def test_redirects_do_not_get_the_key(serve_app: ServeApp) -> None:
+    """A redirect is not followed: where it points to, nothing arrives."""
+    seen: list[web.Request] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.json_response({"code": 200, "data": 1})
+
+    other = await serve_app(elsewhere)
+
+    async def redirect(request: web.Request) -> web.Response:
+        return web.Response(status=int(request.query.get("as", "307")), headers={"Location": other})
+
+    async with KlingClient(KEY, base_url=await serve_app(redirect)) as kling:
+        with pytest.raises(ContractError, match="redirect") as caught:
+            await kling.submit(FOX)
+        assert caught.value.may_have_charged
+        with pytest.raises(ContractError, match="redirect"):
+            await kling.balance()
+    assert not seen
+
+
+async def test_no_error_holds_the_key(
+    serve_app: ServeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the service echoes, no error, event, traceback or log shows the key."""
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    answers = iter(
+        [
+            web.json_response({"code": 401, "message": f"bad key {KEY}"}, status=401),
+            web.json_response({"code": 400, "data": {"error": f"Bearer {KEY}"}}, status=400),
+            web.Response(text=f"<html>Authorization: Bearer {KEY}</html>", status=502),
+            web.Response(text=f"<html>Authorization: Bearer {KEY}</html>"),
+            web.Response(text=f"{KEY} " * 100_000),
+            web.Response(status=302, headers={"Location": f"/?{KEY}"}, text=KEY),
+            web.Response(headers={"X-Bad": "x" * 9000}),
+        ]
+    )
+
+    async def echo(_: web.Request) -> web.Response:
+        return next(answers)
+
+    def bad_hook(_: Event) -> None:
+        raise ValueError
+
+    retry = Retry(attempts=1)
+    hooks = [events.append, bad_hook]
+    kling = KlingClient(KEY, base_url=await serve_app(echo), retry=retry, hooks=hooks)
+    async with kling:
+        for _ in range(7):
+            with pytest.raises(KlingError) as caught:
+                await kling.submit(FOX)
+            shown = "".join(traceback.format_exception(caught.value))
+            shown += repr(caught.value) + repr(vars(caught.value))
+            assert KEY not in shown
+            assert KEY not in repr(pickle.loads(pickle.dumps(caught.value)).__dict__)  # noqa: S301
+    assert KEY not in repr(kling)
+    assert len(events) == 7
+    assert KEY not in repr(events)
+    assert KEY not in caplog.text
+    assert "hook" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------ money
+
+OUTCOMES: list[tuple[str, type[KlingError] | None, bool, int, int]] = [
+    # fault, error, may have charged, POSTs, tasks really started
+    ("401", AuthenticationError, False, 1, 0),
+    ("402", BalanceError, False, 1, 0),
+    ("403", RefusedError, False, 1, 0),
+    ("404", NotFoundError, False, 1, 0),
+    ("410", BadRequestError, False, 1, 0),
+    ("429", None, False, 2, 1),
+    ("429:7", None, False, 2, 1),
+    ("503", None, False, 2, 1),
+    ("503:30", None, False, 2, 1),
+    ("500", ServerError, True, 1, 0),
+    ("502", ServerError, True, 1, 0),
+    ("504", ServerError, True, 1, 0),
+    ("code:401", AuthenticationError, False, 1, 0),
+    ("code:429", None, False, 2, 1),
+    ("code:503", None, False, 2, 1),
+    ("code:500", ServerError, True, 1, 0),
+    ("code:302", ContractError, True, 1, 0),
+    ("reset", AnswerLostError, True, 1, 0),
+    ("hang", AnswerLostError, True, 1, 0),
+    ("lost-answer", AnswerLostError, True, 1, 1),
+    ("cut", AnswerLostError, True, 1, 1),
+    ("garbage", ContractError, True, 1, 1),
+    ("truncated", ContractError, True, 1, 1),
+    ("slow", None, False, 1, 1),
+    ("slow:31", AnswerLostError, True, 1, 1),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "charged", "sent", "started"), OUTCOMES)
+async def test_a_submit_that_goes_wrong(
+    fault: str,
+    kind: type[KlingError] | None,
+    charged: bool,  # noqa: FBT001 - a column of the table
+    sent: int,
+    started: int,
+    emulate: Emulate,
+    connect: Connect,
+) -> None:
+    """Only what cannot have started a task is sent again, and the error says what it may cost."""
+    emulator = await emulate(f"submit:1={fault}")
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    if kind is None:
+        await kling.submit(FOX)
+        assert [type(event) for event in events if isinstance(event, Submitted | SubmitFailed)] == [
+            Submitted
+        ]
+        assert limiter.slots_in_use == 1
+    else:
+        with pytest.raises(kind) as caught:
+            await kling.submit(FOX)
+        assert type(caught.value) is kind
+        assert caught.value.may_have_charged is charged
+        assert not caught.value.retryable
+        assert events == [SubmitFailed(FOX, caught.value)]
+        assert kling.running == ()
+        # A slot stays taken for as long as a task may be running.
+        assert limiter.slots_in_use == charged
+    assert posts(emulator) == sent
+    assert len(emulator.ledger) == started
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("429", RateLimitError), ("503", ServerError)])
+async def test_a_service_that_goes_on_refusing(
+    fault: str, kind: type[KlingError], emulate: Emulate, connect: Connect
+) -> None:
+    """Refusals are repeated so often and no oftener, for free."""
+    emulator = await emulate(f"submit:*={fault}")
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    with pytest.raises(kind) as caught:
+        await kling.submit(FOX)
+    assert not caught.value.may_have_charged
+    assert caught.value.retryable
+    assert posts(emulator) == 6
+    assert not emulator.ledger
+    assert [event.attempt for event in events if isinstance(event, Retrying)] == [1, 2, 3, 4, 5]
+    assert isinstance(events[-1], SubmitFailed)
+    assert sum(isinstance(event, SubmitFailed) for event in events) == 1
+    assert limiter.slots_in_use == 0
+
+
+@pytest.mark.parametrize(("fault", "wait"), [("429:7", 7), ("503:30", 30), ("503:9999", 60)])
+async def test_retry_after(fault: str, wait: float, emulate: Emulate, connect: Connect) -> None:
+    """The service's Retry-After is the least wait, up to the cap of a minute."""
+    emulator = await emulate(f"submit:1={fault}")
+    kling = await connect(emulator)
+    await kling.submit(FOX)
+    first, second = (arrival.at for arrival in emulator.requests)
+    assert wait <= second - first < wait + 1
+
+
+async def test_a_deadline_for_the_repetitions(emulate: Emulate, connect: Connect) -> None:
+    """A wait that would pass the deadline is not begun."""
+    emulator = await emulate("submit:*=503:60")
+    kling = await connect(emulator, retry=Retry(deadline=100.0))
+    with pytest.raises(ServerError):
+        await kling.submit(FOX)
+    assert posts(emulator) == 2
+    assert now() < 100
+
+
+async def test_nobody_listens(emulate: Emulate) -> None:
+    """A refused connection is repeated for free, and then said to be one."""
+    emulator = await emulate()
+    await emulator.__aexit__(None, None, None)
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    url = emulator.base_url
+    async with KlingClient(KEY, base_url=url, hooks=[events.append], limiter=limiter) as kling:
+        with pytest.raises(ConnectError) as caught:
+            await kling.submit(FOX)
+    assert not caught.value.may_have_charged
+    assert sum(isinstance(event, Retrying) for event in events) == 5
+    assert limiter.slots_in_use == 0
+
+
+async def test_a_service_that_starts_late(emulate: Emulate) -> None:
+    """A submit that finds nobody listening at first is sent when somebody does."""
+    first = await emulate()
+    port = int(first.origin.rpartition(":")[2])
+    await first.__aexit__(None, None, None)
+    second = Emulator(port=port, video="small")
+
+    def start(event: Event) -> None:
+        if isinstance(event, Retrying) and event.attempt == 2:
+            starting.append(asyncio.create_task(second.__aenter__()))
+
+    starting: list[asyncio.Task[Emulator]] = []
+    try:
+        async with KlingClient(KEY, base_url=first.base_url, hooks=[start]) as kling:
+            await kling.submit(FOX)
+    finally:
+        await second.__aexit__(None, None, None)
+    assert len(second.ledger) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "500",
+        "502",
+        "503",
+        "504",
+        "reset",
+        "lost-answer",
+        "cut",
+        "garbage",
+        "truncated",
+        "hang",
+        "429",
+        "code:500",
+        "slow:40",
+    ],
+)
+async def test_reads_are_repeated(fault: str, emulate: Emulate, connect: Connect) -> None:
+    """A status or balance call that fails in passing is asked again."""
+    kling = await connect(await emulate(f"status:1={fault}", f"balance:1={fault}"))
+    ref = (await kling.submit(FOX)).ref
+    assert (await kling.status(ref)).ref == ref
+    assert await kling.balance() < 1000
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("401", AuthenticationError), ("404", NotFoundError), ("403", RefusedError)],
+)
+async def test_reads_that_are_refused(
+    fault: str, kind: type[APIError], emulate: Emulate, connect: Connect
+) -> None:
+    """A status call that is refused is not asked again, and the error has the reference."""
+    emulator = await emulate(f"status:*={fault}")
+    kling = await connect(emulator)
+    ref = (await kling.submit(FOX)).ref
+    with pytest.raises(kind) as caught:
+        await kling.status(ref)
+    assert caught.value.ref == ref
+    assert not caught.value.may_have_charged
+    assert sum(arrival.kind == "status" for arrival in emulator.requests) == 1
+
+
+# ----------------------------------------------------------------------------------------- limits
+
+
+async def test_the_client_keeps_the_limits(emulate: Emulate, connect: Connect) -> None:
+    """On a small plan a crowd of generations is served without a single refusal."""
+    emulator = await emulate(requests_per_minute=30, concurrent_tasks=3)
+    kling = await connect(emulator, limits=Limits(requests_per_minute=30, concurrent_tasks=3))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(9):
+            group.create_task(kling.generate(FOX))
+    assert len(emulator.ledger) == 9
+    assert {arrival.status for arrival in emulator.requests} == {200}
+    assert kling.running == ()
+
+
+async def test_one_refusal_pauses_everybody_once(emulate: Emulate, connect: Connect) -> None:
+    """A storm of refusals is one pause, after which all are sent and accepted."""
+    emulator = await emulate("submit:1-20=429:30")
+    events: list[Event] = []
+    kling = await connect(emulator, hooks=[events.append])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(kling.submit(FOX))
+    paused = [event.delay for event in events if isinstance(event, Paused)]
+    assert len(paused) == 1
+    assert paused[0] >= 30
+    late = [arrival.at for arrival in emulator.requests][20:]
+    assert min(late) >= 30
+    assert posts(emulator) == 40
+    assert len(emulator.ledger) == 20
+
+
+async def test_a_refusal_pauses_even_who_gives_up(emulate: Emulate, connect: Connect) -> None:
+    """A request that is not repeated still makes the others wait for as long as was asked."""
+    emulator = await emulate("submit:1=429:20")
+    kling = await connect(emulator, retry=Retry(attempts=1))
+    with pytest.raises(RateLimitError):
+        await kling.submit(FOX)
+    await kling.balance()
+    assert 20 <= now() < 21
+
+
+async def test_a_pause_without_retry_after(emulate: Emulate, connect: Connect) -> None:
+    """Who gives up pauses the others for a random while if the service named none."""
+    events: list[Event] = []
+    kling = await connect(
+        await emulate("submit:1=429"), retry=Retry(attempts=1, base=50.0), hooks=[events.append]
+    )
+    with pytest.raises(RateLimitError):
+        await kling.submit(FOX)
+    (delay,) = [event.delay for event in events if isinstance(event, Paused)]
+    assert 0 <= delay <= 50
+    await kling.balance()
+    assert now() >= delay
+
+
+async def test_a_slot_is_free_when_the_end_is_known(emulate: Emulate, connect: Connect) -> None:
+    """The next submit waits until the first task is seen to have ended, not for its result."""
+    emulator = await emulate("task:1=fail:NSFW")
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=1))
+    first = await kling.submit(FOX)
+    second = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(200)
+    assert not second.done()
+    assert (await first.status()).state is TaskState.FAILED
+    task = await second
+    assert kling.running == (task.ref,)
+
+
+async def test_a_found_task_takes_a_slot(emulate: Emulate, connect: Connect) -> None:
+    """An attached task that still runs is counted against the limit until its end."""
+    emulator = await emulate()
+    ref = (await (await connect(emulator)).submit(FOX)).ref
+    limiter = LocalLimiter(Limits(concurrent_tasks=1))
+    kling = await connect(emulator, limiter=limiter)
+    await kling.status(ref)
+    await kling.status(ref)
+    assert limiter.slots_in_use == 1
+    assert kling.running == (ref,)
+    assert "tasks running: 1" in repr(kling)
+    await kling.attach(ref)
+    assert limiter.slots_in_use == 0
+    await kling.status(ref)
+    assert limiter.slots_in_use == 0
+
+
+async def test_giving_up_does_not_free_the_slot(emulate: Emulate, connect: Connect) -> None:
+    """Neither a timeout nor a cancelled waiter gives the slot of a running task back."""
+    emulator = await emulate("task:*=stuck")
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
+    with pytest.raises(TaskTimeoutError):
+        await kling.generate(FOX, timeout=100)
+    waiting = asyncio.create_task(kling.generate(FOX))
+    await asyncio.sleep(100)
+    waiting.cancel()
+    await settle()
+    assert waiting.cancelled()
+    assert limiter.slots_in_use == 2
+    assert len(kling.running) == 2
+
+
+async def test_as_many_under_way_as_the_limits_say() -> None:
+    """No more requests are under way at one time than a hundredth of a minute's."""
+    under_way = most = 0
+
+    async def script(_: Request) -> Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(100)
+        under_way -= 1
+        return answer(1.0)
+
+    limits = Limits(requests_per_minute=1000)
+    kling = KlingClient(KEY, limits=limits, transport=ScriptedTransport(script))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(40):
+            group.create_task(kling.balance())
+    assert most == limits.connections == 10
+
+
+# ----------------------------------------------------------------------------------- cancellation
+
+
+async def test_cancelled_while_waiting_for_a_slot(emulate: Emulate, connect: Connect) -> None:
+    """Who is cancelled while waiting for a slot has sent nothing and holds nothing."""
+    emulator = await emulate("task:1=stuck")
+    limiter = LocalLimiter(Limits(concurrent_tasks=1))
+    kling = await connect(emulator, limiter=limiter)
+    await kling.submit(FOX)
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(10)
+    waiting.cancel()
+    await settle()
+    assert waiting.cancelled()
+    assert limiter.slots_in_use == 1
+    assert posts(emulator) == 1
+
+
+async def test_cancelled_while_waiting_for_a_permit(emulate: Emulate, connect: Connect) -> None:
+    """Who is cancelled while waiting for a permit has sent nothing, and the slot is free."""
+    emulator = await emulate()
+    limiter = LocalLimiter(Limits(requests_per_minute=1))
+    kling = await connect(emulator, limiter=limiter)
+    await kling.balance()
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(10)
+    assert limiter.slots_in_use == 1
+    waiting.cancel()
+    await settle()
+    assert waiting.cancelled()
+    assert limiter.slots_in_use == 0
+    assert posts(emulator) == 0
+
+
+async def test_cancelled_while_the_service_answers(emulate: Emulate, connect: Connect) -> None:
+    """The answer to a submit is heard though nobody waits for it: the task is not lost."""
+    emulator = await emulate("submit:1=slow:5")
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(2)
+    waiting.cancel()
+    await settle()
+    assert waiting.cancelled()
+    assert not events
+    await asyncio.sleep(5)
+    ref = TaskRef("kling-2-1", emulator.ledger[0].task_id)
+    assert events == [Submitted(ref, FOX)]
+    assert kling.running == (ref,)
+    assert limiter.slots_in_use == 1
+    await kling.attach(ref)
+    assert limiter.slots_in_use == 0
+    assert posts(emulator) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "slots"),
+    [("hang", AnswerLostError, 1), ("503", ServerError, 0), ("500", ServerError, 1)],
+)
+async def test_cancelled_before_it_fails(
+    fault: str, kind: type[KlingError], slots: int, emulate: Emulate, serve_app: ServeApp
+) -> None:
+    """A submit that fails after its caller has gone is told to hooks and not repeated."""
+
+    async def late(_: web.Request) -> web.Response:
+        await asyncio.sleep(10)
+        if fault == "hang":
+            await asyncio.sleep(1000)
+        return web.Response(status=int(fault))
+
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    url = await serve_app(late)
+    async with KlingClient(KEY, base_url=url, hooks=[events.append], limiter=limiter) as kling:
+        waiting = asyncio.create_task(kling.submit(FOX))
+        await asyncio.sleep(2)
+        waiting.cancel()
+        await asyncio.sleep(100)
+        (event,) = events
+        assert isinstance(event, SubmitFailed)
+        assert type(event.error) is kind
+        assert limiter.slots_in_use == slots
+        assert kling.running == ()
+
+
+async def test_cancelled_between_two_tries(emulate: Emulate, connect: Connect) -> None:
+    """Who is cancelled before a repetition has started nothing, and the slot is free."""
+    emulator = await emulate("submit:1=503:30")
+    limiter = LocalLimiter()
+    events: list[Event] = []
+    kling = await connect(emulator, limiter=limiter, hooks=[events.append])
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(10)
+    assert limiter.slots_in_use == 1
+    waiting.cancel()
+    await asyncio.sleep(100)
+    assert waiting.cancelled()
+    assert limiter.slots_in_use == 0
+    assert posts(emulator) == 1
+    assert [type(event) for event in events] == [Retrying, SubmitFailed]
+
+
+async def test_close_hears_the_answers(emulate: Emulate) -> None:
+    """Closing waits for the answers to submits that are under way; then nothing runs on."""
+    emulator = await emulate("submit:*=slow:5")
+    events: list[Event] = []
+    before = asyncio.all_tasks()
+    async with KlingClient(
+        emulator.key, base_url=emulator.base_url, hooks=[events.append]
+    ) as kling:
+        waiting = [asyncio.create_task(kling.submit(FOX)) for _ in range(3)]
+        await asyncio.sleep(1)
+        for task in waiting:
+            task.cancel()
+    assert len(events) == len(kling.running) == 3
+    mine = {task for task in asyncio.all_tasks() - before if "kling" in repr(task.get_coro())}
+    assert not mine
+
+
+async def test_a_close_that_is_cancelled(emulate: Emulate) -> None:
+    """A close that is cut short closes the session all the same, and hooks hear of the loss."""
+    emulator = await emulate("submit:*=hang")
+    events: list[Event] = []
+    kling = KlingClient(emulator.key, base_url=emulator.base_url, hooks=[events.append])
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await kling.close()
+    with pytest.raises(AnswerLostError) as caught:
+        await waiting
+    assert events == [SubmitFailed(FOX, caught.value)]
+
+
+def test_a_loop_that_ends_before_the_answer() -> None:
+    """If the loop ends first, hooks hear that the submit may have been charged."""
+    events: list[Event] = []
+    limiter = LocalLimiter()
+
+    async def script(_: Request) -> Response:
+        await asyncio.sleep(1000)
+        return answer({})
+
+    kling = KlingClient(
+        KEY, transport=ScriptedTransport(script), hooks=[events.append], limiter=limiter
+    )
+
+    async def main() -> None:
+        task = asyncio.create_task(kling.submit(FOX))
+        await asyncio.sleep(1)
+        assert not task.done()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    (event,) = events
+    assert isinstance(event, SubmitFailed)
+    assert isinstance(event.error, AnswerLostError)
+    assert event.error.may_have_charged
+    assert limiter.slots_in_use == 1
+
+
+async def test_an_error_that_is_not_ours() -> None:
+    """What a transport of the user's raises comes through, and the slot stays taken."""
+    limiter = LocalLimiter()
+
+    def script(_: Request) -> Response:
+        raise ZeroDivisionError
+
+    kling = KlingClient(KEY, transport=ScriptedTransport(script), limiter=limiter)
+    with pytest.raises(ZeroDivisionError):
+        await kling.submit(FOX)
+    assert limiter.slots_in_use == 1
+
+
+# ----------------------------------------------------------------------------------------- events
+
+
+async def test_what_hooks_are_told(
+    emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hooks hear of submits, polls and repetitions; one that fails is logged and forgotten."""
+    events: list[Event] = []
+
+    def bad(_: Event) -> None:
+        raise ValueError("a hook of mine")
+
+    kling = await connect(await emulate("status:1=502"), hooks=[bad, events.append])
+    result = await kling.generate(FOX)
+    assert events[0] == Submitted(result.ref, FOX)
+    assert isinstance(events[1], Retrying)
+    assert events[1].what == "status"
+    assert isinstance(events[1].error, ServerError)
+    last = events[-1]
+    assert isinstance(last, Polled)
+    assert last.snapshot.result_urls == result.result_urls
+    assert "a hook failed on Submitted" in caplog.text
+    gc.collect()

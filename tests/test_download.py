@@ -1,0 +1,459 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kling_async import Result, Snapshot, TaskRef
+from kling_async.download import MAX_BYTES, download, file_name
+from kling_async.errors import ConfigurationError, DownloadError, ResultExpiredError
+from kling_async.results import TaskState
+
+if TYPE_CHECKING:
+    from tests.conftest import ServeApp, ServeRaw
+
+pytestmark = pytest.mark.virtual_time
+
+REF = TaskRef("kling-2-1", "task_1")
+VIDEO = bytes(range(256)) * 4096  # a megabyte: several chunks
+
+
+def result(*urls: str, task_id: str = "task_1") -> Result:
+    """Make a result with these URLs."""
+    return Result(TaskRef("kling-2-1", task_id), urls)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Read every file of a folder, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def video(_: web.Request) -> web.Response:
+    """Answer with the video."""
+    return web.Response(body=VIDEO)
+
+
+async def test_files_are_saved(serve_app: ServeApp, tmp_path: Path) -> None:
+    """Each URL becomes a file, in the order of the URLs; nothing else is left."""
+    origin = await serve_app(video)
+    folder = tmp_path / "a" / "b"
+    urls = (f"{origin}/x.mp4?signed=1", f"{origin}/y.MOV", f"{origin}/z")
+    paths = await download(result(*urls), folder)
+    assert paths == (folder / "task_1.mp4", folder / "task_1-2.mov", folder / "task_1-3.mp4")
+    assert content(folder) == {path.name: VIDEO for path in paths}
+
+
+async def test_a_snapshot_will_do(serve_app: ServeApp, tmp_path: Path) -> None:
+    """The snapshot of a finished task can be downloaded too; one without URLs gives nothing."""
+    origin = await serve_app(video)
+    done = Snapshot(REF, TaskState.SUCCESS, result_urls=(f"{origin}/a.mp4",))
+    assert await download(done, tmp_path) == (tmp_path / "task_1.mp4",)
+    assert await download(Snapshot(REF, TaskState.PENDING), tmp_path) == ()
+
+
+async def test_existing_files_are_kept(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A file that is there is neither fetched nor changed, unless that is asked for."""
+    asked = 0
+
+    async def count(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return await video(request)
+
+    url = f"{await serve_app(count)}/a.mp4"
+    (tmp_path / "task_1.mp4").write_bytes(b"mine")
+    await download(result(url), tmp_path)
+    assert asked == 0
+    assert content(tmp_path) == {"task_1.mp4": b"mine"}
+    await download(result(url), tmp_path, overwrite=True)
+    assert asked == 1
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+
+
+async def test_the_old_file_outlives_a_failed_download(serve_app: ServeApp, tmp_path: Path) -> None:
+    """If fetching again fails, the file that was there is as it was."""
+
+    async def broken(_: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    (tmp_path / "task_1.mp4").write_bytes(b"mine")
+    with pytest.raises(DownloadError):
+        await download(result(f"{await serve_app(broken)}/a.mp4"), tmp_path, overwrite=True)
+    assert content(tmp_path) == {"task_1.mp4": b"mine"}
+
+
+async def test_the_name_is_given_at_the_end(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """While a file arrives there is only a hidden part file, none with the final name."""
+    seen: list[str] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        await asyncio.sleep(10)
+        seen.extend(content(tmp_path))
+        writer.write(b"world")
+
+    await download(result(f"{await serve_raw(slow)}/a.mp4"), tmp_path)
+    (part,) = seen
+    assert part.startswith(".task_1.mp4.")
+    assert part.endswith(".part")
+    assert content(tmp_path) == {"task_1.mp4": b"helloworld"}
+
+
+async def test_two_downloads_at_once(serve_app: ServeApp, tmp_path: Path) -> None:
+    """Two downloads of one result into one folder do not disturb each other."""
+    one = result(f"{await serve_app(video)}/a.mp4")
+    await asyncio.gather(*(download(one, tmp_path, overwrite=True) for _ in range(5)))
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+
+
+# ---------------------------------------------------------------------------------- what goes wrong
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        HEAD + b"Content-Length: 100\r\n\r\nhello",
+        HEAD + b"Content-Length: 0\r\n\r\n",
+        HEAD + b"Connection: close\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nhe",
+        HEAD + b"Content-Length: 5\r\nContent-Encoding: gzip\r\n\r\nhello",
+        HEAD + b"Content-Length: 10\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(VIDEO)[:10],
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: file:///etc/passwd\r\n\r\n",
+        b"HTTP/1.1 500 Oh\r\nContent-Length: 5\r\n\r\nhello",
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_a_file_that_does_not_arrive_whole(
+    answer: bytes, serve_raw: ServeRaw, tmp_path: Path
+) -> None:
+    """What is cut, empty, garbled or an error is no file, and leaves none behind."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+
+    url = f"{await serve_raw(cut)}/a.mp4"
+    with pytest.raises(DownloadError) as caught:
+        await download(result(url), tmp_path)
+    error = caught.value
+    assert type(error) is DownloadError
+    assert (error.url, error.ref, error.retryable) == (url, REF, True)
+    assert not error.may_have_charged
+    assert url in str(error)
+    assert content(tmp_path) == {}
+
+
+async def test_a_server_that_stalls(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """A minute without a byte ends the download; the part file is gone."""
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: 100\r\n\r\nhello")
+        await reader.read()
+
+    with pytest.raises(DownloadError, match="whole"):
+        await download(result(f"{await serve_raw(stall)}/a.mp4"), tmp_path)
+    assert asyncio.get_running_loop().time() == pytest.approx(60, abs=2)
+    assert content(tmp_path) == {}
+
+
+async def test_a_slow_server(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """A server that is slow but never silent for a minute may take its time."""
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(50)
+            writer.write(b"x")
+
+    await download(result(f"{await serve_raw(slow)}/a.mp4"), tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": b"x" * 10}
+
+
+async def test_cancellation(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """A cancelled download leaves no part file."""
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"\r\n")
+        while True:
+            writer.write(VIDEO)
+            await writer.drain()
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(download(result(f"{await serve_raw(flood)}/a.mp4"), tmp_path))
+    await asyncio.sleep(5)
+    assert len(content(tmp_path)) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert content(tmp_path) == {}
+
+
+async def test_a_file_that_is_too_large(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """A file beyond any video is given up, and takes no room."""
+
+    async def huge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1) + b"x")
+        await reader.read()
+
+    with pytest.raises(DownloadError, match="larger"):
+        await download(result(f"{await serve_raw(huge)}/a.mp4"), tmp_path)
+    assert asyncio.get_running_loop().time() < 1
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_a_dead_url(status: int, serve_app: ServeApp, tmp_path: Path) -> None:
+    """A URL that is gone has expired: trying again is pointless."""
+
+    async def gone(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    url = f"{await serve_app(gone)}/a.mp4"
+    with pytest.raises(ResultExpiredError, match="15 days") as caught:
+        await download(result(url), tmp_path)
+    assert (caught.value.url, caught.value.ref, caught.value.retryable) == (url, REF, False)
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..b/x.mp4", f"http://{'x' * 64}.com/", "http://1:99999/", "http://[x"]
+)
+async def test_a_url_that_leads_nowhere(url: str, tmp_path: Path) -> None:
+    """A host that cannot be one is an error of ours, not of a codec."""
+    with pytest.raises(DownloadError):
+        await download(result(url), tmp_path)
+
+
+async def test_the_others_are_complete(serve_app: ServeApp, tmp_path: Path) -> None:
+    """If the second of two files fails, the first is there, and is kept at the next try."""
+    asked: list[str] = []
+
+    async def second_fails(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if asked == ["/1.mp4", "/2.mp4"]:
+            return web.Response(status=503)
+        return await video(request)
+
+    origin = await serve_app(second_fails)
+    two = result(f"{origin}/1.mp4", f"{origin}/2.mp4")
+    with pytest.raises(DownloadError, match="503"):
+        await download(two, tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+    await download(two, tmp_path)
+    assert asked == ["/1.mp4", "/2.mp4", "/2.mp4"]
+
+
+async def test_a_folder_that_is_a_file(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A folder that cannot be made is an error before anything is fetched."""
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(DownloadError, match="folder") as caught:
+            await download(result(f"{await serve_app(video)}/a.mp4"), folder)
+        assert not caught.value.retryable
+
+
+async def test_a_name_that_is_taken_by_a_folder(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A file that cannot be given its name is an error that names it, and leaves no part."""
+    (tmp_path / "task_1.mp4" / "x").mkdir(parents=True)
+    with pytest.raises(DownloadError, match=r"cannot write .*task_1\.mp4"):
+        await download(result(f"{await serve_app(video)}/a.mp4"), tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["task_1.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+async def test_a_folder_without_permission(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A folder that may not be written to is an error that names the file."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DownloadError, match="cannot write"):
+            await download(result(f"{await serve_app(video)}/a.mp4"), tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# ------------------------------------------------------------------------------------------ bodies
+
+
+async def test_no_compression_is_asked_for(serve_app: ServeApp, tmp_path: Path) -> None:
+    """The file is asked for as it is, so that its size can be checked."""
+    seen: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append(request.headers["Accept-Encoding"])
+        return await video(request)
+
+    await download(result(f"{await serve_app(note)}/a.mp4"), tmp_path)
+    assert seen == ["identity"]
+
+
+async def test_a_body_that_is_compressed_all_the_same(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A compressed body is unpacked, and its announced size is not held against it."""
+
+    async def packed(_: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(VIDEO), headers={"Content-Encoding": "gzip"})
+
+    await download(result(f"{await serve_app(packed)}/a.mp4"), tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+
+
+async def test_a_body_without_a_size(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A chunked body is complete when its last chunk has come."""
+
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for i in range(0, len(VIDEO), 100_000):
+            await response.write(VIDEO[i : i + 100_000])
+        return response
+
+    await download(result(f"{await serve_app(chunked)}/a.mp4"), tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+
+
+async def test_redirects_are_followed(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A file that has moved is fetched from where it is."""
+
+    async def moved(request: web.Request) -> web.Response:
+        if request.path == "/a.mp4":
+            raise web.HTTPFound("/b.mp4")
+        return await video(request)
+
+    await download(result(f"{await serve_app(moved)}/a.mp4"), tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
+
+
+# ---------------------------------------------------------------------------------- lent sessions
+
+
+async def test_nothing_of_a_lent_session_is_sent(serve_app: ServeApp, tmp_path: Path) -> None:
+    """Of a lent session only the connections are used: no headers, cookies or base URL of it."""
+    seen: list[dict[str, str]] = []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append({name.lower(): value for name, value in request.headers.items()})
+        response = await video(request)
+        response.set_cookie("c", "d")
+        return response
+
+    origin = (await serve_app(note)).replace("127.0.0.1", "localhost")
+    headers = {"Authorization": "Bearer secret", "X-Mine": "1"}
+    async with aiohttp.ClientSession(
+        headers=headers, cookies={"a": "b"}, raise_for_status=True
+    ) as session:
+        await download(result(f"{origin}/1", f"{origin}/2"), tmp_path, session=session)
+        assert not session.closed
+    assert len(seen) == 2
+    for sent in seen:
+        assert not {"authorization", "cookie", "x-mine"} & set(sent)
+
+
+async def test_a_lent_session_shares_its_connections(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """Files that are fetched with a lent session share its connections."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(HEAD + b"Content-Length: 5\r\n\r\nhello")
+
+    url = f"{await serve_raw(serve)}/a.mp4"
+    async with aiohttp.ClientSession() as session:
+        for number in range(3):
+            await download(result(url, task_id=f"t{number}"), tmp_path, session=session)
+    assert connections == 1
+
+
+async def test_a_lent_session_that_is_closed(tmp_path: Path) -> None:
+    """A lent session that is closed is an error that says so; nothing is left open."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await download(result("http://127.0.0.1:1/a.mp4"), tmp_path, session=session)
+
+
+# ------------------------------------------------------------------------------------------- names
+
+TASK_IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Z")), min_size=1, max_size=256)
+
+
+@given(task_id=TASK_IDS, index=st.integers(0, 9), url=st.text() | st.just("http://x/..%2f.mp4/"))
+def test_names_cannot_leave_the_folder(task_id: str, index: int, url: str) -> None:
+    """Whatever the id and the URL, the name is a plain one of a sane length, and visible."""
+    try:
+        ref = TaskRef("kling-2-1", task_id)
+    except ValueError:
+        return
+    name = file_name(ref, index, url)
+    assert Path(name).name == name
+    assert not name.startswith(".")
+    assert name.isascii()
+    assert len(name) < 150
+    assert not set(name) & set('/\\:*?"<>|%\0')
+
+
+@pytest.mark.parametrize(
+    ("task_id", "url", "name"),
+    [
+        ("task_1", "https://x/a.webm?b=c.png#d.gif", "task_1.webm"),
+        ("task_1", "https://x/a.exe", "task_1.mp4"),
+        ("task_1", "https://x/", "task_1.mp4"),
+        ("0123456789abcdef" * 2, "https://x/a.mp4", "0123456789abcdef" * 2 + ".mp4"),
+    ],
+)
+def test_usual_names(task_id: str, url: str, name: str) -> None:
+    """A usual id is the name itself, with the URL's suffix if that is a known one."""
+    assert file_name(TaskRef("kling-2-1", task_id), 0, url) == name
+
+
+@pytest.mark.parametrize(
+    ("task_id", "begins"),
+    [("../../etc/passwd", "etc_passwd-"), ("...", "result-"), ("a" * 200, "a" * 120 + "-")],
+)
+def test_hostile_names(task_id: str, begins: str) -> None:
+    """What a name cannot hold is replaced, and a digest of the id keeps names apart."""
+    assert file_name(TaskRef("kling-2-1", task_id), 0, "https://x/a.mp4").startswith(begins)
+
+
+@given(one=TASK_IDS, other=TASK_IDS)
+def test_two_ids_are_two_names(one: str, other: str) -> None:
+    """Different tasks have different names, or one's file would be taken for the other's."""
+    names = {file_name(TaskRef("m", task_id), 0, "") for task_id in (one, other)}
+    assert len(names) == len({one, other})
+
+
+@pytest.mark.parametrize(("one", "other"), [("a/b", "a_b"), ("a/b", "a?b"), ("a" * 120, "a" * 121)])
+def test_ids_that_are_nearly_the_same(one: str, other: str) -> None:
+    """Ids that differ only in what a name cannot hold have different names."""
+    names = {file_name(TaskRef("m", task_id), 0, "") for task_id in (one, other)}
+    assert len(names) == 2
+
+
+async def test_a_hostile_id_stays_in_the_folder(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A task id that is a path is saved in the folder all the same."""
+    url = f"{await serve_app(video)}/a.mp4"
+    folder = tmp_path / "in"
+    (path,) = await download(result(url, task_id="../../out"), folder)
+    assert path.parent == folder
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    assert content(folder) == {path.name: VIDEO}

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import KlingClient, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async.errors import (
+    AnswerLostError,
+    ConfigurationError,
+    ContractError,
+    KlingError,
+    NotFoundError,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kling_async.results import TaskState
+from kling_async.task import DEFAULT_TIMEOUT, Task
+from kling_async.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from tests.conftest import Connect, Emulate
+
+pytestmark = pytest.mark.virtual_time
+
+REF = TaskRef("kling-2-1", "task_1")
+FIVE = Polling(first=0.0, shortest=5.0, longest=5.0)
+URLS = ("https://example.com/a.mp4",)
+LOST = AnswerLostError("lost", retryable=True, ref=REF)
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+class Service:
+    """Answers status calls from a table of seconds to states or errors, and counts them."""
+
+    def __init__(self, *plan: tuple[float, str | KlingError], delay: float = 0.0) -> None:
+        self.plan = plan
+        self.delay = delay
+        self.asked: list[float] = []
+
+    async def __call__(self, ref: TaskRef) -> Snapshot:
+        self.asked.append(now())
+        await asyncio.sleep(self.delay)
+        said = [what for at, what in self.plan if at <= now()][-1]
+        if isinstance(said, KlingError):
+            raise said
+        state = TaskState(said) if said in set(TaskState) else TaskState.PROCESSING
+        return Snapshot(ref, state, said, result_urls=URLS if said == "success" else ())
+
+    def task(self, polling: Polling = FIVE, *, first_wait: float = 0.0) -> Task:
+        return Task(REF, ask=self, polling=polling, first_wait=first_wait)
+
+
+async def test_await_is_wait() -> None:
+    """Awaiting a task gives its result."""
+    service = Service((0, "processing"), (20, "success"))
+    task = service.task()
+    result = await task
+    assert result.result_urls == URLS
+    assert result.ref == task.ref == REF
+    assert now() == pytest.approx(20, abs=0.1)
+
+
+async def test_the_schedule() -> None:
+    """The first poll comes after the first wait, then the waits grow with the age."""
+    service = Service((0, "processing"), (200, "success"))
+    await service.task(Polling(shortest=1.0, longest=8.0), first_wait=60.0)
+    gaps = [b - a for a, b in zip(service.asked, service.asked[1:], strict=False)]
+    assert service.asked[0] == pytest.approx(60, abs=0.01)
+    assert gaps[0] == pytest.approx(3.0, abs=0.01)
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(8.0, abs=0.01)
+
+
+async def test_a_presumed_age() -> None:
+    """A task that is presumed to be older is asked after at that age's pace."""
+    service = Service((0, "processing"), (10, "success"))
+    await Task(REF, ask=service, polling=Polling(), age=60.0)
+    assert service.asked[0] == pytest.approx(0, abs=0.01)
+    assert service.asked[1] == pytest.approx(3.0, abs=0.01)
+
+
+async def test_snapshot_and_repr() -> None:
+    """A task shows the last thing that it was told, in the service's own words."""
+    service = Service((0, "processing_r2"))
+    task = service.task()
+    assert task.snapshot is None
+    assert repr(task) == "<Task kling-2-1/task_1 not asked yet>"
+    snapshot = await task.status()
+    assert task.snapshot is snapshot
+    assert repr(task) == "<Task kling-2-1/task_1 processing_r2>"
+
+
+async def test_status_asks_once() -> None:
+    """A status call is one question, whatever the schedule says."""
+    service = Service((0, "pending"))
+    task = service.task(first_wait=60.0)
+    await task.status()
+    assert service.asked == pytest.approx([0], abs=0.01)
+
+
+async def test_waiting_for_what_has_ended() -> None:
+    """A task that is known to have ended is not asked after again."""
+    service = Service((0, "success"))
+    task = service.task()
+    assert await task == await task
+    assert len(service.asked) == 1
+
+
+async def test_watch_yields_changes() -> None:
+    """Watching gives each change once, the last when the task has ended."""
+    service = Service((0, "pending"), (12, "processing"), (31, "processing_r2"), (50, "success"))
+    seen = [(round(now()), snapshot.vendor_state) async for snapshot in service.task().watch()]
+    assert seen == [(0, "pending"), (15, "processing"), (35, "processing_r2"), (50, "success")]
+    assert len(service.asked) == 11
+
+
+async def test_watch_ends_with_a_failure_as_a_snapshot() -> None:
+    """Watching yields a failed task's last snapshot; waiting raises it."""
+    service = Service((0, "failed"))
+    task = service.task()
+    assert [snapshot.state async for snapshot in task.watch()] == [TaskState.FAILED]
+    with pytest.raises(TaskFailedError) as caught:
+        await task
+    assert caught.value.ref == REF
+    assert caught.value.snapshot == task.snapshot
+
+
+async def test_the_watchers_own_time_is_not_cut() -> None:
+    """What a caller does between two changes is never interrupted by the deadline."""
+    service = Service((0, "pending"), (10, "processing"))
+    seen = []
+
+    async def watch() -> None:
+        async for snapshot in service.task().watch(timeout=30):
+            seen.append(snapshot)
+            await asyncio.sleep(100)
+
+    with pytest.raises(TaskTimeoutError):
+        await watch()
+    assert now() == pytest.approx(100, abs=0.1)
+    assert len(seen) == 1
+
+
+async def test_unknown_states_are_still_running() -> None:
+    """A state that nobody knows does not end the wait."""
+    service = Service((0, "whatever"), (20, "success"))
+    await service.task()
+    assert now() == pytest.approx(20, abs=0.1)
+
+
+# --------------------------------------------------------------------------------- several waiters
+
+
+async def test_waiters_poll_once_between_them() -> None:
+    """However many wait for a task, it is polled as often as for one."""
+    service = Service((0, "processing"), (60, "success"), delay=0.5)
+    task = service.task()
+    results = await asyncio.gather(*(task.wait() for _ in range(10)))
+    assert len(set(results)) == 1
+    assert len(service.asked) == 12
+
+
+async def test_a_late_waiter_joins() -> None:
+    """Who comes later waits for the next poll that is due, and asks no extra question."""
+    service = Service((0, "processing"), (20, "success"))
+    task = service.task()
+    first = asyncio.create_task(task.wait())
+    await asyncio.sleep(7)
+    await task.wait()
+    await first
+    assert service.asked == pytest.approx([0, 5, 10, 15, 20], abs=0.1)
+
+
+@pytest.mark.parametrize("at", [0.2, 3.0, 5.2, 9.9])
+async def test_cancelling_a_waiter(at: float) -> None:
+    """A cancelled waiter, sleeping or in the middle of a poll, does not disturb the others."""
+    service = Service((0, "processing"), (20, "success"), delay=0.5)
+    task = service.task()
+    waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
+    await asyncio.sleep(at)
+    waiters[0].cancel()
+    for waiter in waiters[1:]:
+        assert (await waiter).result_urls == URLS
+    assert waiters[0].cancelled()
+    # Found no later than it would have been, give or take one poll that was cut short.
+    assert now() <= 23
+
+
+async def test_one_waiters_deadline_is_not_anothers() -> None:
+    """A waiter whose time is up leaves the others waiting."""
+    service = Service((0, "processing"), (60, "success"), delay=0.5)
+    task = service.task()
+    short = asyncio.create_task(task.wait(timeout=10.8))
+    result = await task.wait(timeout=100)
+    assert result.result_urls == URLS
+    with pytest.raises(TaskTimeoutError):
+        await short
+
+
+async def test_a_status_call_beside_a_waiter() -> None:
+    """A status call tells a watcher of a change at its next turn."""
+    service = Service((0, "processing"), (2, "success"))
+    task = service.task()
+    waiter = asyncio.create_task(task.wait())
+    await asyncio.sleep(3)
+    assert (await task.status()).state is TaskState.SUCCESS
+    assert (await waiter).result_urls == URLS
+
+
+# ----------------------------------------------------------------------------------------- trouble
+
+
+async def test_passing_trouble_does_not_end_the_wait() -> None:
+    """Trouble on the way is waited out, for as long as the deadline allows."""
+    service = Service((0, LOST), (40, "success"))
+    await service.task()
+    assert len(service.asked) == 9
+
+
+async def test_trouble_until_the_deadline() -> None:
+    """If trouble lasts until the deadline, the error says so and has it as its cause."""
+    service = Service((0, "pending"), (4, LOST))
+    with pytest.raises(
+        TaskTimeoutError, match=r"last said pending; the last poll failed: lost"
+    ) as caught:
+        await service.task().wait(timeout=50)
+    assert caught.value.__cause__ is LOST
+
+
+async def test_trouble_that_has_passed_is_forgotten() -> None:
+    """Trouble that was over before the deadline is not blamed for it."""
+    service = Service((0, LOST), (20, "processing"))
+    with pytest.raises(TaskTimeoutError) as caught:
+        await service.task().wait(timeout=50)
+    assert "failed" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFoundError("no such task", status=404, ref=REF),
+        ContractError("nonsense", ref=REF),
+        ContractError("nonsense", retryable=True, ref=REF),
+    ],
+)
+async def test_what_is_raised_at_once(error: KlingError) -> None:
+    """A refusal, and an answer that makes no sense, end the wait."""
+    service = Service((0, "processing"), (10, error))
+    with pytest.raises(type(error)) as caught:
+        await service.task()
+    assert caught.value is error
+    assert now() == pytest.approx(10, abs=0.1)
+
+
+async def test_success_without_urls() -> None:
+    """A success without result URLs is an error that says so."""
+
+    async def ask(ref: TaskRef) -> Snapshot:
+        return Snapshot(ref, TaskState.SUCCESS, "success")
+
+    with pytest.raises(ContractError, match="no result URLs") as caught:
+        await Task(REF, ask=ask, polling=FIVE)
+    assert caught.value.ref == REF
+
+
+# ---------------------------------------------------------------------------------------- deadline
+
+
+async def test_the_deadline() -> None:
+    """At the deadline the error carries the reference and the last snapshot."""
+    service = Service((0, "pending"), (10, "processing"))
+    task = service.task()
+    with pytest.raises(TimeoutError) as caught:
+        await task.wait(timeout=33)
+    error = caught.value
+    assert isinstance(error, TaskTimeoutError)
+    assert now() == pytest.approx(33, abs=0.01)
+    assert error.ref == REF
+    assert error.snapshot == task.snapshot
+    assert error.snapshot is not None
+    assert error.snapshot.state is TaskState.PROCESSING
+    assert "33 s" in str(error)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (copy.ref, copy.snapshot, str(copy)) == (error.ref, error.snapshot, str(error))
+
+
+async def test_a_deadline_before_the_first_poll() -> None:
+    """If the deadline comes first, the error says that nobody has asked."""
+    service = Service((0, "pending"))
+    with pytest.raises(TaskTimeoutError, match="not asked yet") as caught:
+        await service.task(first_wait=60.0).wait(timeout=30)
+    assert caught.value.snapshot is None
+    assert not service.asked
+
+
+async def test_a_deadline_in_the_middle_of_a_poll() -> None:
+    """A poll that hangs does not hold up the deadline, and a later wait finds the result."""
+    service = Service((0, "success"), delay=1000.0)
+    task = service.task()
+    with pytest.raises(TaskTimeoutError):
+        await task.wait(timeout=10)
+    assert now() == pytest.approx(10, abs=0.01)
+    service.delay = 0.0
+    assert (await task).result_urls == URLS
+
+
+async def test_the_default_deadline() -> None:
+    """Without a timeout the wait ends after half an hour."""
+    assert DEFAULT_TIMEOUT == 1800
+    with pytest.raises(TaskTimeoutError):
+        await Service((0, "pending")).task()
+    assert now() == pytest.approx(1800, abs=0.1)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+async def test_a_timeout_that_is_none(timeout: float) -> None:
+    """There is always a deadline: a timeout must be positive and finite."""
+    service = Service((0, "success"))
+    with pytest.raises(ConfigurationError, match="timeout"):
+        await service.task().wait(timeout=timeout)
+    assert not service.asked
+
+
+# ------------------------------------------------------------------------------------------- loops
+
+
+def test_waiting_on_two_loops() -> None:
+    """A second loop asks at once, and goes on at the pace of the task's age."""
+    service = Service((0, "processing"))
+    task = service.task(Polling(shortest=1.0, longest=100.0), first_wait=60.0)
+
+    async def give_up() -> None:
+        with pytest.raises(TaskTimeoutError):
+            await task.wait(timeout=100)
+
+    async def wait() -> None:
+        service.asked.clear()
+        service.plan += ((20, "success"),)
+        await task
+
+    for main in (give_up, wait):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+    assert service.asked[0] == pytest.approx(0, abs=0.01)
+    assert service.asked[1] == pytest.approx(5.0, abs=0.1)  # 5 % of the 100 s that have passed
+
+
+# ------------------------------------------------------------------------------- with real sockets
+
+
+async def test_trouble_with_a_real_service(emulate: Emulate, connect: Connect) -> None:
+    """A wait goes on through a minute of gateway errors and dropped connections."""
+    emulator = await emulate("status:1-6=502", "status:7-12=reset", "status:13-18=cut")
+    kling: KlingClient = await connect(emulator)
+    task = await kling.submit(MasterTextToVideo("a fox"))
+    assert (await task).ref == task.ref
+
+
+async def test_an_unknown_task(emulate: Emulate, connect: Connect) -> None:
+    """Waiting for a task that does not exist is refused with its reference."""
+    kling: KlingClient = await connect(await emulate())
+    with pytest.raises(NotFoundError) as caught:
+        await kling.attach(REF)
+    assert caught.value.ref == REF
