@@ -84,9 +84,8 @@ class KlingClient:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
-        limits = limits or Limits()
-        self._connections = limits.connections
         self._limiter = limiter or LocalLimiter(limits)
+        self._connections = self._limiter.limits.connections
         self._polling = polling or Polling()
         self._retry = retry or Retry()
         self._hooks = tuple(hooks)
@@ -182,7 +181,11 @@ class KlingClient:
             KlingError: Whatever :meth:`submit` and :meth:`Task.wait` raise.
         """
         task = await self.submit(input, callback_url=callback_url)
-        return await task.wait(timeout)
+        try:
+            return await task.wait(timeout)
+        except KlingError as error:
+            error.may_have_charged = True  # whatever went wrong with the waiting, a task exists
+            raise
 
     def attach(self, ref: TaskRef | str) -> Task:
         """Make a task from its reference, or from the text of it. Sends nothing.

@@ -166,6 +166,35 @@ async def test_a_failed_task(emulate: Emulate, connect: Connect) -> None:
     assert kling.running == ()
 
 
+async def test_generate_may_have_charged_once_a_task_exists(
+    emulate: Emulate, connect: Connect
+) -> None:
+    """A refused status call says that generate may have cost money, and names the task."""
+    kling = await connect(await emulate("status:1=401"))
+    with pytest.raises(AuthenticationError) as caught:
+        await kling.generate(FOX)
+    assert caught.value.may_have_charged
+    assert caught.value.ref in kling.running
+
+
+async def test_requests_under_way_follow_the_limiter() -> None:
+    """A limiter for a small plan lets but four requests be under way at one time."""
+    limiter = LocalLimiter(Limits(requests_per_minute=300))
+    under_way = most = 0
+
+    async def script(_: Request) -> Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(10)
+        under_way -= 1
+        return answer(1.0)
+
+    kling = KlingClient(KEY, limiter=limiter, transport=ScriptedTransport(script))
+    await asyncio.gather(*(kling.balance() for _ in range(20)))
+    assert most == 4
+
+
 async def test_generate_has_a_deadline(emulate: Emulate, connect: Connect) -> None:
     """A task that never ends raises at the deadline, and stays among those that run."""
     kling = await connect(await emulate("task:*=stuck"))

@@ -58,6 +58,10 @@ class Limiter(Protocol):
     One limiter serves all clients that use the same key: give it to each of them.
     """
 
+    @property
+    def limits(self) -> Limits:
+        """The numbers that it keeps."""
+
     async def request(self) -> float:
         """Wait until one more request may be sent; return the moment, for :meth:`pause`."""
 

@@ -35,13 +35,18 @@ class LocalLimiter:
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self._pace = _Pace(self.limits.requests_per_minute)
-        self._slots = _Slots(self.limits.concurrent_tasks, self.limits.presumed_lifetime)
+        self._limits = limits or Limits()
+        self._pace = _Pace(self._limits.requests_per_minute)
+        self._slots = _Slots(self._limits.concurrent_tasks, self._limits.presumed_lifetime)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<LocalLimiter {self.limits!r} slots in use: {self._slots.used}>"
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers that it keeps."""
+        return self._limits
 
     @property
     def slots_in_use(self) -> int:

@@ -19,8 +19,8 @@ from kling_async import KlingClient, Limits, MasterTextToVideo, Polling
 from kling_async.transport import connector
 from tests.bench import figures, server
 
-TASKS = 1_000
-ROUNDS = 15
+TASKS = 2_000
+ROUNDS = 9
 AT_ONCE = 100
 
 INPUTS = [MasterTextToVideo(f"a fox in fresh snow, take {number}") for number in range(TASKS)]
@@ -51,8 +51,9 @@ class SubmitLane(aiohttp.TCPConnector):
         traces: list[aiohttp.tracing.Trace],
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.connector.Connection:
-        lane = self._lane if req.method == "POST" else super()
-        return await lane.connect(req, traces, timeout)
+        if req.method == "POST":
+            return await self._lane.connect(req, traces, timeout)
+        return await super().connect(req, traces, timeout)
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         await self._lane.close(abort_ssl=abort_ssl)
