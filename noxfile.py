@@ -110,4 +110,4 @@ def wheel(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print how fast it is, as ratios of one run."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", "-s", "tests/bench", *session.posargs)
+    session.run("python", "-m", "tests.bench", *session.posargs)

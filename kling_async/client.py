@@ -19,7 +19,6 @@ from kling_async.errors import (
     RateLimitError,
 )
 from kling_async.events import Event, Hook, Paused, Polled, Retrying, SubmitFailed, Submitted
-from kling_async.limits import Limiter, Limits, Slot
 from kling_async.limits.local import LocalLimiter
 from kling_async.policy.polling import Polling
 from kling_async.policy.retry import Retry
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from kling_async.inputs import Input
+    from kling_async.limits import Limiter, Limits, Slot
 
 __all__ = ["KlingClient"]
 

@@ -123,7 +123,6 @@ class AiohttpTransport:
             hdrs.ACCEPT: "application/json",
             hdrs.USER_AGENT: _USER_AGENT,
         }
-        self._submit_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
         self._lent = session
         self._own: dict[
             asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None]]
@@ -132,12 +131,16 @@ class AiohttpTransport:
     async def send(self, request: Request, timeout: float) -> Response:
         """Send once and read the whole answer; see :class:`Transport`."""
         session = await self._session()
+        # Our own session has the key among its defaults; one that is lent is not changed.
+        headers = self._headers if session is self._lent else {}
+        if request.body is not None:
+            headers = {**headers, hdrs.CONTENT_TYPE: "application/json"}
         try:
             async with session.request(
                 request.method,
                 URL(self._base_url + request.path, encoded=True),
                 data=request.body,
-                headers=self._headers if request.body is None else self._submit_headers,
+                headers=headers,
                 timeout=_timeouts(timeout),
                 # A redirect would carry the key to wherever it points.
                 allow_redirects=False,
@@ -167,7 +170,9 @@ class AiohttpTransport:
         if loop not in self._own or self._own[loop][0].closed:
             await self._forget(loop)
             session = aiohttp.ClientSession(
-                connector=connector(self._connections), cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector(self._connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
             )
             guard = _closing(session)
             await anext(guard)

@@ -132,10 +132,9 @@ class _Pace:
 class _Slot:
     """A slot in use, until it is released or its task is presumed to have ended."""
 
-    def __init__(self, slots: _Slots, ends_at: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, slots: _Slots, ends_at: float) -> None:
         self._slots: _Slots | None = slots
         self.ends_at = ends_at
-        self.timer = loop.call_at(ends_at, self.release)
 
     def release(self) -> None:
         if self._slots is not None:
@@ -149,7 +148,10 @@ class _Slots:
     def __init__(self, limit: int, lifetime: float) -> None:
         self._limit = limit
         self._lifetime = lifetime
-        self._held: set[_Slot] = set()
+        # In the order in which they were taken, and so in that of their presumed ends: one timer,
+        # for the oldest, is enough.
+        self._held: dict[_Slot, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[_Slot]] = deque()
 
     @property
@@ -161,7 +163,8 @@ class _Slots:
         self._waiting.clear()
         for slot in self._held:
             slot.ends_at += shift
-            slot.timer = loop.call_at(slot.ends_at, slot.release)
+        self._timer = None
+        self._watch()
 
     async def take(self) -> _Slot:
         if len(self._held) < self._limit:  # then nobody waits: see give_back
@@ -178,13 +181,25 @@ class _Slots:
             raise
 
     def adopt(self) -> _Slot:
-        slot = _Slot(self, self._loop.time() + self._lifetime, self._loop)
-        self._held.add(slot)
+        slot = _Slot(self, self._loop.time() + self._lifetime)
+        self._held[slot] = None
+        self._watch()
         return slot
 
+    def _watch(self) -> None:
+        """Set the timer for the presumed end of the oldest, unless it is set."""
+        if self._timer is None and self._held:
+            self._timer = self._loop.call_at(next(iter(self._held)).ends_at, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for slot in [slot for slot in self._held if slot.ends_at <= now]:
+            slot.release()
+        self._timer = None
+        self._watch()
+
     def give_back(self, slot: _Slot) -> None:
-        self._held.discard(slot)
-        slot.timer.cancel()
+        del self._held[slot]
         while self._waiting and len(self._held) < self._limit:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -38,11 +38,13 @@ async def wait_for_all(origin: str) -> dict[str, float]:
     sizes_bytes: list[int] = []
     ticking = asyncio.create_task(tick(moments, sizes_bytes))
     polling = Polling(first=1.0, shortest=1.0)
-    async with KlingClient("a-key", base_url=origin, polling=polling) as client:
-        async with asyncio.TaskGroup() as waiters:
-            for number in range(TASKS):
-                one = MasterTextToVideo(f"a fox in fresh snow, take {number}")
-                waiters.create_task(client.generate(one))
+    async with (
+        KlingClient("a-key", base_url=origin, polling=polling) as client,
+        asyncio.TaskGroup() as waiters,
+    ):
+        for number in range(TASKS):
+            one = MasterTextToVideo(f"a fox in fresh snow, take {number}")
+            waiters.create_task(client.generate(one))
     ticking.cancel()
     late = [max(0.0, after - before - TICK) for before, after in pairwise(moments)]
     return {
