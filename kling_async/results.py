@@ -82,7 +82,7 @@ class TaskRef:
         model, slash, task_id = text.strip().partition("/") if isinstance(text, str) else ("",) * 3
         if not slash:
             seen = repr(text)[:80]
-            rule = "a reference such as kling-2-1/task_12345678"
+            rule = "must be a reference such as kling-2-1/task_12345678"
             raise InputError(problems=[Problem("ref", rule, seen)])
         return cls(model, task_id)
 
