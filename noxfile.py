@@ -99,6 +99,9 @@ def wheel(session: nox.Session) -> None:
         shutil.copy(ROOT / "tests" / "test_installed.py", away)
         with session.chdir(away):
             session.run(python, "-X", "dev", "-W", "error", "-m", "pytest", external=True)
+            # The types of optional packages are known only where those are.
+            extras = f"{built}[cli,emulator,pytest]"
+            session.run(python, "-m", "pip", "install", "--quiet", extras, external=True)
             # It looks for packages beside the first Python of PATH; its --pythonpath does not count
             # together with --verifytypes.
             env = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}

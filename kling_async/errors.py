@@ -117,7 +117,7 @@ class InputError(KlingError, ValueError):
     """An input breaks one or more rules. Nothing was sent; ``problems`` holds them all."""
 
     def __init__(self, message: str = "", *, problems: Iterable[Problem] = ()) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__(message or "; ".join(str(problem) for problem in self.problems))
 
 
@@ -160,7 +160,7 @@ class ContractError(RequestError):
     ) -> None:
         super().__init__(message, may_have_charged=may_have_charged, retryable=retryable, ref=ref)
         self.status = status
-        self.body = body[:BODY_EXCERPT]
+        self.body: str = body[:BODY_EXCERPT]
 
 
 class APIError(KlingError):
@@ -188,7 +188,7 @@ class APIError(KlingError):
         super().__init__(text, may_have_charged=may_have_charged, retryable=retryable, ref=ref)
         self.status = status
         self.code = code
-        self.message = message[:BODY_EXCERPT]
+        self.message: str = message[:BODY_EXCERPT]
         self.retry_after = retry_after
 
 

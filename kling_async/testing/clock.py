@@ -79,5 +79,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         job.add_done_callback(self._job_done)
         return job
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads to end, which takes no virtual time, whatever the ``timeout``."""
+        del timeout  # it would be counted in virtual seconds, while threads end in real ones
+        self._virtual.at_work += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._virtual.at_work -= 1
+
     def _job_done(self, _job: object) -> None:
         self._virtual.at_work -= 1

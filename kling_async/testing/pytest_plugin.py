@@ -102,6 +102,10 @@ def _needs_extra() -> None:
     )
 
 
+# What these are is pytest's affair.
+kling_emulator: object
+kling_client: object
+
 if find_spec("pytest_asyncio"):
     import pytest_asyncio
 
