@@ -203,3 +203,12 @@ async def test_subprocesses_are_real() -> None:
     )
     out, _ = await process.communicate()
     assert (process.returncode, out.strip()) == (0, b"hello")
+
+
+async def test_ending_threads_takes_no_virtual_time() -> None:
+    """However short the time limit in virtual seconds, threads have the real time they need."""
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(len, ())
+    before = loop.time()
+    await loop.shutdown_default_executor(1e-9)  # type: ignore[call-arg]  # as Python 3.12 has it
+    assert loop.time() - before < 1e-3
