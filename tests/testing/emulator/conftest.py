@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}
 
@@ -73,12 +72,6 @@ class Start(Protocol):
     async def __call__(self, *rules: str, **options: Any) -> Peer: ...  # noqa: ANN401
 
 
-class Serve(Protocol):
-    async def __call__(
-        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> str: ...
-
-
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     """Start an emulator with scenario rules and options."""
@@ -93,22 +86,3 @@ async def start() -> AsyncIterator[Start]:
             return Peer(emulator, await stack.enter_async_context(session))
 
         yield start
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """Start a server in which one handler answers everything, and give its origin."""
-    async with AsyncExitStack() as stack:
-
-        async def serve(
-            handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-        ) -> str:
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", handler)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-        yield serve

@@ -16,7 +16,8 @@ from kling_async.testing import samples
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.testing.emulator.conftest import Peer, Serve, Start
+    from tests.conftest import ServeApp
+    from tests.testing.emulator.conftest import Peer, Start
 
 TEXT = {"input": {"mode": "master-text-to-video", "prompt": "a fox"}}
 
@@ -129,7 +130,7 @@ async def test_bodies_beyond_one_mebibyte(start: Start) -> None:
     assert peer.emulator.ledger == ()
 
 
-async def test_images_are_read(start: Start, serve: Serve) -> None:
+async def test_images_are_read(start: Start, serve_app: ServeApp) -> None:
     """A good image lets the task go on, a bad one fails it about a second later."""
     good = io.BytesIO()
     Image.new("RGB", (16, 9)).save(good, "PNG")
@@ -139,7 +140,7 @@ async def test_images_are_read(start: Start, serve: Serve) -> None:
         return web.Response(body=body) if body else web.Response(status=404)
 
     peer = await start()
-    origin = await serve(handler)
+    origin = await serve_app(handler)
     codes = {}
     for path in ("/good", "/gif", "/none"):
         task_id = await peer.submit(prompt="x", image_urls=[origin + path])

@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from tests.testing.emulator.conftest import Serve, Start
+    from tests.conftest import ServeApp
+    from tests.testing.emulator.conftest import Start
 
 
 class Receiver:
@@ -27,11 +28,11 @@ class Receiver:
         return web.Response(status=status or 200, headers=headers)
 
 
-async def test_one_post_at_the_end(start: Start, serve: Serve) -> None:
+async def test_one_post_at_the_end(start: Start, serve_app: ServeApp) -> None:
     """A callback is the status answer of the ended task, posted once at its end."""
     receiver = Receiver()
     peer = await start()
-    url = f"{await serve(receiver.answer)}/token"
+    url = f"{await serve_app(receiver.answer)}/token"
     task_id = await peer.submit(callback_url=url)
     await asyncio.sleep(1000)
     ((at, body),) = receiver.got
@@ -47,20 +48,20 @@ async def test_one_post_at_the_end(start: Start, serve: Serve) -> None:
     assert peer.emulator.ledger[0].callback_url == url
 
 
-async def test_failed_tasks_call_back_too(start: Start, serve: Serve) -> None:
+async def test_failed_tasks_call_back_too(start: Start, serve_app: ServeApp) -> None:
     """A task that failed is reported as failed."""
     receiver = Receiver()
     peer = await start("task:1=fail:NSFW")
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(100)
     assert receiver.got[0][1]["data"]["failCode"] == "NSFW"
 
 
-async def test_retries_after_30_s_2_min_10_min(start: Start, serve: Serve) -> None:
+async def test_retries_after_30_s_2_min_10_min(start: Start, serve_app: ServeApp) -> None:
     """Anything but exactly 200 is tried again after 30 s, 2 min and 10 min, then given up."""
     receiver = Receiver(201, 500, 302, 404, 204)
     peer = await start()
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(10_000)
     times = [at for at, _ in receiver.got]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
@@ -69,31 +70,31 @@ async def test_retries_after_30_s_2_min_10_min(start: Start, serve: Serve) -> No
     assert [d.attempt for d in peer.emulator.deliveries] == [1, 2, 3, 4]
 
 
-async def test_speed_shortens_the_retries(start: Start, serve: Serve) -> None:
+async def test_speed_shortens_the_retries(start: Start, serve_app: ServeApp) -> None:
     """The waits between attempts follow the emulator's speed."""
     receiver = Receiver(500)
     peer = await start(speed=10.0)
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(100)
     times = [at for at, _ in receiver.got]
     assert times == pytest.approx([6, 9], abs=0.5)
 
 
-async def test_redirects_are_not_followed(start: Start, serve: Serve) -> None:
+async def test_redirects_are_not_followed(start: Start, serve_app: ServeApp) -> None:
     """A redirect is not 200, and is not followed."""
     receiver = Receiver(307, 301)
     peer = await start()
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(10_000)
     assert [d.status for d in peer.emulator.deliveries] == [307, 301, 200]
     assert len(receiver.got) == 3
 
 
-async def test_an_answer_must_come_within_30_s(start: Start, serve: Serve) -> None:
+async def test_an_answer_must_come_within_30_s(start: Start, serve_app: ServeApp) -> None:
     """A receiver that takes longer than 30 s has not answered."""
     receiver = Receiver(0)
     peer = await start()
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(10_000)
     assert [d.status for d in peer.emulator.deliveries] == [None, 200]
 
@@ -107,20 +108,20 @@ async def test_nobody_listens(url: str, start: Start) -> None:
     assert [d.status for d in peer.emulator.deliveries] == [None] * 4
 
 
-async def test_stuck_tasks_never_call_back(start: Start, serve: Serve) -> None:
+async def test_stuck_tasks_never_call_back(start: Start, serve_app: ServeApp) -> None:
     """No end, no callback."""
     receiver = Receiver()
     peer = await start("task:1=stuck")
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await asyncio.sleep(100_000)
     assert receiver.got == []
 
 
-async def test_leaving_ends_the_deliveries(start: Start, serve: Serve) -> None:
+async def test_leaving_ends_the_deliveries(start: Start, serve_app: ServeApp) -> None:
     """An emulator that stops does not call back any more, and leaves nothing running."""
     receiver = Receiver()
     peer = await start()
-    await peer.submit(callback_url=await serve(receiver.answer))
+    await peer.submit(callback_url=await serve_app(receiver.answer))
     await peer.emulator.__aexit__(None, None, None)
     await asyncio.sleep(1000)
     assert receiver.got == []

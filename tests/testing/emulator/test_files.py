@@ -16,7 +16,8 @@ from kling_async.testing import media, samples
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.testing.emulator.conftest import Peer, Serve, Start
+    from tests.conftest import ServeApp
+    from tests.testing.emulator.conftest import Peer, Start
 
 
 async def url_of(peer: Peer, **fields: Any) -> str:  # noqa: ANN401
@@ -71,7 +72,7 @@ async def test_rendered_picture(start: Start) -> None:
     assert size_of((await get(peer, url))[1]) == (640, 640, 5.0)
 
 
-async def test_a_picture_that_has_gone(start: Start, serve: Serve) -> None:
+async def test_a_picture_that_has_gone(start: Start, serve_app: ServeApp) -> None:
     """If a picture was dropped and cannot be read again, the prompt alone makes the video."""
     gone = False
     noise = io.BytesIO()
@@ -84,7 +85,7 @@ async def test_a_picture_that_has_gone(start: Start, serve: Serve) -> None:
         return web.Response(body=noise.getvalue())
 
     peer = await start()
-    origin = await serve(handler)
+    origin = await serve_app(handler)
     url = await url_of(peer, prompt="x", image_urls=[f"{origin}/first"])
     gone = True
     # Enough other pictures to push the first one out of the memory.

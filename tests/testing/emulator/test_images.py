@@ -14,7 +14,7 @@ from kling_async.testing.emulator.images import MAX_BYTES, ImageProblem, ImageRe
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.testing.emulator.conftest import Serve
+    from tests.conftest import ServeApp
 
 
 def picture(kind: str, size: tuple[int, int] = (32, 18)) -> bytes:
@@ -42,7 +42,7 @@ async def problem(reader: ImageReader, url: str) -> str:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("decode", [True, False])
 async def test_good_images(
-    kind: str, *, decode: bool, serve: Serve, session: aiohttp.ClientSession
+    kind: str, *, decode: bool, serve_app: ServeApp, session: aiohttp.ClientSession
 ) -> None:
     """JPEG, PNG and WebP are taken, whatever they are called."""
 
@@ -50,7 +50,7 @@ async def test_good_images(
         return web.Response(body=picture(kind), content_type="text/plain")
 
     reader = ImageReader(lambda: session, decode=decode)
-    url = f"{await serve(handler)}/a.gif"
+    url = f"{await serve_app(handler)}/a.gif"
     await reader.check(url)
     assert bool(await reader.picture(url)) is decode
 
@@ -67,7 +67,7 @@ async def test_good_images(
     ],
 )
 async def test_bad_content(
-    body: bytes, code: str, *, decode: bool, serve: Serve, session: aiohttp.ClientSession
+    body: bytes, code: str, *, decode: bool, serve_app: ServeApp, session: aiohttp.ClientSession
 ) -> None:
     """What is too large or no picture gets the documented code."""
 
@@ -75,10 +75,10 @@ async def test_bad_content(
         return web.Response(body=body, content_type="image/jpeg")
 
     reader = ImageReader(lambda: session, decode=decode)
-    assert await problem(reader, await serve(handler)) == code
+    assert await problem(reader, await serve_app(handler)) == code
 
 
-async def test_too_many_pixels(serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_too_many_pixels(serve_app: ServeApp, session: aiohttp.ClientSession) -> None:
     """A small file that unfolds into a huge picture is too large."""
     body = io.BytesIO()
     Image.new("1", (9000, 9000)).save(body, "PNG")
@@ -87,17 +87,19 @@ async def test_too_many_pixels(serve: Serve, session: aiohttp.ClientSession) -> 
         return web.Response(body=body.getvalue())
 
     reader = ImageReader(lambda: session, decode=True)
-    assert await problem(reader, await serve(handler)) == "IMAGE_TOO_LARGE"
+    assert await problem(reader, await serve_app(handler)) == "IMAGE_TOO_LARGE"
 
 
-async def test_the_largest_image_allowed(serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_the_largest_image_allowed(
+    serve_app: ServeApp, session: aiohttp.ClientSession
+) -> None:
     """Exactly 10 MB are taken."""
     body = b"\xff\xd8\xff" + bytes(MAX_BYTES - 3)
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body)
 
-    await ImageReader(lambda: session, decode=False).check(await serve(handler))
+    await ImageReader(lambda: session, decode=False).check(await serve_app(handler))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,9 @@ async def test_urls_that_are_none(url: str, session: aiohttp.ClientSession) -> N
 
 
 @pytest.mark.parametrize("path", ["/404", "/drop", "/loop", "/file", "/never"])
-async def test_downloads_that_fail(path: str, serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_downloads_that_fail(
+    path: str, serve_app: ServeApp, session: aiohttp.ClientSession
+) -> None:
     """A refusal, a lost connection, endless redirects and silence are IMAGE_DOWNLOAD_FAILED."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -134,7 +138,7 @@ async def test_downloads_that_fail(path: str, serve: Serve, session: aiohttp.Cli
         return web.Response(status=404)
 
     reader = ImageReader(lambda: session, decode=False)
-    assert await problem(reader, f"{await serve(handler)}{path}") == "IMAGE_DOWNLOAD_FAILED"
+    assert await problem(reader, f"{await serve_app(handler)}{path}") == "IMAGE_DOWNLOAD_FAILED"
 
 
 async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
@@ -146,7 +150,7 @@ async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize(("redirects", "good"), [(5, True), (6, False)])
 async def test_five_redirects(
-    redirects: int, *, good: bool, serve: Serve, session: aiohttp.ClientSession
+    redirects: int, *, good: bool, serve_app: ServeApp, session: aiohttp.ClientSession
 ) -> None:
     """Five redirects are followed, six are not."""
 
@@ -157,14 +161,14 @@ async def test_five_redirects(
         return web.Response(body=picture("PNG"))
 
     reader = ImageReader(lambda: session, decode=False)
-    url = f"{await serve(handler)}/{redirects}"
+    url = f"{await serve_app(handler)}/{redirects}"
     if good:
         await reader.check(url)
     else:
         assert await problem(reader, url) == "IMAGE_DOWNLOAD_FAILED"
 
 
-async def test_one_reading_for_many(serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_one_reading_for_many(serve_app: ServeApp, session: aiohttp.ClientSession) -> None:
     """A URL that many name at once is fetched once, and again a minute later."""
     fetched = 0
 
@@ -174,7 +178,7 @@ async def test_one_reading_for_many(serve: Serve, session: aiohttp.ClientSession
         return web.Response(body=picture("PNG"))
 
     reader = ImageReader(lambda: session, decode=True)
-    url = await serve(handler)
+    url = await serve_app(handler)
     await asyncio.gather(*(reader.check(url) for _ in range(20)))
     await reader.picture(url)
     assert fetched == 1
