@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kling_async._version import __version__
+    from kling_async.batch import Batch, Item
     from kling_async.client import KlingClient
     from kling_async.errors import (
         AnswerLostError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         ContractError,
         DownloadError,
         InputError,
+        JournalError,
         KlingError,
         MissingExtraError,
         NotFoundError,
@@ -41,12 +43,14 @@ if TYPE_CHECKING:
     from kling_async.events import (
         Event,
         Hook,
+        Left,
         Paused,
         Polled,
         Retrying,
         SubmitFailed,
         Submitted,
     )
+    from kling_async.fanout import Outcome
     from kling_async.inputs import (
         Input,
         MasterImageToVideo,
@@ -59,7 +63,15 @@ if TYPE_CHECKING:
     from kling_async.limits.local import LocalLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
-    from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
+    from kling_async.results import (
+        FailReason,
+        Result,
+        SavedFile,
+        Snapshot,
+        TaskRef,
+        TaskState,
+    )
+    from kling_async.submits import Witness
     from kling_async.task import Task
     from kling_async.transport import Transport
 
@@ -69,6 +81,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BalanceError",
+    "Batch",
     "ConfigurationError",
     "ConnectError",
     "ContractError",
@@ -78,8 +91,11 @@ __all__ = [
     "Hook",
     "Input",
     "InputError",
+    "Item",
+    "JournalError",
     "KlingClient",
     "KlingError",
+    "Left",
     "Limiter",
     "Limits",
     "LocalLimiter",
@@ -87,6 +103,7 @@ __all__ = [
     "MasterTextToVideo",
     "MissingExtraError",
     "NotFoundError",
+    "Outcome",
     "Paused",
     "Polled",
     "Polling",
@@ -99,6 +116,7 @@ __all__ = [
     "ResultExpiredError",
     "Retry",
     "Retrying",
+    "SavedFile",
     "ServerError",
     "Slot",
     "Snapshot",
@@ -112,6 +130,7 @@ __all__ = [
     "TaskState",
     "TaskTimeoutError",
     "Transport",
+    "Witness",
     "__version__",
     "parse_input",
 ]
@@ -120,7 +139,7 @@ __all__ = [
 _HOMES = {
     "_version": ("__version__",),
     "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
-    "results": ("FailReason", "Result", "Snapshot", "TaskRef", "TaskState"),
+    "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
     "inputs": (
         "Input",
         "MasterImageToVideo",
@@ -129,14 +148,26 @@ _HOMES = {
         "StandardImageToVideo",
         "parse_input",
     ),
-    "events": ("Event", "Hook", "Paused", "Polled", "Retrying", "SubmitFailed", "Submitted"),
+    "events": (
+        "Event",
+        "Hook",
+        "Left",
+        "Paused",
+        "Polled",
+        "Retrying",
+        "SubmitFailed",
+        "Submitted",
+    ),
     "policy.polling": ("Polling",),
     "policy.retry": ("Retry",),
     "limits": ("Limiter", "Limits", "Slot"),
     "limits.local": ("LocalLimiter",),
     "transport": ("Transport",),
     "task": ("Task",),
+    "fanout": ("Outcome",),
+    "submits": ("Witness",),
     "client": ("KlingClient",),
+    "batch": ("Batch", "Item"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
-from itertools import count
-from random import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from kling_async.errors import (
-    AnswerLostError,
-    ConfigurationError,
-    KlingError,
-    RateLimitError,
-)
-from kling_async.events import Event, Hook, Paused, Polled, Retrying, SubmitFailed, Submitted
+from attrs import evolve
+
+from kling_async.calls import Calls
+from kling_async.errors import ConfigurationError, InputError, KlingError
+from kling_async.events import Hook, Left, Polled
+from kling_async.fanout import FanOut, Flight, Outcome
+from kling_async.inputs import Input
 from kling_async.limits.local import LocalLimiter
+from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
 from kling_async.policy.retry import Retry
+from kling_async.polls import Polls
 from kling_async.protocol import requests, responses
-from kling_async.results import Result, Snapshot, TaskRef
+from kling_async.results import Result, SavedFile, Snapshot, TaskRef
+from kling_async.submits import Submits, kind_of
 from kling_async.task import DEFAULT_TIMEOUT, Task
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     import aiohttp
 
-    from kling_async.inputs import Input
-    from kling_async.limits import Limiter, Limits, Slot
+    from kling_async.limits import Limiter, Limits
+    from kling_async.submits import Witness
 
 __all__ = ["KlingClient"]
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
+
+# References that a warning names; hooks are given all of them.
+_SHOWN = 20
 
 
 class KlingClient:
@@ -84,25 +86,24 @@ class KlingClient:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
-        self._limiter = limiter or LocalLimiter(limits)
-        self._connections = self._limiter.limits.connections
-        self._polling = polling or Polling()
+        limiter = limiter or LocalLimiter(limits)
+        self._limits = limiter.limits
         self._retry = retry or Retry()
-        self._hooks = tuple(hooks)
-        self._transport = transport or AiohttpTransport(
+        transport = transport or AiohttpTransport(
             base_url=requests.normal_base_url(
                 base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
             ),
             api_key=_checked_key(api_key),
-            connections=self._connections,
+            connections=self._limits.connections,
             session=session,
         )
         self._session = session
-        self._slots: dict[TaskRef, Slot] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
+        polls = Polls(polling or Polling(), self._limits)
+        self._submits = Submits(self._calls, polls, self.status)
 
     def __repr__(self) -> str:
-        return f"<KlingClient tasks running: {len(self._slots)}>"
+        return f"<KlingClient tasks running: {len(self.running)}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,9 +119,11 @@ class KlingClient:
     @property
     def running(self) -> tuple[TaskRef, ...]:
         """The tasks that this client knows of and has not seen end."""
-        return tuple(self._slots)
+        return self._submits.running
 
-    async def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
+    async def submit(
+        self, input: Input, *, callback_url: str | None = None, witness: Witness | None = None
+    ) -> Task:
         """Send an input; return its task once the service has accepted it.
 
         Waits for a free slot and for the request limit first. What cannot have cost money is
@@ -131,6 +134,7 @@ class KlingClient:
         Args:
             input: What to generate.
             callback_url: A public https address that the service shall call at the end.
+            witness: Is told right before each sending and of the acceptance.
 
         Raises:
             InputError: The callback URL is not https. Nothing was sent.
@@ -139,27 +143,7 @@ class KlingClient:
             ConnectError: The service cannot be reached.
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
-        request = requests.submit(input, callback_url)
-        slot = await self._limiter.slot()
-        self._bind()
-        sending: asyncio.Task[Task] | None = None
-
-        async def once() -> Task:
-            nonlocal sending
-            sending = asyncio.create_task(self._submit_once(input, request, slot))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
-            return await asyncio.shield(sending)
-
-        try:
-            return await self._call(request, once)
-        finally:
-            if sending is None:
-                slot.release()
-            elif sending.done():
-                self._settle(input, slot, sending)
-            else:  # the caller is gone; the answer is still heard
-                sending.add_done_callback(partial(self._settle, input, slot))
+        return await self._submits.submit(input, callback_url, witness)
 
     async def generate(
         self,
@@ -187,18 +171,39 @@ class KlingClient:
             error.may_have_charged = True  # whatever went wrong with the waiting, a task exists
             raise
 
-    def attach(self, ref: TaskRef | str) -> Task:
+    def attach(
+        self,
+        ref: TaskRef | str,
+        *,
+        input: Input | None = None,
+        submitted_at: datetime | None = None,
+    ) -> Task:
         """Make a task from its reference, or from the text of it. Sends nothing.
+
+        A task that this client has seen running is that very task.
+
+        Args:
+            ref: What finds the task.
+            input: What was asked for, if you know it: it tells how long the task should take.
+            submitted_at: When the service accepted it, if you know that. Such a task is presumed
+                to be running: it takes a slot, and is asked after when it may have ended.
+                Without it, it is asked after at once.
 
         Raises:
             InputError: The text is not a reference.
         """
         if not isinstance(ref, TaskRef):
             ref = TaskRef.parse(ref)
-        # It is presumed to be as old as the quickest are when they end: asked after at once,
-        # then at the pace of the time in which tasks usually end.
-        age = self._polling.first_wait(ref.model, "", 5)
-        return Task(ref, ask=self.status, polling=self._polling, age=age)
+        if (running := self._submits.find(ref)) is not None:
+            return running
+        kind = Kind(ref.model) if input is None else kind_of(input)
+        if submitted_at is None:
+            return self._submits.task(ref, kind, None)
+        age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
+        task = self._submits.task(ref, kind, age)
+        if age < self._limits.presumed_lifetime:
+            self._submits.hold(task)
+        return task
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
         """Ask once where a task stands. Trouble on the way is retried.
@@ -212,13 +217,83 @@ class KlingClient:
         request = requests.status(asked)
 
         async def once() -> Snapshot:
-            response = await self._send(request)
-            return responses.status(request, response, asked, _now())
+            response = await self._calls.send(request)
+            return responses.status(request, response, asked, datetime.now(UTC))
 
-        snapshot = await self._call(request, once)
-        self._keep_slot(snapshot)
-        self._tell(Polled(snapshot))
+        snapshot = await self._calls.call(request, once)
+        self._submits.note(snapshot)
+        self._calls.tell(Polled, snapshot)
         return snapshot
+
+    def generate_many(
+        self,
+        inputs: Iterable[Input] | AsyncIterable[Input],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncGenerator[Outcome]:
+        """Generate from many inputs at once; yield what became of each as it finishes.
+
+        An input is drawn only when it can soon be submitted, so that a generator of a million
+        needs no more memory than one of a thousand. A failure is an outcome with an ``error``;
+        it never hides the others.
+
+        Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
+        service go on there. They are named in a warning of the logger ``kling_async``, in the
+        event :class:`~kling_async.Left`, and in :attr:`running`. To have ended when the
+        next line runs, use ``contextlib.aclosing``.
+
+        Args:
+            inputs: Any iterable or async iterable. An error that it raises ends the loop and
+                is raised here.
+            in_flight: How many may run at one time; else the limit of concurrent tasks.
+            ordered: Yield in the order of the inputs. What has finished out of turn is kept;
+                if it is as many as ``in_flight``, no more are drawn until the first is told.
+            timeout: Seconds to wait for each task, counted from the service's acceptance.
+
+        Raises:
+            ConfigurationError: A number makes no sense.
+        """
+
+        async def generate(flight: Flight[Input]) -> Outcome:
+            outcome = Outcome(flight.index, flight.item)
+            try:
+                if not isinstance(flight.item, Input):
+                    told = f"not an input such as MasterTextToVideo: {flight.item!r:.80}"
+                    raise InputError(told)
+                task = await self.submit(flight.item, witness=flight)
+                flight.enter()
+                return evolve(outcome, task_ref=task.ref, result=await task.wait(timeout))
+            except KlingError as error:
+                return evolve(outcome, task_ref=flight.ref, error=error)
+
+        return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
+
+    def carry(
+        self,
+        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        items: Iterable[_T] | AsyncIterable[_T],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+    ) -> AsyncGenerator[Outcome]:
+        """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
+
+        Args:
+            work: What to do with an item; see :class:`~kling_async.fanout.Flight`.
+            items: Any iterable or async iterable.
+            in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
+            ordered: Yield in the order of the items.
+        """
+        limits = self._limits
+        fan_out = FanOut(
+            work,
+            in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
+            at_the_door=limits.connections,
+            ordered=ordered,
+        )
+        return fan_out.outcomes(items, self._submits.answered, self._left)
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -230,120 +305,71 @@ class KlingClient:
         request = requests.balance()
 
         async def once() -> float:
-            return responses.balance(request, await self._send(request), _now())
+            response = await self._calls.send(request)
+            return responses.balance(request, response, datetime.now(UTC))
 
-        return await self._call(request, once)
+        return await self._calls.call(request, once)
 
     async def download(
-        self, result: Result | Snapshot, folder: str | os.PathLike[str], *, overwrite: bool = False
+        self,
+        result: Result | Snapshot,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Save a result's videos to a folder, and return the paths in the order of the URLs.
 
-        A file that is there already is kept and not fetched again. The API key is not sent.
+        A file that is there already is kept and not fetched again; one that did not arrive
+        whole goes on where it ended. The API key is not sent.
 
         Args:
             result: What a finished task gave.
             folder: Where to save; made if it does not exist.
+            name: What to call the files; else by the task's id. The suffix is added.
             overwrite: Fetch again what is there already.
 
         Raises:
             DownloadError: A file did not arrive whole. The others are complete.
             ResultExpiredError: A URL is dead.
         """
+        saved = await self.save(result, folder, name=name, overwrite=overwrite)
+        return tuple(Path(folder) / file.name for file in saved)
+
+    async def save(
+        self,
+        result: Result | Snapshot,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> tuple[SavedFile, ...]:
+        """Do as :meth:`download` does, and return sizes and checksums, too."""
         from kling_async.download import download
 
-        return await download(result, folder, overwrite=overwrite, session=self._session)
+        return await download(
+            result,
+            folder,
+            name=name,
+            overwrite=overwrite,
+            session=self._session,
+            retry=self._retry,
+        )
 
     async def close(self) -> None:
         """Let the submits that are under way be answered, then close the own session.
 
         Remote tasks go on. The client may be used again afterwards.
         """
-        self._bind()
         try:
-            if self._sending:
-                await asyncio.wait(self._sending)
+            await self._submits.answered()
         finally:
-            await self._transport.close()
+            await self._calls.transport.close()
 
-    async def _call(self, request: requests.Request, once: Callable[[], Awaitable[_T]]) -> _T:
-        """Send within the limits, and again as often as the retry policy says."""
-        self._bind()
-        begun: float | None = None
-        for attempt in count(1):
-            # The connection comes before the permit to use it: what has been admitted is on
-            # its way, and cannot pile up and arrive all at once.
-            async with self._gate:
-                permit = await self._limiter.request()
-                begun = self._clock() if begun is None else begun
-                try:
-                    return await once()
-                except KlingError as failed:
-                    error = failed
-            delay = self._retry.wait(error, attempt, self._clock() - begun, random())  # noqa: S311 - jitter, not secrets
-            if isinstance(error, RateLimitError):
-                pause = delay
-                if pause is None:  # this request gives up; the others wait all the same
-                    asked = min(error.retry_after or 0.0, self._retry.cap)
-                    pause = max(asked, self._retry.backoff(attempt, random()))  # noqa: S311 - as above
-                if self._limiter.pause(pause, permit):
-                    self._tell(Paused(pause))
-            if delay is None:
-                raise error
-            self._tell(Retrying(request.kind, error, attempt, delay))
-            if not isinstance(error, RateLimitError):  # the limiter holds those back by itself
-                await asyncio.sleep(delay)
-        raise AssertionError  # pragma: no cover - count() does not end
-
-    async def _submit_once(self, sent: Input, request: requests.Request, slot: Slot) -> Task:
-        """Send a submit once. Runs to its end, though the one who asked may be gone."""
-        ref = responses.submit(request, await self._send(request), sent.model, _now())
-        self._slots[ref] = slot
-        self._tell(Submitted(ref, sent))
-        first = self._polling.first_wait(sent.model, sent.mode, getattr(sent, "duration", None))
-        return Task(ref, ask=self.status, polling=self._polling, first_wait=first)
-
-    def _settle(self, sent: Input, slot: Slot, sending: asyncio.Task[Task]) -> None:
-        """Conclude a submit: its slot is free if it is certain that no task has started."""
-        error: BaseException | None
-        if sending.cancelled():  # the loop itself is ending
-            told = "the event loop ended before a submit was answered; it may have been charged"
-            error = AnswerLostError(told, may_have_charged=True)
-        else:
-            error = sending.exception()
-        if isinstance(error, KlingError):
-            self._tell(SubmitFailed(sent, error))
-            if not error.may_have_charged:
-                slot.release()
-
-    def _send(self, request: requests.Request) -> Awaitable[responses.Response]:
-        return self._transport.send(request, self._retry.request_timeout)
-
-    def _keep_slot(self, snapshot: Snapshot) -> None:
-        """Give a slot back as soon as its task is known to have ended."""
-        slot = self._slots.get(snapshot.ref)
-        if snapshot.state.ended:
-            if slot is not None:
-                del self._slots[snapshot.ref]
-                slot.release()
-        elif slot is None:
-            self._slots[snapshot.ref] = self._limiter.adopt()
-
-    def _tell(self, event: Event) -> None:
-        for hook in self._hooks:
-            try:
-                hook(event)
-            except Exception:  # noqa: BLE001 - a hook is the user's code; ours must go on
-                _log.exception("a hook failed on %s", type(event).__name__)
-
-    def _bind(self) -> None:
-        """Make anew what belongs to one event loop."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._clock = loop.time
-            self._gate = asyncio.Semaphore(self._connections)
-            self._sending: set[asyncio.Task[Task]] = set()
+    def _left(self, refs: tuple[TaskRef, ...]) -> None:
+        shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
+        _log.warning("%d tasks go on at the service, unattended: %s", len(refs), shown)
+        self._calls.tell(Left, refs)
 
 
 def _checked_key(api_key: str | None) -> str:
@@ -353,7 +379,3 @@ def _checked_key(api_key: str | None) -> str:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError("the API key holds characters that no key has")
     return key
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -22,6 +22,7 @@
         TaskTimeoutError          we stopped waiting, the task goes on; also TimeoutError
       DownloadError               the file did not arrive; .url
         ResultExpiredError        the result URL is dead
+      JournalError                a batch's journal cannot be used
       MissingExtraError           an optional package is not installed; also ImportError
 
 Each error answers three questions. *Whose fault* is its class. *May I repeat it* is
@@ -53,6 +54,7 @@ __all__ = [
     "ContractError",
     "DownloadError",
     "InputError",
+    "JournalError",
     "KlingError",
     "MissingExtraError",
     "NotFoundError",
@@ -290,6 +292,10 @@ class DownloadError(KlingError):
 
 class ResultExpiredError(DownloadError):
     """The result URL is dead. The contract says that URLs live for 15 days, perhaps one."""
+
+
+class JournalError(KlingError):
+    """A batch's journal cannot be read or written. What it holds is not lost."""
 
 
 class MissingExtraError(KlingError, ImportError):

@@ -14,7 +14,7 @@ from kling_async.errors import KlingError
 from kling_async.inputs import Input
 from kling_async.results import Snapshot, TaskRef
 
-__all__ = ["Event", "Hook", "Paused", "Polled", "Retrying", "SubmitFailed", "Submitted"]
+__all__ = ["Event", "Hook", "Left", "Paused", "Polled", "Retrying", "SubmitFailed", "Submitted"]
 
 
 @frozen
@@ -57,5 +57,12 @@ class Paused:
     delay: float
 
 
-Event = Submitted | SubmitFailed | Polled | Retrying | Paused
+@frozen
+class Left:
+    """A fan-out or batch has ended early; these tasks go on at the service, unattended."""
+
+    refs: tuple[TaskRef, ...]
+
+
+Event = Submitted | SubmitFailed | Polled | Retrying | Paused | Left
 Hook = Callable[[Event], object]

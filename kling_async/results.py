@@ -10,7 +10,7 @@ from attrs import frozen
 
 from kling_async.errors import InputError, Problem
 
-__all__ = ["FailReason", "Result", "Snapshot", "TaskRef", "TaskState"]
+__all__ = ["FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"]
 
 # The contract calls ids opaque, so only what could not be stored on one line is refused.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -58,14 +58,13 @@ class TaskRef:
     task_id: str
 
     def __attrs_post_init__(self) -> None:
-        problems = [
-            Problem(name, rule, repr(value)[:80])
-            for name, value, pattern, rule in (
-                ("model", self.model, _MODEL, "a model's name, such as kling-2-1"),
-                ("task_id", self.task_id, _TASK_ID, "1 to 256 characters without spaces"),
-            )
-            if not isinstance(value, str) or not pattern.fullmatch(value)
-        ]
+        problems = []
+        if not isinstance(self.model, str) or not _MODEL.fullmatch(self.model):
+            rule = "a model's name, such as kling-2-1"
+            problems.append(Problem("model", rule, repr(self.model)[:80]))
+        if not isinstance(self.task_id, str) or not _TASK_ID.fullmatch(self.task_id):
+            rule = "1 to 256 characters without spaces"
+            problems.append(Problem("task_id", rule, repr(self.task_id)[:80]))
         if problems:
             raise InputError(problems=problems)
 
@@ -135,3 +134,20 @@ class Result:
             "completed_at": self.completed_at and self.completed_at.isoformat(),
             "cost_time": self.cost_time,
         }
+
+
+@frozen
+class SavedFile:
+    """One file of a result, complete on disk.
+
+    Attributes:
+        url: Where it came from.
+        name: Its name inside the folder that it was saved to.
+        size_bytes: Its size.
+        sha256: The checksum of its content, in hexadecimal.
+    """
+
+    url: str
+    name: str
+    size_bytes: int
+    sha256: str

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kling_async.errors import ConfigurationError, ContractError, KlingError, TaskTimeoutError
 from kling_async.protocol import responses
 
 if TYPE_CHECKING:
-    from kling_async.policy.polling import Polling
+    from kling_async.polls import Course, Polls
     from kling_async.results import Result, Snapshot, TaskRef
 
-__all__ = ["DEFAULT_TIMEOUT", "Task"]
+__all__ = ["DEFAULT_TIMEOUT", "Ask", "Task"]
+
+Ask: TypeAlias = "Callable[[TaskRef], Awaitable[Snapshot]]"
 
 # Seconds. The vendor speaks of two minutes at the most; half an hour is a service in trouble.
 DEFAULT_TIMEOUT = 1800.0
@@ -30,22 +32,18 @@ class Task:
     def __init__(
         self,
         ref: TaskRef,
-        *,
-        ask: Callable[[TaskRef], Awaitable[Snapshot]],
-        polling: Polling,
-        first_wait: float = 0.0,
-        age: float = 0.0,
+        ask: Ask,
+        polls: Polls,
+        course: Course,
     ) -> None:
         """Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` instead."""
         self._ref = ref
         self._ask = ask
-        self._polling = polling
-        self._first_wait = first_wait
-        self._age = age
+        self._polls = polls
+        self._course = course
         self._snapshot: Snapshot | None = None
         self._trouble: KlingError | None = None
-        self._polls = 0
-        self._born = self._due = 0.0
+        self._asked = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -127,41 +125,33 @@ class Task:
 
     async def _change(self, shown: Snapshot | None) -> None:
         """Return once the latest snapshot is another one than was shown."""
-        self._bind()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._turn = loop, asyncio.Lock()
         while self._snapshot is None or self._snapshot == shown:
-            polls = self._polls
+            asked = self._asked
             async with self._turn:
                 # A fellow waiter may have asked while we stood in line.
-                if polls == self._polls:
+                if asked == self._asked:
                     await self._poll()
 
     async def _poll(self) -> None:
-        loop = asyncio.get_running_loop()
-        if (wait := self._due - loop.time()) > 0:
-            await asyncio.sleep(wait)
-        self._trouble = None
+        """Ask once, when the schedule says so."""
+        await self._polls.turn(self._course)
+        self._trouble = snapshot = None
         try:
-            await self.status()
+            snapshot = await self.status()
         except KlingError as error:
             # Garbage has been asked about again already, and more of it is no passing trouble.
             if not error.retryable or isinstance(error, ContractError):
                 raise
             self._trouble = error
+        finally:
+            self._polls.asked(self._course, snapshot)
         # Not if the poll was cut short with its waiter: then the next in line asks at once.
-        self._polls += 1
-        now = loop.time()
-        self._due = now + self._polling.next_wait(now - self._born)
-
-    def _bind(self) -> None:
-        """Begin to count time, anew on each event loop that waits for the task."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None:
-                self._age, self._first_wait = self._loop.time() - self._born, 0.0
-            self._loop = loop
-            self._turn = asyncio.Lock()
-            self._born = loop.time() - self._age
-            self._due = loop.time() + self._first_wait
+        self._asked += 1
+        if snapshot is None:
+            self._polls.postpone(self._course)
 
     def _timed_out(self, timeout: float) -> TaskTimeoutError:
         said = f"the service last said {self._snapshot.vendor_state}" if self._snapshot else ""

@@ -130,7 +130,7 @@ class AiohttpTransport:
 
     async def send(self, request: Request, timeout: float) -> Response:
         """Send once and read the whole answer; see :class:`Transport`."""
-        session = await self._session()
+        session = self._at_hand() or await self._session()
         # Our own session has the key among its defaults; one that is lent is not changed.
         headers = self._headers if session is self._lent else {}
         if request.body is not None:
@@ -141,7 +141,7 @@ class AiohttpTransport:
                 URL(self._base_url + request.path, encoded=True),
                 data=request.body,
                 headers=headers,
-                timeout=_timeouts(timeout),
+                timeout=_timeouts(timeout, session is self._lent),
                 # A redirect would carry the key to wherever it points.
                 allow_redirects=False,
                 raise_for_status=False,
@@ -161,23 +161,28 @@ class AiohttpTransport:
         """Close this loop's session, if it is our own. A later :meth:`send` opens a new one."""
         await self._forget(asyncio.get_running_loop())
 
-    async def _session(self) -> aiohttp.ClientSession:
+    def _at_hand(self) -> aiohttp.ClientSession | None:
+        """Return the session to use, if there is one for this loop."""
         if self._lent is not None:
             if self._lent.closed:
                 raise ConfigurationError("the session that was lent to the client is closed")
             return self._lent
+        own = self._own.get(asyncio.get_running_loop())
+        return None if own is None or own[0].closed else own[0]
+
+    async def _session(self) -> aiohttp.ClientSession:
+        """Open a session for this loop."""
         loop = asyncio.get_running_loop()
-        if loop not in self._own or self._own[loop][0].closed:
-            await self._forget(loop)
-            session = aiohttp.ClientSession(
-                connector=connector(self._connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
-            )
-            guard = _closing(session)
-            await anext(guard)
-            self._own[loop] = session, guard
-        return self._own[loop][0]
+        await self._forget(loop)
+        session = aiohttp.ClientSession(
+            connector=connector(self._connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+        )
+        guard = _closing(session)
+        await anext(guard)
+        self._own[loop] = session, guard
+        return session
 
     async def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
         # Also what loops have left that ended without winding up their generators. Those
@@ -219,9 +224,12 @@ class AiohttpTransport:
 
 
 @cache
-def _timeouts(total: float) -> aiohttp.ClientTimeout:
+def _timeouts(total: float, lent: bool) -> aiohttp.ClientTimeout:  # noqa: FBT001 - for the cache
     # Well before the total, which leaves open whether anything was sent.
-    return aiohttp.ClientTimeout(total, connect=min(total / 2, _CONNECT_TIMEOUT))
+    connect = min(total / 2, _CONNECT_TIMEOUT)
+    # One who lends a session may let us wait for its connections. Of our own there are as many
+    # as requests, and the timer that watches the waiting is a fiftieth of what a request costs.
+    return aiohttp.ClientTimeout(total, connect=connect if lent else None, sock_connect=connect)
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:

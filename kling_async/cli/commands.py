@@ -16,6 +16,7 @@ from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, SubmitFailed
+from kling_async.policy.durations import Kind, expected
 from kling_async.policy.polling import Polling
 from kling_async.protocol import responses
 from kling_async.results import Result, Snapshot, TaskRef, TaskState
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["balance", "download", "generate", "service", "status", "submit", "wait"]
-
-# What a video usually takes, as a share of the least that the vendor names: "60-90 s".
-_USUAL = 1.25
 
 
 @asynccontextmanager
@@ -71,7 +69,8 @@ async def generate(args: Namespace) -> int:
     sent = input_of(args)
     shown = progress(silent=args.json)
     polling = Polling(first=args.first_poll)
-    usual = _USUAL * Polling().first_wait(sent.model, sent.mode, args.duration or 5)
+    known = expected(Kind(sent.model, sent.mode, args.duration or 5))
+    usual = (known.early + known.late) / 2 if known else None
     async with service(args, shown, polling=polling) as kling:
         with shown:
             line = shown.line(sent.mode, usual)

@@ -46,8 +46,11 @@ class Input:
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return plain values, as for a line of JSON: model, mode, every field that is set."""
-        fields = attrs.asdict(self, filter=lambda _, value: value is not None)
-        return {"model": self.model, "mode": self.mode, **fields}
+        fields: dict[str, str | int | float] = {"model": self.model, "mode": self.mode}
+        for field in attrs.fields(type(self)):
+            if (value := getattr(self, field.name)) is not None:
+                fields[field.name] = value
+        return fields
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, object]) -> Self:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 
 from aiolimiter import AsyncLimiter
 
@@ -53,20 +54,20 @@ class LocalLimiter:
         """How many slots are taken now."""
         return self._slots.used
 
-    async def request(self) -> float:
+    def request(self) -> Coroutine[object, object, float]:
         """Wait until one more request may be sent; return the moment, for :meth:`pause`."""
         self._bind()
-        return await self._pace.request()
+        return self._pace.request()
 
     def pause(self, delay: float, permit: float) -> bool:
         """Let every request wait ``delay`` seconds; see :class:`~kling_async.limits.Limiter`."""
         self._bind()
         return self._pace.pause(delay, permit)
 
-    async def slot(self) -> _Slot:
+    def slot(self) -> Coroutine[object, object, _Slot]:
         """Wait until one more task may run, and hold its slot."""
         self._bind()
-        return await self._slots.take()
+        return self._slots.take()
 
     def adopt(self) -> _Slot:
         """Hold a slot for a task that is found to be running already, even beyond the limit."""
@@ -98,6 +99,7 @@ class _Pace:
     def move(self, loop: asyncio.AbstractEventLoop, shift: float) -> None:
         self._loop = loop
         self._turn = asyncio.Lock()  # aiolimiter alone lets newcomers overtake
+        self._waiting = 0
         self._bucket = AsyncLimiter(self._burst, self._burst / self._rate)
         self._admitted_at += shift
         self._paused_at += shift
@@ -106,6 +108,19 @@ class _Pace:
         self._spent = loop.time() - self._admitted_at < self._burst / self._rate
 
     async def request(self) -> float:
+        if not self._waiting and not self._spent:
+            now = self._loop.time()
+            if self._resume_at <= now and self._bucket.has_capacity():
+                await self._bucket.acquire()  # no wait
+                self._admitted_at = now
+                return now
+        self._waiting += 1
+        try:
+            return await self._in_turn()
+        finally:
+            self._waiting -= 1
+
+    async def _in_turn(self) -> float:
         async with self._turn:
             if self._spent:
                 await self._bucket.acquire(self._burst)  # the new bucket is empty: no wait

@@ -1,27 +1,47 @@
 """When to ask after a task: a pure schedule.
 
-The vendor says how long each kind of video takes. Asking starts when the quickest are done,
-and from then on the wait is a share of the task's age: a task is found at most 5 % of its
-duration late, however slow the service is today.
+Asking starts when the first tasks of a kind usually end, goes on closely until nearly all
+usually have ended, and thins out after that. All tasks that wait share what the request limit
+leaves to them: if their wishes together are more, every wait is stretched by the same factor.
 """
 
 from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
 from kling_async.errors import ConfigurationError
 
-__all__ = ["Polling"]
+if TYPE_CHECKING:
+    from kling_async.policy.durations import Durations
 
-# Seconds that a video takes at the least, by (model, mode, duration); None stands for any. The
-# figures are the vendor's: "a 5 s video takes about 60-90 s, a 10 s video about 90-120 s".
-_QUICKEST: dict[tuple[str, str | None, int | None], float] = {
-    ("kling-2-1", None, 5): 60.0,
-    ("kling-2-1", None, 10): 90.0,
-}
+__all__ = ["Polling", "pace", "stretch"]
 
-# A vigesimal share: at 75 s of age, ask every 3.75 s.
+# While tasks usually end, they are asked after 60 times in all, or as often as `shortest` allows:
+# an end is found half a wait late on the average, less than 1 % of the time in question.
+_CLOSE = 60
+
+# After that a task is late by an unknown amount; it is found at most a tenth of that later.
+_TAIL = 0.1
+
+# Before that, or where nothing is known, a task is found at most 5 % of its age late.
 _SHARE_OF_AGE = 0.05
+
+# The first poll comes no later than this, in seconds. However slow the service was of late, it
+# may be well again, and nobody would know before the first poll.
+_FIRST = 120.0
+
+# The share of the request limit that is planned with. The rest is for requests that are sent
+# again, and so that a submit does not find a queue.
+_PLANNED = 0.9
+
+# The least share for polls, however many submits there are: ends that nobody notices keep slots.
+_POLLS = 0.25
+
+# Seconds over which the pace of submits is averaged.
+_MEMORY = 20.0
 
 
 @frozen
@@ -29,10 +49,11 @@ class Polling:
     """How often a waiting task is asked after.
 
     Attributes:
-        first: Seconds from the submit to the first poll. None takes the vendor's figure for
-            the model, mode and duration: 60 for 5 s videos, 90 for 10 s videos.
+        first: Seconds from the submit to the first poll. None takes what is known of the kind:
+            at first the vendor's figures, 60 for 5 s videos and 90 for 10 s videos, then what
+            the tasks of this client took.
         shortest: The least wait between two polls, in seconds.
-        longest: The longest wait between two polls, in seconds.
+        longest: The longest wait between two polls, in seconds, where the request limit allows.
 
     Raises:
         ConfigurationError: A number is negative or not finite, or ``longest`` is less than
@@ -52,14 +73,45 @@ class Polling:
         if self.first is not None and not 0 <= self.first < float("inf"):
             raise ConfigurationError(f"polling needs first >= 0, not {self.first!r}")
 
-    def first_wait(self, model: str, mode: str, duration: int | None) -> float:
-        """Return the seconds from the submit to the first poll."""
+    def first_wait(self, known: Durations | None) -> float:
+        """Return the seconds from the submit to the first poll.
+
+        Args:
+            known: How long such tasks take, or None where nothing is known.
+        """
         if self.first is not None:
             return self.first
-        by_mode = _QUICKEST.get((model, mode, duration))
-        known = by_mode if by_mode is not None else _QUICKEST.get((model, None, duration))
-        return self.longest if known is None else known
+        return self.longest if known is None else min(known.early, _FIRST)
 
-    def next_wait(self, age: float) -> float:
+    def next_wait(self, age: float, known: Durations | None) -> float:
         """Return the seconds until the next poll of a task that is ``age`` seconds old."""
-        return min(self.longest, max(self.shortest, age * _SHARE_OF_AGE))
+        if known is None or age < known.early:
+            wait = age * _SHARE_OF_AGE
+        else:
+            wait = max(self.shortest, (known.late - known.early) / _CLOSE)
+            wait += max(0.0, age - known.late) * _TAIL
+        return min(self.longest, max(self.shortest, wait))
+
+
+def pace(before: float, elapsed: float, more: int = 0) -> float:
+    """Return how many are made per second of late: what it was fades, new ones come on top.
+
+    Args:
+        before: The pace when the last one was counted.
+        elapsed: Seconds since then.
+        more: How many are counted now.
+    """
+    return before * math.exp(-elapsed / _MEMORY) + more / _MEMORY
+
+
+def stretch(wished: float, requests_per_minute: int, submits: float) -> float:
+    """Return the factor by which waits between polls grow, at least 1.
+
+    Args:
+        wished: Polls per second that all waiting tasks together would make.
+        requests_per_minute: The limit.
+        submits: Submits per second, which come first.
+    """
+    limit = requests_per_minute / 60
+    left = max(limit * _POLLS, limit * _PLANNED - submits)
+    return max(1.0, wished / left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -57,14 +58,13 @@ def submit(request: Input, callback_url: str | None = None) -> Request:
     if (provider := getattr(request, "provider", None)) is not None:
         body["provider"] = provider
     body["input"] = input_to_wire(request)
-    path = f"/generateTask/{quote(request.model, safe='')}"
-    return Request("submit", path, json.dumps(body).encode())
+    return Request("submit", f"/generateTask/{_quoted(request.model)}", json.dumps(body).encode())
 
 
 def status(ref: TaskRef) -> Request:
     """Ask where a task stands; the model must be the one it was submitted to."""
-    model, task_id = quote(ref.model, safe=""), quote(ref.task_id, safe="")
-    return Request("status", f"/statusTask/{model}?taskId={task_id}", ref=ref)
+    task_id = quote(ref.task_id, safe="")
+    return Request("status", f"/statusTask/{_quoted(ref.model)}?taskId={task_id}", ref=ref)
 
 
 def balance() -> Request:
@@ -97,6 +97,11 @@ def normal_base_url(url: str) -> str:
 def is_loopback(host: str) -> bool:
     """Whether a host's name can mean only this machine."""
     return host in _LOOPBACK or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+@lru_cache
+def _quoted(model: str) -> str:
+    return quote(model, safe="")
 
 
 def _check_callback_url(url: str) -> None:

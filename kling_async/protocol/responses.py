@@ -109,6 +109,8 @@ def redact(text: str, secret: str) -> str:
 
 def _quotable(text: str, secret: str) -> str:
     """Make the service's words fit to be shown: one line, nothing unprintable, no API key."""
+    if not text or text in _STATES:
+        return text
     # Lone surrogates cannot be printed at all, and a terminal obeys escape sequences.
     shown = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
     return redact(shown, secret)

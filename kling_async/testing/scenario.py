@@ -47,6 +47,10 @@ FAULTS: Final[Mapping[str, str]] = {
     "truncated": "carried out, then a complete answer with half of the body",
     "cut": "carried out, then the connection drops in the middle of the body",
     "slow": "carried out, but the answer comes 10 s late; slow:2.5 for another number of seconds",
+    # The file is served, but otherwise than before. For the kinds file and any.
+    "changed": "a file: it has other content and another ETag; file:2-=changed from the second on",
+    "no-range": "a file: comes whole, though a part of it was asked for",
+    "weak-etag": "a file: its ETag is a weak one, which proves no part",
 }
 
 OUTCOMES: Final[Mapping[str, str]] = {
@@ -58,6 +62,7 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "unknown-state": "says processing_r2 while it runs",
 }
 
+_OF_FILES: Final = frozenset({"changed", "no-range", "weak-etag"})
 _NEEDS_DETAIL: Final = frozenset({"code", "fail"})
 _TAKES_DETAIL: Final = _NEEDS_DETAIL | {"429", "503", "slow"}
 _WHICH: Final = re.compile(r"(?P<every>\*\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\d*))?", re.ASCII)
@@ -136,6 +141,8 @@ class Scenario:
 
 def _check(kind: str, name: str, detail: str) -> None:
     allowed = OUTCOMES if kind == "task" else FAULTS
+    if kind not in {"file", "any"}:
+        allowed = {fault: text for fault, text in allowed.items() if fault not in _OF_FILES}
     if name not in allowed:
         message = f"scenario: {kind} knows no {name!r}; allowed: {', '.join(allowed)}"
         raise ConfigurationError(message)

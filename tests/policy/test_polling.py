@@ -1,102 +1,205 @@
+from __future__ import annotations
+
 import math
+from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError
-from kling_async.inputs import (
-    MasterImageToVideo,
-    MasterTextToVideo,
-    ProImageToVideo,
-    StandardImageToVideo,
-)
-from kling_async.policy.polling import Polling
+from kling_async.policy.durations import Durations, Kind, expected
+from kling_async.policy.polling import Polling, pace, stretch
 
 # No property depends on how fast the machine is, or on luck.
-FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FREELY = settings(deadline=None, derandomize=True)
 
-MODES = [
-    cls.mode
-    for cls in (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)
-]
+FIVE = expected(Kind("kling-2-1", "master-text-to-video", 5))
+TEN = expected(Kind("kling-2-1", "master-text-to-video", 10))
+LEARNED = Durations(tuple(70.0 + n for n in range(40)))
+HOURS = Durations((3600.0, 7200.0))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("duration", "wait"), [(5, 60.0), (10, 90.0)])
-def test_first_wait_by_the_vendors_figures(mode: str, duration: int, wait: float) -> None:
-    """The first poll of a 5 s video comes after 60 s, of a 10 s video after 90 s."""
-    assert Polling().first_wait("kling-2-1", mode, duration) == wait
+# ---------------------------------------------------------------------------------- the first wait
 
 
 @pytest.mark.parametrize(
-    ("model", "duration"), [("kling-2-6", 5), ("kling-2-1", 7), ("kling-2-1", None), ("", None)]
+    ("known", "wait"), [(FIVE, 60), (TEN, 90), (LEARNED, LEARNED.early), (None, 15)]
 )
-def test_first_wait_of_the_unknown(model: str, duration: int | None) -> None:
-    """A task of which no figures are known is first asked after when the longest wait is over."""
-    assert Polling(longest=20.0).first_wait(model, "text-to-video", duration) == 20.0
+def test_first_waits(known: Durations | None, wait: float) -> None:
+    """The first poll comes when the first usually end, at first as the vendor says."""
+    assert Polling().first_wait(known) == wait
+
+
+def test_first_wait_of_the_unknown() -> None:
+    """A task of which nothing is known is first asked after when the longest wait is over."""
+    assert Polling(longest=20.0).first_wait(None) == 20.0
+
+
+def test_first_wait_after_an_outage() -> None:
+    """The first poll comes after two minutes at the latest: a slow service may be well again."""
+    assert Polling().first_wait(HOURS) == 120.0
 
 
 @pytest.mark.parametrize("first", [0, 0.0, 2.5, 1000.0])
-def test_an_explicit_first_wait(first: float) -> None:
-    """An explicit first wait is taken for every task, however long or short."""
-    polling = Polling(first=first)
-    assert polling.first_wait("kling-2-1", MODES[0], 5) == first
-    assert polling.first_wait("kling-9", "x", None) == first
+@pytest.mark.parametrize("known", [None, FIVE, LEARNED])
+def test_an_explicit_first_wait(first: float, known: Durations | None) -> None:
+    """An explicit first wait is taken for every task, whatever is known."""
+    assert Polling(first=first).first_wait(known) == first
+
+
+# --------------------------------------------------------------------------------- the waits after
+
+
+@pytest.mark.parametrize("known", [None, Durations((3600.0,))])
+@pytest.mark.parametrize(
+    ("age", "wait"),
+    [(0, 1.0), (20, 1.0), (60, 3.0), (75, 3.75), (100, 5.0), (300, 15.0), (3e3, 15)],
+)
+def test_next_waits_of_the_early_and_unknown(
+    known: Durations | None, age: float, wait: float
+) -> None:
+    """Where nothing is known, and before tasks usually end, a wait is a twentieth of the age."""
+    assert Polling().next_wait(age, known) == pytest.approx(wait)
 
 
 @pytest.mark.parametrize(
-    ("age", "wait"),
-    [(0, 1.0), (10, 1.0), (20, 1.0), (60, 3.0), (75, 3.75), (100, 5.0), (300, 15.0), (3600, 15.0)],
+    ("polling", "known", "wait"),
+    [
+        (Polling(), FIVE, 1.0),  # half a second would do, but that is less than the shortest
+        (Polling(shortest=0.1), FIVE, 0.5),
+        (Polling(shortest=4.0), FIVE, 4.0),
+        (Polling(shortest=0.1, longest=0.2), FIVE, 0.2),
+        (Polling(shortest=0.1), Durations((60.0, 120.0) * 20), (60 + 60 / 20) / 60),
+        (Polling(), HOURS, 15.0),
+    ],
 )
-def test_next_waits(age: float, wait: float) -> None:
-    """The wait is a twentieth of the age, at least 1 s and at most 15 s."""
-    assert Polling().next_wait(age) == pytest.approx(wait)
+def test_next_waits_where_tasks_usually_end(
+    polling: Polling, known: Durations, wait: float
+) -> None:
+    """Between the marks every wait is a sixtieth of the time between them, within the bounds."""
+    middle = (known.early + known.late) / 2
+    for age in (known.early, middle, known.late):
+        assert polling.next_wait(age, known) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
+    ("age", "wait"), [(90, 1.0), (91, 1.1), (100, 2.0), (190, 11.0), (230, 15.0), (1e6, 15.0)]
+)
+def test_next_waits_in_the_tail(age: float, wait: float) -> None:
+    """After the late mark the waits grow by a tenth of what the task is late, to the longest."""
+    assert Polling().next_wait(age, FIVE) == pytest.approx(wait)
 
 
 def test_own_bounds() -> None:
     """The bounds are settings, and may be equal."""
     polling = Polling(shortest=2.0, longest=4.0)
-    assert [polling.next_wait(age) for age in (0, 60, 1000)] == [2.0, 3.0, 4.0]
-    assert Polling(shortest=5, longest=5).next_wait(1000) == 5
-
-
-def test_polls_of_a_usual_task() -> None:
-    """A 5 s video that takes 75 s costs six polls and is found less than 4 s late."""
-    polling = Polling()
-    age = polling.first_wait("kling-2-1", MODES[0], 5)
-    polls = 1
-    while age < 75:
-        age += polling.next_wait(age)
-        polls += 1
-    assert polls == 6
-    assert age < 79
+    assert [polling.next_wait(age, None) for age in (0, 60, 1000)] == [2.0, 3.0, 4.0]
+    assert Polling(shortest=5, longest=5).next_wait(1000, FIVE) == 5
 
 
 @FREELY
 @given(
     st.floats(0.01, 100),
     st.floats(0, 100),
+    st.none() | st.lists(st.floats(0, 1e5), min_size=1, max_size=50),
     st.floats(0, 1e9) | st.just(math.inf),
-    st.floats(0, 1e9),
 )
-def test_waits_keep_their_bounds(shortest: float, more: float, age: float, later: float) -> None:
-    """Every wait lies between the bounds, and an older task never waits for less."""
-    polling = Polling(shortest=shortest, longest=shortest + more)
-    wait = polling.next_wait(age)
+def test_waits_keep_their_bounds(
+    shortest: float, more: float, seen: list[float] | None, age: float
+) -> None:
+    """Every wait lies between the bounds, whatever is known, and however old a task is."""
+    known = None if seen is None else Durations(tuple(seen))
+    wait = Polling(shortest=shortest, longest=shortest + more).next_wait(age, known)
     assert shortest <= wait <= shortest + more
-    assert polling.next_wait(age + later) >= wait
 
 
 @FREELY
 @given(st.floats(20, 300))
-def test_tasks_are_found_at_most_five_percent_late(lasts: float) -> None:
-    """A task that lasts from 20 s to 5 min is found at most a twentieth of that later."""
-    polling = Polling(first=1.0)
-    age = 1.0
+def test_unknown_tasks_are_found_at_most_five_percent_late(lasts: float) -> None:
+    """A task of which nothing is known is found at most a twentieth of its duration late."""
+    polling, age = Polling(first=1.0), 1.0
     while age < lasts:
-        age += polling.next_wait(age)
+        age += polling.next_wait(age, None)
     assert age - lasts <= lasts * 0.05 + 1e-9
+
+
+@FREELY
+@given(st.floats(60, 300))
+def test_known_tasks_are_found_a_tenth_of_their_lateness_late(lasts: float) -> None:
+    """A task is found at most 1 s late while tasks usually end, then a tenth of what it is late."""
+    polling = Polling()
+    age = polling.first_wait(FIVE)
+    while age < lasts:
+        age += polling.next_wait(age, FIVE)
+    assert age - lasts <= 1 + max(0, lasts - 90) * 0.1 + 1e-9
+
+
+def test_the_tail_is_thin() -> None:
+    """A stuck task costs 30 polls up to the late mark, 25 to 230 s, then four a minute."""
+    polling = Polling()
+    ages = [polling.first_wait(FIVE)]
+    while ages[-1] < 1800:
+        ages.append(ages[-1] + polling.next_wait(ages[-1], FIVE))
+    assert sum(age < 90 for age in ages) == 30
+    assert sum(90 <= age < 230 for age in ages) in range(20, 30)
+    assert {round(b - a, 6) for a, b in pairwise(ages) if a > 230} == {15.0}
+
+
+# -------------------------------------------------------------------------------- what all share
+
+
+def test_pace_of_the_steady() -> None:
+    """Submits that come evenly are counted at their pace, whatever it was before."""
+    for rate in (0.1, 1.0, 100.0):
+        counted = 1000.0
+        for _ in range(int(rate * 400)):
+            counted = pace(counted, 1 / rate, more=1)
+        # Right after one it is a little high, right before the next a little low.
+        assert counted - 0.05 < rate < counted
+        assert pace(counted, 1 / rate) < rate
+
+
+def test_pace_fades() -> None:
+    """Without new ones, the pace falls to a third in 20 s and to nothing in the end."""
+    assert pace(9.0, 20.0) == pytest.approx(9 / math.e)
+    assert pace(9.0, 0.0) == 9.0
+    assert pace(9.0, 1e9) == 0.0
+    assert pace(0.0, 5.0, more=3) == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("wished", "limit", "submits", "factor"),
+    [
+        (0.0, 10_000, 0.0, 1.0),
+        (150.0, 10_000, 0.0, 1.0),
+        (300.0, 10_000, 0.0, 2.0),
+        (300.0, 10_000, 100.0, 6.0),
+        (300.0, 10_000, 120.0, 7.2),  # the quarter that polls always have
+        (300.0, 10_000, 1e9, 7.2),
+        (3.0, 10, 0.0, 20.0),
+        (3.0, 10, 0.1, 60.0),
+        (1.0, 1, 0.0, 66.66667),
+    ],
+)
+def test_stretch(wished: float, limit: int, submits: float, factor: float) -> None:
+    """Waits grow by what the polls are more than 90 % of the limit less the submits."""
+    assert stretch(wished, limit, submits) == pytest.approx(factor)
+
+
+@FREELY
+@given(st.floats(0, 1e5), st.integers(1, 100_000), st.floats(0, 5000))
+def test_stretched_polls_and_submits_stay_inside(wished: float, limit: int, submits: float) -> None:
+    """Waits never shrink; polls and submits need at most 90 % wherever submits leave a quarter."""
+    factor = stretch(wished, limit, submits)
+    assert factor >= 1
+    polls = wished / factor
+    assert polls >= min(wished, limit / 60 * 0.25) * (1 - 1e-9)
+    assume(submits <= limit / 60 * (0.9 - 0.25))
+    assert polls + submits <= limit / 60 * 0.9 * (1 + 1e-9)
+
+
+# --------------------------------------------------------------------------------- wrong schedules
 
 
 @pytest.mark.parametrize(

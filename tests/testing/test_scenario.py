@@ -83,6 +83,9 @@ def test_detail_may_hold_colons_and_commas() -> None:
         "submit:one=500",
         "submit:1=501",
         "submit:1=stuck",
+        "submit:1=changed",
+        "status:1=no-range",
+        "balance:1=weak-etag",
         "task:1=500",
         "task:1=fail",
         "task:1=stuck:forever",
@@ -102,7 +105,7 @@ def test_wrong_rules_are_refused(line: str) -> None:
 def test_messages_name_what_is_allowed() -> None:
     """A wrong name is answered with the right ones."""
     with pytest.raises(ConfigurationError) as caught:
-        Scenario().on("status", 1, "nonsense")
+        Scenario().on("file", 1, "nonsense")
     assert all(name in str(caught.value) for name in FAULTS)
     with pytest.raises(ConfigurationError) as caught:
         Scenario().on("task", 1, "nonsense")

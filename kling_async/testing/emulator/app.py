@@ -42,6 +42,8 @@ API: Final = "/api/v1"
 _MAX_BODY: Final = 1024 * 1024
 # Result URLs are valid for 15 days; what a dead one answers is unknown, 404 is a choice.
 _FILE_LIFE: Final = 15 * 24 * 3600.0
+# Where a request carries the fault that it meets.
+_FAULT: Final = web.RequestKey("fault", str)
 _SAMPLE_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".png": "image/png",
@@ -140,6 +142,7 @@ class Api:
             response = await faults.instead(rule, request, self._closing)
             if response is not None:
                 return response
+            request[_FAULT] = rule.what
         answer = await self._judge(request, handler)
         if rule is not None and isinstance(answer, web.Response):
             return await faults.afterwards(rule, request, answer, self._closing)
@@ -192,7 +195,8 @@ class Api:
         now = _now()
         if task.state(now) != "success" or now - task.ends_at > _FILE_LIFE:
             raise Refusal(404, "Not found", error="No such file")
-        return file_response(request, await self._films.get(task.order), "video/mp4")
+        content = await self._films.get(task.order)
+        return file_response(request, content, "video/mp4", request.get(_FAULT, ""))
 
     async def _sample(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -28,6 +28,7 @@ _MESSAGES: Final[Mapping[int, str]] = {
 }
 _GATEWAY: Final[Mapping[int, str]] = {502: "Bad Gateway", 504: "Gateway Time-out"}
 _SLOW: Final = 10.0
+_READ: Final = 0.05
 # on, and zero seconds: closing sends a reset instead of the orderly end.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -54,8 +55,12 @@ async def afterwards(
     response: web.Response,
     closing: asyncio.Event,
 ) -> web.StreamResponse:
-    """Carry out what happens to the answer of a request that was carried out."""
-    return await _AFTERWARDS[rule.what](rule, request, response, closing)
+    """Carry out what happens to the answer of a request that was carried out.
+
+    What a file is served as has happened by then: see `files.file_response`.
+    """
+    suffer = _AFTERWARDS.get(rule.what)
+    return response if suffer is None else await suffer(rule, request, response, closing)
 
 
 def _refuse(status: int, retry_after: str) -> web.Response:
@@ -109,6 +114,8 @@ async def _cut(
     cut.content_length = len(body)
     await cut.prepare(request)
     await cut.write(body[: len(body) // 2])
+    # A client that hears of the end in the same moment may throw away what has come before it.
+    await asyncio.sleep(_READ)
     _drop(request)
     return cut
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import ETag, web
 
 from kling_async.testing import media
 from kling_async.testing.emulator.cache import SharedCache
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Films", "file_response"]
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
+# An MP4 stays a good one with this at its end.
+_EMPTY_BOX: Final = b"\x00\x00\x00\x08free"
 # The encoder uses every core on its own.
 _AT_ONCE: Final = 2
 
@@ -59,16 +61,28 @@ class Films:
             return await asyncio.to_thread(media.render, film)
 
 
-def file_response(request: web.Request, content: bytes, content_type: str) -> web.Response:
-    """Answer with a file or the part of it that is asked for (206, 416)."""
-    etag = hashlib.sha256(content).hexdigest()[:32]
+def file_response(
+    request: web.Request, content: bytes, content_type: str, fault: str = ""
+) -> web.Response:
+    """Answer with a file or the part of it that is asked for (206, 416).
+
+    Args:
+        request: What is asked for.
+        content: The file.
+        content_type: Its type.
+        fault: How it is served otherwise: "changed", "no-range" or "weak-etag".
+    """
+    if fault == "changed":
+        content += _EMPTY_BOX
+    weak = fault == "weak-etag"
     response = web.Response(content_type=content_type, headers={"Accept-Ranges": "bytes"})
-    response.etag = etag
+    response.etag = ETag(hashlib.sha256(content).hexdigest()[:32], is_weak=weak)
+    known = request.headers.get("If-Range")
     part = None
     # A part is good only to somebody who holds the rest of the same file.
-    if request.headers.get("If-Range", response.headers["ETag"]) == response.headers["ETag"]:
+    if known is None or (known == response.headers["ETag"] and not weak):
         part = read_range(request.headers.get("Range"), len(content))
-    if part is None:
+    if part is None or fault == "no-range":
         response.body = content
     elif part == NOT_SATISFIABLE:
         response.set_status(416)

@@ -161,6 +161,47 @@ async def test_no_file_before_the_end(start: Start) -> None:
     assert (await get(peer, url))[0] == 404
 
 
+async def test_a_file_that_changes(start: Start) -> None:
+    """A changed file has other content, which still plays, and an ETag that fits it."""
+    peer = await start("file:2=changed", video="small")
+    url = await url_of(peer)
+    _, old, before = await get(peer, url)
+    part = {"Range": "bytes=10-19", "If-Range": before["ETag"]}
+    status, new, after = await get(peer, url, **part)
+    assert status == 200
+    assert new != old
+    assert after["ETag"] != before["ETag"]
+    assert size_of(new) == size_of(old)
+    assert (await get(peer, url, **part))[:2] == (206, old[10:20])
+
+
+async def test_ranges_that_are_ignored(start: Start) -> None:
+    """Without ranges the whole file comes, also for a range that it does not have."""
+    peer = await start("file:*=no-range", video="small")
+    url = await url_of(peer)
+    for header in ("bytes=10-19", "bytes=99999999-"):
+        status, body, headers = await get(peer, url, Range=header)
+        assert (status, body) == (200, media.small_video())
+        assert "Content-Range" not in headers
+
+
+async def test_a_weak_etag(start: Start) -> None:
+    """A weak ETag proves no part, though it is the same."""
+    peer = await start("file:*=weak-etag", video="small")
+    url = await url_of(peer)
+    _, _, headers = await get(peer, url)
+    etag = headers["ETag"]
+    assert etag.startswith('W/"')
+    for known in (etag, etag[2:]):
+        assert (await get(peer, url, **{"Range": "bytes=0-9", "If-Range": known}))[0] == 200
+
+
+async def test_faults_of_files_meet_nothing_else(start: Start) -> None:
+    """A fault of a file that comes to another request changes nothing."""
+    peer = await start("any:*=changed", video="small")
+    assert (await peer.balance())[1]["data"] == 1000
+
+
 @pytest.mark.parametrize("rule", ["503", "cut"])
 async def test_faults_meet_files_too(rule: str, start: Start) -> None:
     """The Nth download can go wrong, and the next one is whole."""

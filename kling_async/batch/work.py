@@ -1,0 +1,299 @@
+"""The work on one item of a batch: one step after another, each written down."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from random import random
+from typing import TYPE_CHECKING
+
+from kling_async.batch.steps import Rules, Step, error_of, failure_of, moved, next_step
+from kling_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BalanceError,
+    ContractError,
+    InputError,
+    JournalError,
+    KlingError,
+    NotFoundError,
+    RefusedError,
+    TaskFailedError,
+)
+from kling_async.fanout import Outcome
+from kling_async.journal import Entry, Failure, ItemState, Journal, Move, Summary
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from pathlib import Path
+
+    from kling_async.client import KlingClient
+    from kling_async.fanout import Flight
+    from kling_async.inputs import Input
+    from kling_async.results import Result, SavedFile, TaskRef
+    from kling_async.task import Task
+
+__all__ = ["Guard", "Work"]
+
+# A submit that met one of these would meet it again: the input is to blame.
+_REJECTED = (BadRequestError, RefusedError, NotFoundError, InputError, ContractError)
+
+# One that met these says that every other would, too.
+_FUTILE = (AuthenticationError, BalanceError)
+
+# Submits between two looks at the balance.
+_BALANCE_EVERY = 50
+
+# Seconds before the first resubmission of a failed item, doubled with each; half of it is chance.
+_PATIENCE = 30.0
+
+
+class Guard:
+    """Stops the submits of a batch before the money does."""
+
+    def __init__(
+        self, client: KlingClient, *, max_tasks: int | None, min_balance: float | None
+    ) -> None:
+        self._client = client
+        self._max_tasks = max_tasks
+        self._min_balance = min_balance
+        self._looking = asyncio.Lock()
+        self._tasks = self._submits = 0
+        self._error: KlingError | None = None
+        self.stopped: str | None = None
+
+    def open(self, summary: Summary) -> None:
+        """Begin a run, with what all runs before it have started."""
+        self._tasks, self._submits = summary.attempts, 0
+        self._error = self.stopped = None
+
+    def close(self) -> None:
+        """Raise what has stopped the run, if it was an error."""
+        if self._error is not None:
+            raise self._error
+
+    async def allows(self) -> bool:
+        """Whether one more task may be started; it then counts, until :meth:`spare` is called."""
+        if self._min_balance is not None and self.stopped is None:
+            async with self._looking:
+                await self._look(self._min_balance)
+        if self.stopped is None and self._max_tasks is not None and self._tasks >= self._max_tasks:
+            self.stopped = f"max_tasks: {self._tasks} tasks have been started, in all runs"
+        if self.stopped is not None:
+            return False
+        self._tasks += 1
+        return True
+
+    def spare(self) -> None:
+        """Take back what was allowed: no task was started."""
+        self._tasks -= 1
+
+    def stop(self, error: KlingError) -> None:
+        """Submit nothing more, since every submit would end like this one."""
+        if self._error is None:
+            self._error, self.stopped = error, str(error)
+
+    async def _look(self, least: float) -> None:
+        if self._submits % _BALANCE_EVERY == 0 and self.stopped is None:
+            dollars = await self._client.balance()
+            if dollars < least:
+                self.stop(BalanceError(f"the balance is {dollars:.2f} USD, below {least:.2f}"))
+        self._submits += 1
+
+
+class Work:
+    """What is done with the items of one run."""
+
+    def __init__(  # noqa: PLR0913 - all are given by name, in one place
+        self,
+        client: KlingClient,
+        journal: Journal,
+        *,
+        rules: Rules,
+        guard: Guard,
+        folder: Path | None,
+        saving: asyncio.Semaphore,
+        timeout: float,
+        counts: Counter[ItemState],
+    ) -> None:
+        self.client = client
+        self.journal = journal
+        self.rules = rules
+        self.guard = guard
+        self.folder = folder
+        self.saving = saving
+        self.timeout = timeout
+        self.counts = counts
+
+    def attach(self, entry: Entry, given: Input) -> Task:
+        """Find the task of an item that is submitted, and hold its slot."""
+        assert entry.ref is not None  # noqa: S101 - a journal holds none without
+        return self.client.attach(entry.ref, input=given, submitted_at=entry.changed_at)
+
+    async def do(self, flight: Flight[tuple[Entry, Input]]) -> Outcome | None:
+        """Bring an item as far as it gets."""
+        return await _Job(self, flight).done()
+
+
+class _Job:
+    """One item on its way through the batch. It is the witness of its submits."""
+
+    def __init__(self, work: Work, flight: Flight[tuple[Entry, Input]]) -> None:
+        self._work = work
+        self._flight = flight
+        self.entry, self._input = flight.item
+        self._error = error_of(self.entry)
+        self._fresh = False
+        work.counts[self.entry.state] += 1
+
+    async def done(self) -> Outcome | None:
+        """Take step after step, until there is none or one has failed."""
+        steps = {
+            Step.SUBMIT: self._submit,
+            Step.SUBMIT_ANEW: self._submit_anew,
+            Step.WAIT: self._wait,
+            Step.SAVE: self._save,
+        }
+        try:
+            if self.entry.state is ItemState.SAVED and not await self._is_there():
+                await self._save()
+            while (step := next_step(self.entry, self._work.rules, fresh=self._fresh)) in steps:
+                if not await steps[step]():
+                    return None
+        except JournalError:  # nothing can be done any more without paying blindly
+            raise
+        except KlingError as error:
+            self._error = error
+        return self._outcome()
+
+    async def _is_there(self) -> bool:
+        """Whether the files that were saved are still where they are looked for."""
+        folder = self._work.folder
+        if folder is None:
+            return True
+        files = self.entry.files
+        return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
+
+    # The witness of the submit.
+
+    async def sending(self) -> None:
+        """Write that it is being sent, before it is."""
+        writing = asyncio.ensure_future(self._move(ItemState.SUBMITTING))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # it will not be sent: nobody need be unsure of it
+            await writing
+            await self._move(ItemState.PLANNED)
+            raise
+
+    async def refused(self, error: KlingError) -> None:
+        """Write that nothing was charged."""
+        await self._move(ItemState.PLANNED, failure=failure_of(error))
+
+    async def accepted(self, ref: TaskRef) -> None:
+        """Write the reference, before anybody waits for it."""
+        self._flight.ref = ref
+        await self._move(ItemState.SUBMITTED, ref=ref)
+
+    # The steps. Each returns whether the item is to be told of.
+
+    async def _submit(self) -> bool:
+        guard = self._work.guard
+        if not await guard.allows():
+            return False
+        try:
+            await self._work.client.submit(self._input, witness=self)
+        except BaseException as error:
+            if self.entry.state is ItemState.PLANNED:
+                guard.spare()
+            if isinstance(error, JournalError) or not isinstance(error, KlingError):
+                raise
+            return await self._not_submitted(error)
+        finally:
+            self._flight.enter()
+        return True
+
+    async def _not_submitted(self, error: KlingError) -> bool:
+        if isinstance(error, _FUTILE) and not error.may_have_charged:
+            self._work.guard.stop(error)
+            return False
+        self._fresh = True
+        self._error = error
+        if error.may_have_charged:
+            await self._move(ItemState.UNSURE, failure=failure_of(error))
+        elif isinstance(error, _REJECTED):
+            await self._move(ItemState.FAILED, failure=failure_of(error))
+        else:
+            raise error  # it stays planned: the next run submits it
+        return True
+
+    async def _submit_anew(self) -> bool:
+        if self._work.guard.stopped is not None:
+            return True  # it stays what it is
+        if self.entry.state is ItemState.FAILED:
+            await asyncio.sleep(_PATIENCE * 2 ** (self.entry.attempt - 1) * (0.5 + random() / 2))  # noqa: S311 - jitter
+        await self._move(ItemState.PLANNED)
+        self._error = None
+        return True
+
+    async def _wait(self) -> bool:
+        task = self._work.attach(self.entry, self._input)
+        self._flight.ref = self.entry.ref
+        self._flight.enter()
+        try:
+            result = await task.wait(self._work.timeout)
+        except TaskFailedError as error:
+            self._fresh = True
+            self._error = error
+            await self._move(ItemState.FAILED, failure=failure_of(error))
+        except _FUTILE as error:
+            self._work.guard.stop(error)
+            raise
+        else:
+            await self._move(ItemState.FINISHED, result=result)
+        return True
+
+    async def _save(self) -> bool:
+        result, folder = self.entry.result, self._work.folder
+        assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
+        self._flight.land()  # beside the generation: another may be made meanwhile
+        async with self._work.saving:
+            files = await self._work.client.save(result, folder, name=self.entry.key)
+        await self._move(ItemState.SAVED, files=files)
+        return True
+
+    async def _move(
+        self,
+        state: ItemState,
+        *,
+        ref: TaskRef | None = None,
+        result: Result | None = None,
+        failure: Failure | None = None,
+        files: tuple[SavedFile, ...] = (),
+    ) -> None:
+        now = datetime.now(UTC)
+        move = Move(self.entry.key, state, now, ref, result, failure, files)
+        await self._work.journal.record(move)
+        counts = self._work.counts
+        counts[self.entry.state] -= 1
+        counts[state] += 1
+        self.entry = moved(self.entry, move)
+
+    def _outcome(self) -> Outcome:
+        entry, folder = self.entry, self._work.folder
+        return Outcome(
+            self._flight.index,
+            self._input,
+            entry.ref,
+            entry.result,
+            self._error,
+            entry.key,
+            tuple(folder / file.name for file in entry.files) if folder else (),
+        )
+
+
+def _is_whole(folder: Path, file: SavedFile) -> bool:
+    try:
+        return (folder / file.name).stat().st_size == file.size_bytes
+    except OSError:
+        return False

@@ -1,0 +1,237 @@
+"""What a batch has done, so that a process that was killed can go on: the facts, not the files.
+
+An item is written as planned, and every act that follows is written before it is done or as
+soon as it is known. Where the process may have died tells what the next one may do: go on with
+a task, fetch its files, submit the item, or, where an answer was lost, ask the user.
+
+An engine (:mod:`kling_async.journal.sqlite`) keeps these values; :class:`Journal` is what it
+promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from attrs import frozen
+
+from kling_async.errors import JournalError
+from kling_async.results import FailReason, Result, SavedFile, TaskRef
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = [
+    "MOVES",
+    "Entry",
+    "Failure",
+    "ItemState",
+    "Journal",
+    "Move",
+    "Planned",
+    "Summary",
+    "attempt_after",
+]
+
+
+class ItemState(StrEnum):
+    """How an item of a batch stands."""
+
+    PLANNED = "planned"  # nothing was sent
+    SUBMITTING = "submitting"  # being sent; written before it is
+    SUBMITTED = "submitted"  # accepted: from here on it costs money
+    FINISHED = "finished"  # there is a result
+    FAILED = "failed"  # there is none, and none will come
+    SAVED = "saved"  # the result's files are on disk
+    UNSURE = "unsure"  # it was sent, and no answer came: a task may be running
+
+
+MOVES: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
+    {
+        ItemState.PLANNED: frozenset(
+            {
+                ItemState.SUBMITTING,
+                ItemState.FAILED,  # it could not even be sent
+            }
+        ),
+        ItemState.SUBMITTING: frozenset(
+            {
+                ItemState.PLANNED,  # refused: nothing was charged, so it may be sent again
+                ItemState.SUBMITTED,
+                ItemState.FAILED,  # rejected: it would be again
+                ItemState.UNSURE,  # the answer was lost, or the process that waited for it
+            }
+        ),
+        ItemState.SUBMITTED: frozenset({ItemState.FINISHED, ItemState.FAILED}),
+        ItemState.FINISHED: frozenset({ItemState.SAVED}),
+        ItemState.SAVED: frozenset({ItemState.SAVED}),  # the files were fetched again
+        # Both cost money again: a new attempt, by explicit choice only.
+        ItemState.FAILED: frozenset({ItemState.PLANNED}),
+        ItemState.UNSURE: frozenset({ItemState.PLANNED}),
+    }
+)
+
+
+@frozen
+class Planned:
+    """An item to be done: the caller's key, and its input as plain values for JSON."""
+
+    key: str
+    input: Mapping[str, object]
+
+
+@frozen
+class Failure:
+    """What went wrong.
+
+    Attributes:
+        kind: The name of the error's class, such as ``TaskFailedError``.
+        message: The error in words.
+        fail_code: The vendor's code of a failed task.
+        reason: Our small enum over the code.
+        may_have_charged: A task may have been started and billed.
+    """
+
+    kind: str
+    message: str
+    fail_code: str = ""
+    reason: FailReason | None = None
+    may_have_charged: bool = False
+
+
+@frozen
+class Move:
+    """One transition of an item: to which state, when, and what came with it.
+
+    Attributes:
+        key: The item's key.
+        state: The state that it reaches.
+        at: When, in UTC.
+        ref: The remote task; a move to ``SUBMITTED`` must have it.
+        result: What the task gave; a move to ``FINISHED`` must have it.
+        failure: Why the item got here, where something went wrong.
+        files: What was saved.
+    """
+
+    key: str
+    state: ItemState
+    at: datetime
+    ref: TaskRef | None = None
+    result: Result | None = None
+    failure: Failure | None = None
+    files: tuple[SavedFile, ...] = ()
+
+
+@frozen
+class Entry:
+    """How an item stands.
+
+    Attributes:
+        key: The caller's name for it.
+        input: What is asked for, as plain values.
+        state: Its state.
+        attempt: Which attempt this is, from 1. A new one begins without reference, result and
+            files; those of earlier attempts are in the history.
+        changed_at: When its last move was made.
+        ref: The remote task of this attempt.
+        result: What it gave.
+        failure: What the last move said of a failure.
+        files: What was saved last.
+    """
+
+    key: str
+    input: Mapping[str, object]
+    state: ItemState
+    attempt: int
+    changed_at: datetime
+    ref: TaskRef | None = None
+    result: Result | None = None
+    failure: Failure | None = None
+    files: tuple[SavedFile, ...] = ()
+
+
+@frozen
+class Summary:
+    """How the whole batch stands.
+
+    Attributes:
+        counts: How many items stand in each state; every state is there.
+        attempts: How many submits may have cost money, of all runs together: those that were
+            accepted, those whose answer was lost, and those that are being sent.
+    """
+
+    counts: Mapping[ItemState, int]
+    attempts: int
+
+
+def attempt_after(state: ItemState, attempt: int, move: Move) -> int:
+    """Judge a move of an item that stands so; return the attempt in which it stands afterwards.
+
+    Raises:
+        JournalError: The move is illegal, or lacks what the next process could not go on without.
+    """
+    if move.state not in MOVES[state]:
+        raise JournalError(f"item {move.key!r} is {state}, and cannot become {move.state}")
+    if move.state is ItemState.SUBMITTED and move.ref is None:
+        raise JournalError(f"item {move.key!r} cannot be submitted without the task's reference")
+    if move.state is ItemState.FINISHED and move.result is None:
+        raise JournalError(f"item {move.key!r} cannot be finished without a result")
+    anew = move.state is ItemState.PLANNED and state is not ItemState.SUBMITTING
+    return attempt + anew
+
+
+class Journal(Protocol):
+    """What keeps the items of a batch, through crashes. Use it as an async context manager.
+
+    One process at a time may write to a journal. Every method raises
+    :class:`~kling_async.errors.JournalError` where the journal cannot be read or written.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def plan(self, items: Sequence[Planned]) -> list[Entry]:
+        """Write those items that are new, and return all, in the order given, as they stand.
+
+        Raises:
+            JournalError: A key is there already with another input. Nothing was written.
+        """
+        ...
+
+    async def record(self, *moves: Move) -> None:
+        """Write moves, all or none; they are durable when this returns.
+
+        If the caller is cancelled meanwhile, they are written all the same.
+
+        Raises:
+            JournalError: An item is not known, or a move is illegal. Nothing was written.
+        """
+        ...
+
+    def entries(self, *states: ItemState) -> AsyncIterator[Entry]:
+        """Go through the items in these states, or all, in the order in which they were planned.
+
+        Items may move meanwhile: each comes at most once, as it stands when it is reached.
+        """
+        ...
+
+    async def summary(self) -> Summary:
+        """Count the items, and the submits that may have cost money."""
+        ...
+
+    async def history(self, key: str) -> list[Move]:
+        """Return every move of an item, the planning included, oldest first.
+
+        Raises:
+            JournalError: There is no such item.
+        """
+        ...

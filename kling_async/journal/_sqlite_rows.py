@@ -1,0 +1,244 @@
+"""What is asked of a SQLite journal, and written to it: functions of an open connection.
+
+Everything here blocks: it runs in the journal's own thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from time import sleep
+from typing import Any
+
+from kling_async.errors import JournalError
+from kling_async.journal import (
+    Entry,
+    Failure,
+    ItemState,
+    Move,
+    Planned,
+    Summary,
+    attempt_after,
+)
+from kling_async.journal._sqlite_file import transaction
+from kling_async.journal._text import details, read_details, write
+
+_ENTRY = """
+    SELECT id, key, input, state, attempt, changed_at, ref, result, failure, files
+    FROM items
+"""
+_STANDING = "SELECT id, state, attempt FROM items"
+_HISTORY = """
+    SELECT state, at, ref, result, failure, files FROM history WHERE item = ? ORDER BY id
+"""
+_PLAN = """
+    INSERT INTO items (key, input, state, attempt, changed_at) VALUES (?, ?, 'planned', 1, ?)
+"""
+_NOTE_PLANNED = """
+    INSERT INTO history (item, attempt, state, at)
+    SELECT id, attempt, state, changed_at FROM items WHERE id > ?
+"""
+# Both are given the same row: item, attempt, state, at, ref, result, failure, files. What a
+# move does not bring stays as it was, unless a new attempt begins; a failure explains the
+# last move only.
+_MOVE = """
+    UPDATE items SET
+        attempt = ?2, state = ?3, changed_at = ?4, failure = ?7,
+        ref = CASE attempt WHEN ?2 THEN coalesce(?5, ref) END,
+        result = CASE attempt WHEN ?2 THEN coalesce(?6, result) END,
+        files = CASE attempt WHEN ?2 THEN coalesce(?8, files) END
+    WHERE id = ?1
+"""
+_NOTE = """
+    INSERT INTO history (item, attempt, state, at, ref, result, failure, files)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+"""
+
+# Calls after which the thread lets go of the interpreter for a moment: the event loop, which
+# needs it too, otherwise waits for 5 ms each time (sys.getswitchinterval).
+BREATH = 20
+
+
+class Commit:
+    """The calls of one transaction. Each judges before it writes, and so writes all or nothing."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        # By key, after the moves taken so far: item, state, attempt.
+        self._standing: dict[str, tuple[int, ItemState, int]] = {}
+        self._rows: list[tuple[object, ...]] = []
+
+    def plan(self, items: Iterable[Planned]) -> list[Entry]:
+        """Write the items that are new; return all as they stand."""
+        self.write()
+        now = datetime.now(UTC)
+        answer: list[Entry] = []
+        known: dict[str, tuple[str, Entry]] = {}
+        new: list[tuple[str, str, str]] = []
+        for item in items:
+            text = _input_text(item)
+            if item.key not in known:
+                row = _find(self._db, _ENTRY, item.key)
+                if row is None:
+                    new.append((item.key, text, now.isoformat()))
+                    entry = Entry(item.key, json.loads(text), ItemState.PLANNED, 1, now)
+                    known[item.key] = text, entry
+                else:
+                    known[item.key] = row[2], _entry(row)
+            stored, entry = known[item.key]
+            if stored != text:
+                raise JournalError(
+                    f"item {item.key!r} is in the journal with another input: give it another"
+                    " key, or use another journal"
+                )
+            answer.append(entry)
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
+        self._db.executemany(_PLAN, new)
+        self._db.execute(_NOTE_PLANNED, (last,))
+        return answer
+
+    def record(self, moves: Iterable[Move]) -> None:
+        """Take moves, all or none, to be written with those of the other calls."""
+        rows: list[tuple[object, ...]] = []
+        standing: dict[str, tuple[int, ItemState, int]] = {}
+        for move in moves:
+            key = move.key
+            found = standing.get(key) or self._standing.get(key) or _stands(self._db, key)
+            if found is None:
+                raise JournalError(f"there is no item {key!r} in the journal: plan it first")
+            item, state, attempt = found
+            attempt = attempt_after(state, attempt, move)
+            standing[key] = item, move.state, attempt
+            rows.append((item, attempt, move.state.value, move.at.isoformat(), *details(move)))
+        self._standing |= standing
+        self._rows += rows
+
+    def write(self) -> None:
+        """Write the moves that were taken."""
+        self._db.executemany(_MOVE, self._rows)
+        self._db.executemany(_NOTE, self._rows)
+        self._rows.clear()
+
+
+Call = Callable[[Commit], object]
+
+
+def commit(db: sqlite3.Connection, calls: Iterable[Call]) -> list[object]:
+    """Make calls in one transaction; give what each returns, or the error that it raises.
+
+    Trouble with the file itself is raised, and undoes all of them.
+    """
+    answers: list[object] = []
+    with transaction(db):
+        together = Commit(db)
+        for number, call in enumerate(calls, 1):
+            if number % BREATH == 0:
+                sleep(1e-6)
+            try:
+                answers.append(call(together))
+            except sqlite3.Error:
+                raise
+            except Exception as error:  # noqa: BLE001 - handed to the one who called
+                answers.append(error)
+        together.write()
+    return answers
+
+
+def give_up_sending(db: sqlite3.Connection) -> None:
+    """Move to unsure what a process was sending when it died."""
+    lost = Failure(
+        "AnswerLostError",
+        "the process ended while it was sending this item; a task may have been started",
+        may_have_charged=True,
+    )
+    now = datetime.now(UTC)
+    keys = db.execute("SELECT key FROM items WHERE state = 'submitting' ORDER BY id").fetchall()
+    with transaction(db):
+        together = Commit(db)
+        together.record(Move(key, ItemState.UNSURE, now, failure=lost) for (key,) in keys)
+        together.write()
+
+
+def page(
+    db: sqlite3.Connection, states: Iterable[ItemState], after: int, size: int
+) -> tuple[int, list[Entry]]:
+    """Return so many entries in these states, or all, and the place after which more follow."""
+    terms, values = [], []
+    for state in states:
+        # One term for each: SQLite then walks through the index of states side by side and
+        # stops at the end of the page, instead of sorting all that stand in these states.
+        terms.append(f"{_ENTRY} WHERE id > ? AND state = ?")
+        values += [after, state.value]
+    if not terms:
+        terms, values = [f"{_ENTRY} WHERE id > ?"], [after]
+    query = f"{' UNION ALL '.join(terms)} ORDER BY id LIMIT ?"
+    rows = db.execute(query, (*values, size)).fetchall()
+    return (rows[-1][0] if rows else after), [_entry(row) for row in rows]
+
+
+def summary(db: sqlite3.Connection) -> Summary:
+    """Count the items, and the submits that may have cost money."""
+    found: Mapping[str, int] = dict(
+        db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
+    )
+    counts = {state: found.get(state.value, 0) for state in ItemState}
+    # An attempt is accepted or becomes unsure once at most.
+    (paid,) = db.execute(
+        "SELECT count(*) FROM history WHERE state IN ('submitted', 'unsure')"
+    ).fetchone()
+    return Summary(counts, paid + counts[ItemState.SUBMITTING])
+
+
+def history(db: sqlite3.Connection, key: str) -> list[Move]:
+    """Return every move of an item, oldest first."""
+    found = _stands(db, key)
+    if found is None:
+        raise JournalError(f"there is no item {key!r} in the journal")
+    rows = db.execute(_HISTORY, found[:1]).fetchall()
+    with _making_sense():
+        return [
+            Move(key, ItemState(state), datetime.fromisoformat(at), *read_details(texts))
+            for state, at, *texts in rows
+        ]
+
+
+def _find(db: sqlite3.Connection, query: str, key: str) -> tuple[Any, ...] | None:
+    try:
+        found: tuple[Any, ...] | None = db.execute(f"{query} WHERE key = ?", (key,)).fetchone()
+    except UnicodeEncodeError as error:
+        raise JournalError(f"{key!r} cannot be a key: half a character is in it") from error
+    return found
+
+
+def _stands(db: sqlite3.Connection, key: str) -> tuple[int, ItemState, int] | None:
+    row = _find(db, _STANDING, key)
+    if row is None:
+        return None
+    with _making_sense():
+        return row[0], ItemState(row[1]), row[2]
+
+
+def _input_text(item: Planned) -> str:
+    try:
+        return write(item.input)
+    except (TypeError, ValueError) as error:
+        raise JournalError(f"the input of item {item.key!r} is not JSON: {error}") from error
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    _, key, text, state, attempt, changed_at, *texts = row
+    with _making_sense():
+        moment = datetime.fromisoformat(changed_at)
+        return Entry(key, json.loads(text), ItemState(state), attempt, moment, *read_details(texts))
+
+
+@contextmanager
+def _making_sense() -> Iterator[None]:
+    """Treat a row that cannot be read like any other damage."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"a row makes no sense: {error!r}") from error

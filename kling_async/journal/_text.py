@@ -1,0 +1,70 @@
+"""How the journal's values are written as text, the same in every engine, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict
+
+from kling_async.journal import Failure
+from kling_async.results import FailReason, Result, SavedFile, TaskRef
+
+if TYPE_CHECKING:
+    from kling_async.journal import Move
+
+# ref, result, failure, files: what may come with a move.
+Details = tuple[str | None, str | None, str | None, str | None]
+
+
+def write(value: object) -> str:
+    """Write plain values as JSON, equal ones as equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def details(move: Move) -> Details:
+    """Write what came with a move; what did not is None."""
+    return (
+        str(move.ref) if move.ref else None,
+        write(move.result.to_dict()) if move.result else None,
+        write(asdict(move.failure)) if move.failure else None,
+        write([asdict(file) for file in move.files]) if move.files else None,
+    )
+
+
+def read_details(
+    texts: Iterable[str | None],
+) -> tuple[TaskRef | None, Result | None, Failure | None, tuple[SavedFile, ...]]:
+    """Read what :func:`details` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: Something else wrote it.
+    """
+    ref, result, failure, files = texts
+    return (
+        TaskRef.parse(ref) if ref else None,
+        _result(json.loads(result)) if result else None,
+        _failure(json.loads(failure)) if failure else None,
+        tuple(SavedFile(**file) for file in json.loads(files)) if files else (),
+    )
+
+
+def _result(plain: dict[str, Any]) -> Result:
+    return Result(
+        TaskRef.parse(plain["ref"]),
+        tuple(plain["result_urls"]),
+        created_at=_moment(plain["created_at"]),
+        completed_at=_moment(plain["completed_at"]),
+        cost_time=plain["cost_time"],
+    )
+
+
+def _failure(plain: dict[str, Any]) -> Failure:
+    reason = plain.pop("reason")
+    return Failure(**plain, reason=FailReason(reason) if reason else None)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,251 @@
+"""Whose turn it is to be asked after: one queue and one timer for all tasks of a client.
+
+Those who wait for a task come here before each poll and are let through when its time has
+come. *When* that is, the pure policy says; *asking* is the waiter's own affair, so that a
+waiter who gives up takes the poll with it and nothing is left running. No more than three
+quarters of the client's connections serve polls at one time: submits find the others free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from kling_async.policy.durations import Durations, Kind, expected, took
+from kling_async.policy.polling import pace, stretch
+from kling_async.results import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kling_async.limits import Limits
+    from kling_async.policy.polling import Polling
+    from kling_async.results import Snapshot
+
+__all__ = ["Course", "Polls"]
+
+# Waiters who have gone and still stand in the queue, without being worth the sweeping.
+_FEW = 100
+
+# A task that has not ended after so many times the late mark is a matter of its own.
+_PATIENCE = 2.0
+
+_NEVER = float("inf")
+
+
+class _Memory:
+    """What is known of one kind of task, shared by all of that kind.
+
+    What tasks took is learned in the order in which they began. Of many that began together the
+    first to end are the quick ones, and the last the slow ones: neither may speak for all.
+    """
+
+    def __init__(self, durations: Durations | None) -> None:
+        self.durations = durations
+        self._line: deque[Course] = deque()  # in the order in which they began
+
+    def begin(self, course: Course) -> None:
+        course.in_line = True
+        self._line.append(course)
+        self._advance(course)
+
+    def end(self, course: Course, taken: float | None) -> None:
+        """Note that a task has ended, and what it took, as far as that is known."""
+        course.ended, course.taken = True, taken
+        if not course.in_line:
+            self._learn(taken)
+        self._advance(course)
+
+    def _advance(self, course: Course) -> None:
+        """Learn from those at the head of the line, as many as have ended."""
+        # Nobody may ever ask again after one that seems to run on: the others do not wait for it.
+        patience = _PATIENCE * self.durations.late if self.durations else 0.0
+        while self._line:
+            first = self._line[0]
+            if not first.ended and first.loop is course.loop and first.age < patience:
+                return
+            self._line.popleft().in_line = False
+            self._learn(first.taken)
+
+    def _learn(self, taken: float | None) -> None:
+        if taken is not None:
+            known = self.durations
+            self.durations = known.learn(taken) if known else Durations((taken,))
+
+
+class Course:
+    """One task's way through the polls: how old it is, and when it is to be asked after next."""
+
+    def __init__(self, memory: _Memory, *, guessed: bool) -> None:
+        """Use :meth:`Polls.course`."""
+        self.memory = memory
+        self.guessed = guessed  # how old the task is
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.born = self.due = 0.0
+        self.wish = 0.0  # polls per second that it adds to what all wish for
+        self.asked_at: float | None = None  # its age when it was last seen running
+        self.in_line = self.ended = False
+        self.taken: float | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the task began."""
+        return self.loop.time() - self.born if self.loop else 0.0
+
+
+class Polls:
+    """Lets those who wait for tasks ask, each when its time has come. Belongs to one client."""
+
+    def __init__(self, polling: Polling, limits: Limits) -> None:
+        self._polling = polling
+        self._limit = limits.requests_per_minute
+        self._room = max(1, limits.connections * 3 // 4)
+        self._memories: dict[Kind, _Memory] = {}
+        # What follows belongs to one event loop, and begins anew on the next: see _bind.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: Callable[[], float] = float
+        self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = _NEVER
+        self._count = self._gone = self._asking = 0
+        self._wished = 0.0
+        self._submits = self._submitted_at = 0.0
+
+    def course(self, kind: Kind, age: float | None = 0.0) -> Course:
+        """Begin with a task of a kind that is ``age`` seconds old; None: nobody knows.
+
+        A known age counts from this moment, however late somebody comes to wait for the task.
+        """
+        memory = self._memories.get(kind)
+        if memory is None:
+            memory = self._memories[kind] = _Memory(expected(kind))
+        course = Course(memory, guessed=age is None)
+        if age is not None:
+            course.loop = loop = self._bind()
+            course.born = loop.time() - age
+            course.due = course.born + self._polling.first_wait(memory.durations)
+            memory.begin(course)
+        return course
+
+    def count_submit(self) -> None:
+        """Note that a submit takes its share of the request limit."""
+        now = self._bind().time()
+        self._submits = pace(self._submits, now - self._submitted_at, more=1)
+        self._submitted_at = now
+
+    async def turn(self, course: Course) -> None:
+        """Wait until a task is to be asked after; then ask, and call :meth:`asked` in any case."""
+        loop = self._bind()
+        now = loop.time()
+        if course.loop is not loop:
+            self._move(course, loop, now)
+        self._wished += course.wish
+        queue = self._queue
+        if course.due <= now and self._asking < self._room and not (queue and queue[0][0] <= now):
+            self._asking += 1
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._count += 1
+        heappush(queue, (course.due, self._count, turn))
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was let through in the moment of the cancellation
+                self.asked(course, None)
+            elif loop is self._loop:
+                self._wished -= course.wish
+                self._gone += 1
+                self._sweep()
+            raise
+
+    def asked(self, course: Course, snapshot: Snapshot | None) -> None:
+        """End a turn, with what the service said; None if it said nothing."""
+        if course.loop is not self._loop:  # the loop of that turn is gone, and all it counted
+            return
+        self._asking -= 1
+        self._wished -= course.wish
+        if snapshot is not None:
+            self._learn(course, snapshot)
+        self._serve()
+
+    def postpone(self, course: Course) -> None:
+        """Wait before the next poll as after an answer, though there was none."""
+        now = self._clock()
+        self._plan(course, now, now - course.born)
+
+    def _move(self, course: Course, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Count a task's time on the event loop that now waits for it."""
+        if course.loop is None:  # it may have ended long ago: it is asked after at once
+            known = course.memory.durations
+            course.born, course.due = now - (known.early if known else 0.0), now
+        else:  # loops may count time from different zeros
+            shift = now - course.loop.time()
+            course.born += shift
+            course.due += shift
+        course.loop = loop
+
+    def _learn(self, course: Course, snapshot: Snapshot) -> None:
+        now = self._clock()
+        if course.guessed and snapshot.created_at is not None:
+            lived = (datetime.now(UTC) - snapshot.created_at).total_seconds()
+            course.born = now - max(0.0, lived)
+        age = now - course.born
+        if not snapshot.state.ended:
+            course.asked_at = age
+            self._plan(course, now, age)
+            return
+        course.wish = 0.0
+        taken = None
+        if snapshot.state is TaskState.SUCCESS:
+            ages = [one for one in (course.asked_at, age) if one is not None]
+            taken = took(snapshot, [] if course.guessed else ages)
+        course.memory.end(course, taken)
+
+    def _plan(self, course: Course, now: float, age: float) -> None:
+        wait = self._polling.next_wait(age, course.memory.durations)
+        course.wish = 1 / wait
+        submits = pace(self._submits, now - self._submitted_at)
+        course.due = now + wait * stretch(self._wished + course.wish, self._limit, submits)
+
+    def _serve(self) -> None:
+        """Let through those whose time has come, as far as there is room."""
+        now = self._clock()
+        queue = self._queue
+        while queue and (queue[0][2].done() or (queue[0][0] <= now and self._asking < self._room)):
+            turn = heappop(queue)[2]
+            if turn.done():
+                self._gone -= 1
+            else:
+                self._asking += 1
+                turn.set_result(None)
+        # Without room, the next one is served by whoever makes some.
+        if queue and self._asking < self._room and queue[0][0] < self._wakes_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wakes_at = queue[0][0]
+            self._timer = self._bind().call_at(self._wakes_at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer, self._wakes_at = None, _NEVER
+        self._serve()
+
+    def _sweep(self) -> None:
+        """Forget waiters who have gone, once they are the most of those in the queue."""
+        if self._gone > max(_FEW, len(self._queue) / 2):
+            self._queue[:] = [one for one in self._queue if not one[2].done()]
+            heapify(self._queue)
+            self._gone = 0
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._clock = loop, loop.time
+            self._queue, self._timer, self._wakes_at = [], None, _NEVER
+            self._count = self._gone = self._asking = 0
+            self._wished = 0.0
+            self._submits, self._submitted_at = 0.0, loop.time()
+        return loop

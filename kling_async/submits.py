@@ -1,0 +1,226 @@
+"""Submits: a slot first, then sent and heard to the end, even if the caller has gone.
+
+A remote task holds its slot from before its submit until it is known to have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from kling_async.errors import AnswerLostError, KlingError
+from kling_async.events import SubmitFailed, Submitted
+from kling_async.policy.durations import Kind
+from kling_async.protocol import requests, responses
+from kling_async.task import Task
+
+if TYPE_CHECKING:
+    from kling_async.calls import Calls
+    from kling_async.inputs import Input
+    from kling_async.limits import Slot
+    from kling_async.polls import Polls
+    from kling_async.results import Snapshot, TaskRef
+    from kling_async.task import Ask
+
+__all__ = ["Submits", "Witness"]
+
+# Seconds between looks for tasks that nobody waits for, while a submit waits for a slot.
+_SWEEP_EVERY = 1.0
+
+
+class Witness(Protocol):
+    """Is told of a submit, step by step: for those who keep books of what may cost money."""
+
+    async def sending(self) -> None:
+        """Do what must be done before the request leaves, and may cost money from then on.
+
+        All limits have been waited for: be quick. What this raises, :meth:`KlingClient.submit`
+        raises, and nothing is sent.
+        """
+
+    async def refused(self, error: KlingError) -> None:
+        """Note that it was not taken and cost nothing. Before it is sent again, ``sending``."""
+
+    async def accepted(self, ref: TaskRef) -> None:
+        """Note the task. This is told even if the caller has gone meanwhile.
+
+        What this raises, :meth:`KlingClient.submit` raises, with ``ref`` and ``may_have_charged``.
+        """
+
+
+class Submits:
+    """Turns inputs into tasks, and knows which of them still run."""
+
+    def __init__(self, calls: Calls, polls: Polls, ask: Ask) -> None:
+        self._calls = calls
+        self._polls = polls
+        self._ask = ask
+        self._running: dict[TaskRef, tuple[Slot, Task]] = {}
+        # What follows belongs to one event loop.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._short = 0
+
+    @property
+    def running(self) -> tuple[TaskRef, ...]:
+        """The tasks that are known and not known to have ended."""
+        return tuple(self._running)
+
+    async def submit(
+        self, sent: Input, callback_url: str | None = None, witness: Witness | None = None
+    ) -> Task:
+        """Submit one input; see :meth:`KlingClient.submit`."""
+        request = requests.submit(sent, callback_url)
+        loop = self._bind()
+        slot = await self._slot()
+        heard: asyncio.Future[Task] | None = None
+
+        async def once() -> Task:
+            nonlocal heard
+            self._polls.count_submit()
+            if witness is not None:
+                await witness.sending()
+            heard = loop.create_future()
+            # In a task of its own, so that the answer is heard though the caller may be gone.
+            send = self._send(sent, request, slot, heard, witness)
+            self._sending.add(loop.create_task(send))
+            return await heard
+
+        try:
+            return await self._calls.call(request, once)
+        except asyncio.CancelledError:
+            if heard is None:
+                slot.release()
+            elif heard.done() and not heard.cancelled() and (refused := heard.exception()):
+                self._settle(sent, slot, refused)  # else the answer is still to come
+            raise
+        except Exception as error:
+            self._settle(sent, slot, error)
+            raise
+
+    def find(self, ref: TaskRef) -> Task | None:
+        """Return the task, if it is running."""
+        running = self._running.get(ref)
+        return running[1] if running else None
+
+    def hold(self, task: Task) -> None:
+        """Hold a slot for a task that is found to be running already."""
+        if task.ref not in self._running:
+            self._running[task.ref] = self._calls.limiter.adopt(), task
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
+        if snapshot.state.ended:
+            ended = self._running.pop(snapshot.ref, None)
+            if ended is not None:
+                ended[0].release()
+        elif snapshot.ref not in self._running:
+            self.hold(self.task(snapshot.ref, Kind(snapshot.ref.model), None))
+
+    def task(self, ref: TaskRef, kind: Kind, age: float | None = 0.0) -> Task:
+        """Make a task of so many seconds; None: nobody knows how many."""
+        return Task(ref, self._ask, self._polls, self._polls.course(kind, age))
+
+    async def answered(self) -> None:
+        """Wait until every submit under way has been answered."""
+        self._bind()
+        if self._sending:
+            await asyncio.wait(self._sending)
+
+    async def _send(
+        self,
+        sent: Input,
+        request: requests.Request,
+        slot: Slot,
+        heard: asyncio.Future[Task],
+        witness: Witness | None,
+    ) -> None:
+        """Send once, and hear the answer to its end."""
+        try:
+            response = await self._calls.send(request)
+            ref = responses.submit(request, response, sent.model, datetime.now(UTC))
+            task = self.task(ref, kind_of(sent))
+            self._running[ref] = slot, task
+            self._calls.tell(Submitted, ref, sent)
+            if witness is not None:
+                await _told(witness, ref)
+            if not heard.done():
+                heard.set_result(task)
+        except asyncio.CancelledError:  # the loop itself is ending
+            told = "the event loop ended before a submit was answered; it may have been charged"
+            self._settle(sent, slot, AnswerLostError(told, may_have_charged=True))
+            heard.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            failed = error
+            if isinstance(error, KlingError) and not error.may_have_charged and witness:
+                try:
+                    await witness.refused(error)
+                except KlingError as worse:
+                    failed = worse
+            if not heard.done():
+                heard.set_exception(failed)
+            else:
+                self._settle(sent, slot, failed)
+        finally:
+            self._sending.discard(asyncio.current_task())
+
+    def _settle(self, sent: Input, slot: Slot, error: BaseException) -> None:
+        """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
+        if isinstance(error, KlingError):  # what else a transport raises proves nothing
+            self._calls.tell(SubmitFailed, sent, error)
+            if not error.may_have_charged:
+                slot.release()
+
+    async def _slot(self) -> Slot:
+        """Wait for a slot. Tasks that nobody waits for must not hold all of them for ever."""
+        if len(self._running) < self._calls.limiter.limits.concurrent_tasks:
+            return await self._calls.limiter.slot()
+        self._short += 1
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+        try:
+            return await self._calls.limiter.slot()
+        finally:
+            self._short -= 1
+            if not self._short:
+                self._sweeper.cancel()
+                self._sweeper = None
+
+    async def _sweep(self) -> None:
+        """Wait for all that is running, so that it is noticed when something ends."""
+        attended: set[TaskRef] = set()
+        async with asyncio.TaskGroup() as waiters:
+            while True:
+                for ref in self._running.keys() - attended:
+                    waiters.create_task(_await(self._running[ref][1]))
+                attended = set(self._running)
+                await asyncio.sleep(_SWEEP_EVERY)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._sending, self._sweeper, self._short = loop, set(), None, 0
+        return loop
+
+
+def kind_of(sent: Input) -> Kind:
+    """Return what an input has in common with those that take as long."""
+    duration, provider = getattr(sent, "duration", None), getattr(sent, "provider", None)
+    return Kind(sent.model, sent.mode, duration, provider)
+
+
+async def _told(witness: Witness, ref: TaskRef) -> None:
+    try:
+        await witness.accepted(ref)
+    except KlingError as error:
+        error.ref, error.may_have_charged = ref, True
+        raise
+
+
+async def _await(task: Task) -> None:
+    with suppress(KlingError):
+        await task

@@ -1,0 +1,244 @@
+"""The journal against a model of it: whatever is done to both, they agree."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kling_async.errors import JournalError
+from kling_async.journal import Entry, Failure, ItemState, Move, Planned
+from kling_async.journal.sqlite import SqliteJournal
+from kling_async.results import FailReason, Result, SavedFile, TaskRef
+from kling_async.testing.clock import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+_T = TypeVar("_T")
+
+S = ItemState
+# The rule itself, written down a second time.
+LEGAL = {
+    S.PLANNED: {S.SUBMITTING, S.FAILED},
+    S.SUBMITTING: {S.PLANNED, S.SUBMITTED, S.FAILED, S.UNSURE},
+    S.SUBMITTED: {S.FINISHED, S.FAILED},
+    S.FINISHED: {S.SAVED},
+    S.SAVED: {S.SAVED},
+    S.FAILED: {S.PLANNED},
+    S.UNSURE: {S.PLANNED},
+}
+START = datetime(2026, 1, 2, tzinfo=UTC)
+KEYS = ["a", "b", "ä\0", "'c"]
+ITEMS = st.builds(
+    Planned,
+    st.sampled_from(KEYS),
+    # Mostly the same, or hardly anything would ever be planned.
+    st.sampled_from([{"x": 1, "y": [2]}] * 9 + [{"x": 2}]),
+)
+REFS = st.builds(TaskRef, st.just("m"), st.sampled_from(["1", "2"]))
+MOVES = st.builds(
+    Move,
+    st.sampled_from([*KEYS * 4, "unknown"]),
+    st.sampled_from(S),
+    st.integers(0, 10**9).map(lambda seconds: START + timedelta(seconds=seconds)),
+    st.none() | REFS,
+    st.none() | st.builds(Result, REFS, st.just(("u",)), cost_time=st.sampled_from([None, 1.5])),
+    st.none() | st.builds(Failure, st.just("E"), st.text(), reason=st.sampled_from(FailReason)),
+    st.lists(st.builds(SavedFile, st.text(), st.just("n"), st.integers(0), st.just("0"))).map(
+        tuple
+    ),
+)
+
+
+@attrs.define
+class Item:
+    """What the model knows of one item."""
+
+    entry: Entry
+    history: list[Move]
+
+
+class JournalAndModel(RuleBasedStateMachine):
+    """Does the same to a journal and to a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: dict[str, Item] = {}
+        self.paid = 0
+        self.folder = Path(tempfile.mkdtemp())
+        self.runner = asyncio.Runner(debug=False, loop_factory=VirtualLoop)
+
+    def run(self, main: Coroutine[object, object, _T]) -> _T:
+        return self.runner.run(main)
+
+    @initialize()
+    def open(self) -> None:
+        self.path = self.folder / "journal"
+        self.journal = self.run(SqliteJournal(self.path).__aenter__())
+
+    def teardown(self) -> None:
+        self.run(self.journal.close())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    # What is done.
+
+    @rule(items=st.lists(ITEMS, max_size=4))
+    def plan(self, items: list[Planned]) -> None:
+        inputs = {key: item.entry.input for key, item in self.model.items()}
+        agreed = all(inputs.setdefault(item.key, item.input) == item.input for item in items)
+        answer = self.run(answered(self.journal.plan(items)))
+        if not agreed:
+            assert isinstance(answer, JournalError)
+            return
+        assert not isinstance(answer, JournalError)
+        for item, entry in zip(items, answer, strict=True):
+            if item.key not in self.model:
+                now = entry.changed_at
+                expected = Entry(item.key, item.input, S.PLANNED, 1, now)
+                self.model[item.key] = Item(expected, [Move(item.key, S.PLANNED, now)])
+            assert entry == self.model[item.key].entry
+
+    @rule(calls=st.lists(st.lists(MOVES, max_size=3), min_size=1, max_size=4))
+    def record(self, calls: list[list[Move]]) -> None:
+        async def together() -> list[JournalError | None]:
+            return await asyncio.gather(*(answered(self.journal.record(*call)) for call in calls))
+
+        expected = [self.recorded(call) for call in calls]
+        assert [answer is None for answer in self.run(together())] == expected
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), move=MOVES)
+    def record_what_is_legal(self, data: st.DataObject, move: Move) -> None:
+        item = self.model[data.draw(st.sampled_from(sorted(self.model)))]
+        state = data.draw(st.sampled_from(sorted(LEGAL[item.entry.state])))
+        ref = TaskRef("m", "3")
+        move = attrs.evolve(
+            move,
+            key=item.entry.key,
+            state=state,
+            ref=ref if state is S.SUBMITTED else move.ref,
+            result=Result(ref, ()) if state is S.FINISHED else move.result,
+        )
+        assert self.recorded([move])
+        self.run(self.journal.record(move))
+
+    @rule()
+    def close_and_reopen(self) -> None:
+        self.run(self.journal.close())
+        self.reopen()
+
+    @rule()
+    def kill(self) -> None:
+        """Go on with what is on disk, as a process would after the one before was killed."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for name in ("journal", "journal-wal"):
+            shutil.copy(self.path.with_name(name), folder)
+        self.run(self.journal.close())
+        self.path = folder / "journal"
+        self.reopen()
+
+    # What must hold.
+
+    @invariant()
+    def all_entries(self) -> None:
+        if hasattr(self, "journal"):
+            assert self.run(entries(self.journal)) == [item.entry for item in self.model.values()]
+
+    @rule(states=st.lists(st.sampled_from(S), min_size=1, max_size=3))
+    def some_entries(self, states: list[ItemState]) -> None:
+        expected = [item.entry for item in self.model.values() if item.entry.state in states]
+        assert self.run(entries(self.journal, *states)) == expected
+
+    @rule()
+    def look(self) -> None:
+        """Compare what else can be read, also by a reader beside the writer."""
+        reader = self.run(SqliteJournal(self.path, read_only=True).__aenter__())
+        for journal in (self.journal, reader):
+            for key, item in self.model.items():
+                assert self.run(journal.history(key)) == item.history
+            summary = self.run(journal.summary())
+            states = Counter(item.entry.state for item in self.model.values())
+            assert summary.counts == {state: states[state] for state in S}
+            assert summary.attempts == self.paid + states[S.SUBMITTING]
+        assert self.run(entries(reader)) == self.run(entries(self.journal))
+        self.run(reader.close())
+
+    # The model.
+
+    def recorded(self, moves: Sequence[Move]) -> bool:
+        """Do moves to the model, all or none; tell whether they were legal."""
+        new: dict[str, Item] = {}
+        paid = 0
+        for move in moves:
+            known = new.get(move.key) or self.model.get(move.key)
+            if known is None or move.state not in LEGAL[known.entry.state]:
+                return False
+            if (move.state is S.SUBMITTED and not move.ref) or (
+                move.state is S.FINISHED and not move.result
+            ):
+                return False
+            paid += move.state in (S.SUBMITTED, S.UNSURE)
+            new[move.key] = Item(after(known.entry, move), [*known.history, move])
+        self.model |= new
+        self.paid += paid
+        return True
+
+    def reopen(self) -> None:
+        self.journal = self.run(SqliteJournal(self.path).__aenter__())
+        for key, item in self.model.items():
+            if item.entry.state is S.SUBMITTING:
+                *_, last = self.run(self.journal.history(key))
+                assert last.state is S.UNSURE
+                assert last.failure is not None
+                assert last.failure.may_have_charged
+                assert self.recorded([last])
+
+
+def after(entry: Entry, move: Move) -> Entry:
+    """Tell how an item stands after a legal move."""
+    if move.state is S.PLANNED and entry.state in (S.FAILED, S.UNSURE):
+        entry = Entry(entry.key, entry.input, entry.state, entry.attempt + 1, move.at)
+        move = Move(move.key, move.state, move.at, failure=move.failure)
+    return attrs.evolve(
+        entry,
+        state=move.state,
+        changed_at=move.at,
+        ref=move.ref or entry.ref,
+        result=move.result or entry.result,
+        failure=move.failure,
+        files=move.files or entry.files,
+    )
+
+
+async def answered(call: Coroutine[object, object, _T]) -> _T | JournalError:
+    """Give the answer, or the refusal."""
+    try:
+        return await call
+    except JournalError as error:
+        return error
+
+
+async def entries(journal: SqliteJournal, *states: ItemState) -> list[Entry]:
+    """Read all entries in these states."""
+    return [entry async for entry in journal.entries(*states)]
+
+
+TestJournal = JournalAndModel.TestCase
+TestJournal.settings = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=30,
+    stateful_step_count=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kling_async.journal import Failure, ItemState, Move
+from kling_async.journal._text import details, read_details, write
+from kling_async.results import FailReason, Result, SavedFile, TaskRef
+
+FREELY = settings(deadline=None, derandomize=True)
+
+# Half characters too: a service may send what it likes.
+TEXTS = st.text(st.characters())
+TIMES = st.datetimes(timezones=st.just(UTC))
+REFS = st.builds(TaskRef, st.just("kling-2-1"), st.from_regex(r"[!-~é]{1,30}", fullmatch=True))
+RESULTS = st.builds(
+    Result,
+    REFS,
+    st.lists(TEXTS, max_size=3).map(tuple),
+    st.none() | TIMES,
+    st.none() | TIMES,
+    st.none() | st.floats(allow_nan=False),
+)
+FAILURES = st.builds(
+    Failure, TEXTS, TEXTS, TEXTS, st.none() | st.sampled_from(FailReason), st.booleans()
+)
+FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_size=3).map(tuple)
+
+
+@FREELY
+@given(
+    st.builds(
+        Move,
+        st.just("a"),
+        st.just(ItemState.SAVED),
+        TIMES,
+        st.none() | REFS,
+        st.none() | RESULTS,
+        st.none() | FAILURES,
+        FILES,
+    )
+)
+def test_what_comes_with_a_move(move: Move) -> None:
+    """Whatever came with a move is read as it was written, and the text fits in any database."""
+    texts = details(move)
+    assert read_details(texts) == (move.ref, move.result, move.failure, move.files)
+    assert all(text.isprintable() for text in texts if text)
+
+
+def test_nothing_is_none() -> None:
+    """What did not come with a move takes no room."""
+    assert details(Move("a", ItemState.PLANNED, datetime.now(UTC))) == (None,) * 4
+
+
+def test_equal_values_are_equal_text() -> None:
+    """The order of fields, and whether a list is a tuple, make no difference."""
+    assert write({"b": [1, "é"], "a": None}) == write({"a": None, "b": (1, "é")})
+    assert json.loads(write({"b": [1, "é"]})) == {"b": [1, "é"]}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("nothing", None, None, None),
+        (None, "{}", None, None),
+        (None, "[]", None, None),
+        (None, None, "{", None),
+        (None, None, '{"kind":"a","message":"b","reason":"unheard"}', None),
+        (None, None, None, '[{"url":"a"}]'),
+        (None, None, None, None, None),
+    ],
+)
+def test_what_something_else_wrote(texts: tuple[str | None, ...]) -> None:
+    """Text that makes no sense is one of three ordinary errors."""
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_details(texts)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kling_async.policy.durations import Durations, Kind, expected, took
+from kling_async.results import Snapshot, TaskRef, TaskState
+
+# No property depends on how fast the machine is, or on luck.
+FREELY = settings(deadline=None, derandomize=True)
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+FIVE = Kind("kling-2-1", "master-text-to-video", 5)
+
+seconds = st.floats(0, 1e6)
+
+
+def ended(*, created: float | None = None, completed: float | None = None) -> Snapshot:
+    """Make the snapshot of a task that ended, with the service's times in seconds."""
+    moments = [None if at is None else NOON + timedelta(seconds=at) for at in (created, completed)]
+    return Snapshot(
+        TaskRef("kling-2-1", "task_1"),
+        TaskState.SUCCESS,
+        created_at=moments[0],
+        completed_at=moments[1],
+    )
+
+
+def learn(known: Durations, *durations: float) -> Durations:
+    """Learn these, one after another."""
+    for duration in durations:
+        known = known.learn(duration)
+    return known
+
+
+@pytest.mark.parametrize(
+    ("model", "duration", "marks"),
+    [
+        ("kling-2-1", 5, (60, 90)),
+        ("kling-2-1", 10, (90, 120)),
+        ("kling-2-1", None, (60, 120)),
+        ("kling-2-5-turbo-pro", 5, (30, 45)),
+        ("kling-2-5-turbo-pro", 10, (45, 60)),
+        ("kling-2-5-turbo-pro", None, (30, 60)),
+    ],
+)
+def test_the_vendors_word(model: str, duration: int | None, marks: tuple[float, float]) -> None:
+    """At first the marks are the vendor's figures, whatever the mode and the provider."""
+    for mode, provider in (("", None), ("pro-image-to-video", "value")):
+        known = expected(Kind(model, mode, duration, provider))
+        assert known is not None
+        assert (known.early, known.late) == marks
+
+
+@pytest.mark.parametrize("kind", [Kind("kling-2-6", "x", 5), Kind("kling-2-1", "x", 7), Kind("")])
+def test_the_vendor_says_nothing(kind: Kind) -> None:
+    """Where the vendor gives no figures, nothing is expected."""
+    assert expected(kind) is None
+
+
+def test_results_replace_the_vendors_word() -> None:
+    """Each of the first eight results takes the place of one figure, the extremes last."""
+    known = expected(FIVE)
+    assert known is not None
+    marks = []
+    for _ in range(8):
+        known = known.learn(75.0)
+        assert len(known.seen) == 8
+        marks.append((known.early, known.late))
+    assert marks[:6] == [(60, 90)] * 6
+    assert marks[6] in {(60, 75), (75, 90)}
+    assert known == Durations((75.0,) * 8)
+
+
+def test_forty_are_remembered() -> None:
+    """After the vendor's figures the latest forty are remembered, in their order."""
+    known = learn(expected(FIVE) or Durations(()), *map(float, range(1, 101)))
+    assert known.seen == tuple(map(float, range(61, 101)))
+
+
+def test_the_odd_ones_are_left_out() -> None:
+    """Of forty, the quickest and the slowest lie outside the marks; of fewer, none does."""
+    known = Durations((*(100.0 + n for n in range(38)), 1.0, 999.0))
+    assert known.early == pytest.approx(100 - 37 / 40)
+    assert known.late == pytest.approx(137 + 37 / 40)
+    fewer = Durations(known.seen[1:])
+    assert fewer.early < 1
+    assert fewer.late > 999
+
+
+@pytest.mark.parametrize(
+    ("seen", "early", "late"),
+    [
+        ((80.0,), 60.0, 100.0),
+        ((80.0, 80.0), 70.0, 90.0),
+        ((60.0, 100.0), 40.0, 120.0),
+        ((1.0, 100.0), 0.0, 149.5),
+        ((80.0,) * 40, 79.5, 80.5),
+    ],
+)
+def test_marks_are_wider_where_few_were_seen(
+    seen: tuple[float, ...], early: float, late: float
+) -> None:
+    """The margin is the spread, or a quarter of the duration, divided by how many were seen."""
+    known = Durations(seen)
+    assert [known.early, known.late] == pytest.approx([early, late])
+
+
+@FREELY
+@given(st.lists(seconds, min_size=1, max_size=60), st.booleans())
+def test_marks_make_sense(durations: list[float], vendor: bool) -> None:  # noqa: FBT001
+    """The early mark is never after the late one; both are finite and not negative."""
+    known = expected(FIVE) if vendor else Durations(())
+    assert known is not None
+    for duration in durations:
+        known = known.learn(duration)
+        assert 0 <= known.early <= known.late < math.inf
+
+
+@FREELY
+@given(
+    st.none() | st.lists(seconds, max_size=100),
+    st.lists(st.floats(60, 90), min_size=40, max_size=40),
+    st.sampled_from([0.5, 2.0]),
+)
+def test_forty_results_later(before: list[float] | None, new: list[float], factor: float) -> None:
+    """A service twice as slow, or twice as fast, is known as such after forty results."""
+    known = learn(expected(FIVE) or Durations(()), *(before or ()))
+    new = [duration * factor for duration in new]
+    assert learn(known, *new) == Durations(tuple(new))
+    assert learn(known, *new).early >= 59 * factor
+    assert learn(known, *new).late <= 91 * factor
+
+
+# ------------------------------------------------------------------------------------ what it took
+
+
+@pytest.mark.parametrize("ages", [[], [80.0], [70.0, 80.0]])
+def test_the_services_own_times(ages: list[float]) -> None:
+    """If the service says when a task began and ended, that is what it took."""
+    assert took(ended(created=0, completed=75.5), ages) == 75.5
+    assert took(ended(created=0, completed=0), ages) == 0
+
+
+@pytest.mark.parametrize(("ages", "taken"), [([], 500.0), ([80.0], 80.0), ([70.0, 80.0], 80.0)])
+def test_a_service_that_claims_too_much(ages: list[float], taken: float) -> None:
+    """A task cannot have taken longer than it is old."""
+    assert took(ended(created=0, completed=500), ages) == taken
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [ended(), ended(created=0), ended(completed=0), ended(created=500, completed=0)],
+)
+@pytest.mark.parametrize(
+    ("ages", "taken"), [([70.0, 80.0], 75.0), ([80.0], 72.0), ([0.0], 0.0), ([], None)]
+)
+def test_without_sensible_times(snapshot: Snapshot, ages: list[float], taken: float | None) -> None:
+    """Else it is halfway between the last two polls, a tenth before the only one, or unknown."""
+    assert took(snapshot, ages) == (None if taken is None else pytest.approx(taken))
+
+
+@pytest.mark.parametrize("real", [20.0, 40.0])
+def test_a_much_quicker_service_without_times(real: float) -> None:
+    """Where tasks have always ended before the first poll, that poll comes earlier and earlier."""
+    known = expected(FIVE)
+    assert known is not None
+    for _ in range(200):
+        if known.early <= real:
+            break
+        known = known.learn(took(ended(), [known.early]) or 0.0)
+    assert real / 2 < known.early <= real

@@ -1,0 +1,662 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from bisect import bisect_right
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from random import Random
+from statistics import mean
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from weakref import WeakSet
+
+import pytest
+
+from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async.policy.durations import Kind
+from kling_async.polls import Polls
+from kling_async.results import TaskState
+from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from contextvars import Context
+
+    from kling_async.polls import Course
+    from kling_async.testing.transport import Request, Response
+
+pytestmark = pytest.mark.virtual_time
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+REF = TaskRef("kling-2-1", "task_1")
+FOX = MasterTextToVideo("a fox in fresh snow")
+FIVE = Kind("kling-2-1", "master-text-to-video", 5)
+TEN = Kind("kling-2-1", "master-text-to-video", 10)
+NEW = Kind("kling-9", "text-to-video", 5)
+ATTACHED = Kind("kling-2-1")
+
+RUNNING = Snapshot(REF, TaskState.PROCESSING)
+SUCCESS = Snapshot(REF, TaskState.SUCCESS)
+FAILED = Snapshot(REF, TaskState.FAILED)
+
+# One request a second, of which polls are to use 0.9: what a task wishes for shows at once.
+SLOW = Limits(requests_per_minute=60)
+ALONE = 1 / 0.9
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def about(*seconds: float) -> object:
+    """Compare moments, but for the ticks of the virtual clock."""
+    return pytest.approx(list(seconds), abs=1e-3)
+
+
+async def poll(
+    polls: Polls, course: Course, said: Snapshot | None = RUNNING, takes: float = 0.0
+) -> float:
+    """Wait for a turn, ask, and hear this; give the moment of asking."""
+    await polls.turn(course)
+    at = now()
+    try:
+        if takes:
+            await asyncio.sleep(takes)
+    finally:
+        polls.asked(course, said)
+    return at
+
+
+async def gap(polls: Polls, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
+    """Ask after an attached task twice; give the time between the two polls."""
+    course = polls.course(kind, None)
+    first = await poll(polls, course, said)
+    return await poll(polls, course, FAILED) - first
+
+
+async def live(polls: Polls, kind: Kind, lasts: float, *, told: bool = True) -> list[float]:
+    """Follow a task that lasts so long; give its age at each poll."""
+    began = now()
+    course = polls.course(kind)
+    ages = [0.0]
+    while ages[-1] < lasts:
+        await polls.turn(course)
+        ages.append(now() - began)
+        zero = datetime.now(UTC)
+        done = Snapshot(
+            REF,
+            TaskState.SUCCESS,
+            created_at=zero if told else None,
+            completed_at=zero + timedelta(seconds=lasts),
+        )
+        polls.asked(course, RUNNING if ages[-1] < lasts else done)
+    return ages[1:]
+
+
+async def together(*waits: Coroutine[object, object, _T]) -> list[_T]:
+    """Run all of these at once, in this order."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait) for wait in waits]
+    return [task.result() for task in tasks]
+
+
+async def fullest(polls: Polls, number: int) -> int:
+    """Let so many ask at once; count how many ever did."""
+    asking = most = 0
+
+    async def ask() -> None:
+        nonlocal asking, most
+        course = polls.course(ATTACHED, None)
+        await polls.turn(course)
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(1)
+        asking -= 1
+        polls.asked(course, FAILED)
+
+    await together(*(ask() for _ in range(number)))
+    return most
+
+
+# --------------------------------------------------------------------------------- whose turn it is
+
+
+async def test_the_order_of_due_times() -> None:
+    """Each is let through when its own time has come, in whatever order they began to wait."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(TEN), polls.course(FIVE), polls.course(NEW)]
+    courses += [polls.course(ATTACHED, None), polls.course(FIVE, 40.0), polls.course(FIVE, 99.0)]
+    moments = await together(*(poll(polls, course) for course in courses))
+    assert moments == about(90, 60, 15, 0, 20, 0)
+
+
+async def test_the_first_come_are_served_first() -> None:
+    """Those whose time has come together are let through in the order in which they came."""
+    polls = Polls(Polling(), Limits(10, 3))
+    order: list[int] = []
+
+    async def ask(number: int) -> None:
+        await poll(polls, polls.course(ATTACHED, None), takes=1)
+        order.append(number)
+
+    await together(*(ask(number) for number in range(20)))
+    assert order == list(range(20))
+
+
+async def test_age_counts_from_the_submit() -> None:
+    """A task that nobody waits for grows older all the same: its first poll is not put off."""
+    polls = Polls(Polling(), Limits())
+    early, late = polls.course(FIVE), polls.course(FIVE)
+    await asyncio.sleep(50)
+    assert [await poll(polls, early)] == about(60)
+    await asyncio.sleep(70)
+    assert [await poll(polls, late)] == about(130)
+    assert [await poll(polls, late)] == about(130 + 1 + (130 - 90) * 0.1)
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(10, 3), Limits(3000, 100)])
+async def test_the_room(limits: Limits) -> None:
+    """No more than three quarters of the connections serve polls at one time."""
+    polls = Polls(Polling(), limits)
+    room = limits.connections * 3 // 4
+    assert await fullest(polls, room) == room
+    began = now()
+    assert await fullest(polls, 3 * room) == room
+    assert [now() - began] == about(3)
+
+
+class Watched(VirtualLoop):
+    """A loop that tells how many timers are set, and which futures are still known to anyone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+        self.futures: WeakSet[asyncio.Future[object]] = WeakSet()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = super().call_at(when, callback, *args, context=context)
+        self.timers.append(timer)
+        return timer
+
+    def create_future(self) -> asyncio.Future[object]:
+        future = super().create_future()
+        self.futures.add(future)
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """How many timers will go off."""
+        return sum(not one.cancelled() and one.when() > self.time() for one in self.timers)
+
+
+def watched(main: Callable[[Watched], Coroutine[object, object, None]]) -> None:
+    """Run on a watched loop."""
+    with asyncio.Runner(loop_factory=Watched) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Watched)
+        runner.run(main(loop))
+
+
+def test_one_timer() -> None:
+    """However many wait, and whenever each of them began, one timer is set."""
+
+    async def main(loop: Watched) -> None:
+        polls = Polls(Polling(), Limits())
+        courses = [polls.course(FIVE, 10 + (n * 7919 % 1000) / 25) for n in range(1000)]
+        waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+        for _ in range(13):
+            await asyncio.sleep(4)
+            assert loop.waiting == (not all(wait.done() for wait in waits))
+        assert all(wait.done() for wait in waits)
+        assert not loop.waiting
+
+    watched(main)
+
+
+# ------------------------------------------------------------------------------------- who gives up
+
+
+@pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
+async def test_cancellation(at: str) -> None:
+    """A waiter who is cancelled at any point makes room for the next, and wishes for nothing."""
+    polls = Polls(Polling(), SLOW)
+    courses = [polls.course(ATTACHED, None) for _ in range(3)]
+    asking = [asyncio.create_task(poll(polls, course, takes=5)) for course in courses]
+    # Both have been asked after once, so they wish for polls.
+    one, other = polls.course(ATTACHED, None), polls.course(ATTACHED, None)
+    await asyncio.gather(poll(polls, one), poll(polls, other), *asking)
+
+    blockers = [polls.course(ATTACHED, None) for _ in range(3)]
+    held = [asyncio.create_task(poll(polls, course, takes=9)) for course in blockers]
+    await asyncio.sleep(5)
+    first = asyncio.create_task(poll(polls, one, takes=30))
+    second = asyncio.create_task(poll(polls, other, takes=5))
+    await asyncio.sleep(1)
+    if at == "let through":
+        held[0].cancel()  # which lets it through in this very turn of the loop
+        await asyncio.sleep(0)
+    elif at == "asking":
+        held[0].cancel()
+        await asyncio.sleep(1)
+    before = now()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    began = await second
+    assert [began] == about(before if at != "waiting" else before + 3)
+    await asyncio.gather(*held, return_exceptions=True)
+    assert await fullest(polls, 10) == 3
+    assert [await gap(polls)] == about(ALONE)
+
+
+async def test_wishes_of_those_who_have_gone() -> None:
+    """Hundreds who give up, before or after they were let through, leave no wish behind."""
+    polls = Polls(Polling(), SLOW)
+    courses = [polls.course(ATTACHED, None) for _ in range(400)]
+    await together(*(poll(polls, course) for course in courses))
+    waits = [asyncio.create_task(poll(polls, course, takes=50)) for course in courses]
+    await asyncio.sleep(20)  # some are asking by now, and the others stand in line
+    assert await gap_of(polls, waits) == about(ALONE)
+
+
+async def gap_of(polls: Polls, waits: Sequence[asyncio.Task[float]]) -> list[float]:
+    """Cancel all these, then measure the gap of a task that waits alone."""
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    return [await gap(polls)]
+
+
+def test_those_who_have_gone_are_swept() -> None:
+    """Waiters who give up are forgotten before their time comes; the others keep theirs."""
+
+    async def main(loop: Watched) -> None:
+        polls = Polls(Polling(), Limits())
+        ages = [(n * 7919 % 1000) / 20 for n in range(1000)]
+        waits = [asyncio.create_task(poll(polls, polls.course(FIVE, age))) for age in ages]
+        await asyncio.sleep(1)
+        before = len(loop.futures)
+        for number, wait in enumerate(waits):
+            if number % 20:
+                wait.cancel()
+        await asyncio.wait(waits[1:20])
+        del wait
+        waits = waits[::20]
+        gc.collect()
+        assert before >= 1000
+        assert len(loop.futures) < 300
+        moments = [await wait for wait in waits]
+        assert moments == about(*(60 - age for age in ages[::20]))
+
+    watched(main)
+
+
+async def test_a_few_who_have_gone_do_no_harm() -> None:
+    """A waiter who has gone is passed over when its time comes."""
+    polls = Polls(Polling(), Limits())
+    gone = asyncio.create_task(poll(polls, polls.course(FIVE, 30.0)))
+    stays = asyncio.create_task(poll(polls, polls.course(FIVE, 20.0)))
+    await asyncio.sleep(1)
+    gone.cancel()
+    assert [await stays] == about(40)
+
+
+# -------------------------------------------------------------------------------------------- loops
+
+
+def test_loops_one_after_another() -> None:
+    """On the next loop the waiting goes on: the time that a task has waited is not lost."""
+    polls = Polls(Polling(), Limits())
+    made: list[Course] = []
+
+    async def submit() -> None:
+        await asyncio.sleep(1000)
+        made.append(polls.course(FIVE))
+        await asyncio.sleep(30)
+
+    async def wait(*moments: float) -> None:
+        for moment in moments:
+            assert [await poll(polls, made[0])] == about(moment)
+
+    # 30 s old when the first loop ended, 60 s at the first poll, 160 s at the second loop's end.
+    for main in (submit(), wait(30), wait(1, 2)):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+
+
+def test_a_loop_that_was_left_in_the_middle() -> None:
+    """Those who wait or ask on a loop that is not run any more take nothing from the next one."""
+    polls = Polls(Polling(), SLOW)
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+
+    async def leave() -> list[asyncio.Task[float]]:
+        courses = [polls.course(ATTACHED, None) for _ in range(9)]
+        await together(*(poll(polls, course) for course in courses))
+        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in courses]
+        await asyncio.sleep(15)
+        return waits
+
+    async def go_on() -> None:
+        assert [await gap(polls)] == about(ALONE)
+        assert await fullest(polls, 10) == 3
+        assert [await gap(polls)] == about(ALONE)
+
+    kept = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(go_on())
+        left.close()  # which cancels them, far too late
+        runner.run(go_on())
+    assert all(wait.cancelled() for wait in kept)
+
+
+# --------------------------------------------------------------------------- what all of them share
+
+
+async def test_wishes_share_the_limit() -> None:
+    """Where all together wish for more than the limit leaves, every wait is stretched alike."""
+    polls = Polls(Polling(), SLOW)
+    courses = [polls.course(ATTACHED, None) for _ in range(9)]
+    moments: list[float] = []
+
+    async def follow(course: Course) -> None:
+        while now() < 600:
+            moments.append(await poll(polls, course))
+
+    await together(*map(follow, courses))
+    minutes = Counter(int(moment // 60) for moment in moments)
+    # At most 54; fewer while the wishes shrink, since a wait was planned with what was wished then.
+    assert all(30 <= minutes[minute] <= 54 for minute in range(1, 10))
+    assert sum(minutes.values()) > 400
+
+
+async def test_submits_come_first() -> None:
+    """While many are submitted, polls have a quarter of the limit, and later all that is free."""
+    polls = Polls(Polling(), SLOW)
+    for _ in range(100):
+        polls.count_submit()
+    assert [await gap(polls)] == about(4)
+    await asyncio.sleep(1000)
+    assert [await gap(polls)] == about(ALONE)
+
+
+async def test_a_poll_without_an_answer() -> None:
+    """After trouble the next poll is put off as by an answer; one cut short is made up for."""
+    polls = Polls(Polling(), SLOW)
+    course = polls.course(ATTACHED, None)
+    assert [await poll(polls, course, None)] == about(0)
+    assert [await poll(polls, course, None)] == about(0)
+    polls.postpone(course)
+    assert [await poll(polls, course, None)] == about(ALONE)
+
+
+# ----------------------------------------------------------------------------------- attached tasks
+
+
+def created(ago: float) -> Snapshot:
+    """Say that a running task was created so many seconds ago."""
+    return Snapshot(
+        REF, TaskState.PROCESSING, created_at=datetime.now(UTC) - timedelta(seconds=ago)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ago", "kind", "wait"),
+    [
+        (None, ATTACHED, 1.0),  # presumed to be as old as the first are when they end
+        (60, ATTACHED, 1.0),
+        (40, ATTACHED, 2.0),
+        (170, ATTACHED, 1 + 50 * 0.1),
+        (99999, ATTACHED, 15.0),
+        (-99999, ATTACHED, 1.0),  # clocks disagree
+        (None, NEW, 1.0),
+        (100, NEW, 5.0),
+    ],
+)
+async def test_attached_tasks(ago: float | None, kind: Kind, wait: float) -> None:
+    """A task of unknown age is asked after at once, then at the pace of the age that is told."""
+    polls = Polls(Polling(first=500.0), Limits())
+    assert [await poll(polls, polls.course(kind, None))] == about(0)
+    said = RUNNING if ago is None else created(ago)
+    # The age is told in real time, so a slow machine makes it a little older.
+    assert await gap(polls, said, kind) == pytest.approx(wait, abs=0.3)
+
+
+async def test_what_attached_tasks_teach() -> None:
+    """Of a task of unknown age only the service's own times count."""
+    polls = Polls(Polling(), Limits())
+
+    async def end(took: float | None) -> None:
+        zero = datetime.now(UTC)
+        later = zero + timedelta(seconds=took) if took else None
+        said = Snapshot(REF, TaskState.SUCCESS, created_at=zero, completed_at=later)
+        await poll(polls, polls.course(ATTACHED, None), said)
+
+    for _ in range(40):
+        await end(None)
+    assert await gap(polls, created(100)) == pytest.approx(1.0)
+    for _ in range(40):
+        await end(500.0)
+    assert await gap(polls, created(100)) == pytest.approx(5.0, abs=0.1)
+
+
+# ----------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT001
+    """A service twice as slow, or as fast, is asked at its own times forty tasks later."""
+    polls = Polls(Polling(), Limits())
+    dice = Random(1)  # noqa: S311 - durations, not keys
+    for _ in range(40):
+        await live(polls, FIVE, factor * dice.uniform(60, 90), told=told)
+    ages = [await live(polls, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)]
+    assert 0.8 * 60 * factor < mean(one[0] for one in ages) < 70 * factor
+    assert mean(map(len, ages)) < 30 * factor
+    if told:
+        assert min(one[0] for one in ages) > 60 * factor - 2
+
+
+async def test_a_kind_never_seen() -> None:
+    """One result of an unknown kind is enough to ask when the next is about to end."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, NEW, 100.0)
+    assert ages[:2] == about(15, 16)
+    assert 100 <= ages[-1] <= 105
+    assert await live(polls, NEW, 75.0) == about(75)
+    assert (await live(polls, Kind("kling-8"), 20.0))[:1] == about(15)
+
+
+async def test_a_crowd_is_judged_as_a_whole() -> None:
+    """Of many that began together the quick ones do not speak for all, nor do the slow ones."""
+    polls = Polls(Polling(), Limits())
+    began = now()
+    lasts = [60 + n * 7919 % 200 * 0.15 for n in range(200)]
+    await together(*(live(polls, FIVE, one) for one in lasts))
+    # Now all have ended, the slowest last; a task that takes 62 s is none the later.
+    assert now() - began < 95
+    assert (await live(polls, FIVE, 62.0))[-1] < 64
+    assert (await live(polls, FIVE, 88.0))[-1] < 90
+
+
+async def test_those_whom_nobody_asks_after() -> None:
+    """Others learn without those that are never asked after; what these took counts at last."""
+    polls = Polls(Polling(), Limits())
+    left = polls.course(FIVE)
+    for _ in range(20):
+        await live(polls, FIVE, 30.0)
+    assert (await live(polls, FIVE, 30.0))[0] < 31
+    zero = datetime.now(UTC)
+    said = Snapshot(
+        REF, TaskState.SUCCESS, created_at=zero, completed_at=zero + timedelta(seconds=10)
+    )
+    await poll(polls, left, said)
+    assert (await live(polls, FIVE, 30.0))[0] < 10
+
+
+async def test_a_service_that_recovers() -> None:
+    """After an hour of trouble the first poll comes after two minutes all the same."""
+    polls = Polls(Polling(), Limits())
+    await together(*(live(polls, FIVE, 1200.0) for _ in range(50)))
+    assert (await live(polls, FIVE, 75.0)) == about(120)
+
+
+async def test_kinds_are_apart() -> None:
+    """What is learned of one kind is nothing to another."""
+    polls = Polls(Polling(), Limits())
+    for _ in range(40):
+        await live(polls, FIVE, 30.0)
+    assert (await live(polls, FIVE, 30.0))[0] < 31
+    assert (await live(polls, TEN, 100.0))[:1] == about(90)
+    official = Kind(FIVE.model, FIVE.mode, FIVE.duration, "official")
+    assert (await live(polls, official, 80.0))[:1] == about(60)
+
+
+async def test_stuck_tasks() -> None:
+    """A task that does not end is asked after four times a minute, and teaches nothing."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, FIVE, 1800.0)
+    assert len(ages) < 30 + 30 + 1800 / 15
+    assert [b - a for a, b in zip(ages[-9:-1], ages[-8:], strict=True)] == about(*[15] * 8)
+    for _ in range(50):
+        await poll(polls, polls.course(FIVE, 60.0), FAILED)
+    assert (await live(polls, FIVE, 70.0))[:1] == about(60)
+
+
+# -------------------------------------------------------------------------------- the whole system
+
+
+class Service:
+    """Carries out what a client sends; a function says how long the Nth task takes."""
+
+    def __init__(self, duration: Callable[[int], float]) -> None:
+        self.duration = duration
+        self.transport = ScriptedTransport(self.answer)
+        self.requests: list[float] = []
+        self.submits: list[float] = []  # when each was accepted
+        self.ends: dict[int, float] = {}
+        self.late: dict[int, float] = {}
+        self.polls: Counter[int] = Counter()
+
+    async def answer(self, request: Request) -> Response:
+        await asyncio.sleep(0.02)
+        self.requests.append(now())
+        if request.ref is None:
+            number = len(self.submits)
+            self.submits.append(now())
+            self.ends[number] = now() + self.duration(number)
+            return answer({"taskId": f"task_{number}"})
+        number = int(request.ref.task_id.removeprefix("task_"))
+        self.polls[number] += 1
+        data = {
+            "taskId": request.ref.task_id,
+            "state": "processing",
+            "createTime": int(self.submits[number] * 1000),
+        }
+        if now() >= self.ends[number]:
+            self.late[number] = now() - self.ends[number]
+            data |= {
+                "state": "success",
+                "resultJson": json.dumps({"resultUrls": ["https://example.com/a.mp4"]}),
+                "completeTime": int(self.ends[number] * 1000),
+            }
+        return answer(data)
+
+    def run(self, tasks: int, limits: Limits) -> float:
+        """Generate so many at once; give the seconds until the last was known to have ended."""
+
+        async def main() -> float:
+            async with (
+                KlingClient("a-key", transport=self.transport, limits=limits) as kling,
+                asyncio.TaskGroup() as group,
+            ):
+                for _ in range(tasks):
+                    group.create_task(kling.generate(FOX))
+            return now()
+
+        # Without the loop's debug mode, which takes several times as long.
+        with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
+            return runner.run(main())
+
+    def lateness(self, first: int = 0) -> float:
+        """Give the mean time from an end to its discovery, of the tasks from the first on."""
+        return mean(late for number, late in self.late.items() if number >= first)
+
+    @property
+    def fullest_minute(self) -> int:
+        """How many requests came in the fullest 60 s."""
+        moments = self.requests
+        return max(bisect_right(moments, at + 60) - i for i, at in enumerate(moments))
+
+
+def evenly(low: float, high: float) -> Callable[[int], float]:
+    """Draw durations evenly between two."""
+    dice = Random(1)  # noqa: S311 - durations, not keys
+    return lambda number: dice.uniform(low, high)
+
+
+def test_a_hundred_slots() -> None:
+    """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
+    service = Service(evenly(60, 90))
+    assert service.run(500, Limits(10_000, 100)) < 5 * 75 + 90
+    assert service.lateness(100) < 0.6
+    assert service.lateness() < 0.6
+    assert max(service.late.values()) < 10
+    assert mean(service.polls.values()) < 17
+    assert max(service.polls.values()) < 40
+    assert service.fullest_minute < 10_000
+
+
+def test_a_full_limit() -> None:
+    """Where polls fill the limit, it is never passed, and ends are found a second or two late."""
+    service = Service(evenly(60, 90))
+    assert service.run(500, Limits(1000, 100)) < 5 * 75 + 90
+    assert 900 < service.fullest_minute <= 1000
+    assert service.lateness() < 2
+    assert max(service.late.values()) < 15
+    assert mean(service.polls.values()) < 12
+
+
+def test_a_tiny_limit() -> None:
+    """At 10 requests a minute and 3 tasks, all finish, and no submit waits long."""
+    service = Service(evenly(60, 90))
+    assert service.run(24, Limits(10, 3)) < 24 / 3 * 75 * 1.3 + 90
+    assert service.fullest_minute <= 10
+    assert service.lateness() < 10
+    found = sorted(service.ends[number] + late for number, late in service.late.items())
+    waited = [sent - freed for sent, freed in zip(service.submits[3:], found, strict=False)]
+    assert max(waited) < 20  # three requests
+    assert mean(waited) < 10
+
+
+@pytest.mark.parametrize("factor", [2.0, 10.0])
+def test_a_service_in_trouble(factor: float) -> None:
+    """A service that becomes much slower, and recovers, is followed both ways."""
+    usual = evenly(60, 90)
+    service = Service(lambda number: usual(number) * (factor if number < 200 else 1))
+    service.run(800, Limits(10_000, 100))
+    assert service.lateness(500) < 1
+    assert max(service.late.values()) < 65
+    assert max(service.polls.values()) < 200
+
+
+def test_stuck_tasks_among_others() -> None:
+    """A tenth that hangs for twenty minutes does not keep the others from being found."""
+    usual = evenly(60, 90)
+    service = Service(lambda number: usual(number) if number % 10 else 1200)
+    service.run(200, Limits(1000, 100))
+    others = [late for number, late in service.late.items() if number % 10]
+    assert mean(others) < 2
+    assert max(service.polls.values()) < 150
+    assert service.fullest_minute <= 1000
