@@ -24,7 +24,7 @@ from kling_async.polls import Polls
 from kling_async.protocol import requests, responses
 from kling_async.results import Result, SavedFile, Snapshot, TaskRef
 from kling_async.submits import Submits, kind_of
-from kling_async.task import DEFAULT_TIMEOUT, Task
+from kling_async.task import DEFAULT_TIMEOUT, Task, check_timeout
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ class KlingClient:
             TaskTimeoutError: It did not end in time; ``ref`` finds it again.
             KlingError: Whatever :meth:`submit` and :meth:`Task.wait` raise.
         """
+        check_timeout(timeout)
         task = await self.submit(input, callback_url=callback_url)
         try:
             return await task.wait(timeout)
@@ -240,9 +241,9 @@ class KlingClient:
         it never hides the others.
 
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
-        service go on there. They are named in a warning of the logger ``kling_async``, in the
-        event :class:`~kling_async.Left`, and in :attr:`running`. To have ended when the
-        next line runs, use ``contextlib.aclosing``.
+        service go on there. They, and those that had ended and were not told yet, are named in a
+        warning of the logger ``kling_async`` and in the event :class:`~kling_async.Left`. To
+        have ended when the next line runs, use ``contextlib.aclosing``.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -266,8 +267,10 @@ class KlingClient:
                 flight.enter()
                 return evolve(outcome, task_ref=task.ref, result=await task.wait(timeout))
             except KlingError as error:
+                error.may_have_charged |= flight.ref is not None  # as with generate
                 return evolve(outcome, task_ref=flight.ref, error=error)
 
+        check_timeout(timeout)
         return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
 
     def carry(
@@ -368,7 +371,7 @@ class KlingClient:
 
     def _left(self, refs: tuple[TaskRef, ...]) -> None:
         shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
-        _log.warning("%d tasks go on at the service, unattended: %s", len(refs), shown)
+        _log.warning("%d tasks were left at the service, unattended: %s", len(refs), shown)
         self._calls.tell(Left, refs)
 
 

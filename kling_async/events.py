@@ -59,7 +59,7 @@ class Paused:
 
 @frozen
 class Left:
-    """A fan-out or batch has ended early; these tasks go on at the service, unattended."""
+    """A fan-out or batch has ended early; nobody was told what became of these tasks."""
 
     refs: tuple[TaskRef, ...]
 

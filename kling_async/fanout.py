@@ -14,8 +14,9 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
 )
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -145,7 +146,7 @@ class FanOut(Generic[_T]):
         self._ended: dict[int, Outcome | None] = {}
         self._next = 0  # the index that is to be told next, if in order
         self._crash: BaseException | None = None
-        self._drawn_all = False
+        self._drawn_all = self._stopped = False
         self._crowd = _Crowd()
         self._news = asyncio.Event()
 
@@ -160,9 +161,9 @@ class FanOut(Generic[_T]):
         Args:
             items: What to draw from. What it raises ends everything, and is raised.
             answered: Waits until every submit under way has been answered.
-            left: Is told which tasks go on, if this ends before they do.
+            left: Is told which tasks go on, or have ended and were not told, if this ends early.
         """
-        feeder = asyncio.create_task(self._feed(items))
+        self._feeder = asyncio.create_task(self._feed(items))
         try:
             while (index := await self._news_of()) is not None:
                 outcome = self._ended.pop(index)
@@ -170,17 +171,17 @@ class FanOut(Generic[_T]):
                 if outcome is not None:
                     yield outcome
         finally:
-            running = await self._end(feeder, answered)
-            if running:
-                left(running)
+            refs = await self._end(answered)
+            if refs:
+                left(refs)
         if self._crash is not None:
-            if running:
-                refs = ", ".join(map(str, running))
-                self._crash.add_note(f"{len(running)} tasks go on at the service: {refs}")
+            if refs:
+                named = ", ".join(map(str, refs))
+                self._crash.add_note(f"{len(refs)} tasks go on at the service: {named}")
             raise self._crash
 
     async def _feed(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
-        try:
+        with self._ending_all(), suppress(StopAsyncIteration):
             async with aclosing(draw(items)) as source:
                 for index in count():
                     while self._is_full():
@@ -188,10 +189,6 @@ class FanOut(Generic[_T]):
                         await self._crowd.room.wait()
                     flight = Flight(index, await anext(source), self._crowd)
                     self._flights[flight] = asyncio.create_task(self._fly(flight))
-        except StopAsyncIteration:
-            pass
-        except Exception as error:  # noqa: BLE001 - the caller's iterable raised it, the caller gets it
-            self._crash = error
         self._drawn_all = True
         self._news.set()
 
@@ -205,14 +202,31 @@ class FanOut(Generic[_T]):
 
     async def _fly(self, flight: Flight[_T]) -> None:
         outcome = None
-        try:
+        with self._ending_all():
             outcome = await self._work(flight)
-        except Exception as crash:  # noqa: BLE001 - it ends everything, and the caller gets it
-            self._crash = self._crash or crash
         del self._flights[flight]
         self._ended[flight.index] = outcome
         flight.land()
         self._news.set()
+
+    @contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        """End everything at once with what is raised: the caller may be busy, and gets it later."""
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as crash:
+            if not self._stopped:  # else it is our own cancellation, or comes of it
+                self._crash = crash
+                self._stop()
+                self._news.set()
+            raise
+
+    def _stop(self) -> None:
+        """Cancel everything of ours, once: a second time would cut short what must be tidied up."""
+        if not self._stopped:
+            self._stopped = True
+            for work in (self._feeder, *self._flights.values()):
+                work.cancel()
 
     async def _news_of(self) -> int | None:
         """Return the index of the next that has ended, or None when there will be no more."""
@@ -222,18 +236,17 @@ class FanOut(Generic[_T]):
                 self._next += 1
                 return index
             if self._crash is not None or (self._drawn_all and not self._flights):
-                return None
+                return min(self._ended, default=None)  # late ones that stood behind the crash
             self._news.clear()
             await self._news.wait()
 
-    async def _end(
-        self, feeder: asyncio.Task[None], answered: Callable[[], Awaitable[object]]
-    ) -> tuple[TaskRef, ...]:
-        """Stop everything of ours; return what goes on at the service."""
+    async def _end(self, answered: Callable[[], Awaitable[object]]) -> tuple[TaskRef, ...]:
+        """Stop everything of ours; return the tasks whose outcomes nobody has been told."""
+        untold = [outcome.task_ref for outcome in self._ended.values() if outcome]
         flights = dict(self._flights)
-        for work in (feeder, *flights.values()):
-            work.cancel()
-        await asyncio.gather(feeder, *flights.values(), return_exceptions=True)
+        self._stop()
+        await asyncio.gather(self._feeder, *flights.values(), return_exceptions=True)
         if flights:
             await answered()
-        return tuple(flight.ref for flight in flights if flight.ref is not None)
+        refs = (*untold, *(flight.ref for flight in flights))
+        return tuple(ref for ref in refs if ref is not None)

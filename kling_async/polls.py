@@ -112,7 +112,8 @@ class Polls:
         self._wakes_at = _NEVER
         self._count = self._gone = self._asking = 0
         self._wished = 0.0
-        self._submits = self._submitted_at = 0.0
+        self._submits = self._paced_at = 0.0
+        self._counted = 0
 
     def course(self, kind: Kind, age: float | None = 0.0) -> Course:
         """Begin with a task of a kind that is ``age`` seconds old; None: nobody knows.
@@ -132,9 +133,8 @@ class Polls:
 
     def count_submit(self) -> None:
         """Note that a submit takes its share of the request limit."""
-        now = self._bind().time()
-        self._submits = pace(self._submits, now - self._submitted_at, more=1)
-        self._submitted_at = now
+        self._bind()
+        self._counted += 1
 
     async def turn(self, course: Course) -> None:
         """Wait until a task is to be asked after; then ask, and call :meth:`asked` in any case."""
@@ -208,7 +208,8 @@ class Polls:
     def _plan(self, course: Course, now: float, age: float) -> None:
         wait = self._polling.next_wait(age, course.memory.durations)
         course.wish = 1 / wait
-        submits = pace(self._submits, now - self._submitted_at)
+        submits = pace(self._submits, now - self._paced_at, self._counted)
+        self._submits, self._paced_at, self._counted = submits, now, 0
         course.due = now + wait * stretch(self._wished + course.wish, self._limit, submits)
 
     def _serve(self) -> None:
@@ -247,5 +248,5 @@ class Polls:
             self._queue, self._timer, self._wakes_at = [], None, _NEVER
             self._count = self._gone = self._asking = 0
             self._wished = 0.0
-            self._submits, self._submitted_at = 0.0, loop.time()
+            self._submits, self._paced_at, self._counted = 0.0, loop.time(), 0
         return loop

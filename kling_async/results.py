@@ -44,7 +44,7 @@ class FailReason(StrEnum):
     UNKNOWN = "unknown"
 
 
-@frozen
+@frozen(cache_hash=True)  # it is the key of many a table
 class TaskRef:
     """All that is needed to find a remote task again, from any process, on any day.
 

@@ -62,6 +62,7 @@ class Submits:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._short = 0
 
     @property
@@ -80,6 +81,7 @@ class Submits:
 
         async def once() -> Task:
             nonlocal heard
+            heard = None
             self._polls.count_submit()
             if witness is not None:
                 await witness.sending()
@@ -98,6 +100,8 @@ class Submits:
                 self._settle(sent, slot, refused)  # else the answer is still to come
             raise
         except Exception as error:
+            if heard is None:  # the witness would not have it sent
+                slot.release()
             self._settle(sent, slot, error)
             raise
 
@@ -159,7 +163,7 @@ class Submits:
             if isinstance(error, KlingError) and not error.may_have_charged and witness:
                 try:
                     await witness.refused(error)
-                except KlingError as worse:
+                except Exception as worse:  # noqa: BLE001 - as above
                     failed = worse
             if not heard.done():
                 heard.set_exception(failed)
@@ -170,25 +174,32 @@ class Submits:
 
     def _settle(self, sent: Input, slot: Slot, error: BaseException) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
-        if isinstance(error, KlingError):  # what else a transport raises proves nothing
+        # What else a transport raises proves nothing; with a reference, it has not failed.
+        if isinstance(error, KlingError) and error.ref is None:
             self._calls.tell(SubmitFailed, sent, error)
             if not error.may_have_charged:
                 slot.release()
 
     async def _slot(self) -> Slot:
         """Wait for a slot. Tasks that nobody waits for must not hold all of them for ever."""
-        if len(self._running) < self._calls.limiter.limits.concurrent_tasks:
-            return await self._calls.limiter.slot()
+        loop = self._bind()
         self._short += 1
-        if self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep())
+        if self._look is None:  # who need not wait is far away when it comes
+            self._look = loop.call_later(_SWEEP_EVERY, self._looks)
         try:
             return await self._calls.limiter.slot()
         finally:
-            self._short -= 1
-            if not self._short:
-                self._sweeper.cancel()
-                self._sweeper = None
+            if loop is self._loop:
+                self._short -= 1
+                if not self._short and self._sweeper is not None:
+                    self._sweeper.cancel()
+                    self._sweeper = None
+
+    def _looks(self) -> None:
+        """Begin to sweep if submits have been waiting."""
+        self._look = None
+        if self._short and self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
         """Wait for all that is running, so that it is noticed when something ends."""
@@ -203,7 +214,8 @@ class Submits:
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._loop, self._sending, self._sweeper, self._short = loop, set(), None, 0
+            self._loop, self._sending, self._short = loop, set(), 0
+            self._sweeper = self._look = None
         return loop
 
 

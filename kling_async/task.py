@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kling_async.polls import Course, Polls
     from kling_async.results import Result, Snapshot, TaskRef
 
-__all__ = ["DEFAULT_TIMEOUT", "Ask", "Task"]
+__all__ = ["DEFAULT_TIMEOUT", "Ask", "Task", "check_timeout"]
 
 Ask: TypeAlias = "Callable[[TaskRef], Awaitable[Snapshot]]"
 
@@ -43,7 +43,7 @@ class Task:
         self._course = course
         self._snapshot: Snapshot | None = None
         self._trouble: KlingError | None = None
-        self._asked = 0
+        self._line: list[asyncio.Future[None]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -127,17 +127,29 @@ class Task:
         """Return once the latest snapshot is another one than was shown."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._loop, self._turn = loop, asyncio.Lock()
+            self._loop, self._line = loop, None
         while self._snapshot is None or self._snapshot == shown:
-            asked = self._asked
-            async with self._turn:
-                # A fellow waiter may have asked while we stood in line.
-                if asked == self._asked:
-                    await self._poll()
+            if self._line is None:
+                await self._poll()
+            else:  # a fellow waiter asks; if he gives up, it is the turn of the next in line
+                told = loop.create_future()
+                self._line.append(told)
+                await told
 
     async def _poll(self) -> None:
         """Ask once, when the schedule says so."""
-        await self._polls.turn(self._course)
+        line = self._line = []
+        try:
+            await self._polls.turn(self._course)
+            await self._ask_once()
+        finally:
+            self._line = None
+            for told in line:
+                if not told.done():
+                    told.set_result(None)
+
+    async def _ask_once(self) -> None:
+        """Ask, and tell the schedule what became of it."""
         self._trouble = snapshot = None
         try:
             snapshot = await self.status()
@@ -148,8 +160,6 @@ class Task:
             self._trouble = error
         finally:
             self._polls.asked(self._course, snapshot)
-        # Not if the poll was cut short with its waiter: then the next in line asks at once.
-        self._asked += 1
         if snapshot is None:
             self._polls.postpone(self._course)
 
@@ -165,8 +175,17 @@ class Task:
         )
 
 
-def _deadline(timeout: float) -> float:
-    """Return the moment, in the running loop's time, at which a wait of so many seconds ends."""
+def check_timeout(timeout: float) -> None:
+    """Refuse a timeout that is none, before anything is paid for.
+
+    Raises:
+        ConfigurationError: It is not a number of seconds.
+    """
     if not 0 < timeout < float("inf"):
         raise ConfigurationError(f"a timeout must be a number of seconds, not {timeout!r}")
+
+
+def _deadline(timeout: float) -> float:
+    """Return the moment, in the running loop's time, at which a wait of so many seconds ends."""
+    check_timeout(timeout)
     return asyncio.get_running_loop().time() + timeout

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Collection,
     Iterable,
     Mapping,
@@ -31,7 +30,7 @@ from kling_async.fanout import Outcome, draw
 from kling_async.inputs import Input, parse_input
 from kling_async.journal import Entry, ItemState, Journal, Planned, Summary
 from kling_async.journal.sqlite import SqliteJournal
-from kling_async.task import DEFAULT_TIMEOUT
+from kling_async.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,6 +91,7 @@ class Batch:
         for name, value in (("downloads", downloads), ("max_tasks", max_tasks)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        check_timeout(timeout)
         self._client = client
         self._journal = (
             SqliteJournal(journal) if isinstance(journal, str | os.PathLike) else journal
@@ -109,6 +109,7 @@ class Batch:
         self._saving = asyncio.Semaphore(downloads)
         self._counts: Counter[ItemState] = Counter()
         self._outcomes: AsyncGenerator[Outcome] | None = None
+        self._closing = asyncio.Lock()
         self._over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -169,6 +170,7 @@ class Batch:
             BalanceError: The balance is too low, or below ``min_balance``; the same.
         """
         self._guard.open(await self._journal.summary())
+        self._counts = Counter()
         work = Work(
             self._client,
             self._journal,
@@ -179,32 +181,39 @@ class Batch:
             timeout=self._timeout,
             counts=self._counts,
         )
-        outcomes = self._client.carry(
-            work.do, self._entries(items, work), in_flight=self._in_flight, ordered=ordered
-        )
+        entries = self._entries(items, work)
+        outcomes = self._client.carry(work.do, entries, in_flight=self._in_flight, ordered=ordered)
         self._outcomes = outcomes
         self._over.clear()
         try:
-            async with aclosing(outcomes):
-                async for outcome in outcomes:
-                    yield outcome
+            async for outcome in outcomes:
+                yield outcome
         finally:
-            self._over.set()
+            try:
+                await self._close(outcomes)
+                await entries.aclose()
+            finally:
+                self._over.set()
         self._guard.close()
 
     async def _end(self) -> None:
         """End a run whose loop was left, before the journal is closed."""
         if self._outcomes is not None:
             try:
-                await self._outcomes.aclose()
-            except RuntimeError:  # it is being closed already, by the loop's own clearing up
+                await self._close(self._outcomes)
+            except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
                 await self._over.wait()
+
+    async def _close(self, outcomes: AsyncGenerator[Outcome]) -> None:
+        """End a run; both who leaves its loop and the end of the batch may come here at a time."""
+        async with self._closing:
+            await outcomes.aclose()
 
     async def _entries(
         self,
         items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None,
         work: Work,
-    ) -> AsyncIterator[tuple[Entry, Input]]:
+    ) -> AsyncGenerator[tuple[Entry, Input]]:
         """Give the items as the journal has them; those that run take their slots first."""
         async for entry in self._journal.entries(ItemState.SUBMITTED):
             work.attach(entry, parse_input(entry.input))

@@ -95,7 +95,11 @@ class Guard:
 
     async def _look(self, least: float) -> None:
         if self._submits % _BALANCE_EVERY == 0 and self.stopped is None:
-            dollars = await self._client.balance()
+            try:
+                dollars = await self._client.balance()
+            except _FUTILE as error:
+                self.stop(error)
+                return
             if dollars < least:
                 self.stop(BalanceError(f"the balance is {dollars:.2f} USD, below {least:.2f}"))
         self._submits += 1
@@ -159,7 +163,7 @@ class _Job:
                 await self._save()
             while (step := next_step(self.entry, self._work.rules, fresh=self._fresh)) in steps:
                 if not await steps[step]():
-                    return None
+                    return None if self.entry.state is ItemState.PLANNED else self._outcome()
         except JournalError:  # nothing can be done any more without paying blindly
             raise
         except KlingError as error:
@@ -195,13 +199,16 @@ class _Job:
         self._flight.ref = ref
         await self._move(ItemState.SUBMITTED, ref=ref)
 
-    # The steps. Each returns whether the item is to be told of.
+    # The steps. Each returns whether to go on with the item in this run.
 
     async def _submit(self) -> bool:
         guard = self._work.guard
         if not await guard.allows():
             return False
         try:
+            if self.entry.state is not ItemState.PLANNED:
+                await self._move(ItemState.PLANNED)
+                self._error = None
             await self._work.client.submit(self._input, witness=self)
         except BaseException as error:
             if self.entry.state is ItemState.PLANNED:
@@ -228,13 +235,10 @@ class _Job:
         return True
 
     async def _submit_anew(self) -> bool:
-        if self._work.guard.stopped is not None:
-            return True  # it stays what it is
-        if self.entry.state is ItemState.FAILED:
+        if self.entry.state is ItemState.FAILED and self._work.guard.stopped is None:
+            self._flight.enter()  # the others need not wait behind it
             await asyncio.sleep(_PATIENCE * 2 ** (self.entry.attempt - 1) * (0.5 + random() / 2))  # noqa: S311 - jitter
-        await self._move(ItemState.PLANNED)
-        self._error = None
-        return True
+        return await self._submit()
 
     async def _wait(self) -> bool:
         task = self._work.attach(self.entry, self._input)
@@ -258,7 +262,10 @@ class _Job:
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
         self._flight.land()  # beside the generation: another may be made meanwhile
         async with self._work.saving:
-            files = await self._work.client.save(result, folder, name=self.entry.key)
+            # What is there under this name may be another batch's: this journal knows of none.
+            files = await self._work.client.save(
+                result, folder, name=self.entry.key, overwrite=True
+            )
         await self._move(ItemState.SAVED, files=files)
         return True
 

@@ -6,6 +6,7 @@ from kling_async.errors import (
     ConfigurationError,
     DownloadError,
     InputError,
+    JournalError,
     KlingError,
     MissingExtraError,
     TaskTimeoutError,
@@ -15,6 +16,7 @@ __all__ = [
     "DOWNLOAD",
     "FAILED",
     "INTERRUPTED",
+    "JOURNAL",
     "MEANINGS",
     "OK",
     "RUNNING",
@@ -29,6 +31,7 @@ USAGE = 2
 RUNNING = 3
 UNSURE = 4
 DOWNLOAD = 5
+JOURNAL = 6
 INTERRUPTED = 130
 
 MEANINGS = {
@@ -38,6 +41,7 @@ MEANINGS = {
     RUNNING: "the task has not ended in time; it goes on",
     UNSURE: "a task may have been started and charged: look before you repeat",
     DOWNLOAD: "the video is made, its download failed",
+    JOURNAL: "the journal cannot be used; what it holds is not lost",
     INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; what still runs is named",
 }
 
@@ -47,6 +51,7 @@ _CODES: tuple[tuple[type[KlingError], int], ...] = (
     (ConfigurationError, USAGE),
     (MissingExtraError, USAGE),
     (DownloadError, DOWNLOAD),
+    (JournalError, JOURNAL),
 )
 
 

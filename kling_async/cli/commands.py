@@ -15,7 +15,7 @@ from kling_async.cli.output import Output, snapshot_dict
 from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
-from kling_async.events import Event, SubmitFailed
+from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.policy.durations import Kind, expected
 from kling_async.policy.polling import Polling
 from kling_async.protocol import responses
@@ -25,7 +25,26 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-__all__ = ["balance", "download", "generate", "service", "status", "submit", "wait"]
+    from kling_async.limits import Limits
+
+__all__ = ["balance", "connect", "download", "generate", "service", "status", "submit", "wait"]
+
+
+def connect(
+    args: Namespace,
+    hooks: Iterable[Hook],
+    *,
+    polling: Polling | None = None,
+    limits: Limits | None = None,
+) -> KlingClient:
+    """Make a client as the command line and the environment say.
+
+    Raises:
+        ConfigurationError: There is no key.
+    """
+    if not os.environ.get("APIXO_API_KEY", "").strip():
+        raise ConfigurationError("no API key: set the environment variable APIXO_API_KEY")
+    return KlingClient(base_url=args.base_url, polling=polling, limits=limits, hooks=hooks)
 
 
 @asynccontextmanager
@@ -49,9 +68,7 @@ async def service(
         if isinstance(event, SubmitFailed) and event.error.may_have_charged:
             unsure.append(event.error)
 
-    if not os.environ.get("APIXO_API_KEY", "").strip():
-        raise ConfigurationError("no API key: set the environment variable APIXO_API_KEY")
-    kling = KlingClient(base_url=args.base_url, polling=polling, hooks=[hook, partial(tell, shown)])
+    kling = connect(args, [hook, partial(tell, shown)], polling=polling)
     try:
         # Leaving it lets a submit under way be answered, so that no reference is missing below.
         async with kling:

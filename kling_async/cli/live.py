@@ -1,12 +1,23 @@
-"""Live progress on a terminal, by rich: a line for each video, or one bar for very many."""
+"""Live progress on a terminal, by rich: a line for each video, or one bar for very many.
+
+A batch has a block of its own: a bar, and how far it is in words.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn, SpinnerColumn
+from rich.console import Console, Group
+from rich.live import Live as Screen
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TimeElapsedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 
     from kling_async.cli.progress import Line
 
-__all__ = ["Live"]
+__all__ = ["Block", "Live"]
 
 _BAR_WIDTH = 24
 
@@ -164,3 +175,42 @@ class _Share:
         self._live.count(ok=ok)
         if words and not ok:
             self._live.note(f"{self._label}: {words}")
+
+
+class Block:
+    """A bar and a few words below it. They are drawn from a thread, never on the event loop."""
+
+    def __init__(self, label: str) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            _Label(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            expand=True,
+        )
+        self._of = self._bar.add_task(label, total=1.0)
+        self._words = Text()
+        self._screen = Screen(
+            get_renderable=lambda: Group(self._bar.get_renderable(), self._words),
+            console=Console(stderr=True, highlight=False, markup=False),
+            # Results may be printed while it stands; a pipe must get them as they are.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    def __enter__(self) -> Self:
+        self._screen.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._screen.stop()
+
+    def show(self, share: float, words: str) -> None:
+        """Tell how far it is, from 0 to 1 and in words."""
+        self._bar.update(self._of, completed=share)
+        self._words = Text(printable(words), style="dim")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kling_async.results import Result
     from kling_async.task import Task
 
-__all__ = ["Line", "Plain", "Progress", "follow", "progress", "tell"]
+__all__ = ["Line", "Plain", "Progress", "follow", "is_live", "progress", "tell"]
 
 
 class Line(Protocol):
@@ -60,6 +60,12 @@ class Progress(Protocol):
         """Tell something that belongs to no line."""
 
 
+def is_live() -> bool:
+    """Whether stderr is a terminal that can move its cursor, and rich is there."""
+    can_move = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return can_move and find_spec("rich") is not None
+
+
 def progress(*, silent: bool = False, total: int = 1) -> Progress:
     """Return live progress where stderr is a terminal and rich is there, else plain lines.
 
@@ -69,8 +75,7 @@ def progress(*, silent: bool = False, total: int = 1) -> Progress:
     """
     if silent:
         return Plain(silent=True)
-    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich")
-    if not live:
+    if not is_live():
         return Plain()
     from kling_async.cli.live import Live
 

@@ -1,9 +1,12 @@
-"""A JSON Lines file of inputs: every row is checked before anything is done with one."""
+"""A JSON Lines file of inputs: every row is checked before anything is done with one.
+
+Rows are numbered as an editor numbers lines.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import frozen
@@ -14,7 +17,7 @@ from kling_async.inputs import Input, parse_input
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PLACE", "RawRow", "Row", "parse", "read"]
+__all__ = ["PLACE", "RawRow", "Row", "json_rows", "lines", "parse", "read"]
 
 PLACE = "{emulator}"
 """Stands for the emulator's origin in any text of a row."""
@@ -39,21 +42,45 @@ class Row:
     input: Input
 
 
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Go through the lines of a file, with their numbers and their ends.
+
+    Raises:
+        InputError: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        # Lines end with \\n alone: in text, U+2028 in a prompt could be taken for an end, too.
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(f"{path}: row {number} is not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, object] | InputError]]:
+    """Go through the rows of a JSON Lines file: each is an object, or what is wrong with it.
+
+    Raises:
+        InputError: The file cannot be read, or is not UTF-8.
+    """
+    for number, line in lines(path):
+        if line.strip():
+            try:
+                yield number, _json(line)
+            except InputError as error:
+                yield number, error
+
+
 def read(path: Path) -> list[RawRow]:
     """Read a file; blank lines are passed over.
 
     Raises:
         InputError: The file cannot be read, has no rows, or holds lines that are not JSON.
     """
-    try:
-        # Lines end with \\n alone: str.splitlines() would also end one at U+2028 in a prompt.
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: row {number} is not UTF-8") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, line) for number, line in lines(path) if line.strip()]
     if not numbered:
         raise InputError(f"{path}: there are no rows in it")
     return _all(numbered, lambda row: row[0], lambda row: RawRow(row[0], _json(row[1])))
@@ -90,7 +117,7 @@ def _all(
     return good
 
 
-def _json(line: str) -> object:
+def _json(line: str) -> dict[str, object]:
     try:
         value: object = json.loads(line)
     except (ValueError, RecursionError) as error:

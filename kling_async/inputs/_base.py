@@ -39,17 +39,23 @@ class Input:
     model: ClassVar[str]
     mode: ClassVar[str]
 
+    _names: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __attrs_init_subclass__(cls) -> None:
+        cls._names = tuple(field.name for field in attrs.fields(cls))
+
     def __attrs_post_init__(self) -> None:
-        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        values = {name: getattr(self, name) for name in self._names}
         if problems := _broken(type(self), values):
             raise InputError(problems=problems)
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return plain values, as for a line of JSON: model, mode, every field that is set."""
         fields: dict[str, str | int | float] = {"model": self.model, "mode": self.mode}
-        for field in attrs.fields(type(self)):
-            if (value := getattr(self, field.name)) is not None:
-                fields[field.name] = value
+        for name in self._names:
+            if (value := getattr(self, name)) is not None:
+                fields[name] = value
         return fields
 
     @classmethod
@@ -62,7 +68,7 @@ class Input:
         Raises:
             InputError: A key is unknown, a field is missing or breaks its rule; all are named.
         """
-        names = [field.name for field in attrs.fields(cls)]
+        names = cls._names
         values, problems = _spread_images(cls, mapping, names)
         for name, own in (("model", cls.model), ("mode", cls.mode)):
             if (value := values.pop(name, own)) != own:
@@ -98,7 +104,7 @@ def _broken(cls: type[Input], values: Mapping[str, object]) -> list[Problem]:
 
 
 def _spread_images(
-    cls: type[Input], mapping: Mapping[str, object], names: list[str]
+    cls: type[Input], mapping: Mapping[str, object], names: tuple[str, ...]
 ) -> tuple[dict[str, object], list[Problem]]:
     """Copy the mapping with ``image_urls`` spread over the class's own image fields."""
     values = dict(mapping)

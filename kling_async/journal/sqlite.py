@@ -67,8 +67,8 @@ class SqliteJournal:
             raise JournalError(f"the journal {self._path} is open already")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kling-journal")
         try:
-            await _to_its_end(self._in_thread(self._open))
-        except BaseException:
+            await self._in_thread(self._open)
+        except BaseException:  # also if cancelled: the thread closes what it has opened by then
             await self.close()
             raise
         return self

@@ -11,7 +11,7 @@ known as such forty results later.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import frozen
 
@@ -40,8 +40,7 @@ _VENDOR: dict[tuple[str, int | None], tuple[float, float]] = {
 }
 
 
-@frozen
-class Kind:
+class Kind(NamedTuple):
     """What is alike in the time it takes. What is not known of a task is left out."""
 
     model: str

@@ -97,11 +97,14 @@ def pace(before: float, elapsed: float, more: int = 0) -> float:
     """Return how many are made per second of late: what it was fades, new ones come on top.
 
     Args:
-        before: The pace when the last one was counted.
+        before: The pace when it was last told.
         elapsed: Seconds since then.
-        more: How many are counted now.
+        more: How many were made in that time, taken as spread evenly over it.
     """
-    return before * math.exp(-elapsed / _MEMORY) + more / _MEMORY
+    if elapsed <= 0:
+        return before + more / _MEMORY
+    faded = -math.expm1(-elapsed / _MEMORY)
+    return before * (1 - faded) + more * faded / elapsed
 
 
 def stretch(wished: float, requests_per_minute: int, submits: float) -> float:

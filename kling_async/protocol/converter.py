@@ -7,7 +7,7 @@ missing or null, and only a value that cannot mean what it should is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -18,17 +18,33 @@ from cattrs.gen import make_dict_structure_fn, override
 if TYPE_CHECKING:
     from kling_async.inputs import Input
 
+# What json.loads does when it has looked at its options, which takes longer than a small answer.
+_decode: Callable[[str], object] = json.JSONDecoder().decode
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_json(body: bytes) -> object:
+    """Read JSON in any of its encodings.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return _decode(body.decode())
+    except ValueError:
+        return json.loads(body)  # which finds out about the others
 
 
 def input_to_wire(request: Input) -> dict[str, object]:
     """Spell an input as the ``input`` object of a submit body; ``provider`` goes beside it."""
-    wire: dict[str, object] = dict(request.to_dict())
-    for outside in ("model", "provider"):
-        wire.pop(outside, None)
-    images = [wire.pop(name) for name in ("image_url", "end_image_url") if name in wire]
-    if images:
-        wire["image_urls"] = images
+    wire: dict[str, object] = {**request.to_dict()}
+    del wire["model"]
+    wire.pop("provider", None)
+    if "image_url" in wire:
+        images = wire["image_urls"] = [wire.pop("image_url")]
+        if "end_image_url" in wire:
+            images.append(wire.pop("end_image_url"))
     return wire
 
 
@@ -75,7 +91,7 @@ def _text(value: object, _: object) -> str:
     raise TypeError(f"text expected, not {type(value).__name__}")
 
 
-def _milliseconds(value: object) -> timedelta | None:
+def _duration(value: object, _: object) -> timedelta | None:
     """Read a count of milliseconds; one that makes no sense is as good as missing."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -85,12 +101,8 @@ def _milliseconds(value: object) -> timedelta | None:
         return None
 
 
-def _duration(value: object, _: object) -> timedelta | None:
-    return _milliseconds(value)
-
-
 def _time(value: object, _: object) -> datetime | None:
-    since = _milliseconds(value)
+    since = _duration(value, None)
     try:
         return None if since is None else _EPOCH + since
     except OverflowError:
@@ -100,7 +112,7 @@ def _time(value: object, _: object) -> datetime | None:
 def _result(value: object, _: object) -> ResultData:
     """Read ``resultJson``: a JSON string by the contract, an object by some answers."""
     if isinstance(value, str):
-        value = json.loads(value) if value.strip() else None
+        value = _decode(value) if value.strip() else None
     if not value:
         return ResultData()
     if not isinstance(value, dict):

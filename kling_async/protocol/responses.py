@@ -7,7 +7,6 @@ cannot be understood is a :class:`ContractError`, never an accident in our own c
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
-from kling_async.protocol.converter import read_status
+from kling_async.protocol.converter import read_json, read_status
 from kling_async.protocol.failures import advice_on, reason_of
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
 
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Response", "balance", "result", "retry_after", "status", "submit"]
 
+_SUCCESS = 200
 _OK = range(200, 300)
 _REDIRECT = range(300, 400)
 _CLIENT = range(400, 500)
@@ -237,10 +237,12 @@ def retry_after(response: Response, now: datetime) -> float | None:
 def _data(request: Request, response: Response, now: datetime) -> object:
     """Open the envelope, or raise what its status or code means."""
     try:
-        envelope = json.loads(response.body)
+        envelope = read_json(response.body)
     except (ValueError, RecursionError):
         envelope = None
     fields = envelope if isinstance(envelope, dict) else {}
+    if response.status == _SUCCESS == fields.get("code"):
+        return fields.get("data")
     code = _code(fields.get("code"), response.status)
     # An answer is good only if both agree. Where both complain, HTTP's status decides: it is
     # what proxies and the service itself act upon.

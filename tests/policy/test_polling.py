@@ -149,15 +149,15 @@ def test_the_tail_is_thin() -> None:
 # -------------------------------------------------------------------------------- what all share
 
 
-def test_pace_of_the_steady() -> None:
-    """Submits that come evenly are counted at their pace, whatever it was before."""
-    for rate in (0.1, 1.0, 100.0):
-        counted = 1000.0
-        for _ in range(int(rate * 400)):
-            counted = pace(counted, 1 / rate, more=1)
-        # Right after one it is a little high, right before the next a little low.
-        assert counted - 0.05 < rate < counted
-        assert pace(counted, 1 / rate) < rate
+@pytest.mark.parametrize("rate", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("number", [1, 7, 100])
+def test_pace_of_the_steady(rate: float, number: int) -> None:
+    """What is made evenly is counted at its pace, whatever it was before, however it is told."""
+    assert pace(rate, number / rate, more=number) == pytest.approx(rate)
+    counted = 1000.0
+    for _ in range(int(500 * rate / number) + 1):
+        counted = pace(counted, number / rate, more=number)
+    assert counted == pytest.approx(rate)
 
 
 def test_pace_fades() -> None:
@@ -165,7 +165,14 @@ def test_pace_fades() -> None:
     assert pace(9.0, 20.0) == pytest.approx(9 / math.e)
     assert pace(9.0, 0.0) == 9.0
     assert pace(9.0, 1e9) == 0.0
-    assert pace(0.0, 5.0, more=3) == pytest.approx(0.15)
+
+
+def test_pace_of_the_sudden() -> None:
+    """New ones count for 20 s, and no more for having been told late."""
+    assert pace(1.0, 0.0, more=3) == pytest.approx(1.15)
+    assert pace(0.0, 1e-9, more=3) == pytest.approx(0.15)
+    assert pace(0.0, 5.0, more=3) < 0.15
+    assert pace(0.0, 60.0, more=3) == pytest.approx(0.05, rel=0.06)
 
 
 @pytest.mark.parametrize(
