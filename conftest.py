@@ -50,7 +50,7 @@ class Service:
         from kling_async.testing import Emulator
 
         samples = resources.files("kling_async.testing").joinpath("samples")
-        self.emulator = Emulator(samples=Path(str(samples)))
+        self.emulator = Emulator(samples=Path(str(samples)), video="small")  # to save time
         self._runner = runner
         self._leave = asyncio.Event()
 
