@@ -123,7 +123,7 @@ class Polls:
         memory = self._memories.get(kind)
         if memory is None:
             memory = self._memories[kind] = _Memory(expected(kind))
-        course = Course(memory, guessed=age is None)
+        course = Course(memory, guessed=age != 0.0)
         if age is not None:
             course.loop = loop = self._bind()
             course.born = loop.time() - age
@@ -192,13 +192,13 @@ class Polls:
         now = self._clock()
         if course.guessed and snapshot.created_at is not None:
             lived = (datetime.now(UTC) - snapshot.created_at).total_seconds()
-            course.born = now - max(0.0, lived)
+            if lived > 0:  # else the clocks disagree, and the presumed age is as good
+                course.born = now - lived
         age = now - course.born
         if not snapshot.state.ended:
             course.asked_at = age
             self._plan(course, now, age)
             return
-        course.wish = 0.0
         taken = None
         if snapshot.state is TaskState.SUCCESS:
             ages = [one for one in (course.asked_at, age) if one is not None]

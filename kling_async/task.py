@@ -143,7 +143,8 @@ class Task:
             await self._polls.turn(self._course)
             await self._ask_once()
         finally:
-            self._line = None
+            if self._line is line:  # else another loop has begun one
+                self._line = None
             for told in line:
                 if not told.done():
                     told.set_result(None)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
 from kling_async.errors import (
     AnswerLostError,
     ConfigurationError,
@@ -16,16 +17,20 @@ from kling_async.errors import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from kling_async.policy.durations import Kind
+from kling_async.polls import Polls
 from kling_async.results import TaskState
 from kling_async.task import DEFAULT_TIMEOUT, Task
 from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
+    from kling_async import Result
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
 
 REF = TaskRef("kling-2-1", "task_1")
+KIND = Kind("kling-2-1", "master-text-to-video", 5)
 FIVE = Polling(first=0.0, shortest=5.0, longest=5.0)
 URLS = ("https://example.com/a.mp4",)
 LOST = AnswerLostError("lost", retryable=True, ref=REF)
@@ -53,8 +58,9 @@ class Service:
         state = TaskState(said) if said in set(TaskState) else TaskState.PROCESSING
         return Snapshot(ref, state, said, result_urls=URLS if said == "success" else ())
 
-    def task(self, polling: Polling = FIVE, *, first_wait: float = 0.0) -> Task:
-        return Task(REF, ask=self, polling=polling, first_wait=first_wait)
+    def task(self, polling: Polling = FIVE, *, age: float | None = 0.0) -> Task:
+        polls = Polls(polling, Limits())
+        return Task(REF, self, polls, polls.course(KIND, age))
 
 
 async def test_await_is_wait() -> None:
@@ -68,22 +74,37 @@ async def test_await_is_wait() -> None:
 
 
 async def test_the_schedule() -> None:
-    """The first poll comes after the first wait, then the waits grow with the age."""
+    """The first poll comes when the first usually end; after the last usually have, waits grow."""
     service = Service((0, "processing"), (200, "success"))
-    await service.task(Polling(shortest=1.0, longest=8.0), first_wait=60.0)
-    gaps = [b - a for a, b in zip(service.asked, service.asked[1:], strict=False)]
+    await service.task(Polling(shortest=1.0, longest=8.0))
+    gaps = [round(b - a, 3) for a, b in pairwise(service.asked)]
     assert service.asked[0] == pytest.approx(60, abs=0.01)
-    assert gaps[0] == pytest.approx(3.0, abs=0.01)
+    assert gaps[:29] == pytest.approx([1.0] * 29, abs=0.01)
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(8.0, abs=0.01)
 
 
-async def test_a_presumed_age() -> None:
-    """A task that is presumed to be older is asked after at that age's pace."""
+async def test_a_known_age() -> None:
+    """A task of a known age is first asked after when tasks of its kind usually end."""
+    service = Service((0, "processing"), (30, "success"))
+    await service.task(Polling(), age=40.0)
+    assert service.asked[:2] == pytest.approx([20, 21], abs=0.01)
+
+
+async def test_an_unknown_age() -> None:
+    """A task of which nobody knows the age is asked after at once."""
     service = Service((0, "processing"), (10, "success"))
-    await Task(REF, ask=service, polling=Polling(), age=60.0)
-    assert service.asked[0] == pytest.approx(0, abs=0.01)
-    assert service.asked[1] == pytest.approx(3.0, abs=0.01)
+    await service.task(Polling(first=500.0), age=None)
+    assert service.asked[:2] == pytest.approx([0, 1], abs=0.01)
+
+
+async def test_tasks_that_are_awaited_one_after_another() -> None:
+    """A task that nobody has waited for yet grows older: once it is awaited, it is asked after."""
+    service = Service((0, "processing"), (70, "success"))
+    tasks = [service.task(Polling()) for _ in range(3)]
+    for task in tasks:
+        await task
+    assert now() == pytest.approx(70, abs=1.1)
 
 
 async def test_snapshot_and_repr() -> None:
@@ -100,7 +121,7 @@ async def test_snapshot_and_repr() -> None:
 async def test_status_asks_once() -> None:
     """A status call is one question, whatever the schedule says."""
     service = Service((0, "pending"))
-    task = service.task(first_wait=60.0)
+    task = service.task(Polling())
     await task.status()
     assert service.asked == pytest.approx([0], abs=0.01)
 
@@ -224,6 +245,13 @@ async def test_passing_trouble_does_not_end_the_wait() -> None:
     assert len(service.asked) == 9
 
 
+async def test_polls_are_put_off_after_trouble() -> None:
+    """A poll that failed is as good as one that was answered: the next keeps its distance."""
+    service = Service((0, LOST), (61, "processing"), (80, "success"))
+    await service.task(Polling())
+    assert service.asked == pytest.approx([60 + n for n in range(21)], abs=0.1)
+
+
 async def test_trouble_until_the_deadline() -> None:
     """If trouble lasts until the deadline, the error says so and has it as its cause."""
     service = Service((0, "pending"), (4, LOST))
@@ -266,8 +294,10 @@ async def test_success_without_urls() -> None:
     async def ask(ref: TaskRef) -> Snapshot:
         return Snapshot(ref, TaskState.SUCCESS, "success")
 
+    polls = Polls(FIVE, Limits())
+    task = Task(REF, ask, polls, polls.course(KIND))
     with pytest.raises(ContractError, match="no result URLs") as caught:
-        await Task(REF, ask=ask, polling=FIVE)
+        await task
     assert caught.value.ref == REF
 
 
@@ -296,7 +326,7 @@ async def test_a_deadline_before_the_first_poll() -> None:
     """If the deadline comes first, the error says that nobody has asked."""
     service = Service((0, "pending"))
     with pytest.raises(TaskTimeoutError, match="not asked yet") as caught:
-        await service.task(first_wait=60.0).wait(timeout=30)
+        await service.task(Polling()).wait(timeout=30)
     assert caught.value.snapshot is None
     assert not service.asked
 
@@ -333,24 +363,48 @@ async def test_a_timeout_that_is_none(timeout: float) -> None:
 
 
 def test_waiting_on_two_loops() -> None:
-    """A second loop asks at once, and goes on at the pace of the task's age."""
+    """A second loop goes on where the first one stopped: the task is as old as it is."""
     service = Service((0, "processing"))
-    task = service.task(Polling(shortest=1.0, longest=100.0), first_wait=60.0)
+    tasks: list[Task] = []
 
     async def give_up() -> None:
+        tasks.append(service.task(Polling()))
         with pytest.raises(TaskTimeoutError):
-            await task.wait(timeout=100)
+            await tasks[0].wait(timeout=99.5)
 
     async def wait() -> None:
-        service.asked.clear()
         service.plan += ((20, "success"),)
-        await task
+        await tasks[0]
 
     for main in (give_up, wait):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main())
-    assert service.asked[0] == pytest.approx(0, abs=0.01)
-    assert service.asked[1] == pytest.approx(5.0, abs=0.1)  # 5 % of the 100 s that have passed
+    polls = [at for at in service.asked if at < 60]  # those of the second loop
+    assert 0 < polls[0] < 3
+    # A tenth of the 10 s and more that it is late by then.
+    assert polls[1] - polls[0] == pytest.approx(1 + (polls[0] + 9.5) * 0.1, abs=0.01)
+
+
+def test_waiters_on_a_loop_that_was_left() -> None:
+    """Nobody stands in line behind waiters whose loop is not run any more."""
+    service = Service((0, "processing"), (80, "success"))
+    tasks: list[Task] = []
+
+    async def leave() -> list[asyncio.Task[Result]]:
+        tasks.append(service.task(Polling()))
+        waits = [asyncio.create_task(tasks[0].wait()) for _ in range(3)]
+        await asyncio.sleep(10)
+        return waits
+
+    async def wait() -> None:
+        assert (await tasks[0]).result_urls == URLS
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    waits = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(wait())
+    left.close()
+    assert all(one.cancelled() for one in waits)
 
 
 # ------------------------------------------------------------------------------- with real sockets
@@ -370,3 +424,27 @@ async def test_an_unknown_task(emulate: Emulate, connect: Connect) -> None:
     with pytest.raises(NotFoundError) as caught:
         await kling.attach(REF)
     assert caught.value.ref == REF
+
+
+async def test_attaching_what_is_running(emulate: Emulate, connect: Connect) -> None:
+    """Attaching a task that the client has submitted gives the same task, polled once for all."""
+    emulator = await emulate(duration=(70.0, 70.0))
+    kling: KlingClient = await connect(emulator)
+    task = await kling.submit(MasterTextToVideo("a fox"))
+    assert kling.attach(task.ref) is kling.attach(str(task.ref)) is task
+    await asyncio.gather(task, *(kling.attach(task.ref).wait() for _ in range(5)))
+    polls = [arrival for arrival in emulator.requests if arrival.kind == "status"]
+    assert len(polls) in {11, 12}
+
+
+async def test_attaching_another_programs_task(emulate: Emulate, connect: Connect) -> None:
+    """A task of another program is asked after at once, and found when it ends."""
+    emulator = await emulate(duration=(70.0, 70.0))
+    ref = (await (await connect(emulator)).submit(MasterTextToVideo("a fox"))).ref
+    await asyncio.sleep(50)
+    result = await (await connect(emulator)).attach(ref)
+    assert result.ref == ref
+    assert now() < 75
+    polls = [arrival.at for arrival in emulator.requests if arrival.kind == "status"]
+    assert polls[0] == pytest.approx(50, abs=0.5)
+    assert len(polls) < 25

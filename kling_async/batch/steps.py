@@ -112,7 +112,7 @@ def moved(entry: Entry, move: Move) -> Entry:
         ref=move.ref or (entry.ref if same else None),
         result=move.result or (entry.result if same else None),
         failure=move.failure,
-        files=move.files,
+        files=move.files or (entry.files if same else ()),
     )
 
 

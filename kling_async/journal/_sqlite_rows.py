@@ -41,20 +41,20 @@ _NOTE_PLANNED = """
     INSERT INTO history (item, attempt, state, at)
     SELECT id, attempt, state, changed_at FROM items WHERE id > ?
 """
-# Both are given the same row: item, attempt, state, at, ref, result, failure, files. What a
-# move does not bring stays as it was, unless a new attempt begins; a failure explains the
-# last move only.
+# Both are given the same row. What a move does not bring stays as it was, unless a new attempt
+# begins; a failure explains the last move only. The names are for Python 3.12, which warns of
+# numbers in their place.
 _MOVE = """
     UPDATE items SET
-        attempt = ?2, state = ?3, changed_at = ?4, failure = ?7,
-        ref = CASE attempt WHEN ?2 THEN coalesce(?5, ref) END,
-        result = CASE attempt WHEN ?2 THEN coalesce(?6, result) END,
-        files = CASE attempt WHEN ?2 THEN coalesce(?8, files) END
-    WHERE id = ?1
+        attempt = :attempt, state = :state, changed_at = :at, failure = :failure,
+        ref = CASE attempt WHEN :attempt THEN coalesce(:ref, ref) END,
+        result = CASE attempt WHEN :attempt THEN coalesce(:result, result) END,
+        files = CASE attempt WHEN :attempt THEN coalesce(:files, files) END
+    WHERE id = :item
 """
 _NOTE = """
     INSERT INTO history (item, attempt, state, at, ref, result, failure, files)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    VALUES (:item, :attempt, :state, :at, :ref, :result, :failure, :files)
 """
 
 # Calls after which the thread lets go of the interpreter for a moment: the event loop, which
@@ -69,7 +69,7 @@ class Commit:
         self._db = db
         # By key, after the moves taken so far: item, state, attempt.
         self._standing: dict[str, tuple[int, ItemState, int]] = {}
-        self._rows: list[tuple[object, ...]] = []
+        self._rows: list[dict[str, object]] = []
 
     def plan(self, items: Iterable[Planned]) -> list[Entry]:
         """Write the items that are new; return all as they stand."""
@@ -102,7 +102,7 @@ class Commit:
 
     def record(self, moves: Iterable[Move]) -> None:
         """Take moves, all or none, to be written with those of the other calls."""
-        rows: list[tuple[object, ...]] = []
+        rows: list[dict[str, object]] = []
         standing: dict[str, tuple[int, ItemState, int]] = {}
         for move in moves:
             key = move.key
@@ -112,7 +112,9 @@ class Commit:
             item, state, attempt = found
             attempt = attempt_after(state, attempt, move)
             standing[key] = item, move.state, attempt
-            rows.append((item, attempt, move.state.value, move.at.isoformat(), *details(move)))
+            at = move.at.isoformat()
+            row = {"item": item, "attempt": attempt, "state": move.state.value, "at": at}
+            rows.append({**row, **details(move)})
         self._standing |= standing
         self._rows += rows
 

@@ -15,29 +15,26 @@ from kling_async.results import FailReason, Result, SavedFile, TaskRef
 if TYPE_CHECKING:
     from kling_async.journal import Move
 
-# ref, result, failure, files: what may come with a move.
-Details = tuple[str | None, str | None, str | None, str | None]
-
 
 def write(value: object) -> str:
     """Write plain values as JSON, equal ones as equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def details(move: Move) -> Details:
-    """Write what came with a move; what did not is None."""
-    return (
-        str(move.ref) if move.ref else None,
-        write(move.result.to_dict()) if move.result else None,
-        write(asdict(move.failure)) if move.failure else None,
-        write([asdict(file) for file in move.files]) if move.files else None,
-    )
+def details(move: Move) -> dict[str, str | None]:
+    """Write what came with a move, by name; what did not is None."""
+    return {
+        "ref": str(move.ref) if move.ref else None,
+        "result": write(move.result.to_dict()) if move.result else None,
+        "failure": write(asdict(move.failure)) if move.failure else None,
+        "files": write([asdict(file) for file in move.files]) if move.files else None,
+    }
 
 
 def read_details(
     texts: Iterable[str | None],
 ) -> tuple[TaskRef | None, Result | None, Failure | None, tuple[SavedFile, ...]]:
-    """Read what :func:`details` wrote.
+    """Read what :func:`details` wrote, in its order.
 
     Raises:
         KeyError, TypeError, ValueError: Something else wrote it.

@@ -9,7 +9,10 @@ import pytest
 from kling_async.cli.progress import Plain, follow, progress, tell
 from kling_async.errors import ServerError, TaskFailedError
 from kling_async.events import Paused, Polled, Retrying
+from kling_async.limits import Limits
+from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
+from kling_async.polls import Polls
 from kling_async.results import Snapshot, TaskRef, TaskState
 from kling_async.task import Task
 
@@ -80,7 +83,8 @@ def _task(*snapshots: Snapshot) -> Task:
     async def ask(_ref: TaskRef) -> Snapshot:
         return next(answers)
 
-    return Task(REF, ask=ask, polling=Polling())
+    polls = Polls(Polling(), Limits())
+    return Task(REF, ask, polls, polls.course(Kind(REF.model), age=None))
 
 
 async def test_follow_tells_states_and_gives_the_result(capsys: Capture) -> None:

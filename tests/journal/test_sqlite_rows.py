@@ -99,10 +99,11 @@ def test_planned_again(db: sqlite3.Connection) -> None:
 
 
 def test_planned_after_a_move_in_one_commit(db: sqlite3.Connection) -> None:
-    """Calls of one commit happen one after another."""
+    """Calls of one commit happen one after another, and once."""
     commit(db, [plan("a")])
     _, answer = commit(db, [move("a", S.SUBMITTING), plan("a")])
     assert answer == entries(db, S.SUBMITTING)
+    assert len(history(db, "a")) == 2
 
 
 @pytest.mark.parametrize("planned", [["a"], []])

@@ -46,14 +46,15 @@ FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_
 )
 def test_what_comes_with_a_move(move: Move) -> None:
     """Whatever came with a move is read as it was written, and the text fits in any database."""
-    texts = details(move)
+    texts = details(move).values()
     assert read_details(texts) == (move.ref, move.result, move.failure, move.files)
     assert all(text.isprintable() for text in texts if text)
 
 
 def test_nothing_is_none() -> None:
     """What did not come with a move takes no room."""
-    assert details(Move("a", ItemState.PLANNED, datetime.now(UTC))) == (None,) * 4
+    nothing = details(Move("a", ItemState.PLANNED, datetime.now(UTC)))
+    assert nothing == dict.fromkeys(("ref", "result", "failure", "files"))
 
 
 def test_equal_values_are_equal_text() -> None:
