@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from kling_async.policy.durations import Durations, Kind, expected, took
+from kling_async.policy.durations import MEMORY, Durations, Kind, expected, took
 from kling_async.policy.polling import pace, stretch
 from kling_async.results import TaskState
 
@@ -33,6 +33,8 @@ _FEW = 100
 # A task that has not ended after so many times the late mark is a matter of its own.
 _PATIENCE = 2.0
 
+_LONGEST_LINE = 10_000
+
 _NEVER = float("inf")
 
 
@@ -44,36 +46,47 @@ class _Memory:
     """
 
     def __init__(self, durations: Durations | None) -> None:
-        self.durations = durations
-        self._line: deque[Course] = deque()  # in the order in which they began
+        self._durations = durations
+        # What was learned since somebody last asked: more than are remembered need not be kept.
+        self._news: deque[float] = deque(maxlen=MEMORY)
+        self._patience = _PATIENCE * durations.late if durations else 0.0
+        # In the order in which they began. Tasks that nobody asks after must not pile up.
+        self._line: deque[Course] = deque(maxlen=_LONGEST_LINE)
+
+    @property
+    def durations(self) -> Durations | None:
+        """What is known now."""
+        if self._news:
+            for taken in self._news:
+                known = self._durations
+                self._durations = known.learn(taken) if known else Durations((taken,))
+            self._news.clear()
+            assert self._durations is not None  # noqa: S101 - something was learned
+            self._patience = _PATIENCE * self._durations.late
+        return self._durations
 
     def begin(self, course: Course) -> None:
         course.in_line = True
         self._line.append(course)
-        self._advance(course)
 
     def end(self, course: Course, taken: float | None) -> None:
         """Note that a task has ended, and what it took, as far as that is known."""
         course.ended, course.taken = True, taken
         if not course.in_line:
             self._learn(taken)
-        self._advance(course)
-
-    def _advance(self, course: Course) -> None:
-        """Learn from those at the head of the line, as many as have ended."""
-        # Nobody may ever ask again after one that seems to run on: the others do not wait for it.
-        patience = _PATIENCE * self.durations.late if self.durations else 0.0
-        while self._line:
-            first = self._line[0]
-            if not first.ended and first.loop is course.loop and first.age < patience:
+        # Learn from those at the head of the line, as many as have ended. Nobody may ever ask
+        # again after one that seems to run on: the others do not wait for it.
+        line = self._line
+        while line:
+            first = line[0]
+            if not first.ended and first.loop is course.loop and first.age < self._patience:
                 return
-            self._line.popleft().in_line = False
+            line.popleft().in_line = False
             self._learn(first.taken)
 
     def _learn(self, taken: float | None) -> None:
         if taken is not None:
-            known = self.durations
-            self.durations = known.learn(taken) if known else Durations((taken,))
+            self._news.append(taken)
 
 
 class Course:

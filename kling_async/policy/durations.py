@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Durations", "Kind", "expected", "took"]
 
-_MEMORY = 40
+MEMORY = 40
 _SEEDS = 8
 
 # An unseen end lies before the only question. A tenth less each time finds it in a few steps.
@@ -74,7 +74,7 @@ class Durations:
     @cached_property
     def _marks(self) -> tuple[float, float]:
         ranked, many = sorted(self.seen), len(self.seen)
-        odd = many // _MEMORY
+        odd = many // MEMORY
         early, late = ranked[odd], ranked[-1 - odd]
         # So few have not shown how quick and how slow a task can be. That all took the same time
         # proves little, too: hence the quarter.
@@ -83,7 +83,7 @@ class Durations:
 
     def learn(self, duration: float) -> Durations:
         """Return what is known once another task has taken so many seconds."""
-        oldest = 1 if self.seeds or len(self.seen) == _MEMORY else 0
+        oldest = 1 if self.seeds or len(self.seen) == MEMORY else 0
         return Durations((*self.seen[oldest:], duration), max(0, self.seeds - 1))
 
 
