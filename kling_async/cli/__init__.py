@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_HOMES = {"demo": "demo", "emulate": "emulate"}
+_HOMES = {name: name for name in ("batch", "demo", "emulate", "report")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from kling_async.task import DEFAULT_TIMEOUT
 from kling_async.testing.scenario import FAULTS, KINDS, OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - has no other name
 
@@ -44,6 +45,17 @@ _FIELDS = (
     "provider",
 )
 _PORTS = 65_535
+_ROWS = """\
+FILE is one of two, and every row of it is checked before anything is sent.
+
+JSON Lines: one JSON object on each line, with the fields of an input, for example
+  {"key": "fox", "mode": "master-text-to-video", "prompt": "a fox", "duration": 5}
+CSV: the first line names the columns, of
+  %s.
+  An empty cell is not set. Cells are parted by commas, semicolons or tabs.
+
+key is your name for a row: the journal knows it by that, and its files are called so. Without
+one, a checksum of the row is its key."""
 
 
 def _table(title: str, rows: Mapping[int, str] | Mapping[str, str]) -> str:
@@ -70,6 +82,10 @@ _FAULTS = "\n\n".join(
 )
 
 
+def _wrapped(names: Iterable[str]) -> str:
+    return "\n  ".join(textwrap.wrap(", ".join(names), 76))
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     top = argparse.ArgumentParser(
@@ -86,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_download(commands)
     _add_balance(commands)
+    _add_batch(commands)
+    _add_report(commands)
     _add_emulate(commands)
     _add_demo(commands)
     return top
@@ -226,6 +244,110 @@ def _add_balance(commands: Commands) -> None:
     _add_service(_command(commands, "balance", "print the account's balance in US dollars"))
 
 
+def _add_batch(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "batch",
+        "make a video of every row of a file; run it again, and it goes on where it was",
+        epilog=f"{_ROWS % _wrapped(('key', 'model', 'mode', *_FIELDS))}\n\n"
+        f"{_SERVICE}\n\n{_EXIT_CODES}",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="the rows, as below")
+    command.add_argument(
+        "--format", choices=["jsonl", "csv"], help="of FILE (default: csv if it ends with .csv)"
+    )
+    command.add_argument(
+        "--journal",
+        type=Path,
+        metavar="PATH",
+        help="what says how every row stands, on a local disk"
+        " (default: FILE with .journal.sqlite for its suffix)",
+    )
+    command.add_argument(
+        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
+    )
+    command.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with a journal that is there (default), or refuse to",
+    )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check all rows, say what would be done, send nothing",
+    )
+    command.add_argument(
+        "--skip-invalid", action="store_true", help="go on without the rows that are wrong"
+    )
+    command.add_argument("--limit", type=_count, metavar="N", help="only the first N rows")
+    command.add_argument(
+        "--max-tasks", type=_count, metavar="N", help="start no more, all runs together"
+    )
+    command.add_argument(
+        "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
+    )
+    command.add_argument(
+        "--resubmit-unsure",
+        action="store_true",
+        help="submit again what may have been started without our knowing; may pay twice",
+    )
+    command.add_argument(
+        "--resubmit-failed",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="submit again, up to N times, what has failed for a reason that may pass:"
+        " timeout or unavailable; is paid each time",
+    )
+    command.add_argument(
+        "--in-flight", type=_count, metavar="N", help="at one time (default: concurrent tasks)"
+    )
+    command.add_argument(
+        "--downloads", type=_count, default=4, metavar="N", help="at one time (%(default)s)"
+    )
+    _add_timeout(command)
+    command.add_argument(
+        "--first-poll",
+        type=_positive,
+        metavar="SECONDS",
+        help="when to ask for the first time (default: when the quickest are usually done)",
+    )
+    _add_limits(command, "the account's limit")
+    _add_service(command)
+
+
+def _add_report(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "report",
+        "tell how every item of a batch's journal stands, even while the batch runs",
+        epilog=_EXIT_CODES,
+    )
+    command.add_argument(
+        "journal", type=Path, metavar="JOURNAL", help="such as clips.journal.sqlite"
+    )
+    command.add_argument(
+        "--format",
+        choices=["table", "csv", "json", "html"],
+        default="table",
+        help="table: for reading, the default; csv: for spreadsheets; json: an object on each"
+        " line; html: a contact sheet with the videos",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to write (default: stdout; html: index.html in DIR, or beside the journal)",
+    )
+    command.add_argument(
+        "--videos",
+        type=Path,
+        metavar="DIR",
+        help="where the batch has saved its videos, for html (default: beside the journal)",
+    )
+
+
 def _add_emulate(commands: Commands) -> None:
     command = _command(
         commands,
@@ -240,12 +362,7 @@ def _add_emulate(commands: Commands) -> None:
     command.add_argument(
         "--balance", type=_positive, default=1000.0, metavar="USD", help="default: %(default)g"
     )
-    command.add_argument(
-        "--requests-per-minute", type=_count, default=10_000, metavar="N", help="%(default)s"
-    )
-    command.add_argument(
-        "--concurrent-tasks", type=_count, default=1_000, metavar="N", help="%(default)s"
-    )
+    _add_limits(command, "what it keeps to")
     command.add_argument(
         "--retry-after", action="store_true", help="send the header Retry-After with 429"
     )
@@ -275,6 +392,13 @@ def _add_demo(commands: Commands) -> None:
         " files of an earlier demo are replaced",
     )
     _add_emulator(command, speed=20.0)
+
+
+def _add_limits(command: argparse.ArgumentParser, words: str) -> None:
+    for name, default in (("--requests-per-minute", 10_000), ("--concurrent-tasks", 1_000)):
+        command.add_argument(
+            name, type=_count, default=default, metavar="N", help=f"{words} (%(default)s)"
+        )
 
 
 def _add_emulator(command: argparse.ArgumentParser, *, speed: float) -> None:
@@ -316,6 +440,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return number
+
+
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= _PORTS:
@@ -324,4 +455,4 @@ def _port(text: str) -> int:
 
 
 # argparse names the function in its message for what is no number at all.
-_positive.__name__ = _count.__name__ = _port.__name__ = "number"
+_positive.__name__ = _count.__name__ = _natural.__name__ = _port.__name__ = "number"

@@ -61,3 +61,4 @@ async def _again(show: Callable[[], None], pause: float) -> AsyncIterator[None]:
         showing.cancel()
         with suppress(asyncio.CancelledError):
             await showing
+        show()

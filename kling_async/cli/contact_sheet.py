@@ -1,7 +1,7 @@
 """The contact sheet: what was asked for and what came of it, as one page without a network.
 
 Pure: values to the text of ``index.html``. Whatever users or the service have written is
-escaped, and every link is the name of a file in the same folder.
+escaped, and every link is the path of a file, relative to the page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-__all__ = ["Card", "Picture", "Video", "page"]
+__all__ = ["Card", "Fact", "Picture", "Video", "page"]
 
 # Longer prompts show their beginning, and the rest when they are opened.
 _LONG_PROMPT = 240
@@ -37,65 +37,78 @@ class Picture:
 
 @frozen
 class Video:
-    """A saved video: the name of the file, and its size."""
+    """A saved video: the path of the file, with slashes, and its size."""
 
     file: str
     size_bytes: int
 
 
 @frozen
+class Fact:
+    """A number of the page's head, with the words around it; a bad one is in red."""
+
+    value: str
+    after: str
+    before: str = ""
+    bad: bool = False
+
+
+@frozen
 class Card:
-    """One row of the file and what became of it.
+    """One input and what became of it.
 
     Attributes:
-        number: The row's number, as it is shown.
+        label: The row's number, or the item's key, as it is shown.
         fields: The input, as ``Input.to_dict()`` gives it.
         pictures: The input images, the end frame last.
         video: The video, if there is one.
         seconds: From the service's acceptance until the client knew of the end.
         cost_time: Seconds that the generation took, by the service's own count.
         failure: Why there is no video, in words.
+        state: How it stands without a video, in a word or two.
+        ended: Whether there will not be one, either.
     """
 
-    number: str
-    fields: Mapping[str, str | int | float]
+    label: str
+    fields: Mapping[str, object]
     pictures: Sequence[Picture] = ()
     video: Video | None = None
     seconds: float | None = None
     cost_time: float | None = None
     failure: str = ""
+    state: str = "No video"
+    ended: bool = True
 
 
-def page(cards: Sequence[Card], *, speed: float, seconds: float) -> str:
+def page(cards: Sequence[Card], facts: Sequence[Fact], footer: str) -> str:
     """Return the whole page.
 
     Args:
-        cards: The rows, in the order of the file.
-        speed: How many times as fast as the service the emulator ran.
-        seconds: How long everything took.
+        cards: What is shown, in order.
+        facts: What the head tells.
+        footer: What stands below everything.
     """
-    made = sum(card.video is not None for card in cards)
-    failed = len(cards) - made
-    facts = [
-        f"<b>{made}</b> video{'' if made == 1 else 's'}",
-        *([f'<b class="bad">{failed}</b> failed'] if failed else []),
-        f"<b>{seconds:.1f} s</b> in all",
-        f"emulator at <b>{speed:g}</b> × the service's speed",
-    ]
     template = Template(
         resources.files(__package__).joinpath("contact_sheet.html").read_text(encoding="utf-8")
     )
     return template.substitute(
-        facts="\n".join(f"<li>{fact}</li>" for fact in facts),
+        facts="\n".join(_fact(fact) for fact in facts),
         cards="\n".join(_card(card) for card in cards),
+        footer=escape(footer),
     )
+
+
+def _fact(fact: Fact) -> str:
+    style = ' class="bad"' if fact.bad else ""
+    words = f"{escape(fact.before)} <b{style}>{escape(fact.value)}</b> {escape(fact.after)}"
+    return f"<li>{words.strip()}</li>"
 
 
 def _card(card: Card) -> str:
     mode = str(card.fields["mode"])
-    title = f'<span class="number">{escape(card.number)}</span>{escape(_MODES.get(mode, mode))}'
+    title = f'<span class="number">{escape(card.label)}</span>{escape(_MODES.get(mode, mode))}'
     parts = [
-        f'<article class="card" id="row-{escape(card.number)}">',
+        f'<article class="card" id="row-{quote(card.label, safe="")}">',
         _stage(card),
         '<div class="body">',
         f'<p class="mode">{title}</p>',
@@ -110,7 +123,7 @@ def _card(card: Card) -> str:
 
 
 def _stage(card: Card) -> str:
-    label = escape(f"Video {card.number}: {_start(str(card.fields['prompt']), 80)}")
+    label = escape(f"Video {card.label}: {_start(str(card.fields['prompt']), 80)}")
     if card.video is not None:
         # Phones show nothing of a video before it is played; its image is much like its start.
         first = card.pictures[0].file if card.pictures else None
@@ -119,8 +132,9 @@ def _stage(card: Card) -> str:
             f'<div class="stage"><video src="{_link(card.video.file)}"{poster} aria-label="{label}"'
             " controls muted loop playsinline preload=metadata></video></div>"
         )
+    style = "stage none" if card.ended else "stage none yet"
     return (
-        '<div class="stage none"><p><strong>No video</strong>'
+        f'<div class="{style}"><p><strong>{escape(card.state)}</strong>'
         f"<span>{escape(card.failure)}</span></p></div>"
     )
 
@@ -134,7 +148,7 @@ def _prompt(text: str) -> str:
     )
 
 
-def _chips(fields: Mapping[str, str | int | float]) -> str:
+def _chips(fields: Mapping[str, object]) -> str:
     named = (
         ("duration", "{} s"),
         ("aspect_ratio", "{}"),

@@ -41,8 +41,8 @@ def span(seconds: float) -> str:
     if whole < 60:  # noqa: PLR2004 - seconds of a minute, as below
         return f"{whole} s"
     if whole < 3600:  # noqa: PLR2004
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
+        return f"{whole // 60} min {whole % 60} s".removesuffix(" 0 s")
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min".removesuffix(" 0 min")
 
 
 class Tally:
@@ -118,7 +118,7 @@ class Tally:
             if more > 0:
                 told.append(f"about {span(more)} left")
         if self._trouble is not None:
-            told.append(f"{self._repeated:,} requests sent again, lately: {self._trouble}")
+            told.append(f"sent again so far: {self._repeated:,}, the last after: {self._trouble}")
             self._trouble = None
         return ", ".join(told)
 

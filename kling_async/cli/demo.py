@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from kling_async.cli import codes
-from kling_async.cli.contact_sheet import Card, Picture, Video, page
+from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
 from kling_async.cli.output import write
 from kling_async.cli.pictures import save_pictures
 from kling_async.cli.progress import Progress, follow, progress, tell
@@ -51,6 +51,10 @@ _SHORTEST = 0.25
 # Seconds beyond the longest before a task counts as stuck, on a machine that is busy rendering.
 _PATIENCE = 60.0
 
+_FOOTER = (
+    "Made by an emulator on this machine. The videos show their inputs; no model has seen them."
+)
+
 _WITHOUT_EXTRA = (
     "Every video will be the same small clip. To see your own pictures and prompts move:"
     ' pip install "kling-async[emulator]"'
@@ -78,7 +82,7 @@ async def demo(args: Namespace) -> int:
                 maker = _Maker(kling, args.to, Path(staging), args.speed)
                 cards = await maker.all(parse(raw, emulator.origin), shown)
             seconds = asyncio.get_running_loop().time() - begun
-            sheet = page(cards, speed=args.speed, seconds=seconds)
+            sheet = page(cards, _facts(cards, seconds, args.speed), _FOOTER)
             index = await asyncio.to_thread(_write, args.to, sheet, Path(staging))
     except asyncio.CancelledError:
         shown.note(f"kling-async: interrupted; the emulator has ended, {args.to} is not complete")
@@ -164,6 +168,17 @@ class _Maker:
             return evolve(card, failure=str(error))
         line.end("done", ok=True)
         return card
+
+
+def _facts(cards: list[Card], seconds: float, speed: float) -> list[Fact]:
+    made = sum(card.video is not None for card in cards)
+    failed = len(cards) - made
+    return [
+        Fact(str(made), "video" if made == 1 else "videos"),
+        *([Fact(str(failed), "failed", bad=True)] if failed else []),
+        Fact(f"{seconds:.1f} s", "in all"),
+        Fact(f"{speed:g}", "× the service's speed", before="emulator at"),
+    ]
 
 
 def _image_urls(row: Row) -> list[str]:

@@ -35,9 +35,9 @@ class Output:
             for line in lines:
                 write(sys.stdout, printable(line))
 
-    def error(self, error: KlingError) -> int:
-        """Write an error to stderr; return its exit code."""
-        code = codes.code_of(error)
+    def error(self, error: KlingError, code: int | None = None) -> int:
+        """Write an error to stderr; return its exit code, or the one that is given."""
+        code = codes.code_of(error) if code is None else code
         if self.json:
             fields = {
                 "error": type(error).__name__,

@@ -147,14 +147,9 @@ class Plan:
         """Take a row, or complain of it."""
         try:
             item, content = _item(row)
-            if (first := numbers.setdefault(hash(item.key), number)) != number:
-                raise InputError(_twice(item.key, content, first))
             had = journal.get(hash(item.key))
-            if had is not None and had.content != hash(content):
-                raise InputError(
-                    f"the journal has key {item.key!r} with another input: give it another"
-                    " key, or use another journal"
-                )
+            first = numbers.setdefault(hash(item.key), number)
+            _refuse(item.key, content, had, first if first != number else None)
         except InputError as error:
             self.wrong.append(f"row {number}: {error}")
             self._problems += error.problems
@@ -185,10 +180,17 @@ def _item(row: dict[str, object] | InputError) -> tuple[Item, str]:
     return Item(row.get("key", content), sent), content  # type: ignore[arg-type]  # it checks that itself
 
 
-def _twice(key: str, content: str, first: int) -> str:
-    if key == content:
-        return f'the same as row {first}: give it a "key" of its own to have two videos'
-    return f"key {key!r} is that of row {first}, too"
+def _refuse(key: str, content: str, had: Known | None, first: int | None) -> None:
+    """Refuse a row that has the key of another, or one that the journal has otherwise."""
+    if first is not None and key == content:
+        raise InputError(f"the same as row {first}: give it a key of its own to have two videos")
+    if first is not None:
+        raise InputError(f"key {key!r} is that of row {first}, too")
+    if had is not None and had.content != hash(content):
+        raise InputError(
+            f"the journal has key {key!r} with another input: give it another key, or use"
+            " another journal"
+        )
 
 
 @cache

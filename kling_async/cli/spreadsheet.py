@@ -117,4 +117,8 @@ def _value(name: str, cell: str) -> str | int | float:
 
 
 def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    marked = f"'{cell}" if cell.startswith(_FORMULA) else cell
+    # A lone carriage return would be written without quotes, and end the row.
+    return marked.replace("\r\n", "\n").replace("\r", "\n")

@@ -10,6 +10,7 @@ from kling_async.errors import (
     ConnectError,
     DownloadError,
     InputError,
+    JournalError,
     KlingError,
     MissingExtraError,
     ResultExpiredError,
@@ -37,6 +38,8 @@ REF = TaskRef("kling-2-1", "task_1")
         (AnswerLostError("no", ref=REF), 1),
         (DownloadError("no", ref=REF), 5),
         (ResultExpiredError("no", ref=REF), 5),
+        (JournalError("no"), 6),
+        (JournalError("no", may_have_charged=True), 6),
     ],
 )
 def test_exit_code_of_an_error(error: KlingError, code: int) -> None:
@@ -46,4 +49,4 @@ def test_exit_code_of_an_error(error: KlingError, code: int) -> None:
 
 def test_every_code_has_a_meaning() -> None:
     """The help names all of the codes that there are."""
-    assert list(codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 130]
+    assert list(codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 6, 130]

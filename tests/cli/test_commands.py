@@ -96,7 +96,7 @@ async def test_refused_submit(serve: Serve, command: Command) -> None:
 
 async def test_failed_download(serve: Serve, command: Command, tmp_path: Path) -> None:
     """A download that fails ends the command with 5 and says how to go on."""
-    emulator = await serve("file:1=500")
+    emulator = await serve("file:*=500")
     ended = await command("generate", "a fox", "--download-to", tmp_path)
     assert (ended.code, ended.out) == (5, "")
     assert f"To go on: kling-async download {_refs(emulator)[0]}\n" in ended.err

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 
-from kling_async.cli.contact_sheet import Card, Picture, Video, page
+from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
 
-TEXT: Mapping[str, str | int | float] = {
+TEXT: Mapping[str, object] = {
     "model": "kling-2-1",
     "mode": "master-text-to-video",
     "prompt": "a fox",
@@ -53,7 +53,7 @@ class _Reader(HTMLParser):
 
 
 def _read(*cards: Card) -> _Reader:
-    return _Reader(page(cards, speed=20, seconds=12.34))
+    return _Reader(page(cards, [], ""))
 
 
 def test_card_of_a_video() -> None:
@@ -86,18 +86,38 @@ def test_card_of_a_video() -> None:
 
 
 def test_card_of_a_failure() -> None:
-    """A failed row says in words why there is no video, and the head counts it."""
+    """A failed row says in words why there is no video."""
     sheet = _read(Card("01", TEXT, failure="refused & gone"), Card("02", TEXT, failure="too"))
     assert sheet.all("video") == []
     assert "refused & gone" in sheet.words
-    assert re.search(r"0\s*videos\s*2\s*failed", sheet.words)
+    assert {"class": "stage none"} in sheet.all("div")
 
 
-def test_head_tells_the_run() -> None:
-    """The head counts the videos and names the time and the speed."""
-    sheet = _read(Card("01", TEXT, video=Video("1.mp4", 2_300_000)))
-    assert re.search(r"1\s*video\s*12\.3 s\s*in all\s*emulator at\s*20\s*×", sheet.words)
-    assert "2.3 MB" in sheet.words
+def test_card_of_what_has_not_ended() -> None:
+    """What may still become a video says how it stands, and not in the colours of a failure."""
+    sheet = _read(Card("a fox", TEXT, state="Running", ended=False))
+    assert "Running" in sheet.words
+    assert {"class": "stage none yet"} in sheet.all("div")
+
+
+def test_head_tells_the_facts() -> None:
+    """The head has the facts that it is given, bad ones marked, and the foot what it is given."""
+    facts = [Fact("<12", "failed <i>", bad=True), Fact("20", "× as fast", before="<i>emulator at")]
+    sheet = _Reader(page([], facts, "made <here>"))
+    assert re.search(r"<12 failed <i>\s*<i>emulator at 20 × as fast", sheet.words)
+    assert "made <here>" in sheet.words
+    assert sheet.all("b") == [{"class": "bad"}, {}]
+
+
+def test_size_of_a_large_video() -> None:
+    """Sizes from a megabyte on are told in those."""
+    assert "2.3 MB" in _read(Card("01", TEXT, video=Video("1.mp4", 2_300_000))).words
+
+
+def test_label_of_any_text() -> None:
+    """A card can be linked to whatever its label is."""
+    (card,) = _read(Card('a "fox"/1', TEXT)).all("article")
+    assert card["id"] == "row-a%20%22fox%22%2F1"
 
 
 def test_pictures_with_start_and_end() -> None:
@@ -152,13 +172,18 @@ def test_long_prompt_is_folded() -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
-    """Every link is the name of a file in the same folder; styles and scripts are in the page."""
+    """Every link is a path beside the page; styles and scripts are in it."""
     card = Card(
-        "01", TEXT, [Picture("https://example.com/a.jpg", "a:b c.jpg")], Video("v.mp4", 1), 1.0, 1.0
+        "01",
+        TEXT,
+        [Picture("https://example.com/a.jpg", "a:b c.jpg")],
+        Video("../v.mp4", 1),
+        1.0,
+        1.0,
     )
     sheet = _read(card)
-    assert set(sheet.links) == {"./a%3Ab%20c.jpg", "./v.mp4"}
-    html = page([card], speed=1, seconds=1)
+    assert set(sheet.links) == {"./a%3Ab%20c.jpg", "./../v.mp4"}
+    html = page([card], [], "")
     assert "url(" not in html
     assert "@import" not in html
     assert "://" not in html

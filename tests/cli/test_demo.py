@@ -61,6 +61,8 @@ async def test_speed_shortens_the_time(command: Command, tmp_path: Path) -> None
     await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small")
     took = asyncio.get_running_loop().time() - begun
     assert 3 <= took < 5.5
+    assert re.search(r"<b>[34]\.\d s</b> in all<", _sheet(tmp_path))
+    assert "emulator at <b>20</b> × the service&#x27;s speed" in _sheet(tmp_path)
 
 
 async def test_failures_hide_nothing(command: Command, tmp_path: Path) -> None:
@@ -81,6 +83,7 @@ async def test_failures_hide_nothing(command: Command, tmp_path: Path) -> None:
         "index.html",
     ]
     assert "IMAGE_DOWNLOAD_FAILED" in _sheet(to)
+    assert re.search(r"<b>1</b> video<.*<b class=\"bad\">2</b> failed<", _sheet(to), re.DOTALL)
     assert "NSFW_DETECTED" in _sheet(to)
 
 

@@ -134,3 +134,19 @@ def test_wait_without_knowing_how_long(emulate: Emulate) -> None:
     code, out, shown = _in_terminal("wait", *refs, env=env)
     assert (code, out) == (1, "")
     assert CODES.sub("", shown).count("kling-async: status answered 404") == 2
+
+
+def test_block_of_a_batch(emulate: Emulate, tmp_path: Path) -> None:
+    """A batch has one bar, with its counts below, and what is finished stands above it."""
+    env = emulate("--speed", "100", "--fault", "task:2=fail:NSFW_DETECTED")
+    rows = tmp_path / "clips.jsonl"
+    rows.write_text("\n".join(json.dumps({**TEXT, "prompt": f"fox {n}"}) for n in range(3)))
+    argv = ("batch", rows, "--first-poll", "0.6", "--in-flight", "1")
+    code, out, shown = _in_terminal(*argv, env=env)
+    text = CODES.sub("", shown)
+    assert (code, out.count("\t")) == (1, 2)
+    assert re.search(r"clips.jsonl ━+[╸╺]?━* +\d+% 0:00:0\d", text)
+    assert re.search(r"clips.jsonl ━+ +100% 0:00:0\d", text)
+    assert "0 of 3 done, 1 running, 2 queued, 0 failed, 0 unsure" in text
+    assert "2 of 3 done, 0 running, 0 queued, 1 failed, 0 unsure" in text
+    assert "clips.jsonl: 3 rows in" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -101,6 +102,40 @@ def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: St
     refs = [execute("submit", prompt, env=env).out.strip() for prompt in "ab"]
     process = start("wait", *refs, env=env)
     assert f"kling-async wait {refs[0]} {refs[1]}\n" in _deaf(process)
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_batch(
+    emulate: Emulate, execute: Execute, start: Start, tmp_path: Path, number: int
+) -> None:
+    """Ctrl-C and SIGTERM end a batch with 130; the same command goes on and repeats nothing."""
+    env = emulate("--speed", "100", "--fault", "task:2=stuck")
+    rows = tmp_path / "clips.csv"
+    rows.write_text("key,mode,prompt\na,master-text-to-video,a fox\nb,master-text-to-video,a cat\n")
+    argv = ("batch", str(rows), "--first-poll", "0.7")
+    process = start(*argv, env=env)
+    first = _line(process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "Tasks that go on at the service: 1\n" in err
+    assert "unattended" not in err  # the journal has it, and nobody need write it down
+    assert f"To go on: kling-async {' '.join(argv)}\n" in err
+    assert "Traceback" not in err
+    ended = execute(*argv, "--timeout", "0.5", env=env)
+    assert (ended.code, ended.out) == (3, first)
+    assert "Tasks that may have cost money, all runs together: 2\n" in ended.err
+
+
+def test_closed_pipe_of_a_batch(emulate: Emulate, start: Start, tmp_path: Path) -> None:
+    """If nobody reads what is finished, a batch ends and says how to go on."""
+    rows = tmp_path / "clips.jsonl"
+    row = {"mode": "master-text-to-video", "prompt": "a fox"}
+    rows.write_text("\n".join(json.dumps({**row, "key": key}) for key in "ab"))
+    argv = ("batch", str(rows), "--in-flight", "1", "--first-poll", "0.7")
+    process = start(*argv, env=emulate("--speed", "100"))
+    assert "To go on: kling-async batch " in _deaf(process)
     assert process.wait() == 1
 
 

@@ -40,6 +40,12 @@ def test_error_for_a_reader(capsys: Capture) -> None:
     assert capsys.readouterr() == ("", "kling-async: no\\x07 good\n")
 
 
+def test_error_with_a_code_of_its_own(capsys: Capture) -> None:
+    """A command that goes on may end with another code than the error has."""
+    assert Output(json=True).error(InputError("no"), 1) == 1
+    assert json.loads(capsys.readouterr().err)["exit_code"] == 1
+
+
 def test_error_for_a_program(capsys: Capture) -> None:
     """With JSON, an error is one object that says what may be concluded from it."""
     code = Output(json=True).error(ServerError("no", retryable=True, ref=REF))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.rows import RawRow, Row, parse, read
+from kling_async.cli.rows import RawRow, Row, json_rows, parse, read
 from kling_async.errors import InputError
 from kling_async.inputs import MasterTextToVideo, ProImageToVideo, StandardImageToVideo
 
@@ -22,6 +22,14 @@ def test_rows_are_numbered_as_lines(tmp_path: Path) -> None:
     """Blank lines are no rows, but count; a byte order mark and CRLF do no harm."""
     path = _file(tmp_path, b'\xef\xbb\xbf{"a": 1}\r\n\r\n  {"b": 2}\n')
     assert read(path) == [RawRow(1, {"a": 1}), RawRow(3, {"b": 2})]
+    assert list(json_rows(path)) == [(1, {"a": 1}), (3, {"b": 2})]
+
+
+def test_wrong_rows_hide_no_others(tmp_path: Path) -> None:
+    """Going through the rows, what is wrong with one stands in its place."""
+    (one, first), (three, second) = json_rows(_file(tmp_path, '[1]\n\n{"b": 2}'))
+    assert (one, three, second) == (1, 3, {"b": 2})
+    assert isinstance(first, InputError)
 
 
 def test_only_newlines_end_a_row(tmp_path: Path) -> None:

@@ -1,0 +1,355 @@
+"""``kling-async batch``: every row of a file becomes a video, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+import sys
+from collections import Counter
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING
+
+from kling_async.batch import Batch
+from kling_async.batch.steps import PASSING, Rules, Step
+from kling_async.cli import arguments, codes
+from kling_async.cli.board import board
+from kling_async.cli.commands import connect
+from kling_async.cli.counts import WORDS, Tally, span, standing
+from kling_async.cli.output import PROGRAM, Output, printable, write
+from kling_async.cli.plan import Plan, known
+from kling_async.cli.rows import json_rows
+from kling_async.cli.spreadsheet import csv_rows
+from kling_async.errors import (
+    ConfigurationError,
+    InputError,
+    JournalError,
+    KlingError,
+    TaskFailedError,
+)
+from kling_async.journal import ItemState
+from kling_async.journal.sqlite import SqliteJournal
+from kling_async.limits import Limits
+from kling_async.policy.polling import Polling
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from kling_async.client import KlingClient
+    from kling_async.fanout import Outcome
+
+__all__ = ["batch"]
+
+# Items of a kind that the summary names; the report has them all.
+_SHOWN = 5
+
+
+async def batch(args: Namespace) -> int:
+    """Check all rows, then generate from every one; go on where the journal ends."""
+    journal: Path = args.journal or args.file.with_name(f"{args.file.stem}.journal.sqlite")
+    there = _is_there(journal)
+    if there and not args.resume:
+        raise ConfigurationError(
+            f"there is a journal at {journal} already: give another with --journal, or go on"
+            " with it, without --no-resume"
+        )
+    rules = Rules(
+        save=args.download_to is not None,
+        resubmit_unsure=args.resubmit_unsure,
+        resubmit_failed=args.resubmit_failed,
+    )
+    with Plan() as plan:
+        await plan.read(_rows(args), await known(journal, rules) if there else {}, args.limit)
+        if plan.wrong and not args.skip_invalid:
+            raise plan.complaint()
+        if plan.wrong:
+            Output(json=args.json).error(plan.complaint(), codes.FAILED)
+        if not plan.rows:
+            raise InputError(f"{args.file}: there are no {'good ' * bool(plan.wrong)}rows in it")
+        if args.dry_run:
+            return await _rehearse(args, plan, journal if there else None)
+        return await _Run(args, plan, journal).code()
+
+
+def _is_there(journal: Path) -> bool:
+    try:
+        return journal.exists() and journal.stat().st_size > 0
+    except OSError as error:
+        raise JournalError(f"there cannot be a journal at {journal}: {error}") from None
+
+
+def _rows(args: Namespace) -> Iterator[tuple[int, dict[str, object] | InputError]]:
+    spreadsheet = (
+        args.file.suffix.lower() == ".csv" if args.format is None else args.format == "csv"
+    )
+    return csv_rows(args.file) if spreadsheet else json_rows(args.file)
+
+
+def _limits(args: Namespace) -> Limits:
+    return Limits(args.requests_per_minute, args.concurrent_tasks)
+
+
+async def _rehearse(args: Namespace, plan: Plan, journal: Path | None) -> int:
+    """Say what would be done."""
+    again = plan.steps[Step.SUBMIT_ANEW]
+    submit = plan.steps[Step.SUBMIT] + again
+    room = args.max_tasks
+    if room is not None and journal is not None:
+        async with SqliteJournal(journal, read_only=True) as opened:
+            room -= (await opened.summary()).attempts
+    over = 0 if room is None else max(0, submit - max(0, room))
+    seconds = plan.estimate(_limits(args), args.in_flight)
+    attach, save = plan.steps[Step.WAIT], plan.steps[Step.SAVE]
+    lines = [
+        f"{args.file}: {plan.rows:,} rows; nothing was sent",
+        f"  {submit - over:,} would be submitted",
+        *([f"  {again:,} of {submit:,} as a new attempt, which is paid again"] if again else []),
+        *([f"  {over:,} would not: --max-tasks"] if over else []),
+        *([f"  {attach:,} run already, and would be waited for"] if attach else []),
+        *([f"  {save:,} videos would be fetched"] if save else []),
+        *([f"  the rest stays as it is: {standing(plan.states)}"] if plan.states else []),
+        *([f"  about {span(seconds)}, by the vendor's figures"] if submit + attach else []),
+    ]
+    fields = {
+        "rows": plan.rows,
+        "submit": submit - over,
+        "submit_again": again,
+        "beyond_max_tasks": over,
+        "attach": attach,
+        "save": save,
+        "stay": {state.value: count for state, count in plan.states.items()},
+        "invalid": len(plan.wrong),
+        "seconds": round(seconds, 1),
+    }
+    Output(json=args.json).result(lines, fields)
+    return codes.FAILED if plan.wrong else codes.OK
+
+
+class _Run:
+    """One run over the good rows."""
+
+    def __init__(self, args: Namespace, plan: Plan, journal: Path) -> None:
+        self._args = args
+        self._plan = plan
+        self._journal = journal
+        self._output = Output(json=args.json)
+        # What went wrong, by kind: how many, and the first few in words.
+        self._wrong: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+        self._may_pass = False
+
+    async def code(self) -> int:
+        """Do everything; return the exit code."""
+        args, plan = self._args, self._plan
+        limits = _limits(args)
+        self._tally = Tally(
+            plan.rows,
+            saving=args.download_to is not None,
+            expected=plan.estimate(limits, args.in_flight),
+            clock=asyncio.get_running_loop().time,
+        )
+        kling = connect(
+            args, [self._tally.hook], polling=Polling(first=args.first_poll), limits=limits
+        )
+        batch = Batch(
+            kling,
+            journal=self._journal,
+            download_to=args.download_to,
+            in_flight=args.in_flight,
+            timeout=args.timeout,
+            downloads=args.downloads,
+            resubmit_unsure=args.resubmit_unsure,
+            resubmit_failed=args.resubmit_failed,
+            max_tasks=args.max_tasks,
+            min_balance=args.min_balance,
+        )
+        self._tally.counts = lambda: batch.counts
+        with _no_warnings():
+            async with kling, batch:
+                return await self._go(kling, batch)
+
+    async def _go(self, kling: KlingClient, batch: Batch) -> int:
+        before = (await batch.summary()).counts
+        if any(before.values()):
+            self._say(f"resuming {self._journal}: {standing(before)}")
+        error: KlingError | None = None
+        try:
+            await self._follow(batch)
+        except JournalError as failed:
+            self._lost_the_journal(failed)
+            raise
+        except KlingError as stopped:
+            error = stopped
+        except (asyncio.CancelledError, BrokenPipeError):
+            await self._interrupted(kling, batch)
+            raise
+        self._sum_up(Counter(batch.counts), (await batch.summary()).attempts)
+        if error is not None:
+            code = self._output.error(error)
+        elif batch.stopped is not None:
+            code = self._output.error(ConfigurationError(batch.stopped), codes.FAILED)
+        else:
+            code = codes.OK
+        return self._code(batch.counts) or code
+
+    async def _follow(self, batch: Batch) -> None:
+        async with (
+            board(self._tally, self._args.file.name, silent=self._args.json),
+            aclosing(batch.run(self._plan.items())) as outcomes,
+        ):
+            async for outcome in outcomes:
+                self._tell(outcome)
+
+    def _code(self, counts: Mapping[ItemState, int]) -> int:
+        """Return the exit code: money first, then what may be had by running again."""
+        if counts.get(ItemState.UNSURE):
+            return codes.UNSURE
+        not_submitted = counts.get(ItemState.PLANNED, 0) + self._not_drawn(counts)
+        if counts.get(ItemState.FAILED) or not_submitted or self._plan.wrong:
+            return codes.FAILED
+        if counts.get(ItemState.SUBMITTED):
+            return codes.RUNNING
+        return codes.DOWNLOAD if self._wrong["not saved"] else codes.OK
+
+    def _not_drawn(self, counts: Mapping[ItemState, int]) -> int:
+        return max(0, self._plan.rows - sum(counts.values()))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Write what is finished to stdout, and keep in mind what is not."""
+        error, key = outcome.error, str(outcome.key)
+        if self._args.json:
+            self._output.result([], _fields(outcome))
+        elif error is None:
+            found = map(str, outcome.files) if outcome.files else _urls(outcome)
+            write(sys.stdout, "\t".join(printable(word) for word in (key, *found)))
+        if error is None:
+            return
+        kind = _kind(outcome, error)
+        self._wrong[kind] += 1
+        self._may_pass |= isinstance(error, TaskFailedError) and error.reason in PASSING
+        if self._wrong[kind] <= _SHOWN:
+            self._named.setdefault(kind, []).append(f"{key}: {error}")
+
+    def _sum_up(self, counts: Counter[ItemState], attempts: int) -> None:
+        """Write how it ended, and what may be done next."""
+        counts[ItemState.PLANNED] += self._not_drawn(counts)
+        lines = [f"{self._args.file}: {self._plan.rows:,} rows in {span(self._tally.elapsed)}"]
+        lines += [
+            f"  {word:<10} {counts[state]:>9,}" for state, word in WORDS.items() if counts[state]
+        ]
+        if self._plan.wrong:
+            lines.append(f"  {'left out':<10} {len(self._plan.wrong):>9,}")
+        lines += [
+            f"Tasks that may have cost money, all runs together: {attempts:,}",
+            f"Journal: {self._journal}",
+        ]
+        if self._args.download_to is not None:
+            lines.append(f"Videos: {self._args.download_to}")
+        for kind, named in self._named.items():
+            lines += [f"{kind.capitalize()}:", *(f"  {words}" for words in named)]
+            if (more := self._wrong[kind] - len(named)) > 0:
+                lines.append(f"  and {more:,} more")
+        lines += self._next(counts)
+        for line in lines:
+            self._say(line)
+
+    def _next(self, counts: Counter[ItemState]) -> list[str]:
+        """Name the commands that may help."""
+        found: list[tuple[str, str]] = []
+        if self._wrong:
+            found.append((f"{PROGRAM} report {shlex.quote(str(self._journal))}", "all items"))
+        if counts[ItemState.PLANNED] or counts[ItemState.SUBMITTED] or self._wrong["not saved"]:
+            found.append((self._again(), "goes on"))
+        if self._may_pass:
+            times = self._args.resubmit_failed + 1
+            why = "submits again what may pass, and pays again"
+            found.append((self._again(resubmit_failed=times), why))
+        if counts[ItemState.UNSURE]:
+            why = "submits the unsure again: look at the account first, it may pay twice"
+            found.append((self._again(resubmit_unsure=True), why))
+        told = [line for command, why in found for line in (f"  # {why}", f"  {command}")]
+        return ["Next:", *told] if told else []
+
+    def _again(self, **changes: object) -> str:
+        """Write the command line that goes on: as it was, but for what pays twice."""
+        usual = vars(arguments.parser().parse_args(["batch", str(self._args.file)]))
+        given = {**vars(self._args), "resume": True, "resubmit_unsure": False, **changes}
+        words = [PROGRAM, "batch", str(self._args.file)]
+        for name, value in given.items():
+            if value != usual[name]:
+                option = f"--{name.replace('_', '-')}"
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                words += [option] if value is True else [option, shown]
+        return shlex.join(words)
+
+    async def _interrupted(self, kling: KlingClient, batch: Batch) -> None:
+        counts = (await batch.summary()).counts
+        if self._args.json:
+            self._output.interrupted(kling.running, self._tally.unsure)
+            return
+        self._say(f"{PROGRAM}: interrupted; the journal has {standing(counts)}")
+        if counts[ItemState.SUBMITTED]:
+            self._say(f"Tasks that go on at the service: {counts[ItemState.SUBMITTED]:,}")
+        self._say(f"To go on: {self._again()}")
+
+    def _lost_the_journal(self, error: JournalError) -> None:
+        """Name what goes on at the service, since the journal may not know of it."""
+        for note in getattr(error, "__notes__", ()):
+            self._say(note)
+        if error.ref is not None:
+            self._say(f"The journal does not know that the service has accepted {error.ref}")
+
+    def _say(self, line: str) -> None:
+        if not self._args.json:
+            write(sys.stderr, printable(line))
+
+
+def _kind(outcome: Outcome, error: KlingError) -> str:
+    if outcome.result is not None:
+        return "not saved"
+    if outcome.task_ref is not None:
+        return "failed" if isinstance(error, TaskFailedError) else "not ended"
+    return "unsure" if error.may_have_charged else "failed"
+
+
+def _urls(outcome: Outcome) -> tuple[str, ...]:
+    return outcome.result.result_urls if outcome.result else ()
+
+
+def _fields(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome's plain values for JSON."""
+    error = outcome.error
+    fields: dict[str, object] = {
+        "key": outcome.key,
+        "ref": outcome.task_ref and str(outcome.task_ref),
+        **(outcome.result.to_dict() if outcome.result else {}),
+        "files": [str(path) for path in outcome.files],
+    }
+    if error is not None:
+        failed = error if isinstance(error, TaskFailedError) else None
+        fields |= {
+            "error": type(error).__name__,
+            "message": str(error),
+            "may_have_charged": error.may_have_charged,
+            "retryable": error.retryable,
+            "fail_code": failed and failed.fail_code,
+            "reason": failed and failed.reason and failed.reason.value,
+        }
+    return fields
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keep the client from warning of tasks that go on: the journal has them."""
+
+    def errors_only(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    log = logging.getLogger("kling_async")
+    log.addFilter(errors_only)
+    try:
+        yield
+    finally:
+        log.removeFilter(errors_only)
