@@ -182,12 +182,13 @@ class FanOut(Generic[_T]):
 
     async def _feed(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
         with self._ending_all(), suppress(StopAsyncIteration):
+            indices = count()
             async with aclosing(draw(items)) as source:
-                for index in count():
+                while True:
                     while self._is_full():
                         self._crowd.room.clear()
                         await self._crowd.room.wait()
-                    flight = Flight(index, await anext(source), self._crowd)
+                    flight = Flight(next(indices), await anext(source), self._crowd)
                     self._flights[flight] = asyncio.create_task(self._fly(flight))
         self._drawn_all = True
         self._news.set()
@@ -248,5 +249,8 @@ class FanOut(Generic[_T]):
         await asyncio.gather(self._feeder, *flights.values(), return_exceptions=True)
         if flights:
             await answered()
+        # What they raised holds frames, which hold the caller's iterable, and this.
+        self._flights.clear()
+        del self._feeder
         refs = (*untold, *(flight.ref for flight in flights))
         return tuple(ref for ref in refs if ref is not None)

@@ -111,9 +111,8 @@ class Submits:
         return running[1] if running else None
 
     def hold(self, task: Task) -> None:
-        """Hold a slot for a task that is found to be running already."""
-        if task.ref not in self._running:
-            self._running[task.ref] = self._calls.limiter.adopt(), task
+        """Hold a slot for a task that was not known, and is found to be running already."""
+        self._running[task.ref] = self._calls.limiter.adopt(), task
 
     def note(self, snapshot: Snapshot) -> None:
         """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
@@ -214,6 +213,8 @@ class Submits:
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
+            if self._look is not None:
+                self._look.cancel()
             self._loop, self._sending, self._short = loop, set(), 0
             self._sweeper = self._look = None
         return loop

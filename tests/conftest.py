@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from aiohttp import web
 
+import kling_async
 from kling_async import KlingClient
 from kling_async.testing import Emulator, Scenario
 
@@ -32,6 +35,24 @@ class ServeApp(Protocol):
     async def __call__(
         self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> str: ...
+
+
+@pytest.fixture
+def leftovers() -> Callable[[], set[str]]:
+    """Name what the library still runs on the loop; the emulator does not count."""
+    home = Path(inspect.getfile(kling_async)).parent
+
+    def leftovers() -> set[str]:
+        coroutines = [task.get_coro() for task in asyncio.all_tasks()]
+        return {
+            coroutine.__qualname__
+            for coroutine in coroutines
+            if inspect.iscoroutine(coroutine)
+            and home in (path := Path(coroutine.cr_code.co_filename)).parents
+            and home / "testing" not in path.parents
+        }
+
+    return leftovers
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import traceback
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -36,11 +37,12 @@ from kling_async.errors import (
 )
 from kling_async.events import Event, Paused, Polled, Retrying, SubmitFailed, Submitted
 from kling_async.limits.local import LocalLimiter
-from kling_async.results import TaskState
+from kling_async.results import SavedFile, TaskState
 from kling_async.testing import Emulator, ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kling_async.testing.transport import Request, Response
@@ -154,6 +156,16 @@ async def test_download(emulate: Emulate, connect: Connect, tmp_path: Path) -> N
     assert await kling.download(result, str(tmp_path / "videos")) == (path,)
     await kling.download(result, tmp_path / "videos", overwrite=True)
     assert sum(arrival.kind == "file" for arrival in emulator.requests) == 2
+
+
+async def test_save(emulate: Emulate, connect: Connect, tmp_path: Path) -> None:
+    """Saving gives the name, size and checksum of each file, under the name that is wanted."""
+    kling = await connect(await emulate())
+    result = await kling.generate(FOX)
+    (file,) = await kling.save(result, tmp_path, name="fox")
+    content = (tmp_path / "fox.mp4").read_bytes()
+    digest = sha256(content).hexdigest()
+    assert file == SavedFile(result.result_urls[0], "fox.mp4", len(content), digest)
 
 
 async def test_a_failed_task(emulate: Emulate, connect: Connect) -> None:
@@ -710,16 +722,15 @@ async def test_a_pause_without_retry_after(emulate: Emulate, connect: Connect) -
 
 
 async def test_a_slot_is_free_when_the_end_is_known(emulate: Emulate, connect: Connect) -> None:
-    """The next submit waits until the first task is seen to have ended, not for its result."""
+    """The next submit waits until the first task is seen to have ended, though nobody asks."""
     emulator = await emulate("task:1=fail:NSFW")
     kling = await connect(emulator, limits=Limits(concurrent_tasks=1))
     first = await kling.submit(FOX)
-    second = asyncio.create_task(kling.submit(FOX))
-    await asyncio.sleep(200)
-    assert not second.done()
-    assert (await first.status()).state is TaskState.FAILED
-    task = await second
+    task = await kling.submit(FOX)
+    assert now() == pytest.approx(60, abs=5)
     assert kling.running == (task.ref,)
+    with pytest.raises(TaskFailedError):
+        await first
 
 
 async def test_a_found_task_takes_a_slot(emulate: Emulate, connect: Connect) -> None:
@@ -878,11 +889,10 @@ async def test_cancelled_between_two_tries(emulate: Emulate, connect: Connect) -
     assert [type(event) for event in events] == [Retrying, SubmitFailed]
 
 
-async def test_close_hears_the_answers(emulate: Emulate) -> None:
+async def test_close_hears_the_answers(emulate: Emulate, leftovers: Callable[[], set[str]]) -> None:
     """Closing waits for the answers to submits that are under way; then nothing runs on."""
     emulator = await emulate("submit:*=slow:5")
     events: list[Event] = []
-    before = asyncio.all_tasks()
     async with KlingClient(
         emulator.key, base_url=emulator.base_url, hooks=[events.append]
     ) as kling:
@@ -891,8 +901,7 @@ async def test_close_hears_the_answers(emulate: Emulate) -> None:
         for task in waiting:
             task.cancel()
     assert len(events) == len(kling.running) == 3
-    mine = {task for task in asyncio.all_tasks() - before if "kling" in repr(task.get_coro())}
-    assert not mine
+    assert not leftovers()
 
 
 async def test_a_close_that_is_cancelled(emulate: Emulate) -> None:

@@ -9,6 +9,7 @@ from kling_async.errors import ServerError
 from kling_async.events import (
     Event,
     Hook,
+    Left,
     Paused,
     Polled,
     Retrying,
@@ -27,6 +28,7 @@ EVENTS: list[Event] = [
     Polled(Snapshot(REF, TaskState.PENDING)),
     Retrying("submit", ERROR, 1, 0.5),
     Paused(2.0),
+    Left((REF,)),
 ]
 
 

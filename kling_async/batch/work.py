@@ -58,13 +58,14 @@ class Guard:
         self._max_tasks = max_tasks
         self._min_balance = min_balance
         self._looking = asyncio.Lock()
-        self._tasks = self._submits = 0
+        self._idle = asyncio.Event()
+        self._tasks = self._submits = self._under_way = 0
         self._error: KlingError | None = None
         self.stopped: str | None = None
 
     def open(self, summary: Summary) -> None:
         """Begin a run, with what all runs before it have started."""
-        self._tasks, self._submits = summary.attempts, 0
+        self._tasks, self._submits, self._under_way = summary.attempts, 0, 0
         self._error = self.stopped = None
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class Guard:
             raise self._error
 
     async def allows(self) -> bool:
-        """Whether one more task may be started; it then counts, until :meth:`spare` is called."""
+        """Whether one more task may be started; if so, :meth:`answered` must follow."""
         if self._min_balance is not None and self.stopped is None:
             async with self._looking:
                 await self._look(self._min_balance)
@@ -82,11 +83,15 @@ class Guard:
         if self.stopped is not None:
             return False
         self._tasks += 1
+        self._under_way += 1
         return True
 
-    def spare(self) -> None:
-        """Take back what was allowed: no task was started."""
-        self._tasks -= 1
+    def answered(self, *, started: bool) -> None:
+        """Note the end of a submit that was allowed. It counts if it may have started a task."""
+        self._tasks -= not started
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
 
     def stop(self, error: KlingError) -> None:
         """Submit nothing more, since every submit would end like this one."""
@@ -95,6 +100,9 @@ class Guard:
 
     async def _look(self, least: float) -> None:
         if self._submits % _BALANCE_EVERY == 0 and self.stopped is None:
+            while self._under_way:  # what is not charged yet cannot be seen in the balance
+                self._idle.clear()
+                await self._idle.wait()
             try:
                 dollars = await self._client.balance()
             except _FUTILE as error:
@@ -210,15 +218,16 @@ class _Job:
                 await self._move(ItemState.PLANNED)
                 self._error = None
             await self._work.client.submit(self._input, witness=self)
-        except BaseException as error:
-            if self.entry.state is ItemState.PLANNED:
-                guard.spare()
-            if isinstance(error, JournalError) or not isinstance(error, KlingError):
-                raise
-            return await self._not_submitted(error)
+        except JournalError:
+            raise
+        except KlingError as failed:
+            error = failed
+        else:
+            return True
         finally:
+            guard.answered(started=self.entry.state is not ItemState.PLANNED)
             self._flight.enter()
-        return True
+        return await self._not_submitted(error)
 
     async def _not_submitted(self, error: KlingError) -> bool:
         if isinstance(error, _FUTILE) and not error.may_have_charged:

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, Retry
+from kling_async.errors import (
+    AuthenticationError,
+    BalanceError,
+    ContractError,
+    DownloadError,
+    JournalError,
+    RefusedError,
+    ResultExpiredError,
+    ServerError,
+    TaskFailedError,
+)
+from kling_async.journal import ItemState
+from kling_async.journal.sqlite import SqliteJournal
+from kling_async.results import FailReason
+from kling_async.testing import ScriptedTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kling_async import Outcome
+    from kling_async.testing import Emulator
+    from kling_async.testing.transport import Request, Response
+    from tests.batch.conftest import ReadHistories, RunBatch
+    from tests.conftest import Connect, Emulate
+
+pytestmark = pytest.mark.virtual_time
+
+S = ItemState
+DONE = [S.PLANNED, S.SUBMITTING, S.SUBMITTED, S.FINISHED]
+FAILED = [*DONE[:3], S.FAILED]
+ONCE = Retry(attempts=1)
+
+
+def items(number: int | None = None) -> Iterator[Item]:
+    """Give so many items, or items without end."""
+    for index in itertools.count() if number is None else range(number):
+        yield Item(f"key {index}", MasterTextToVideo(f"{index}"))
+
+
+def paid(emulator: Emulator) -> Counter[str]:
+    """Count how often each item was paid for."""
+    return Counter(f"key {one.input['prompt']}" for one in emulator.ledger)
+
+
+def posts(emulator: Emulator) -> int:
+    """Count the submits that arrived."""
+    return sum(arrival.kind == "submit" for arrival in emulator.requests)
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+# --------------------------------------------------------------------------------- failed items
+
+
+async def test_a_failed_item(
+    emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """A failed item is told with its error, and in the next run with the same one, for nothing."""
+    emulator = await emulate("task:1=fail:MODEL_UNAVAILABLE")
+    for _ in range(2):
+        (outcome,) = await run(await connect(emulator), items(1))
+        assert isinstance(outcome.error, TaskFailedError)
+        assert outcome.error.reason is FailReason.UNAVAILABLE
+        assert outcome.error.fail_code == "MODEL_UNAVAILABLE"
+        assert outcome.error.ref == outcome.task_ref
+        assert outcome.error.may_have_charged
+    assert (await histories())["key 0"] == FAILED
+    assert len(emulator.ledger) == 1
+
+
+async def test_a_failed_item_is_resubmitted(
+    emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """With leave, what failed for a reason that may pass is submitted anew, a while later."""
+    emulator = await emulate("task:1-2=fail:PROCESSING_TIMEOUT")
+    (outcome,) = await run(await connect(emulator), items(1), resubmit_failed=2)
+    assert outcome.error is None
+    assert outcome.result is not None
+    assert outcome.result.ref == outcome.task_ref
+    assert (await histories())["key 0"] == [*FAILED, *FAILED, *DONE]
+    gaps = [b.at - a.at - 60 for a, b in itertools.pairwise(emulator.ledger)]
+    assert 15 <= gaps[0] < 35
+    assert 30 <= gaps[1] < 65
+
+
+@pytest.mark.parametrize(
+    ("code", "paid_for"),
+    [("MODEL_UNAVAILABLE", 3), ("NSFW_DETECTED", 1), ("GENERATION_FAILED", 1), ("NEVER_SEEN", 1)],
+)
+async def test_what_is_resubmitted(
+    code: str, paid_for: int, emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """It is resubmitted as often as is allowed, in all runs, and never for its content."""
+    emulator = await emulate(f"task:*=fail:{code}")
+    for _ in range(2):
+        (outcome,) = await run(await connect(emulator), items(1), resubmit_failed=2)
+        assert isinstance(outcome.error, TaskFailedError)
+        assert len(emulator.ledger) == paid_for
+
+
+async def test_reasons_of_ones_own(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
+    """Another reason than the usual ones may be named."""
+    emulator = await emulate("task:1=fail:GENERATION_FAILED")
+    reasons = {FailReason.GENERATION}
+    (outcome,) = await run(
+        await connect(emulator), items(1), resubmit_failed=1, resubmit_reasons=reasons
+    )
+    assert outcome.error is None
+    assert len(emulator.ledger) == 2
+
+
+async def test_failed_items_hold_up_nobody(
+    emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """While failed items of an earlier run wait for their next attempt, the others go on."""
+    emulator = await emulate("task:1-30=fail:MODEL_UNAVAILABLE")
+    small = Limits(requests_per_minute=400)
+    await run(await connect(emulator, limits=small), items(30))
+    begun = now()
+    await run(await connect(emulator, limits=small), items(31), resubmit_failed=1)
+    at = [one.at for one in emulator.ledger if one.input["prompt"] == "30"]
+    assert at[0] - begun < 10
+    assert len(emulator.ledger) == 61
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("403", RefusedError), ("code:400", Exception)])
+async def test_a_rejected_item(
+    fault: str,
+    kind: type[Exception],
+    emulate: Emulate,
+    connect: Connect,
+    run: RunBatch,
+    histories: ReadHistories,
+) -> None:
+    """An input that is rejected has failed, for nothing, and is not sent again."""
+    emulator = await emulate(f"submit:1={fault}")
+    for _ in range(2):
+        (outcome,) = await run(await connect(emulator), items(1), resubmit_failed=3)
+        assert isinstance(outcome.error, kind)
+        assert not outcome.error.may_have_charged
+        assert outcome.task_ref is None
+    assert posts(emulator) == 1
+    assert (await histories())["key 0"] == [S.PLANNED, S.SUBMITTING, S.PLANNED, S.FAILED]
+
+
+async def test_an_item_that_could_not_be_sent(
+    emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """Passing trouble is told as an error, and the item stays planned for the next run."""
+    emulator = await emulate("submit:1=503")
+    (outcome,) = await run(await connect(emulator, retry=ONCE), items(1))
+    assert isinstance(outcome.error, ServerError)
+    assert (await histories())["key 0"] == [S.PLANNED, S.SUBMITTING, S.PLANNED]
+    (outcome,) = await run(await connect(emulator), items(1))
+    assert outcome.error is None
+    assert len(emulator.ledger) == 1
+
+
+async def test_an_answer_without_a_task(
+    emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """An answer to a submit that makes no sense leaves the item unsure."""
+    emulator = await emulate("submit:1=garbage")
+    (outcome,) = await run(await connect(emulator), items(1))
+    assert isinstance(outcome.error, ContractError)
+    assert (await histories())["key 0"][-1] is S.UNSURE
+
+
+async def test_a_transport_that_breaks(run: RunBatch, histories: ReadHistories) -> None:
+    """An error that is not ours ends the batch; what was being sent is unsure in the next run."""
+
+    def script(_: Request) -> Response:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run(KlingClient("sk", transport=ScriptedTransport(script)), items(1))
+    assert (await histories())["key 0"] == [S.PLANNED, S.SUBMITTING]
+
+
+# --------------------------------------------------------------------------------------- the money
+
+
+async def test_max_tasks(
+    emulate: Emulate, connect: Connect, path: Path, histories: ReadHistories
+) -> None:
+    """No more tasks are started than is allowed, all runs together; the rest stays planned."""
+    emulator = await emulate()
+    for most, told in ((3, 3), (3, 3), (5, 5)):
+        async with Batch(await connect(emulator), journal=path, max_tasks=most) as batch:
+            outcomes = [outcome async for outcome in batch.run(items(9))]
+            assert batch.stopped is not None
+            assert f"max_tasks: {most}" in batch.stopped
+        assert len(outcomes) == told
+        assert len(emulator.ledger) == most
+    states = [states[-1] for states in (await histories()).values()]
+    assert Counter(states) == {S.FINISHED: 5, S.PLANNED: 4}
+
+
+async def test_what_was_refused_is_no_task(
+    emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """What was not accepted does not count as a task; what may have been does."""
+    emulator = await emulate("submit:1=403", "submit:3=lost-answer")
+    outcomes = await run(await connect(emulator), items(9), max_tasks=3, in_flight=1)
+    assert len(outcomes) == 4
+    assert len(emulator.ledger) == 3
+
+
+@pytest.mark.parametrize("rule", ["task:1=fail:MODEL_UNAVAILABLE", "submit:1=lost-answer"])
+async def test_max_tasks_and_another_attempt(
+    rule: str, emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """What may not be submitted anew, since no more may be started, is told as it is, at once."""
+    emulator = await emulate(rule)
+    for _ in range(3):
+        kling = await connect(emulator)
+        outcomes = await run(kling, items(1), resubmit_failed=1, resubmit_unsure=True, max_tasks=1)
+        assert [one.error is not None for one in outcomes] == [True]
+        assert len(emulator.ledger) == 1
+    assert (await histories())["key 0"][-1] in (S.FAILED, S.UNSURE)
+
+
+async def test_min_balance(emulate: Emulate, connect: Connect, path: Path) -> None:
+    """The batch stops below the balance; what runs is finished, and then the error raised."""
+    emulator = await emulate(balance=100.0)  # 60 tasks cost 72
+    outcomes: list[Outcome] = []
+    async with Batch(await connect(emulator), journal=path, min_balance=50) as batch:
+
+        async def consume() -> None:
+            async for outcome in batch.run(items()):
+                outcomes.append(outcome)  # noqa: PERF401 - it is to be kept when it raises
+
+        with pytest.raises(BalanceError, match=r"below 50\.00"):
+            await consume()
+        assert batch.stopped is not None
+    assert len(emulator.ledger) == 50
+    assert [one.error for one in outcomes] == [None] * 50
+    assert sum(arrival.kind == "balance" for arrival in emulator.requests) == 2
+
+
+async def test_too_poor_from_the_start(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
+    """With too low a balance at the start nothing is submitted."""
+    emulator = await emulate(balance=4.99)
+    with pytest.raises(BalanceError, match=r"4\.99 USD"):
+        await run(await connect(emulator), items(), min_balance=5)
+    assert posts(emulator) == 0
+
+
+async def test_a_key_that_may_not_ask(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
+    """If the key is refused when the balance is asked for, nothing is submitted."""
+    emulator = await emulate("balance:*=401")
+    with pytest.raises(AuthenticationError):
+        await run(await connect(emulator), items(9), min_balance=5)
+    assert len(emulator.requests) == 1
+
+
+async def test_a_balance_that_is_not_known(
+    emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """An item whose balance check fails in passing is told so and stays planned."""
+    emulator = await emulate("balance:1=503")
+    kling = await connect(emulator, retry=ONCE)
+    outcomes = await run(kling, items(3), min_balance=5, in_flight=1)
+    assert [type(one.error) for one in outcomes] == [ServerError, type(None), type(None)]
+    assert len(emulator.ledger) == 2
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("401", AuthenticationError), ("402", BalanceError)])
+async def test_what_would_stop_every_submit(
+    fault: str,
+    kind: type[Exception],
+    emulate: Emulate,
+    connect: Connect,
+    path: Path,
+    histories: ReadHistories,
+) -> None:
+    """A refused key or an empty account stops the submits; what runs is finished first."""
+    emulator = await emulate(f"submit:6-={fault}")
+    outcomes: list[Outcome] = []
+
+    async def consume(batch: Batch) -> None:
+        async for outcome in batch.run(items()):
+            outcomes.append(outcome)  # noqa: PERF401 - it is to be kept when it raises
+
+    async with Batch(await connect(emulator), journal=path, in_flight=50) as batch:
+        with pytest.raises(kind):
+            await consume(batch)
+    assert len(outcomes) == 5
+    assert all(one.result for one in outcomes)
+    assert posts(emulator) <= 50
+    states = {states[-1] for states in (await histories()).values()}
+    assert states == {S.FINISHED, S.PLANNED}
+
+
+async def test_a_key_that_is_refused_later(
+    emulate: Emulate, connect: Connect, path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """A key that is refused by a status call stops the batch; the tasks stay submitted."""
+    emulator = await emulate("status:1-3=401")
+    with pytest.raises(AuthenticationError):
+        await run(await connect(emulator), items(), in_flight=3)
+    states = Counter(states[-1] for states in (await histories()).values())
+    assert states[S.SUBMITTED] == 3
+    assert len(emulator.ledger) == 3
+    await run(await connect(emulator), [])
+    assert S.SUBMITTED not in {states[-1] for states in (await histories()).values()}
+
+
+# -------------------------------------------------------------------------------------- downloads
+
+
+def files(emulator: Emulator) -> int:
+    """Count the downloads that arrived."""
+    return sum(arrival.kind == "file" for arrival in emulator.requests)
+
+
+async def test_downloads(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """Videos are saved under the items' keys, once, with their checksums in the journal."""
+    emulator = await emulate()
+    folder = tmp_path / "videos"
+    given = [Item(key, MasterTextToVideo(key)) for key in ("a", "b-c", "ä/ö")]
+    outcomes = await run(await connect(emulator), given, download_to=folder)
+    paths = {one.key: one.files for one in outcomes}
+    assert paths["a"] == (folder / "a.mp4",)
+    assert paths["b-c"] == (folder / "b-c.mp4",)
+    assert len(list(folder.iterdir())) == 3
+    assert all(path.read_bytes()[4:8] == b"ftyp" for (path,) in paths.values())
+    assert (await histories())["a"] == [*DONE, S.SAVED]
+    before = len(emulator.requests)
+    again = await run(await connect(emulator), given, download_to=str(folder))
+    assert {one.key: one.files for one in again} == paths
+    assert len(emulator.requests) == before
+    async with SqliteJournal(tmp_path / "run.sqlite") as journal:
+        (file, *_), *_ = [entry.files async for entry in journal.entries()]
+    assert file.size_bytes == (folder / "a.mp4").stat().st_size
+
+
+async def test_downloads_at_a_time(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
+) -> None:
+    """So many downloads run at a time, while further tasks are submitted."""
+    emulator = await emulate("file:*=slow:40")
+    await run(await connect(emulator), items(8), download_to=tmp_path, downloads=2, in_flight=4)
+    starts = [arrival.at for arrival in emulator.requests if arrival.kind == "file"]
+    assert len(starts) == 8
+    for first, third in zip(starts, starts[2:], strict=False):
+        assert third - first >= 39
+    assert emulator.ledger[4].at < starts[0] + 5  # in the place of those that are being saved
+
+
+async def test_a_result_comes_before_its_download(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """The result is in the journal when its download begins, so that only this is repeated."""
+    emulator = await emulate("file:1=slow:100")
+    running = asyncio.create_task(run(await connect(emulator), items(1), download_to=tmp_path))
+    await asyncio.sleep(100)
+    assert files(emulator) == 1
+    assert (await histories())["key 0"] == DONE
+    running.cancel()
+    await asyncio.wait([running])
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path)
+    assert [path.name.startswith("key_0") for path in outcome.files] == [True]
+    assert len(emulator.ledger) == 1
+
+
+async def test_a_url_that_is_dead(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """A dead URL is an error beside the result, which is kept, in this run and the next."""
+    emulator = await emulate("file:1-2=410")
+    for _ in range(2):
+        (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path)
+        assert isinstance(outcome.error, ResultExpiredError)
+        assert outcome.result is not None
+        assert outcome.files == ()
+    assert (await histories())["key 0"] == DONE
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path)
+    assert outcome.error is None
+    assert len(emulator.ledger) == 1
+
+
+async def test_files_that_are_gone(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """Files that are gone, or not whole any more, are fetched again, without a new task."""
+    emulator = await emulate()
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path / "a")
+    (path,) = outcome.files
+    content = path.read_bytes()
+    damage: list[Callable[[], object]] = [path.unlink, lambda: path.write_bytes(b"half")]
+    for number, spoil in enumerate(damage, 2):
+        spoil()
+        (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path / "a")
+        assert outcome.files == (path,)
+        assert path.read_bytes() == content
+        assert files(emulator) == number
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path / "b")
+    assert outcome.files == (tmp_path / "b" / path.name,)
+    assert (await histories())["key 0"] == [*DONE, *[S.SAVED] * 4]
+    assert len(emulator.ledger) == 1
+    (outcome,) = await run(await connect(emulator), items(1))
+    assert outcome.result is not None
+    assert outcome.files == ()
+
+
+async def test_a_file_of_another_batch(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
+) -> None:
+    """A file that is there under the item's name is not taken for its video."""
+    emulator = await emulate()
+    (tmp_path / "fox.mp4").write_bytes(b"the video of another batch")
+    given = [Item("fox", MasterTextToVideo("a fox"))]
+    (outcome,) = await run(await connect(emulator), given, download_to=tmp_path)
+    assert outcome.files == (tmp_path / "fox.mp4",)
+    assert outcome.files[0].read_bytes()[4:8] == b"ftyp"
+
+
+async def test_a_download_that_fails(
+    emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
+) -> None:
+    """A folder that cannot be written is an error beside each result, and costs no generation."""
+    emulator = await emulate()
+    (tmp_path / "file").write_text("no folder")
+    outcomes = await run(await connect(emulator), items(2), download_to=tmp_path / "file" / "x")
+    assert all(isinstance(one.error, DownloadError) and one.result for one in outcomes)
+    assert paid(emulator) == Counter(item.key for item in items(2))
+
+
+async def test_what_stands_in_the_journal_is_legal(
+    emulate: Emulate, connect: Connect, path: Path, run: RunBatch
+) -> None:
+    """A journal that was moved on by somebody else ends the batch, and nothing is paid blindly."""
+    emulator = await emulate()
+
+    class Meddled(SqliteJournal):
+        async def record(self, *moves: object) -> None:
+            raise JournalError("item is finished, and cannot become submitting")
+
+    with pytest.raises(JournalError, match="cannot become"):
+        await run(await connect(emulator), items(3), Meddled(path))
+    assert posts(emulator) == 0

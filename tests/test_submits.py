@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+
+from kling_async import KlingClient, Limits, MasterTextToVideo, TaskRef
+from kling_async.errors import (
+    AnswerLostError,
+    JournalError,
+    KlingError,
+    RefusedError,
+    ServerError,
+)
+from kling_async.events import Event, SubmitFailed, Submitted
+from kling_async.limits.local import LocalLimiter
+from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kling_async.testing.transport import Request, Response
+    from tests.conftest import Connect, Emulate
+
+pytestmark = pytest.mark.virtual_time
+
+Leftovers: TypeAlias = "Callable[[], set[str]]"
+
+FOX = MasterTextToVideo("a fox in fresh snow")
+KEY = "sk-a-key"
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+class Witness:
+    """Notes what it is told, and raises or waits where it is told to."""
+
+    def __init__(self, *, wait: float = 0.0, **raises: Exception) -> None:
+        self.wait = wait
+        self.raises = raises
+        self.told: list[object] = []
+
+    async def sending(self) -> None:
+        self.told.append("sending")
+        await self._do("sending")
+
+    async def refused(self, error: KlingError) -> None:
+        self.told.append(type(error))
+        await self._do("refused")
+
+    async def accepted(self, ref: TaskRef) -> None:
+        self.told.append(ref)
+        await self._do("accepted")
+
+    async def _do(self, step: str) -> None:
+        await asyncio.sleep(self.wait)
+        if step in self.raises:
+            raise self.raises[step]
+
+
+# --------------------------------------------------------------------- tasks that nobody waits for
+
+
+async def test_submits_beyond_the_slots_go_on(emulate: Emulate, connect: Connect) -> None:
+    """Submits are served as tasks end, though nobody waits for those: one after another."""
+    emulator = await emulate(concurrent_tasks=2)
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
+    for _ in range(6):
+        await kling.submit(FOX)
+    assert len(emulator.ledger) == 6
+    assert 120 <= now() < 150
+    assert {arrival.status for arrival in emulator.requests} == {200}
+
+
+async def test_all_at_once_beyond_the_slots(emulate: Emulate, connect: Connect) -> None:
+    """Submits are served as tasks end also if all were begun before the first was accepted."""
+    emulator = await emulate(concurrent_tasks=2)
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
+    await asyncio.gather(*(kling.submit(FOX) for _ in range(6)))
+    assert now() < 150
+    assert {arrival.status for arrival in emulator.requests} == {200}
+
+
+async def test_a_slot_that_was_lost(emulate: Emulate, connect: Connect) -> None:
+    """A lost answer holds a slot, and the end of the other tasks is noticed all the same."""
+    emulator = await emulate("submit:1=lost-answer")
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
+    with pytest.raises(AnswerLostError):
+        await kling.submit(FOX)
+    await kling.submit(FOX)
+    await kling.submit(FOX)
+    assert now() < 100
+
+
+async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) -> None:
+    """A task that fails, or cannot be asked after, keeps no submit from its turn."""
+    emulator = await emulate("task:2=fail:NSFW", "task:1=stuck", "status:1=401")
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
+    for _ in range(3):
+        await kling.submit(FOX)
+    assert now() < 200
+
+
+async def test_nobody_is_asked_after_without_need(emulate: Emulate, connect: Connect) -> None:
+    """As long as there are slots, tasks that nobody waits for are not asked after."""
+    emulator = await emulate()
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=3))
+    for _ in range(3):
+        await kling.submit(FOX)
+    await asyncio.sleep(1000)
+    assert {arrival.kind for arrival in emulator.requests} == {"submit"}
+
+
+async def test_nothing_is_left_of_a_wait(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers
+) -> None:
+    """When no submit waits for a slot any more, nobody looks after the tasks any more."""
+    emulator = await emulate("task:*=stuck")
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=1))
+    await kling.submit(FOX)
+    waiting = [asyncio.create_task(kling.submit(FOX)) for _ in range(3)]
+    await asyncio.sleep(30)
+    assert {"Submits._sweep", "_await"} <= leftovers()
+    waiting[0].cancel()
+    await asyncio.sleep(1)
+    assert "Submits._sweep" in leftovers()
+    for task in waiting:
+        task.cancel()
+    await asyncio.sleep(1)
+    assert not leftovers()
+    before = len(emulator.requests)
+    await asyncio.sleep(1000)
+    assert len(emulator.requests) == before
+
+
+def test_loops_that_take_turns() -> None:
+    """A submit that waits on one loop, and is cancelled there, is no concern of another loop's."""
+
+    def script(request: Request) -> Response:
+        if request.kind == "submit":
+            return answer({"taskId": f"task_{len(transport.requests)}"})
+        return answer({"taskId": "task", "state": "processing"})
+
+    transport = ScriptedTransport(script)
+    kling = KlingClient(KEY, transport=transport, limits=Limits(concurrent_tasks=1))
+    waiting: list[asyncio.Task[object]] = []
+
+    async def wait() -> None:
+        waiting.append(asyncio.create_task(kling.submit(FOX)))
+        await asyncio.sleep(5)
+
+    async def stop() -> None:
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+
+    async def swept() -> set[object]:
+        return {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+
+    two = asyncio.Runner(loop_factory=VirtualLoop)
+    with asyncio.Runner(loop_factory=VirtualLoop) as one, two:
+        one.run(kling.submit(FOX))
+        one.run(wait())
+        assert "Submits._sweep" in one.run(swept())
+        two.run(wait())
+        one.run(stop())
+        two.run(asyncio.sleep(10))
+        assert "Submits._sweep" in two.run(swept())
+        waiting.pop(0)
+        two.run(stop())
+        two.run(asyncio.sleep(10))
+        assert "Submits._sweep" not in two.run(swept())
+
+
+# ---------------------------------------------------------------------------- tasks that are found
+
+
+async def test_an_attached_task_holds_a_slot(emulate: Emulate, connect: Connect) -> None:
+    """A task whose age is known is presumed to run: it is one task, with a slot, till its end."""
+    emulator = await emulate()
+    ref = (await (await connect(emulator)).submit(FOX)).ref
+    limiter = LocalLimiter(Limits(concurrent_tasks=1))
+    kling = await connect(emulator, limiter=limiter)
+    task = kling.attach(ref, input=FOX, submitted_at=datetime.now(UTC))
+    assert kling.attach(str(ref)) is task
+    assert kling.attach(ref, submitted_at=datetime.now(UTC)) is task
+    assert limiter.slots_in_use == 1
+    assert kling.running == (ref,)
+    await kling.submit(FOX)
+    assert 60 <= now() < 70
+    await task
+    assert kling.running != (ref,)
+
+
+async def test_the_age_of_an_attached_task(emulate: Emulate, connect: Connect) -> None:
+    """An attached task is first asked after when its kind may have ended, by its age."""
+    emulator = await emulate(duration=(90.0, 90.0))
+    fox = MasterTextToVideo("a fox", duration=10)
+    ref = (await (await connect(emulator)).submit(fox)).ref
+    kling = await connect(emulator)
+    old = datetime.now(UTC) - timedelta(seconds=50)
+    await kling.attach(ref, input=fox, submitted_at=old)
+    polls = [arrival.at for arrival in emulator.requests if arrival.kind == "status"]
+    assert polls[0] == pytest.approx(40, abs=1)
+
+
+@pytest.mark.parametrize(("age", "slots"), [(99, 1), (101, 0), (-50, 1)])
+async def test_an_attached_task_that_is_old(age: float, slots: int) -> None:
+    """A task beyond its presumed lifetime takes no slot; one from the future is new."""
+    limiter = LocalLimiter(Limits(presumed_lifetime=100))
+    transport = ScriptedTransport(lambda _: answer(1))
+    kling = KlingClient(KEY, limiter=limiter, transport=transport)
+    kling.attach("kling-2-1/x", submitted_at=datetime.now(UTC) - timedelta(seconds=age))
+    assert limiter.slots_in_use == slots
+    assert len(kling.running) == slots
+
+
+# ---------------------------------------------------------------------------------- the witness
+
+
+async def test_what_a_witness_is_told(emulate: Emulate, connect: Connect) -> None:
+    """A witness is told before each sending, of each refusal, and of the acceptance."""
+    emulator = await emulate("submit:1=503", "submit:2=429:7", "submit:3=reset")
+    kling = await connect(emulator)
+    witness = Witness()
+    with pytest.raises(AnswerLostError):
+        await kling.submit(FOX, witness=witness)
+    assert len(witness.told) == 5
+    assert witness.told[::2] == ["sending"] * 3  # nobody refused what was lost
+    witness = Witness()
+    task = await kling.submit(FOX, witness=witness)
+    assert witness.told == ["sending", task.ref]
+
+
+async def test_a_witness_of_a_refusal(emulate: Emulate, connect: Connect) -> None:
+    """A submit that is refused for good ends with the refusal."""
+    kling = await connect(await emulate("submit:1=503", "submit:2=403"))
+    witness = Witness()
+    with pytest.raises(RefusedError):
+        await kling.submit(FOX, witness=witness)
+    assert witness.told == ["sending", ServerError, "sending", RefusedError]
+
+
+async def test_a_witness_is_told_after_the_limits(emulate: Emulate, connect: Connect) -> None:
+    """The witness hears of a sending when slot and permit are there, not before."""
+    kling = await connect(await emulate(), limits=Limits(requests_per_minute=1))
+    await kling.balance()
+    witness = Witness()
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(50)
+    assert witness.told == []
+    await waiting
+    assert len(witness.told) == 2
+
+
+async def test_cancelled_before_it_is_sent(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers
+) -> None:
+    """Who is cancelled while the witness is told has sent nothing, and the slot is free."""
+    emulator = await emulate()
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
+    witness = Witness(wait=10)
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(5)
+    waiting.cancel()
+    await asyncio.sleep(100)
+    assert waiting.cancelled()
+    assert not emulator.requests
+    assert limiter.slots_in_use == 0
+    assert witness.told == ["sending"]
+    assert not leftovers()
+
+
+async def test_cancelled_before_it_is_sent_again(emulate: Emulate, connect: Connect) -> None:
+    """The same holds for a repetition."""
+    emulator = await emulate("submit:1=503")
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
+    witness = Witness(wait=10)
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(25)
+    assert witness.told == ["sending", ServerError, "sending"]
+    waiting.cancel()
+    await asyncio.sleep(100)
+    assert len(emulator.requests) == 1
+    assert limiter.slots_in_use == 0
+
+
+async def test_a_witness_hears_though_the_caller_has_gone(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers
+) -> None:
+    """The acceptance is told, and taken to its end, though the caller was cancelled."""
+    emulator = await emulate("submit:1=slow:5")
+    kling = await connect(emulator)
+    witness = Witness(wait=1)
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(3)
+    waiting.cancel()
+    await kling.close()
+    assert waiting.cancelled()
+    assert witness.told == ["sending", *kling.running]
+    assert not leftovers()
+
+
+class MyError(Exception):
+    pass
+
+
+failing = pytest.mark.parametrize("error", [JournalError("the disk is full"), MyError()], ids=type)
+
+
+@failing
+async def test_a_witness_that_forbids(error: Exception, emulate: Emulate, connect: Connect) -> None:
+    """What a witness raises before the sending is raised, with nothing sent and the slot free."""
+    emulator = await emulate()
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
+    with pytest.raises(type(error)) as caught:
+        await kling.submit(FOX, witness=Witness(sending=error))
+    assert caught.value is error
+    assert not emulator.requests
+    assert limiter.slots_in_use == 0
+    assert not getattr(error, "may_have_charged", False)
+
+
+@failing
+async def test_a_witness_that_forbids_a_repetition(
+    error: Exception, emulate: Emulate, connect: Connect
+) -> None:
+    """The same holds if it raises before the second sending, after a refusal of the first."""
+    emulator = await emulate("submit:1=503")
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
+
+    class Once(Witness):
+        async def refused(self, error: KlingError) -> None:
+            await super().refused(error)
+            self.raises = {"sending": mine}
+
+    mine = error
+    with pytest.raises(type(error)):
+        await kling.submit(FOX, witness=Once())
+    assert len(emulator.requests) == 1
+    assert limiter.slots_in_use == 0
+
+
+@failing
+async def test_a_witness_that_fails_on_a_refusal(
+    error: Exception, emulate: Emulate, connect: Connect
+) -> None:
+    """What a witness raises on a refusal is raised at once, and nothing is sent again."""
+    emulator = await emulate("submit:1=503")
+    kling = await connect(emulator)
+    async with asyncio.timeout(100):
+        with pytest.raises(type(error)):
+            await kling.submit(FOX, witness=Witness(refused=error))
+    assert len(emulator.requests) == 1
+
+
+@failing
+async def test_a_witness_that_fails_on_the_acceptance(
+    error: Exception, emulate: Emulate, connect: Connect
+) -> None:
+    """What a witness raises on the acceptance is raised; the task is known, and runs on."""
+    emulator = await emulate()
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    async with asyncio.timeout(100):
+        with pytest.raises(type(error)):
+            await kling.submit(FOX, witness=Witness(accepted=error))
+    (ref,) = kling.running
+    assert events == [Submitted(ref, FOX)]
+    assert limiter.slots_in_use == 1
+    if isinstance(error, KlingError):
+        assert error.ref == ref
+        assert error.may_have_charged
+
+
+@failing
+@pytest.mark.parametrize("step", ["refused", "accepted"])
+async def test_a_witness_that_fails_when_the_caller_has_gone(
+    error: Exception, step: str, emulate: Emulate, connect: Connect, leftovers: Leftovers
+) -> None:
+    """What a witness raises when nobody is there any more harms nobody."""
+    emulator = await emulate("submit:1=503" if step == "refused" else "task:1=stuck")
+    kling = await connect(emulator)
+    witness = Witness(wait=3, **{step: error})
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(4)
+    assert len(witness.told) == 2
+    waiting.cancel()
+    await kling.close()
+    assert waiting.cancelled()
+    assert len(kling.running) == len(emulator.ledger) == (step == "accepted")
+    assert not leftovers()
+
+
+async def test_gone_when_it_is_refused(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers
+) -> None:
+    """Who is cancelled while the witness hears of a refusal leaves a free slot and an event."""
+    emulator = await emulate("submit:1=503")
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    witness = Witness(wait=3)
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    await asyncio.sleep(4)
+    assert len(witness.told) == 2
+    waiting.cancel()
+    await kling.close()
+    assert [type(event) for event in events] == [SubmitFailed]
+    assert limiter.slots_in_use == 0
+    assert not leftovers()
+
+
+async def test_cancelled_in_the_moment_of_a_refusal() -> None:
+    """A refusal that comes in the turn of the cancellation frees the slot and is told."""
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    refused = answer(None, status=403, message="no")
+
+    async def script(_: Request) -> Response:
+        await asyncio.sleep(1)
+        asyncio.get_running_loop().call_soon(stop)  # heard, and not yet woken
+        return refused
+
+    def stop() -> None:
+        stopped.append(waiting.cancel())
+
+    stopped: list[bool] = []
+    transport = ScriptedTransport(script)
+    kling = KlingClient(KEY, transport=transport, hooks=[events.append], limiter=limiter)
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.wait([waiting])
+    await asyncio.sleep(1)
+    assert limiter.slots_in_use == 0
+    assert [type(event) for event in events] == [SubmitFailed]
