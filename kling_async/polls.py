@@ -97,7 +97,7 @@ class Course:
         self.memory = memory
         self.guessed = guessed  # how old the task is
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.born = self.due = 0.0
+        self.born = self.due = self.turned_at = 0.0
         self.wish = 0.0  # polls per second that it adds to what all wish for
         self.asked_at: float | None = None  # its age when it was last seen running
         self.in_line = self.ended = False
@@ -159,6 +159,7 @@ class Polls:
         queue = self._queue
         if course.due <= now and self._asking < self._room and not (queue and queue[0][0] <= now):
             self._asking += 1
+            course.turned_at = now
             return
         turn: asyncio.Future[None] = loop.create_future()
         self._count += 1
@@ -174,6 +175,7 @@ class Polls:
                 self._gone += 1
                 self._sweep()
             raise
+        course.turned_at = self._clock()
 
     def asked(self, course: Course, snapshot: Snapshot | None) -> None:
         """End a turn, with what the service said; None if it said nothing."""
@@ -199,6 +201,7 @@ class Polls:
             shift = now - course.loop.time()
             course.born += shift
             course.due += shift
+            course.turned_at += shift
         course.loop = loop
 
     def _learn(self, course: Course, snapshot: Snapshot) -> None:
@@ -223,7 +226,10 @@ class Polls:
         course.wish = 1 / wait
         submits = pace(self._submits, now - self._paced_at, self._counted)
         self._submits, self._paced_at, self._counted = submits, now, 0
-        course.due = now + wait * stretch(self._wished + course.wish, self._limit, submits)
+        wait *= stretch(self._wished + course.wish, self._limit, submits)
+        # From turn to turn: the time that an answer takes is no part of the wait. A service that
+        # takes longer than the wait is given at least half of it to rest.
+        course.due = max(course.turned_at + wait, now + wait / 2)
 
     def _serve(self) -> None:
         """Let through those whose time has come, as far as there is room."""

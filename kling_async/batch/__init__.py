@@ -9,6 +9,7 @@ it is reported, and submitted again only if you say so, because it may cost mone
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import (
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from kling_async.results import FailReason
 
 __all__ = ["Batch", "Item"]
+
+_log = logging.getLogger("kling_async")
 
 # Items planned in one commit, where they are at hand.
 _AT_ONCE = 256
@@ -182,7 +185,13 @@ class Batch:
             counts=self._counts,
         )
         entries = self._entries(items, work)
-        outcomes = self._client.carry(work.do, entries, in_flight=self._in_flight, ordered=ordered)
+        outcomes = self._client.carry(
+            work.do,
+            entries,
+            in_flight=self._in_flight,
+            ordered=ordered,
+            left=lambda refs: _log.info("%d tasks go on; the journal has them", len(refs)),
+        )
         self._outcomes = outcomes
         self._over.clear()
         try:

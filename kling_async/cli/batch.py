@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shlex
 import sys
 from collections import Counter
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from kling_async.batch import Batch
@@ -166,9 +165,8 @@ class _Run:
             min_balance=args.min_balance,
         )
         self._tally.counts = lambda: batch.counts
-        with _no_warnings():
-            async with kling, batch:
-                return await self._go(kling, batch)
+        async with kling, batch:
+            return await self._go(kling, batch)
 
     async def _go(self, kling: KlingClient, batch: Batch) -> int:
         before = (await batch.summary()).counts
@@ -338,18 +336,3 @@ def _fields(outcome: Outcome) -> dict[str, object]:
             "reason": failed and failed.reason and failed.reason.value,
         }
     return fields
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Keep the client from warning of tasks that go on: the journal has them."""
-
-    def errors_only(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
-
-    log = logging.getLogger("kling_async")
-    log.addFilter(errors_only)
-    try:
-        yield
-    finally:
-        log.removeFilter(errors_only)

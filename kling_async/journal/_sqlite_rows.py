@@ -62,13 +62,20 @@ _NOTE = """
 BREATH = 20
 
 
+# How items stand after the moves taken so far, by their keys: item, state, attempt. It is kept from
+# one transaction to the next, since those that have moved move again soon.
+Standing = dict[str, tuple[int, ItemState, int]]
+
+# More than these are forgotten: a batch has very many items, and few of them move at a time.
+_REMEMBERED = 10_000
+
+
 class Commit:
     """The calls of one transaction. Each judges before it writes, and so writes all or nothing."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, standing: Standing) -> None:
         self._db = db
-        # By key, after the moves taken so far: item, state, attempt.
-        self._standing: dict[str, tuple[int, ItemState, int]] = {}
+        self._standing = standing
         self._rows: list[dict[str, object]] = []
 
     def plan(self, items: Iterable[Planned]) -> list[Entry]:
@@ -103,7 +110,7 @@ class Commit:
     def record(self, moves: Iterable[Move]) -> None:
         """Take moves, all or none, to be written with those of the other calls."""
         rows: list[dict[str, object]] = []
-        standing: dict[str, tuple[int, ItemState, int]] = {}
+        standing: Standing = {}
         for move in moves:
             key = move.key
             found = standing.get(key) or self._standing.get(key) or _stands(self._db, key)
@@ -115,7 +122,7 @@ class Commit:
             at = move.at.isoformat()
             row = {"item": item, "attempt": attempt, "state": move.state.value, "at": at}
             rows.append({**row, **details(move)})
-        self._standing |= standing
+        self._standing.update(standing)
         self._rows += rows
 
     def write(self) -> None:
@@ -128,14 +135,19 @@ class Commit:
 Call = Callable[[Commit], object]
 
 
-def commit(db: sqlite3.Connection, calls: Iterable[Call]) -> list[object]:
+def commit(
+    db: sqlite3.Connection, calls: Iterable[Call], standing: Standing | None = None
+) -> list[object]:
     """Make calls in one transaction; give what each returns, or the error that it raises.
 
     Trouble with the file itself is raised, and undoes all of them.
     """
     answers: list[object] = []
-    with transaction(db):
-        together = Commit(db)
+    standing = {} if standing is None else standing
+    if len(standing) > _REMEMBERED:
+        standing.clear()
+    with _forgetting(standing), transaction(db):
+        together = Commit(db, standing)
         for number, call in enumerate(calls, 1):
             if number % BREATH == 0:
                 sleep(1e-6)
@@ -149,6 +161,16 @@ def commit(db: sqlite3.Connection, calls: Iterable[Call]) -> list[object]:
     return answers
 
 
+@contextmanager
+def _forgetting(standing: Standing) -> Iterator[None]:
+    """Forget what was taken, if it is undone."""
+    try:
+        yield
+    except BaseException:
+        standing.clear()
+        raise
+
+
 def give_up_sending(db: sqlite3.Connection) -> None:
     """Move to unsure what a process was sending when it died."""
     lost = Failure(
@@ -159,7 +181,7 @@ def give_up_sending(db: sqlite3.Connection) -> None:
     now = datetime.now(UTC)
     keys = db.execute("SELECT key FROM items WHERE state = 'submitting' ORDER BY id").fetchall()
     with transaction(db):
-        together = Commit(db)
+        together = Commit(db, {})
         together.record(Move(key, ItemState.UNSURE, now, failure=lost) for (key,) in keys)
         together.write()
 

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 # Calls in one transaction. More would save little, and all their callers go on in one turn of
 # the loop when it is committed.
-GROUP = 100
+GROUP = 50
 
 # Entries that are read at a time.
 PAGE = 500
@@ -58,6 +58,7 @@ class SqliteJournal:
         self._db: sqlite3.Connection  # for writing
         self._waiting: deque[tuple[_sqlite_rows.Call, asyncio.Future[object]]] = deque()
         self._committing = False
+        self._standing: _sqlite_rows.Standing = {}
 
     def __repr__(self) -> str:
         return f"<SqliteJournal {self._path}>"
@@ -168,7 +169,8 @@ class SqliteJournal:
             self._committing = True
             # A bare future, not a task: nobody can cancel it, not even a loop that is ending.
             job = self._in_thread(
-                self._ask, partial(_sqlite_rows.commit, calls=[c for c, _ in group])
+                self._ask,
+                partial(_sqlite_rows.commit, calls=[c for c, _ in group], standing=self._standing),
             )
             job.add_done_callback(partial(self._committed, [future for _, future in group]))
 
@@ -206,6 +208,7 @@ class SqliteJournal:
         self._db = self._held.enter_context(writing(self._path))
         with complaining(self._path):
             _sqlite_rows.give_up_sending(self._db)
+        self._standing.clear()
 
     def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         """Put a question to the file, or a group of calls."""

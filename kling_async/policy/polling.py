@@ -87,6 +87,8 @@ class Polling:
         """Return the seconds until the next poll of a task that is ``age`` seconds old."""
         if known is None or age < known.early:
             wait = age * _SHARE_OF_AGE
+            if known is not None:  # not beyond the moment from which it may well have ended
+                wait = min(wait, known.early - age)
         else:
             wait = max(self.shortest, (known.late - known.early) / _CLOSE)
             wait += max(0.0, age - known.late) * _TAIL

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [import] [generation] [waiting] [lost]``: how fast it is.
+"""``python -m tests.bench [import] [generation] [waiting] [lost] ...``: how fast it is.
 
 Everything is measured in one run, contenders in turns, so that ratios hold on a noisy machine
 where the figures themselves do not.
@@ -9,26 +9,37 @@ import platform
 
 import aiohttp
 
-from tests.bench import generation, imports, lost, waiting
+from tests.bench import detection, generation, imports, journal, lost, makespan, memory, waiting
 
 PARTS = {
     "import": imports.main,
     "generation": generation.main,
     "waiting": waiting.main,
     "lost": lost.main,
+    "detection": detection.main,
+    "makespan": makespan.main,
+    "memory": memory.main,
+    "journal": journal.main,
+}
+
+# These take minutes each, and are run if they are named.
+LONG = {
+    "hundred-thousand": makespan.hundred_thousand,
+    "million": memory.million,
 }
 
 
 def main() -> None:
-    """Run the parts asked for, or all."""
+    """Run the parts asked for, or all but the long ones."""
+    known = PARTS | LONG
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Print ratios.")
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
     parts: list[str] = parser.parse_args().parts
-    if unknown := set(parts) - set(PARTS):
+    if unknown := set(parts) - set(known):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}")
     for name in parts or PARTS:
-        PARTS[name]()
+        known[name]()
 
 
 if __name__ == "__main__":
