@@ -56,14 +56,14 @@ class _Memory:
     @property
     def durations(self) -> Durations | None:
         """What is known now."""
+        known = self._durations
         if self._news:
             for taken in self._news:
-                known = self._durations
-                self._durations = known.learn(taken) if known else Durations((taken,))
+                known = known.learn(taken) if known else Durations((taken,))
             self._news.clear()
-            assert self._durations is not None  # noqa: S101 - something was learned
-            self._patience = _PATIENCE * self._durations.late
-        return self._durations
+            self._durations = known
+            self._patience = _PATIENCE * known.late if known else 0.0
+        return known
 
     def begin(self, course: Course) -> None:
         course.in_line = True

@@ -76,7 +76,7 @@ def read_status(data: Mapping[str, object]) -> StatusData:
         ValueError: A value cannot mean what its field should.
     """
     try:
-        return _converter.structure(data, StatusData)
+        return _structure(data, StatusData)
     except (TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
@@ -102,10 +102,11 @@ def _duration(value: object, _: object) -> timedelta | None:
 
 
 def _time(value: object, _: object) -> datetime | None:
-    since = _duration(value, None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     try:
-        return None if since is None else _EPOCH + since
-    except OverflowError:
+        return _EPOCH + timedelta(milliseconds=value)
+    except (OverflowError, ValueError):
         return None
 
 
@@ -123,13 +124,13 @@ def _result(value: object, _: object) -> ResultData:
     return ResultData(tuple(urls))
 
 
-def _make_converter() -> Converter:
+def _reader() -> Callable[[Mapping[str, object], object], StatusData]:
     converter = Converter(detailed_validation=False)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(timedelta | None, _duration)
     converter.register_structure_hook(datetime | None, _time)
     converter.register_structure_hook(ResultData, _result)
-    structure = make_dict_structure_fn(
+    return make_dict_structure_fn(
         StatusData,
         converter,
         task_id=override(rename="taskId"),
@@ -140,8 +141,6 @@ def _make_converter() -> Converter:
         fail_code=override(rename="failCode"),
         fail_message=override(rename="failMsg"),
     )
-    converter.register_structure_hook(StatusData, structure)
-    return converter
 
 
-_converter = _make_converter()
+_structure = _reader()
