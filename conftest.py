@@ -8,7 +8,9 @@ service, on one virtual-time loop, so that no example waits and none leaves the 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 import tempfile
 from contextlib import ExitStack
 from importlib import resources
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
     from sybil import Example
 
     from kling_async.testing import Emulator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers run as strictly as the process that starts them, and nothing else."""
+    if hasattr(config, "workerinput"):
+        os.environ.pop("PYTHONDEVMODE", None)
+    elif sys.flags.dev_mode and config.getoption("numprocesses", default=None):
+        os.environ["PYTHONDEVMODE"] = "1"
+
 
 # Pictures of that host are taken from the samples that the emulator serves.
 PICTURE = re.compile(r"https://example\.com(/[\w-]+\.(?:jpg|png|webp))")

@@ -453,7 +453,9 @@ async def test_a_dead_url(status: int, serve_app: ServeApp, tmp_path: Path) -> N
         HEAD + b"Connection: close\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nhe",
         HEAD + b"Content-Length: 5\r\nContent-Encoding: gzip\r\n\r\nhello",
-        HEAD + b"Content-Length: 10\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(VIDEO)[:10],
+        HEAD
+        + b"Content-Length: 10\r\nContent-Encoding: gzip\r\n\r\n"
+        + gzip.compress(VIDEO, mtime=0)[:10],
         b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nhello",
         b"HTTP/1.1 500 Oh\r\nContent-Length: 5\r\n\r\nhello",
         b"nonsense\r\n\r\n",
@@ -725,7 +727,9 @@ async def test_a_body_that_is_compressed_all_the_same(serve_app: ServeApp, tmp_p
     """A compressed body is unpacked, and its announced size is not held against it."""
 
     async def packed(_: web.Request) -> web.Response:
-        return web.Response(body=gzip.compress(VIDEO), headers={"Content-Encoding": "gzip"})
+        return web.Response(
+            body=gzip.compress(VIDEO, mtime=0), headers={"Content-Encoding": "gzip"}
+        )
 
     await download(result(f"{await serve_app(packed)}/a.mp4"), tmp_path)
     assert content(tmp_path) == {"task_1.mp4": VIDEO}

@@ -353,3 +353,12 @@ def test_a_history_that_makes_no_sense(db: sqlite3.Connection, table: str) -> No
     if table == "items":
         with pytest.raises(sqlite3.DatabaseError, match="makes no sense"):
             commit(db, [move("a", S.SUBMITTING)])
+
+
+def test_what_is_remembered_is_bounded(db: sqlite3.Connection) -> None:
+    """How items stand is remembered for very many, and then forgotten; it is looked up again."""
+    standing = {str(number): (number, S.PLANNED, 1) for number in range(10_001)}
+    commit(db, [plan("a"), move("a", S.SUBMITTING)], standing)
+    assert list(standing) == ["a"]
+    standing.clear()
+    assert commit(db, [move("a", S.SUBMITTED)], standing) == [None]
