@@ -188,7 +188,7 @@ class KlingClient:
             input: What was asked for, if you know it: it tells how long the task should take.
             submitted_at: When the service accepted it, if you know that. Such a task is presumed
                 to be running: it takes a slot, and is asked after when it may have ended.
-                Without it, it is asked after at once.
+                Without it, it is asked after at once. Needs a running event loop.
 
         Raises:
             InputError: The text is not a reference.
