@@ -39,7 +39,7 @@ class Retry:
     request_timeout: float = 30.0
 
     def __attrs_post_init__(self) -> None:
-        if self.attempts < 1:
+        if not isinstance(self.attempts, int) or self.attempts < 1:
             raise ConfigurationError(f"retry needs attempts >= 1, not {self.attempts!r}")
         for name in ("base", "cap", "deadline", "request_timeout"):
             value: float = getattr(self, name)

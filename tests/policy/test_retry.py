@@ -141,7 +141,7 @@ def test_every_wait_keeps_every_bound(
         assert elapsed + wait <= 100.0
 
 
-@pytest.mark.parametrize("attempts", [0, -1])
+@pytest.mark.parametrize("attempts", [0, -1, 2.5, math.nan])
 def test_wrong_attempts(attempts: int) -> None:
     """A request is sent at least once."""
     with pytest.raises(ConfigurationError, match=f"retry needs attempts >= 1, not {attempts}$"):
