@@ -70,7 +70,7 @@ class _Crowd:
 
     def __init__(self) -> None:
         self.entering = self.flying = 0
-        self.room = asyncio.Event()
+        self.room: asyncio.Event = asyncio.Event()
 
 
 class Flight(Generic[_T]):

@@ -97,8 +97,10 @@ class Course:
         self.memory = memory
         self.guessed = guessed  # how old the task is
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.born = self.due = self.turned_at = 0.0
-        self.wish = 0.0  # polls per second that it adds to what all wish for
+        self.born: float = 0.0
+        self.due: float = 0.0
+        self.turned_at: float = 0.0
+        self.wish: float = 0.0  # polls per second that it adds to what all wish for
         self.asked_at: float | None = None  # its age when it was last seen running
         self.in_line = self.ended = False
         self.taken: float | None = None

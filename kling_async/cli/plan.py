@@ -80,7 +80,7 @@ class Plan:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows: int = 0
         self.steps: Counter[Step] = Counter()
         self.states: Counter[ItemState] = Counter()
         self.wrong: list[str] = []
