@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 import aiohttp
 from aiohttp import hdrs
 
+from kling_async._threads import to_its_end
 from kling_async.download.parts import STRONG_ETAG, Part, look
 from kling_async.errors import (
     AnswerLostError,
@@ -239,18 +240,5 @@ async def _write(part: Part, data: bytearray) -> None:
 
 
 async def in_thread(work: Callable[[], _T]) -> _T:
-    """Run something in a thread, to its end: a thread cannot be stopped by a cancellation.
-
-    The cancellation is passed on afterwards, so nobody ever works on a file beside the thread.
-    """
-    job = asyncio.get_running_loop().run_in_executor(None, work)
-    cancelled: asyncio.CancelledError | None = None
-    while not job.done():
-        try:
-            await asyncio.wait((job,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        job.exception()  # seen; the cancellation comes first
-        raise cancelled
-    return job.result()
+    """Run something in a thread, to its end, whoever is cancelled meanwhile."""
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from kling_async._threads import to_its_end
 from kling_async.errors import JournalError
 from kling_async.journal import Entry, ItemState, Move, Planned, Summary, _sqlite_rows
 from kling_async.journal._sqlite_file import complaining, reading, writing
@@ -145,7 +146,7 @@ class SqliteJournal:
         closing = self._in_thread(self._held.close)  # after the commits: there is one thread
         self._thread = None
         try:
-            await _to_its_end(closing)
+            await to_its_end(closing)
         finally:
             thread.shutdown()
 
@@ -217,17 +218,3 @@ class SqliteJournal:
                 return query(db)
         with complaining(self._path):
             return query(self._db)
-
-
-async def _to_its_end(job: asyncio.Future[_T]) -> _T:
-    """Wait for a job that takes milliseconds, and be cancelled only then."""
-    cancelled: asyncio.CancelledError | None = None
-    while not job.done():
-        try:
-            await asyncio.wait([job])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    job.exception()  # looked at, whatever comes first
-    if cancelled is not None:
-        raise cancelled
-    return job.result()
