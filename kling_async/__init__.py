@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TaskTimeoutError,
     )
     from kling_async.events import (
+        CalledBack,
         Event,
         Hook,
         Left,
@@ -82,6 +83,7 @@ __all__ = [
     "BadRequestError",
     "BalanceError",
     "Batch",
+    "CalledBack",
     "ConfigurationError",
     "ConnectError",
     "ContractError",
@@ -149,6 +151,7 @@ _HOMES = {
         "parse_input",
     ),
     "events": (
+        "CalledBack",
         "Event",
         "Hook",
         "Left",

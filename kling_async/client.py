@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from attrs import evolve
 
+from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
 from kling_async.errors import ConfigurationError, InputError, KlingError
 from kling_async.events import Hook, Left, Polled
@@ -23,7 +24,8 @@ from kling_async.policy.retry import Retry
 from kling_async.polls import Polls
 from kling_async.protocol import requests, responses
 from kling_async.results import Result, SavedFile, Snapshot, TaskRef
-from kling_async.submits import Submits, kind_of
+from kling_async.running import Running, kind_of
+from kling_async.submits import Submits
 from kling_async.task import DEFAULT_TIMEOUT, Task, check_timeout
 from kling_async.transport import AiohttpTransport, Transport
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from kling_async.callbacks import CallbackSource
     from kling_async.limits import Limiter, Limits
     from kling_async.submits import Witness
 
@@ -64,6 +67,8 @@ class KlingClient:
             connections are its own: see :func:`kling_async.transport.connector`.
         transport: What speaks to the service instead of aiohttp, such as a script in tests.
         hooks: Functions that are told what happens, as :mod:`kling_async.events`.
+        inbox: Where the service calls back, a :class:`kling_async.webhooks.Inbox`. Each submit is
+            given a URL of its own, and a callback wakes whoever waits for its task.
 
     Raises:
         ConfigurationError: There is no key, or a setting makes no sense. Nothing was sent.
@@ -81,6 +86,7 @@ class KlingClient:
         session: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
         hooks: Iterable[Hook] = (),
+        inbox: CallbackSource | None = None,
     ) -> None:
         if limits is not None and limiter is not None:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
@@ -100,7 +106,9 @@ class KlingClient:
         self._session = session
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         polls = Polls(polling or Polling(), self._limits)
-        self._submits = Submits(self._calls, polls, self.status)
+        self._running = Running(limiter, polls, self.status)
+        self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
+        self._submits = Submits(self._calls, polls, self._running, self._callbacks)
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -119,7 +127,7 @@ class KlingClient:
     @property
     def running(self) -> tuple[TaskRef, ...]:
         """The tasks that this client knows of and has not seen end."""
-        return self._submits.running
+        return tuple(self._running.tasks)
 
     async def submit(
         self, input: Input, *, callback_url: str | None = None, witness: Witness | None = None
@@ -133,7 +141,8 @@ class KlingClient:
 
         Args:
             input: What to generate.
-            callback_url: A public https address that the service shall call at the end.
+            callback_url: A public https address that the service shall call at the end, instead
+                of the inbox. The task is polled.
             witness: Is told right before each sending and of the acceptance.
 
         Raises:
@@ -157,7 +166,8 @@ class KlingClient:
         Args:
             input: What to generate.
             timeout: Seconds to wait for the end, counted from the service's acceptance.
-            callback_url: A public https address that the service shall call at the end.
+            callback_url: A public https address that the service shall call at the end, instead
+                of the inbox. The task is polled.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -195,15 +205,17 @@ class KlingClient:
         """
         if not isinstance(ref, TaskRef):
             ref = TaskRef.parse(ref)
-        if (running := self._submits.find(ref)) is not None:
+        if (running := self._running.find(ref)) is not None:
             return running
         kind = Kind(ref.model) if input is None else kind_of(input)
-        if submitted_at is None:
-            return self._submits.task(ref, kind, None)
-        age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
-        task = self._submits.task(ref, kind, age)
-        if age < self._limits.presumed_lifetime:
-            self._submits.hold(task)
+        age = None
+        if submitted_at is not None:
+            age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
+        task = self._running.task(ref, kind, age)
+        if age is not None and age < self._limits.presumed_lifetime:
+            self._running.hold(task)
+        else:
+            self._running.attach(task)
         return task
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
@@ -222,7 +234,7 @@ class KlingClient:
             return responses.status(request, response, asked, datetime.now(UTC))
 
         snapshot = await self._calls.call(request, once)
-        self._submits.note(snapshot)
+        self._running.note(snapshot)
         self._calls.tell(Polled, snapshot)
         return snapshot
 
@@ -373,6 +385,7 @@ class KlingClient:
         """
         try:
             await self._submits.answered()
+            await self._callbacks.close()
         finally:
             await self._calls.transport.close()
 

@@ -14,7 +14,17 @@ from kling_async.errors import KlingError
 from kling_async.inputs import Input
 from kling_async.results import Snapshot, TaskRef
 
-__all__ = ["Event", "Hook", "Left", "Paused", "Polled", "Retrying", "SubmitFailed", "Submitted"]
+__all__ = [
+    "CalledBack",
+    "Event",
+    "Hook",
+    "Left",
+    "Paused",
+    "Polled",
+    "Retrying",
+    "SubmitFailed",
+    "Submitted",
+]
 
 
 @frozen
@@ -36,6 +46,13 @@ class SubmitFailed:
 @frozen
 class Polled:
     """A status call was answered."""
+
+    snapshot: Snapshot
+
+
+@frozen
+class CalledBack:
+    """A callback for a task that runs has come. What it says is not confirmed yet."""
 
     snapshot: Snapshot
 
@@ -64,5 +81,5 @@ class Left:
     refs: tuple[TaskRef, ...]
 
 
-Event = Submitted | SubmitFailed | Polled | Retrying | Paused | Left
+Event = Submitted | SubmitFailed | Polled | CalledBack | Retrying | Paused | Left
 Hook = Callable[[Event], object]

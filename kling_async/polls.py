@@ -4,6 +4,8 @@ Those who wait for a task come here before each poll and are let through when it
 come. *When* that is, the pure policy says; *asking* is the waiter's own affair, so that a
 waiter who gives up takes the poll with it and nothing is left running. No more than three
 quarters of the client's connections serve polls at one time: submits find the others free.
+
+A task whose callback has come is asked after at once, in its turn among those that are due.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from kling_async.policy.arrivals import Arrivals
 from kling_async.policy.durations import MEMORY, Durations, Kind, expected, took
 from kling_async.policy.polling import pace, stretch
 from kling_async.results import TaskState
@@ -92,10 +95,13 @@ class _Memory:
 class Course:
     """One task's way through the polls: how old it is, and when it is to be asked after next."""
 
-    def __init__(self, memory: _Memory, *, guessed: bool) -> None:
+    def __init__(self, memory: _Memory, *, guessed: bool, called_back: bool) -> None:
         """Use :meth:`Polls.course`."""
         self.memory = memory
         self.guessed = guessed  # how old the task is
+        self.called_back = called_back  # a callback is to come, and has not come
+        self.hinted = False  # that it may have ended, since it was last asked after
+        self.turn: asyncio.Future[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.born: float = 0.0
         self.due: float = 0.0
@@ -119,6 +125,7 @@ class Polls:
         self._limit = limits.requests_per_minute
         self._room = max(1, limits.connections * 3 // 4)
         self._memories: dict[Kind, _Memory] = {}
+        self._arrivals = Arrivals()
         # What follows belongs to one event loop, and begins anew on the next: see _bind.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = float
@@ -130,7 +137,7 @@ class Polls:
         self._submits = self._paced_at = 0.0
         self._counted = 0
 
-    def course(self, kind: Kind, age: float | None = 0.0) -> Course:
+    def course(self, kind: Kind, age: float | None = 0.0, *, called_back: bool = False) -> Course:
         """Begin with a task of a kind that is ``age`` seconds old; None: nobody knows.
 
         A known age counts from this moment, however late somebody comes to wait for the task.
@@ -138,13 +145,34 @@ class Polls:
         memory = self._memories.get(kind)
         if memory is None:
             memory = self._memories[kind] = _Memory(expected(kind))
-        course = Course(memory, guessed=age != 0.0)
+        course = Course(memory, guessed=age != 0.0, called_back=called_back)
         if age is not None:
             course.loop = loop = self._bind()
             course.born = loop.time() - age
-            course.due = course.born + self._polling.first_wait(memory.durations)
+            course.due = course.born + self._polling.first_wait(
+                memory.durations, called_back=self._relies_on_callback(course)
+            )
             memory.begin(course)
         return course
+
+    def arrived(self) -> None:
+        """Note that a callback has come, whichever it is."""
+        self._bind()
+        self._arrivals = self._arrivals.came(self._clock())
+
+    def hasten(self, course: Course) -> None:
+        """Have a task asked after now: something says that it has ended."""
+        self._bind()
+        course.called_back = False
+        course.hinted = True
+        if course.loop is None:  # whoever comes first asks at once
+            return
+        course.due = course.loop.time()
+        if course.turn is not None and not course.turn.done() and course.loop is self._loop:
+            self._gone += 1  # its old place in the queue
+            self._count += 1
+            heappush(self._queue, (course.due, self._count, course.turn))
+            self._serve()
 
     def count_submit(self) -> None:
         """Note that a submit takes its share of the request limit."""
@@ -161,9 +189,10 @@ class Polls:
         queue = self._queue
         if course.due <= now and self._asking < self._room and not (queue and queue[0][0] <= now):
             self._asking += 1
-            course.turned_at = now
+            course.turned_at, course.hinted = now, False
             return
         turn: asyncio.Future[None] = loop.create_future()
+        course.turn = turn
         self._count += 1
         heappush(queue, (course.due, self._count, turn))
         self._serve()
@@ -177,7 +206,9 @@ class Polls:
                 self._gone += 1
                 self._sweep()
             raise
-        course.turned_at = self._clock()
+        finally:
+            course.turn = None
+        course.turned_at, course.hinted = self._clock(), False
 
     def asked(self, course: Course, snapshot: Snapshot | None) -> None:
         """End a turn, with what the service said; None if it said nothing."""
@@ -222,9 +253,19 @@ class Polls:
             ages = [one for one in (course.asked_at, age) if one is not None]
             taken = took(snapshot, [] if course.guessed else ages)
         course.memory.end(course, taken)
+        if course.called_back:
+            self._arrivals = self._arrivals.without(now if taken is None else course.born + taken)
+
+    def _relies_on_callback(self, course: Course) -> bool:
+        return course.called_back and not self._arrivals.stopped
 
     def _plan(self, course: Course, now: float, age: float) -> None:
-        wait = self._polling.next_wait(age, course.memory.durations)
+        if course.hinted:  # while the service was answering
+            course.due = now
+            return
+        wait = self._polling.next_wait(
+            age, course.memory.durations, called_back=self._relies_on_callback(course)
+        )
         course.wish = 1 / wait
         submits = pace(self._submits, now - self._paced_at, self._counted)
         self._submits, self._paced_at, self._counted = submits, now, 0
@@ -260,7 +301,7 @@ class Polls:
         if self._gone > max(_FEW, len(self._queue) / 2):
             self._queue[:] = [one for one in self._queue if not one[2].done()]
             heapify(self._queue)
-            self._gone = 0
+            self._gone = len(self._queue) - len({id(turn) for _, _, turn in self._queue})
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
@@ -269,5 +310,6 @@ class Polls:
             self._queue, self._timer, self._wakes_at = [], None, _NEVER
             self._count = self._gone = self._asking = 0
             self._wished = 0.0
+            self._arrivals = Arrivals()
             self._submits, self._paced_at, self._counted = 0.0, loop.time(), 0
         return loop

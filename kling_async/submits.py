@@ -6,23 +6,23 @@ A remote task holds its slot from before its submit until it is known to have en
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from kling_async.errors import AnswerLostError, KlingError
 from kling_async.events import SubmitFailed, Submitted
-from kling_async.policy.durations import Kind
 from kling_async.protocol import requests, responses
-from kling_async.task import Task
+from kling_async.running import attend, kind_of
 
 if TYPE_CHECKING:
+    from kling_async.callbacks import Callbacks, Expected
     from kling_async.calls import Calls
     from kling_async.inputs import Input
     from kling_async.limits import Slot
     from kling_async.polls import Polls
-    from kling_async.results import Snapshot, TaskRef
-    from kling_async.task import Ask
+    from kling_async.results import TaskRef
+    from kling_async.running import Running
+    from kling_async.task import Task
 
 __all__ = ["Submits", "Witness"]
 
@@ -51,13 +51,13 @@ class Witness(Protocol):
 
 
 class Submits:
-    """Turns inputs into tasks, and knows which of them still run."""
+    """Turns inputs into tasks."""
 
-    def __init__(self, calls: Calls, polls: Polls, ask: Ask) -> None:
+    def __init__(self, calls: Calls, polls: Polls, running: Running, callbacks: Callbacks) -> None:
         self._calls = calls
         self._polls = polls
-        self._ask = ask
-        self._running: dict[TaskRef, tuple[Slot, Task]] = {}
+        self._running = running
+        self._callbacks = callbacks
         # What follows belongs to one event loop.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: set[asyncio.Task[None]] = set()
@@ -65,16 +65,12 @@ class Submits:
         self._look: asyncio.TimerHandle | None = None
         self._short = 0
 
-    @property
-    def running(self) -> tuple[TaskRef, ...]:
-        """The tasks that are known and not known to have ended."""
-        return tuple(self._running)
-
     async def submit(
         self, sent: Input, callback_url: str | None = None, witness: Witness | None = None
     ) -> Task:
         """Submit one input; see :meth:`KlingClient.submit`."""
-        request = requests.submit(sent, callback_url)
+        expected = self._callbacks.expect(sent) if callback_url is None else None
+        request = requests.submit(sent, expected.url if expected else callback_url)
         loop = self._bind()
         slot = await self._slot()
         heard: asyncio.Future[Task] | None = None
@@ -86,8 +82,10 @@ class Submits:
             if witness is not None:
                 await witness.sending()
             heard = loop.create_future()
+            if expected is not None:
+                self._callbacks.sending(expected, slot)
             # In a task of its own, so that the answer is heard though the caller may be gone.
-            send = self._send(sent, request, slot, heard, witness)
+            send = self._send(sent, request, slot, heard, witness, expected)
             self._sending.add(loop.create_task(send))
             return await heard
 
@@ -105,60 +103,42 @@ class Submits:
             self._settle(sent, slot, error)
             raise
 
-    def find(self, ref: TaskRef) -> Task | None:
-        """Return the task, if it is running."""
-        running = self._running.get(ref)
-        return running[1] if running else None
-
-    def hold(self, task: Task) -> None:
-        """Hold a slot for a task that was not known, and is found to be running already."""
-        self._running[task.ref] = self._calls.limiter.adopt(), task
-
-    def note(self, snapshot: Snapshot) -> None:
-        """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
-        if snapshot.state.ended:
-            ended = self._running.pop(snapshot.ref, None)
-            if ended is not None:
-                ended[0].release()
-        elif snapshot.ref not in self._running:
-            self.hold(self.task(snapshot.ref, Kind(snapshot.ref.model), None))
-
-    def task(self, ref: TaskRef, kind: Kind, age: float | None = 0.0) -> Task:
-        """Make a task of so many seconds; None: nobody knows how many."""
-        return Task(ref, self._ask, self._polls, self._polls.course(kind, age))
-
     async def answered(self) -> None:
         """Wait until every submit under way has been answered."""
         self._bind()
         if self._sending:
             await asyncio.wait(self._sending)
 
-    async def _send(
+    async def _send(  # noqa: PLR0913, PLR0917 - all that belongs to one sending
         self,
         sent: Input,
         request: requests.Request,
         slot: Slot,
         heard: asyncio.Future[Task],
         witness: Witness | None,
+        expected: Expected | None,
     ) -> None:
         """Send once, and hear the answer to its end."""
         try:
             response = await self._calls.send(request)
             ref = responses.submit(request, response, sent.model, datetime.now(UTC))
-            task = self.task(ref, kind_of(sent))
-            self._running[ref] = slot, task
-            self._calls.tell(Submitted, ref, sent)
+            task = self._accepted(sent, ref, slot, expected)
             if witness is not None:
                 await _told(witness, ref)
             if not heard.done():
                 heard.set_result(task)
         except asyncio.CancelledError:  # the loop itself is ending
             told = "the event loop ended before a submit was answered; it may have been charged"
-            self._settle(sent, slot, AnswerLostError(told, may_have_charged=True))
+            lost = AnswerLostError(told, may_have_charged=True)
+            if expected is not None:
+                self._callbacks.failed(expected, lost)
+            self._settle(sent, slot, lost)
             heard.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             failed = error
+            if expected is not None:
+                self._callbacks.failed(expected, error)
             if isinstance(error, KlingError) and not error.may_have_charged and witness:
                 try:
                     await witness.refused(error)
@@ -170,6 +150,15 @@ class Submits:
                 self._settle(sent, slot, failed)
         finally:
             self._sending.discard(asyncio.current_task())
+
+    def _accepted(self, sent: Input, ref: TaskRef, slot: Slot, expected: Expected | None) -> Task:
+        """Note the task that a submit has started."""
+        task = self._running.task(ref, kind_of(sent), called_back=expected is not None)
+        self._running.begin(task, slot, expected.nonce if expected else "")
+        self._calls.tell(Submitted, ref, sent)
+        if expected is not None:
+            self._callbacks.accepted(expected, task)
+        return task
 
     def _settle(self, sent: Input, slot: Slot, error: BaseException) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
@@ -205,9 +194,10 @@ class Submits:
         attended: set[TaskRef] = set()
         async with asyncio.TaskGroup() as waiters:
             while True:
-                for ref in self._running.keys() - attended:
-                    waiters.create_task(_await(self._running[ref][1]))
-                attended = set(self._running)
+                running = self._running.tasks
+                for ref in running.keys() - attended:
+                    waiters.create_task(attend(running[ref]))
+                attended = set(running)
                 await asyncio.sleep(_SWEEP_EVERY)
 
     def _bind(self) -> asyncio.AbstractEventLoop:
@@ -220,20 +210,9 @@ class Submits:
         return loop
 
 
-def kind_of(sent: Input) -> Kind:
-    """Return what an input has in common with those that take as long."""
-    duration, provider = getattr(sent, "duration", None), getattr(sent, "provider", None)
-    return Kind(sent.model, sent.mode, duration, provider)
-
-
 async def _told(witness: Witness, ref: TaskRef) -> None:
     try:
         await witness.accepted(ref)
     except KlingError as error:
         error.ref, error.may_have_charged = ref, True
         raise
-
-
-async def _await(task: Task) -> None:
-    with suppress(KlingError):
-        await task

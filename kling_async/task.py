@@ -42,6 +42,7 @@ class Task:
         self._polls = polls
         self._course = course
         self._snapshot: Snapshot | None = None
+        self._believed: Snapshot | None = None
         self._trouble: KlingError | None = None
         self._line: list[asyncio.Future[None]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,6 +113,21 @@ class Task:
             shown = await self._next(shown, timeout, deadline)
             yield shown
 
+    def hint(self, ended: Snapshot | None = None) -> bool:
+        """Have the service asked at once: something says that the task has ended.
+
+        A client with an inbox does this by itself. Call it on the event loop of the client.
+
+        Args:
+            ended: How the task has ended, if that is beyond doubt: then nobody is asked.
+
+        Returns:
+            Whether somebody is waiting for the task. Else the first who does is told at once.
+        """
+        self._believed = ended or self._believed
+        self._polls.hasten(self._course)
+        return self._line is not None and self._loop is asyncio.get_running_loop()
+
     async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:
         """Wait for a snapshot that is another one than was shown, until the deadline."""
         # Only our own wait stands inside the time limit, never the caller's code.
@@ -153,7 +169,7 @@ class Task:
         """Ask, and tell the schedule what became of it."""
         self._trouble = snapshot = None
         try:
-            snapshot = await self.status()
+            snapshot = self._snapshot = self._believed or await self._ask(self._ref)
         except KlingError as error:
             # Garbage has been asked about again already, and more of it is no passing trouble.
             if not error.retryable or isinstance(error, ContractError):

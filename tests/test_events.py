@@ -7,6 +7,7 @@ import pytest
 from kling_async import events
 from kling_async.errors import ServerError
 from kling_async.events import (
+    CalledBack,
     Event,
     Hook,
     Left,
@@ -26,6 +27,7 @@ EVENTS: list[Event] = [
     Submitted(REF, INPUT),
     SubmitFailed(INPUT, ERROR),
     Polled(Snapshot(REF, TaskState.PENDING)),
+    CalledBack(Snapshot(REF, TaskState.SUCCESS)),
     Retrying("submit", ERROR, 1, 0.5),
     Paused(2.0),
     Left((REF,)),

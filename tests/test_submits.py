@@ -126,7 +126,7 @@ async def test_nothing_is_left_of_a_wait(
     await kling.submit(FOX)
     waiting = [asyncio.create_task(kling.submit(FOX)) for _ in range(3)]
     await asyncio.sleep(30)
-    assert {"Submits._sweep", "_await"} <= leftovers()
+    assert {"Submits._sweep", "attend"} <= leftovers()
     waiting[0].cancel()
     await asyncio.sleep(1)
     assert "Submits._sweep" in leftovers()

@@ -1,8 +1,10 @@
 """When to ask after a task: a pure schedule.
 
 Asking starts when the first tasks of a kind usually end, goes on closely until nearly all
-usually have ended, and thins out after that. All tasks that wait share what the request limit
-leaves to them: if their wishes together are more, every wait is stretched by the same factor.
+usually have ended, and thins out after that. A task whose end a callback will tell is not asked
+after before that callback is overdue, and then rarely. All tasks that wait share what the
+request limit leaves to them: if their wishes together are more, every wait is stretched by the
+same factor.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ _SHARE_OF_AGE = 0.05
 # may be well again, and nobody would know before the first poll.
 _FIRST = 120.0
 
+# A callback is overdue when nearly all tasks have ended and this share of their time, or as many
+# seconds, has passed on top: it is sent at once, and has only to travel.
+_OVERDUE = 0.1
+_TRAVEL = 5.0
+
 # The share of the request limit that is planned with. The rest is for requests that are sent
 # again, and so that a submit does not find a queue.
 _PLANNED = 0.9
@@ -54,6 +61,8 @@ class Polling:
             the tasks of this client took.
         shortest: The least wait between two polls, in seconds.
         longest: The longest wait between two polls, in seconds, where the request limit allows.
+        safety_net: The wait between two polls, in seconds, of a task whose callback is overdue
+            while callbacks of other tasks come.
 
     Raises:
         ConfigurationError: A number is negative or not finite, or ``longest`` is less than
@@ -63,6 +72,7 @@ class Polling:
     first: float | None = None
     shortest: float = field(default=1.0)
     longest: float = field(default=15.0)
+    safety_net: float = field(default=60.0)
 
     def __attrs_post_init__(self) -> None:
         if not (0 < self.shortest <= self.longest < float("inf")):
@@ -72,19 +82,27 @@ class Polling:
             )
         if self.first is not None and not 0 <= self.first < float("inf"):
             raise ConfigurationError(f"polling needs first >= 0, not {self.first!r}")
+        if not 0 < self.safety_net < float("inf"):
+            raise ConfigurationError(f"polling needs safety_net > 0, not {self.safety_net!r}")
 
-    def first_wait(self, known: Durations | None) -> float:
+    def first_wait(self, known: Durations | None, *, called_back: bool = False) -> float:
         """Return the seconds from the submit to the first poll.
 
         Args:
             known: How long such tasks take, or None where nothing is known.
+            called_back: A callback will tell the end.
         """
         if self.first is not None:
             return self.first
+        if called_back:
+            return self._overdue(known)
         return self.longest if known is None else min(known.early, _FIRST)
 
-    def next_wait(self, age: float, known: Durations | None) -> float:
+    def next_wait(self, age: float, known: Durations | None, *, called_back: bool = False) -> float:
         """Return the seconds until the next poll of a task that is ``age`` seconds old."""
+        if called_back:
+            ahead = self._overdue(known) - age
+            return ahead if ahead > 0 else self.safety_net
         if known is None or age < known.early:
             wait = age * _SHARE_OF_AGE
             if known is not None:  # not beyond the moment from which it may well have ended
@@ -93,6 +111,12 @@ class Polling:
             wait = max(self.shortest, (known.late - known.early) / _CLOSE)
             wait += max(0.0, age - known.late) * _TAIL
         return min(self.longest, max(self.shortest, wait))
+
+    def _overdue(self, known: Durations | None) -> float:
+        """Return the age from which a task's callback is overdue."""
+        if known is None:
+            return self.safety_net
+        return known.late + max(_TRAVEL, known.late * _OVERDUE)
 
 
 def pace(before: float, elapsed: float, more: int = 0) -> float:

@@ -37,9 +37,19 @@ from kling_async.protocol.failures import advice_on, reason_of
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
+    from kling_async.protocol.converter import StatusData
     from kling_async.protocol.requests import Request
 
-__all__ = ["Response", "balance", "result", "retry_after", "status", "submit"]
+__all__ = [
+    "Response",
+    "balance",
+    "result",
+    "retry_after",
+    "snapshot",
+    "status",
+    "submit",
+    "task_data",
+]
 
 _SUCCESS = 200
 _OK = range(200, 300)
@@ -143,30 +153,49 @@ def status(request: Request, response: Response, ref: TaskRef, now: datetime) ->
         ContractError: The answer cannot be understood.
     """
     data = _data(request, response, now)
-    if not isinstance(data, dict):
-        raise _broken(request, response, "its data is not an object")
     try:
-        read = read_status(data)
+        read = task_data(data)
+        if read.task_id not in ("", ref.task_id):
+            raise ValueError("it speaks of another task")  # noqa: TRY301 - and is told as one of ours
+        return snapshot(ref, read, response.secret)
     except ValueError as error:
         raise _broken(request, response, str(error)) from None
+
+
+def task_data(data: object) -> StatusData:
+    """Read the ``data`` that says how a task stands.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("its data is not an object")  # noqa: TRY004 - whatever is wrong with it
+    read = read_status(data)
     if not read.state:
-        raise _broken(request, response, "it names no state")
-    if read.task_id not in ("", ref.task_id):
-        raise _broken(request, response, "it speaks of another task")
+        raise ValueError("it names no state")
+    return read
+
+
+def snapshot(ref: TaskRef, read: StatusData, secret: str = "") -> Snapshot:
+    """Say what was read in our own words.
+
+    Raises:
+        ValueError: A result URL is none.
+    """
     state = _STATES.get(read.state, _RUNNING)
     succeeded, failed = state is _SUCCEEDED, state is _FAILED
     if succeeded and not all(map(_is_web_url, read.result.result_urls)):
-        raise _broken(request, response, "a result URL is not an absolute http(s) URL")
+        raise ValueError("a result URL is not an absolute http(s) URL")
     return Snapshot(
         ref=ref,
         state=state,
-        vendor_state=_quotable(read.state, response.secret),
+        vendor_state=_quotable(read.state, secret),
         created_at=read.created_at,
         completed_at=read.completed_at,
         cost_time=None if read.cost_time is None else read.cost_time.total_seconds(),
         result_urls=read.result.result_urls if succeeded else (),
-        fail_code=_quotable(read.fail_code, response.secret),
-        fail_message=_quotable(read.fail_message, response.secret),
+        fail_code=_quotable(read.fail_code, secret),
+        fail_message=_quotable(read.fail_message, secret),
         reason=reason_of(read.fail_code) if failed else None,
     )
 
@@ -186,27 +215,27 @@ def balance(request: Request, response: Response, now: datetime) -> float:
     raise _broken(request, response, "its data is not a number")
 
 
-def result(snapshot: Snapshot) -> Result:
+def result(ended: Snapshot) -> Result:
     """Turn the snapshot of a task that has ended into its result.
 
     Raises:
         TaskFailedError: The task failed.
         ContractError: The task succeeded and has no result URLs.
     """
-    ref = snapshot.ref
-    if snapshot.state is TaskState.FAILED:
-        reason = snapshot.reason or FailReason.UNKNOWN
-        code = snapshot.fail_code or "no code"
-        said = f"{code}: {snapshot.fail_message}" if snapshot.fail_message else code
+    ref = ended.ref
+    if ended.state is TaskState.FAILED:
+        reason = ended.reason or FailReason.UNKNOWN
+        code = ended.fail_code or "no code"
+        said = f"{code}: {ended.fail_message}" if ended.fail_message else code
         raise TaskFailedError(
             f"{ref} failed with {said[:BODY_EXCERPT]} ({advice_on(reason)})",
-            fail_code=snapshot.fail_code,
-            fail_message=snapshot.fail_message,
+            fail_code=ended.fail_code,
+            fail_message=ended.fail_message,
             reason=reason,
             ref=ref,
-            snapshot=snapshot,
+            snapshot=ended,
         )
-    if not snapshot.result_urls:
+    if not ended.result_urls:
         raise ContractError(
             f"{ref} succeeded, and the answer has no result URLs; attach it and ask again later",
             status=200,
@@ -215,10 +244,10 @@ def result(snapshot: Snapshot) -> Result:
         )
     return Result(
         ref=ref,
-        result_urls=snapshot.result_urls,
-        created_at=snapshot.created_at,
-        completed_at=snapshot.completed_at,
-        cost_time=snapshot.cost_time,
+        result_urls=ended.result_urls,
+        created_at=ended.created_at,
+        completed_at=ended.completed_at,
+        cost_time=ended.cost_time,
     )
 
 

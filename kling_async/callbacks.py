@@ -1,0 +1,174 @@
+"""A client's callbacks: whom each one wakes, and which submits are still to be called back.
+
+A callback may overtake the answer to its own submit, and it may come where that answer was
+lost: then it tells the reference of a task that nobody would have found again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import define
+
+from kling_async.errors import KlingError
+from kling_async.events import CalledBack, Submitted
+from kling_async.inputs import Input
+from kling_async.limits import Slot
+from kling_async.protocol.callbacks import Callback
+from kling_async.results import TaskState
+from kling_async.running import attend, kind_of
+
+if TYPE_CHECKING:
+    from kling_async.calls import Calls
+    from kling_async.polls import Polls
+    from kling_async.running import Running
+    from kling_async.task import Task
+
+__all__ = ["CallbackSource", "Callbacks", "Expected", "Listener"]
+
+_NONCE_BYTES = 12
+
+
+class Listener(Protocol):
+    """Who is told of callbacks: every client of an inbox."""
+
+    def hear(self, callback: Callback) -> bool:
+        """Take a callback; return whether it is about a task of this client that runs."""
+
+
+class CallbackSource(Protocol):
+    """Where callbacks arrive, as a client sees it: :class:`kling_async.webhooks.Inbox`."""
+
+    def callback_url(self, model: str, nonce: str) -> str:
+        """Return the URL for one submit."""
+
+    def join(self, listener: Listener) -> None:
+        """Tell this listener of every callback, as long as it lives."""
+
+
+@define(eq=False)
+class Expected:
+    """A submit with a callback URL of its own, from its sending until its task is known."""
+
+    sent: Input
+    nonce: str
+    url: str
+    slot: Slot | None = None
+    sent_at: float = 0.0
+    said: Callback | None = None
+    lost: bool = False
+
+
+class Callbacks:
+    """What comes to the inbox for one client."""
+
+    def __init__(
+        self, inbox: CallbackSource | None, running: Running, calls: Calls, polls: Polls
+    ) -> None:
+        self._inbox = inbox
+        self._running = running
+        self._calls = calls
+        self._polls = polls
+        self._expected: dict[str, Expected] = {}
+        # What follows belongs to one event loop.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._attendants: set[asyncio.Task[None]] = set()
+        if inbox is not None:
+            inbox.join(self)
+
+    def expect(self, sent: Input) -> Expected | None:
+        """Give a submit its URL, if there is an inbox."""
+        if self._inbox is None:
+            return None
+        nonce = token_urlsafe(_NONCE_BYTES)
+        return Expected(sent, nonce, self._inbox.callback_url(sent.model, nonce))
+
+    def sending(self, expected: Expected, slot: Slot) -> None:
+        """Keep what comes for a submit from now on."""
+        loop = self._bind(asyncio.get_running_loop())
+        expected.slot, expected.sent_at = slot, loop.time()
+        self._expected[expected.nonce] = expected
+
+    def accepted(self, expected: Expected, task: Task) -> None:
+        """Pass on what has come for a task before it was known."""
+        del self._expected[expected.nonce]
+        if expected.said is not None and expected.said.snapshot.ref == task.ref:
+            self._wake(task, expected.said)
+
+    def failed(self, expected: Expected, error: Exception) -> None:
+        """Expect nothing more, unless a task may have been started all the same."""
+        if isinstance(error, KlingError) and not error.may_have_charged:
+            del self._expected[expected.nonce]
+            return
+        expected.lost = True
+        # The presumed lifetime bounds how long one is kept, and with it how many are.
+        too_old = expected.sent_at - self._calls.limiter.limits.presumed_lifetime
+        for one in [one for one in self._expected.values() if one.lost and one.sent_at < too_old]:
+            del self._expected[one.nonce]
+        if expected.said is not None:
+            self._find(expected, expected.said)
+
+    def hear(self, callback: Callback) -> bool:
+        """Take a callback, on any thread; return whether it is about a task that runs."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        loop = here if self._loop is None or self._loop.is_closed() else self._loop
+        if loop is None:  # nothing runs in which anybody could wait
+            return False
+        known = callback.nonce in self._expected or (
+            self._running.called(callback.snapshot.ref, callback.nonce) is not None
+        )
+        if loop is here:
+            self._heard(callback)
+        else:
+            loop.call_soon_threadsafe(self._heard, callback)
+        return known
+
+    async def close(self) -> None:
+        """Let nothing run on that nobody waits for."""
+        self._bind(asyncio.get_running_loop())
+        for attendant in self._attendants:
+            attendant.cancel()
+        if self._attendants:
+            await asyncio.wait(self._attendants)
+
+    def _heard(self, callback: Callback) -> None:
+        self._bind(asyncio.get_running_loop())
+        self._polls.arrived()
+        snapshot = callback.snapshot
+        if (expected := self._expected.get(callback.nonce)) is not None:
+            expected.said = callback
+            if expected.lost:
+                self._find(expected, callback)
+        elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
+            self._wake(task, callback)
+
+    def _find(self, expected: Expected, callback: Callback) -> None:
+        """Take up a task whose reference was lost with the answer to its submit."""
+        assert expected.slot is not None  # noqa: S101 - it was sent
+        ref, now = callback.snapshot.ref, asyncio.get_running_loop().time()
+        task = self._running.task(ref, kind_of(expected.sent), now - expected.sent_at)
+        self._running.begin(task, expected.slot, expected.nonce)
+        self._calls.tell(Submitted, ref, expected.sent)
+        self.accepted(expected, task)
+
+    def _wake(self, task: Task, callback: Callback) -> None:
+        said = callback.snapshot
+        self._calls.tell(CalledBack, said)
+        # A success without URLs is no use to anybody: that is asked about in any case.
+        if callback.trusted and (said.result_urls or said.state is TaskState.FAILED):
+            self._running.note(said)
+            task.hint(said)
+        elif not task.hint():
+            attendant = asyncio.create_task(attend(task))
+            self._attendants.add(attendant)
+            attendant.add_done_callback(self._attendants.discard)
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+        if loop is not self._loop:
+            self._loop, self._attendants = loop, set()
+        return loop
