@@ -97,18 +97,21 @@ class Callbacks:
         if expected.said is not None and expected.said.snapshot.ref == task.ref:
             self._wake(task, expected.said)
 
-    def failed(self, expected: Expected, error: Exception) -> None:
-        """Expect nothing more, unless a task may have been started all the same."""
+    def failed(self, expected: Expected, error: BaseException) -> Task | None:
+        """Expect nothing more, unless a task may have been started all the same.
+
+        Returns:
+            That task, if its callback has come already.
+        """
         if isinstance(error, KlingError) and not error.may_have_charged:
             del self._expected[expected.nonce]
-            return
+            return None
         expected.lost = True
         # The presumed lifetime bounds how long one is kept, and with it how many are.
         too_old = expected.sent_at - self._calls.limiter.limits.presumed_lifetime
         for one in [one for one in self._expected.values() if one.lost and one.sent_at < too_old]:
             del self._expected[one.nonce]
-        if expected.said is not None:
-            self._find(expected, expected.said)
+        return None if expected.said is None else self._find(expected, expected.said)
 
     def hear(self, callback: Callback) -> bool:
         """Take a callback, on any thread; return whether it is about a task that runs."""
@@ -147,7 +150,7 @@ class Callbacks:
         elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
-    def _find(self, expected: Expected, callback: Callback) -> None:
+    def _find(self, expected: Expected, callback: Callback) -> Task:
         """Take up a task whose reference was lost with the answer to its submit."""
         assert expected.slot is not None  # noqa: S101 - it was sent
         ref, now = callback.snapshot.ref, asyncio.get_running_loop().time()
@@ -155,6 +158,7 @@ class Callbacks:
         self._running.begin(task, expected.slot, expected.nonce)
         self._calls.tell(Submitted, ref, expected.sent)
         self.accepted(expected, task)
+        return task
 
     def _wake(self, task: Task, callback: Callback) -> None:
         said = callback.snapshot

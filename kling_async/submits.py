@@ -120,25 +120,16 @@ class Submits:
     ) -> None:
         """Send once, and hear the answer to its end."""
         try:
-            response = await self._calls.send(request)
-            ref = responses.submit(request, response, sent.model, datetime.now(UTC))
-            task = self._accepted(sent, ref, slot, expected)
-            if witness is not None:
-                await _told(witness, ref)
+            task = await self._answer(sent, request, slot, witness, expected)
             if not heard.done():
                 heard.set_result(task)
         except asyncio.CancelledError:  # the loop itself is ending
             told = "the event loop ended before a submit was answered; it may have been charged"
-            lost = AnswerLostError(told, may_have_charged=True)
-            if expected is not None:
-                self._callbacks.failed(expected, lost)
-            self._settle(sent, slot, lost)
+            self._settle(sent, slot, AnswerLostError(told, may_have_charged=True))
             heard.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             failed = error
-            if expected is not None:
-                self._callbacks.failed(expected, error)
             if isinstance(error, KlingError) and not error.may_have_charged and witness:
                 try:
                     await witness.refused(error)
@@ -150,6 +141,29 @@ class Submits:
                 self._settle(sent, slot, failed)
         finally:
             self._sending.discard(asyncio.current_task())
+
+    async def _answer(
+        self,
+        sent: Input,
+        request: requests.Request,
+        slot: Slot,
+        witness: Witness | None,
+        expected: Expected | None,
+    ) -> Task:
+        """Send, and return the task that was started."""
+        try:
+            response = await self._calls.send(request)
+            ref = responses.submit(request, response, sent.model, datetime.now(UTC))
+        except BaseException as error:
+            found = self._callbacks.failed(expected, error) if expected is not None else None
+            if found is None or not isinstance(error, Exception):
+                raise
+            task = found  # it has even ended already
+        else:
+            task = self._accepted(sent, ref, slot, expected)
+        if witness is not None:
+            await _told(witness, task.ref)
+        return task
 
     def _accepted(self, sent: Input, ref: TaskRef, slot: Slot, expected: Expected | None) -> Task:
         """Note the task that a submit has started."""
