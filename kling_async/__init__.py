@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from kling_async.submits import Witness
     from kling_async.task import Task
     from kling_async.transport import Transport
+    from kling_async.webhooks import Inbox
 
 __all__ = [
     "APIError",
@@ -91,6 +92,7 @@ __all__ = [
     "Event",
     "FailReason",
     "Hook",
+    "Inbox",
     "Input",
     "InputError",
     "Item",
@@ -171,6 +173,7 @@ _HOMES = {
     "submits": ("Witness",),
     "client": ("KlingClient",),
     "batch": ("Batch", "Item"),
+    "webhooks": ("Inbox",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -23,6 +23,7 @@
       DownloadError               the file did not arrive; .url
         ResultExpiredError        the result URL is dead
       JournalError                a batch's journal cannot be used
+      LimiterError                what keeps shared limits cannot be reached
       MissingExtraError           an optional package is not installed; also ImportError
 
 Each error answers three questions. *Whose fault* is its class. *May I repeat it* is
@@ -56,6 +57,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "KlingError",
+    "LimiterError",
     "MissingExtraError",
     "NotFoundError",
     "Problem",
@@ -296,6 +298,15 @@ class ResultExpiredError(DownloadError):
 
 class JournalError(KlingError):
     """A batch's journal cannot be read or written. What it holds is not lost."""
+
+
+class LimiterError(KlingError):
+    """What keeps the shared limits cannot be reached. Nothing was sent; try again later."""
+
+    def __init__(
+        self, message: str = "", *, may_have_charged: bool = False, ref: TaskRef | None = None
+    ) -> None:
+        super().__init__(message, may_have_charged=may_have_charged, retryable=True, ref=ref)
 
 
 class MissingExtraError(KlingError, ImportError):

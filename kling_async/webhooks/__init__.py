@@ -230,11 +230,20 @@ def _checked_url(url: str) -> str:
 
 
 def _checked_secrets(secret: str | bytes | Sequence[str | bytes]) -> tuple[bytes, ...]:
-    given = (secret,) if isinstance(secret, str | bytes) else tuple(secret)
-    secrets = tuple(one.encode() if isinstance(one, str) else one for one in given)
+    if isinstance(secret, str | bytes):
+        secret = (secret,)
+    given = tuple(secret) if isinstance(secret, Sequence) else ()  # such as what is not set
+    secrets = tuple(map(_as_bytes, given))
     if not secrets or any(len(one) < _SHORTEST_SECRET for one in secrets):
         raise ConfigurationError(
             f"an inbox needs secrets of at least {_SHORTEST_SECRET} characters, such as"
             ' python -c "import secrets; print(secrets.token_urlsafe())" prints'
         )
     return secrets
+
+
+def _as_bytes(secret: object) -> bytes:
+    """Return the bytes of a secret, and none of anything else."""
+    if isinstance(secret, str):  # what comes from the environment need not be UTF-8
+        return secret.encode("utf-8", "surrogatepass")
+    return secret if isinstance(secret, bytes) else b""

@@ -9,7 +9,7 @@ import platform
 
 import aiohttp
 
-from tests.bench import detection, generation, imports, journal, lost, makespan, memory, waiting
+from tests.bench import callbacks, detection, generation, imports, journal, lost, makespan, memory, waiting
 
 PARTS = {
     "import": imports.main,
@@ -20,6 +20,7 @@ PARTS = {
     "makespan": makespan.main,
     "memory": memory.main,
     "journal": journal.main,
+    "callbacks": callbacks.main,
 }
 
 # These take minutes each, and are run if they are named.
