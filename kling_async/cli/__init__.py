@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_HOMES = {name: name for name in ("batch", "demo", "emulate", "report")}
+_HOMES = {name: name for name in ("batch", "demo", "emulate", "listen", "report")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

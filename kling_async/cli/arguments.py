@@ -19,7 +19,7 @@ from kling_async.inputs import (
     parse_input,
 )
 from kling_async.task import DEFAULT_TIMEOUT
-from kling_async.testing.scenario import FAULTS, KINDS, OUTCOMES
+from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,8 +76,9 @@ _FAULTS = "\n\n".join(
     (
         "faults: KIND:WHICH=WHAT, such as status:2-4=502 or task:*5=stuck",
         _table("KIND and WHICH", _RULE_PARTS),
-        _table(f"WHAT for {', '.join(kind for kind in KINDS if kind != 'task')}", FAULTS),
+        _table(f"WHAT for {', '.join(REQUESTS)}", FAULTS),
         _table("WHAT for task", OUTCOMES),
+        _table("WHAT for callback", CALLBACKS),
     )
 )
 
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     _add_balance(commands)
     _add_batch(commands)
     _add_report(commands)
+    _add_listen(commands)
     _add_emulate(commands)
     _add_demo(commands)
     return top
@@ -348,6 +350,36 @@ def _add_report(commands: Commands) -> None:
     )
 
 
+def _add_listen(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "listen",
+        "print the callbacks that arrive on a port until Ctrl-C, to try out a tunnel or a proxy",
+        epilog="It prints a line for each request: the task, its state, and its URLs or its\n"
+        "fail code; or, of what is no callback, what is wrong with it. Secrets in a path are\n"
+        "shortened. Nothing is asked of the service, and no key is needed.",
+        interrupted=codes.OK,
+    )
+    command.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    command.add_argument(
+        "--port", type=_port, default=8080, help="default: %(default)s; 0: any free one"
+    )
+    command.add_argument(
+        "--answer",
+        type=_status,
+        default=200,
+        metavar="STATUS",
+        help="what to answer callbacks with: anything but 200 has them sent again"
+        " (default: %(default)s)",
+    )
+    command.add_argument("--count", type=_count, metavar="N", help="end after N callbacks")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object on each line; the first is the address",
+    )
+
+
 def _add_emulate(commands: Commands) -> None:
     command = _command(
         commands,
@@ -454,5 +486,13 @@ def _port(text: str) -> int:
     return number
 
 
+def _status(text: str) -> int:
+    number = int(text)
+    if not 200 <= number <= 599:  # noqa: PLR2004 - what HTTP knows as final
+        raise argparse.ArgumentTypeError(f"must be from 200 to 599, not {text}")
+    return number
+
+
 # argparse names the function in its message for what is no number at all.
-_positive.__name__ = _count.__name__ = _natural.__name__ = _port.__name__ = "number"
+for _type in (_positive, _count, _natural, _port, _status):
+    _type.__name__ = "number"

@@ -4,10 +4,13 @@ A scenario is a list of rules. Each says: the Nth thing of a kind goes wrong in 
 
 Kinds of requests: ``submit``, ``status``, ``balance``, ``file`` (a result video), ``any`` (all that
 arrive, but for sample pictures). What can go wrong with them stands in `FAULTS`. The kind ``task``
-counts the tasks that were really started; what can become of them stands in `OUTCOMES`. Counting
+counts the tasks that were really started; what can become of them stands in `OUTCOMES`. The kind
+``callback`` counts those of them that have a callback URL, in the order of their submits, however
+late each ends and however often it is posted; what can happen stands in `CALLBACKS`. Counting
 starts at 1 with the emulator. Where two rules fit, the first one wins.
 
 Which ones: ``3``, ``2-4``, ``5-`` (from the fifth on), ``*5`` (every fifth), ``*`` (all of them).
+So ``callback:*5=lost`` and then ``callback:*4=double`` lose 20 % of all callbacks and double 20 %.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from kling_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["FAULTS", "KINDS", "OUTCOMES", "Rule", "Scenario", "Which"]
+__all__ = ["CALLBACKS", "FAULTS", "KINDS", "OUTCOMES", "REQUESTS", "Rule", "Scenario", "Which"]
 
-KINDS: Final = ("submit", "status", "balance", "file", "any", "task")
+REQUESTS: Final = ("submit", "status", "balance", "file", "any")
+KINDS: Final = (*REQUESTS, "task", "callback")
 
 FAULTS: Final[Mapping[str, str]] = {
     # Nothing is carried out; the service refuses, or a gateway in front of it answers.
@@ -62,9 +66,27 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "unknown-state": "says processing_r2 while it runs",
 }
 
+CALLBACKS: Final[Mapping[str, str]] = {
+    # When it comes, and how often. Seconds pass at the emulator's speed.
+    "lost": "never sent, not even again",
+    "double": "sent twice at one time; double:5 the second time 5 s later",
+    "delay": "sent 20 s late; delay:5 for another number of seconds",
+    "overtaken": "sent after the next one that falls due, or 60 s late if none does",
+    "early": "the task ends at once, and its callback is sent before the submit is answered",
+    # What it says, each time that it is sent.
+    "garbage": "something that is not JSON",
+    "truncated": "half of the body, which looks complete",
+    "wrong-task": "names a task that does not exist",
+    "unfinished": "says processing, though the task has ended",
+    "object-result": "has resultJson as an object instead of a string",
+}
+
+# What a rule may say depends on its kind; the others are requests.
+_TABLES: Final = {"task": OUTCOMES, "callback": CALLBACKS}
 _OF_FILES: Final = frozenset({"changed", "no-range", "weak-etag"})
 _NEEDS_DETAIL: Final = frozenset({"code", "fail"})
-_TAKES_DETAIL: Final = _NEEDS_DETAIL | {"429", "503", "slow"}
+_TAKES_DETAIL: Final = _NEEDS_DETAIL | {"429", "503", "slow", "delay", "double"}
+_SECONDS: Final = frozenset({"slow", "delay", "double"})
 _WHICH: Final = re.compile(r"(?P<every>\*\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\d*))?", re.ASCII)
 
 
@@ -140,7 +162,7 @@ class Scenario:
 
 
 def _check(kind: str, name: str, detail: str) -> None:
-    allowed = OUTCOMES if kind == "task" else FAULTS
+    allowed = _TABLES.get(kind, FAULTS)
     if kind not in {"file", "any"}:
         allowed = {fault: text for fault, text in allowed.items() if fault not in _OF_FILES}
     if name not in allowed:
@@ -155,8 +177,8 @@ def _check(kind: str, name: str, detail: str) -> None:
     if name == "code" and not re.fullmatch(r"[1-9]\d{2}", detail, re.ASCII):
         message = f"scenario: code takes a number of three digits, got {detail!r}"
         raise ConfigurationError(message)
-    if name == "slow" and detail and not re.fullmatch(r"\d+(\.\d+)?", detail, re.ASCII):
-        message = f"scenario: slow takes a number of seconds, got {detail!r}"
+    if name in _SECONDS and detail and not re.fullmatch(r"\d+(\.\d+)?", detail, re.ASCII):
+        message = f"scenario: {name} takes a number of seconds, got {detail!r}"
         raise ConfigurationError(message)
     if not detail.isprintable():
         message = f"scenario: {detail!r} holds characters that cannot be sent"

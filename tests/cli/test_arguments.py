@@ -78,6 +78,10 @@ def test_options_that_make_no_input(options: list[str], field: str) -> None:
         ["report", "x", "--format", "pdf"],
         ["emulate", "--port", "65536"],
         ["emulate", "--port", "-1"],
+        ["listen", "--answer", "199"],
+        ["listen", "--answer", "600"],
+        ["listen", "--count", "0"],
+        ["listen", "--port", "65536"],
         ["emulate", "--requests-per-minute", "0"],
         ["emulate", "--concurrent-tasks", "many"],
         ["wait"],
@@ -111,4 +115,5 @@ def test_help_of_faults(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().out
     assert "lost-answer" in said
     assert "processing_r2" in said
+    assert "overtaken" in said
     assert "{{" not in said

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from kling_async.errors import ConfigurationError
-from kling_async.testing.scenario import FAULTS, OUTCOMES, Rule, Scenario, Which
+from kling_async.testing.scenario import CALLBACKS, FAULTS, OUTCOMES, Rule, Scenario, Which
 
 
 def test_on_gives_a_new_scenario() -> None:
@@ -63,6 +63,14 @@ def test_first_rule_wins() -> None:
     assert scenario.find({"balance": 1, "any": 9}) is None
 
 
+def test_shares() -> None:
+    """Two rules lose a fifth of all callbacks and double another fifth, in any hundred of them."""
+    scenario = Scenario.parse(["callback:*5=lost", "callback:*4=double"])
+    rules = [scenario.find({"callback": number}) for number in range(101, 201)]
+    found = [rule.what for rule in rules if rule is not None]
+    assert (found.count("lost"), found.count("double")) == (20, 20)
+
+
 def test_detail_may_hold_colons_and_commas() -> None:
     """A Retry-After date can be written down."""
     date = "Fri, 31 Dec 1999 23:59:59 GMT"
@@ -94,6 +102,12 @@ def test_detail_may_hold_colons_and_commas() -> None:
         "status:1=slow:soon",
         "status:1=reset:now",
         "status:1=429:a\r\nb",
+        "callback:1=502",
+        "callback:1=stuck",
+        "callback:1=delay:soon",
+        "callback:1=double:twice",
+        "callback:1=lost:5",
+        "status:1=lost",
     ],
 )
 def test_wrong_rules_are_refused(line: str) -> None:
@@ -110,6 +124,9 @@ def test_messages_name_what_is_allowed() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Scenario().on("task", 1, "nonsense")
     assert all(name in str(caught.value) for name in OUTCOMES)
+    with pytest.raises(ConfigurationError) as caught:
+        Scenario().on("callback", 1, "nonsense")
+    assert all(name in str(caught.value) for name in CALLBACKS)
 
 
 @pytest.mark.parametrize("which", [range(0), range(5, 2), range(3), range(5, 1, -1), -1])

@@ -10,6 +10,8 @@ so here:
 - Failed tasks stay charged. Prices are made up: `PRICES`, in USD.
 - Retry-After is sent with 429 only when asked for (``retry_after=True``).
 - A dead result URL (after 15 days) answers 404.
+- At most a hundred callbacks are under way at one time, each on a connection of its own, and what
+  is sent again is the same again.
 """
 
 from __future__ import annotations

@@ -102,13 +102,14 @@ class Api:
 
     async def _life(self, _app: web.Application) -> AsyncIterator[None]:
         self._wall = time.time() - asyncio.get_running_loop().time()
-        async with aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             # A small answer must not unfold into a large one.
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "User-Agent": "kling-async-emulator"},
             connector=aiohttp.TCPConnector(limit=0),
-        ) as self._session:
+        )
+        async with session as self._session, self._callbacks.open():
             yield
             await self._background.close()
             await self._films.close()
@@ -116,6 +117,8 @@ class Api:
 
     async def _close(self, _app: web.Application) -> None:
         self._closing.set()
+        # What is under way may hold up an answer.
+        await self._background.close()
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -172,9 +175,12 @@ class Api:
     async def _submit(self, request: web.Request) -> web.Response:
         self._service.check_model(request.match_info["model"])
         raw = await request.read()
-        task = self._service.submit(raw, _now(), lambda n: self._scenario.find({"task": n}))
+        task = self._service.submit(raw, _now(), lambda kind, n: self._scenario.find({kind: n}))
         if task.waiting or task.order.callback_url is not None:
-            self._background.start(self._live(task, _origin(request)))
+            called_back = asyncio.Event()
+            self._background.start(self._live(task, _origin(request), called_back))
+            if task.callback.what == "early":
+                await called_back.wait()
         else:
             self._service.end_is_known(task)
         return _success({"taskId": task.task_id})
@@ -204,8 +210,20 @@ class Api:
         kind = _SAMPLE_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
         return file_response(request, content, kind)
 
-    async def _live(self, task: EmulatedTask, origin: str) -> None:
-        """Read the task's images and call back at its end."""
+    async def _live(self, task: EmulatedTask, origin: str, called_back: asyncio.Event) -> None:
+        """Read the task's images and call back at its end; set an event whatever comes of it."""
+        try:
+            await self._read_images(task)
+            self._service.end_is_known(task)
+            if task.order.callback_url is None or math.isinf(task.ends_at):
+                return
+            await asyncio.sleep(task.ends_at - _now())
+            data = task.data(max(_now(), task.ends_at), self._stamp, origin)
+            await self._callbacks.deliver(task, data, called_back)
+        finally:
+            called_back.set()
+
+    async def _read_images(self, task: EmulatedTask) -> None:
         try:
             for url in task.order.image_urls:
                 await self._images.check(url)
@@ -214,12 +232,6 @@ class Api:
             # The service needs a second or so to find out, however near the image is.
             at = max(_now(), task.created + 1.0 / self._settings.speed)
             task.fail(at, problem.code, problem.message)
-        self._service.end_is_known(task)
-        if task.order.callback_url is None or math.isinf(task.ends_at):
-            return
-        await asyncio.sleep(task.ends_at - _now())
-        body = _envelope(task.data(max(_now(), task.ends_at), self._stamp, origin))
-        await self._callbacks.deliver(self._session, task.task_id, task.order.callback_url, body)
 
     def _stamp(self, at: float) -> int:
         return int((self._wall + at) * 1000)
@@ -233,12 +245,8 @@ def _origin(request: web.Request) -> str:
     return f"{request.scheme}://{request.host}"
 
 
-def _envelope(data: object) -> dict[str, object]:
-    return {"code": 200, "message": "success", "data": data}
-
-
 def _success(data: object) -> web.Response:
-    return web.json_response(_envelope(data))
+    return web.json_response({"code": 200, "message": "success", "data": data})
 
 
 def _read_sample(folder: Path | None, name: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from kling_async.testing.emulator.records import Submission
 from kling_async.testing.emulator.refusal import Refusal
 from kling_async.testing.emulator.rules import MODEL, Order, read_order
-from kling_async.testing.emulator.tasks import SUCCESS, EmulatedTask
+from kling_async.testing.emulator.tasks import ON_TIME, SUCCESS, EmulatedTask
 from kling_async.testing.emulator.window import SlidingWindow
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Service:
         self._tasks: dict[str, EmulatedTask] = {}
         self._running: set[str] = set()
         self._ends: list[tuple[float, str]] = []
+        self._callbacks = 0
         self.balance: float = balance
         self.ledger: list[Submission] = []
 
@@ -83,11 +84,12 @@ class Service:
         self,
         raw: bytes,
         now: float,
-        outcome: Callable[[int], Rule | None],
+        fate: Callable[[str, int], Rule | None],
     ) -> EmulatedTask:
         """Start a task and take its price, or refuse it (400, 429).
 
-        `outcome` is asked what shall become of the Nth task that is started.
+        `fate` is asked what shall become of the Nth ``task`` that is started, and of the Nth
+        ``callback`` among them.
         """
         order = read_order(raw)
         self._settle(now)
@@ -97,13 +99,18 @@ class Service:
         if price > self.balance:
             raise Refusal(400, "Insufficient credits")
         self.balance = round(self.balance - price, 4)
+        callback = None
+        if order.callback_url is not None:
+            self._callbacks += 1
+            callback = fate("callback", self._callbacks)
         task = EmulatedTask(
             task_id=f"task_{secrets.token_hex(8)}",
             model=MODEL,
             order=order,
             created=now,
             planned=self._duration(order),
-            outcome=outcome(len(self.ledger) + 1) or SUCCESS,
+            outcome=fate("task", len(self.ledger) + 1) or SUCCESS,
+            callback=callback or ON_TIME,
             waiting=bool(order.image_urls),
         )
         self._tasks[task.task_id] = task

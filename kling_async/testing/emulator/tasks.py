@@ -17,9 +17,10 @@ from kling_async.testing.scenario import Rule, Which
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SUCCESS", "EmulatedTask", "Failure"]
+__all__ = ["ON_TIME", "SUCCESS", "EmulatedTask", "Failure"]
 
 SUCCESS: Final = Rule("task", Which(1, None), "success")
+ON_TIME: Final = Rule("callback", Which(1, None), "on-time")
 
 # The share of a task's time in which it has not begun.
 _PENDING_SHARE: Final = 0.1
@@ -44,12 +45,15 @@ class EmulatedTask:
     created: float
     planned: float
     outcome: Rule = SUCCESS
+    callback: Rule = ON_TIME
     waiting: bool = False
     ready_at: float = 0.0
     failure: Failure | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Take the failure that the scenario asks for."""
+        """Take the end that the scenario asks for."""
+        if self.callback.what == "early":
+            self.planned = 0.0
         if self.outcome.what == "fail":
             code = self.outcome.detail
             self.fail(self.created + self.planned, code, f"Generation failed: {code}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,7 +35,7 @@ def service(
 
 def submit(one: Service, now: float, **fields: object) -> EmulatedTask:
     """Start a text-to-video task."""
-    task = one.submit(json.dumps({"input": TEXT | fields}).encode(), now, lambda _: None)
+    task = one.submit(json.dumps({"input": TEXT | fields}).encode(), now, lambda *_: None)
     one.end_is_known(task)
     return task
 
@@ -78,7 +79,11 @@ def test_stuck_tasks_never_make_room() -> None:
     """A task that does not end keeps its place."""
     one = service(concurrent_tasks=1)
     rule = Scenario().on("task", 1, "stuck").rules[0]
-    task = one.submit(json.dumps({"input": TEXT}).encode(), 0.0, lambda n: rule if n == 1 else None)
+    task = one.submit(
+        json.dumps({"input": TEXT}).encode(),
+        0.0,
+        lambda kind, n: rule if (kind, n) == ("task", 1) else None,
+    )
     one.end_is_known(task)
     with pytest.raises(Refusal):
         submit(one, 1e9)
@@ -128,3 +133,15 @@ def test_unknown_things_are_not_found() -> None:
         service().check_model("kling-9")
     with pytest.raises(Refusal, match="Not found"):
         service().find("task_1")
+
+
+def test_callbacks_are_counted_by_themselves() -> None:
+    """The Nth callback is the Nth task that was started with a callback URL."""
+    asked: list[tuple[str, int]] = []
+    one = service(concurrent_tasks=3)
+    callback = {"request_type": "callback", "callback_url": "https://example.com/x"}
+    for extra in ({}, callback, {}, callback):
+        body = json.dumps({"input": TEXT, **extra}).encode()
+        with suppress(Refusal):  # the fourth is one too many
+            one.submit(body, 0.0, lambda kind, number: asked.append((kind, number)))
+    assert asked == [("task", 1), ("callback", 1), ("task", 2), ("task", 3)]

@@ -100,3 +100,14 @@ def test_the_earlier_failure_counts() -> None:
 def test_outcomes(what: str, now: float, field: str, value: object) -> None:
     """Each outcome of a scenario changes the answer as it says."""
     assert data(task(what), now).get(field) == value
+
+
+def test_an_early_callback_means_an_end_at_once() -> None:
+    """A task whose callback comes early ends when it begins, or as soon as its images are read."""
+    early = Scenario().on("callback", 1, "early").rules[0]
+    one = EmulatedTask("t", "kling-2-1", ORDER, 100.0, 60.0, callback=early)
+    assert one.state(100.0) == "success"
+    two = EmulatedTask("t", "kling-2-1", ORDER, 100.0, 60.0, callback=early, waiting=True)
+    assert two.ends_at == inf
+    two.ready(103.0)
+    assert two.ends_at == 103.0
