@@ -72,6 +72,7 @@ class Callbacks:
         self._calls = calls
         self._polls = polls
         self._expected: dict[str, Expected] = {}
+        self._closed = False  # and not used again since
         # What follows belongs to one event loop.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attendants: set[asyncio.Task[None]] = set()
@@ -88,6 +89,7 @@ class Callbacks:
     def sending(self, expected: Expected, slot: Slot) -> None:
         """Keep what comes for a submit from now on."""
         loop = self._bind(asyncio.get_running_loop())
+        self._closed = False
         expected.slot, expected.sent_at = slot, loop.time()
         self._expected[expected.nonce] = expected
 
@@ -107,6 +109,8 @@ class Callbacks:
             del self._expected[expected.nonce]
             return None
         expected.lost = True
+        if not isinstance(error, Exception):  # the loop itself is ending
+            self._closed = True
         # The presumed lifetime bounds how long one is kept, and with it how many are.
         too_old = expected.sent_at - self._calls.limiter.limits.presumed_lifetime
         for one in [one for one in self._expected.values() if one.lost and one.sent_at < too_old]:
@@ -119,7 +123,7 @@ class Callbacks:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
-        loop = here if self._loop is None or self._loop.is_closed() else self._loop
+        loop = self._polls.loop or here
         if loop is None:  # nothing runs in which anybody could wait
             return False
         known = callback.nonce in self._expected or (
@@ -128,12 +132,16 @@ class Callbacks:
         if loop is here:
             self._heard(callback)
         else:
-            loop.call_soon_threadsafe(self._heard, callback)
+            try:
+                loop.call_soon_threadsafe(self._heard, callback)
+            except RuntimeError:  # it was closed in this very moment
+                return False
         return known
 
     async def close(self) -> None:
-        """Let nothing run on that nobody waits for."""
+        """Let nothing run on that nobody waits for, and begin nothing before the next submit."""
         self._bind(asyncio.get_running_loop())
+        self._closed = True
         for attendant in self._attendants:
             attendant.cancel()
         if self._attendants:
@@ -150,10 +158,12 @@ class Callbacks:
         elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
-    def _find(self, expected: Expected, callback: Callback) -> Task:
+    def _find(self, expected: Expected, callback: Callback) -> Task | None:
         """Take up a task whose reference was lost with the answer to its submit."""
         assert expected.slot is not None  # noqa: S101 - it was sent
         ref, now = callback.snapshot.ref, asyncio.get_running_loop().time()
+        if self._running.find(ref) is not None:  # attached meanwhile, or another submit's
+            return None
         task = self._running.task(ref, kind_of(expected.sent), now - expected.sent_at)
         self._running.begin(task, expected.slot, expected.nonce)
         self._calls.tell(Submitted, ref, expected.sent)
@@ -167,7 +177,7 @@ class Callbacks:
         if callback.trusted and (said.result_urls or said.state is TaskState.FAILED):
             self._running.note(said)
             task.hint(said)
-        elif not task.hint():
+        elif not task.hint() and not self._closed:
             attendant = asyncio.create_task(attend(task))
             self._attendants.add(attendant)
             attendant.add_done_callback(self._attendants.discard)

@@ -106,7 +106,7 @@ class KlingClient:
         self._session = session
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         polls = Polls(polling or Polling(), self._limits)
-        self._running = Running(limiter, polls, self.status)
+        self._running = Running(limiter, polls, self._ask)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
         self._submits = Submits(self._calls, polls, self._running, self._callbacks)
 
@@ -227,6 +227,10 @@ class KlingClient:
             RequestError: No usable answer came.
         """
         asked = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
+        task = self._running.find(asked)
+        return await (self._ask(asked) if task is None else task.status())
+
+    async def _ask(self, asked: TaskRef) -> Snapshot:
         request = requests.status(asked)
 
         async def once() -> Snapshot:

@@ -155,6 +155,11 @@ class Polls:
             memory.begin(course)
         return course
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where tasks are waited for, unless that is over."""
+        return None if self._loop is None or self._loop.is_closed() else self._loop
+
     def arrived(self) -> None:
         """Note that a callback has come, whichever it is."""
         self._bind()
@@ -167,7 +172,10 @@ class Polls:
         course.hinted = True
         if course.loop is None:  # whoever comes first asks at once
             return
-        course.due = course.loop.time()
+        now = course.loop.time()
+        if course.due <= now:  # it is due anyway
+            return
+        course.due = now
         if course.turn is not None and not course.turn.done() and course.loop is self._loop:
             self._gone += 1  # its old place in the queue
             self._count += 1
@@ -207,12 +215,13 @@ class Polls:
                 self._sweep()
             raise
         finally:
-            course.turn = None
+            if course.turn is turn:  # else the task is waited for on another loop by now
+                course.turn = None
         course.turned_at, course.hinted = self._clock(), False
 
     def asked(self, course: Course, snapshot: Snapshot | None) -> None:
         """End a turn, with what the service said; None if it said nothing."""
-        if course.loop is not self._loop:  # the loop of that turn is gone, and all it counted
+        if asyncio.get_running_loop() is not self._loop:  # what this one counted is forgotten
             return
         self._asking -= 1
         self._wished -= course.wish
@@ -235,7 +244,7 @@ class Polls:
             course.born += shift
             course.due += shift
             course.turned_at += shift
-        course.loop = loop
+        course.loop, course.turn = loop, None
 
     def _learn(self, course: Course, snapshot: Snapshot) -> None:
         now = self._clock()
@@ -248,11 +257,9 @@ class Polls:
             course.asked_at = age
             self._plan(course, now, age)
             return
-        taken = None
-        if snapshot.state is TaskState.SUCCESS:
-            ages = [one for one in (course.asked_at, age) if one is not None]
-            taken = took(snapshot, [] if course.guessed else ages)
-        course.memory.end(course, taken)
+        ages = [one for one in (course.asked_at, age) if one is not None]
+        taken = took(snapshot, [] if course.guessed else ages)
+        course.memory.end(course, taken if snapshot.state is TaskState.SUCCESS else None)
         if course.called_back:
             self._arrivals = self._arrivals.without(now if taken is None else course.born + taken)
 
@@ -299,9 +306,11 @@ class Polls:
     def _sweep(self) -> None:
         """Forget waiters who have gone, once they are the most of those in the queue."""
         if self._gone > max(_FEW, len(self._queue) / 2):
+            before = len(self._queue)
             self._queue[:] = [one for one in self._queue if not one[2].done()]
             heapify(self._queue)
-            self._gone = len(self._queue) - len({id(turn) for _, _, turn in self._queue})
+            # Also of some who were cancelled with this one, and have not counted themselves yet.
+            self._gone -= before - len(self._queue)
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
+from kling_async import _schemas
 from kling_async.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 __all__ = ["FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"]
 
 # The contract calls ids opaque, so only what could not be stored on one line is refused.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TASK_ID = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
+
+_REF = "must be a reference such as kling-2-1/task_12345678"
+
+_URL = _schemas.says(format="uri")
+_URLS = _schemas.says(items={"type": "string", "format": "uri"})
 
 
 class TaskState(StrEnum):
@@ -81,13 +94,41 @@ class TaskRef:
         model, slash, task_id = text.strip().partition("/") if isinstance(text, str) else ("",) * 3
         if not slash:
             seen = repr(text)[:80]
-            rule = "must be a reference such as kling-2-1/task_12345678"
-            raise InputError(problems=[Problem("ref", rule, seen)])
+            raise InputError(problems=[Problem("ref", _REF, seen)])
         return cls(model, task_id)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        def read(value: object, _: object) -> TaskRef:
+            words = type(value).__name__  # of a nest, which may be too deep to write
+            if isinstance(value, str):
+                words = repr(value[:80])
+                with suppress(InputError):
+                    return cls.parse(value)
+            raise _schemas.refusal(cls, [(None, _REF, _schemas.showable(value, words))])
+
+        return _schemas.core_schema(cls, read, str, core_schema.str_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # There are no halves of characters in JSON, and not every reader can write them.
+        task_id = _TASK_ID.pattern.replace(r"\ud800-\udfff", "")
+        return {
+            "type": "string",
+            "pattern": f"^{_MODEL.pattern}/{task_id}$",
+            "description": _schemas.summary(cls),
+            "examples": ["kling-2-1/task_12345678"],
+        }
 
 
 @frozen
-class Snapshot:
+class Snapshot(_schemas.Value):
     """What one status answer said.
 
     Attributes:
@@ -109,18 +150,41 @@ class Snapshot:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     cost_time: float | None = None
-    result_urls: tuple[str, ...] = ()
+    result_urls: tuple[str, ...] = field(default=(), metadata=_URLS)
     fail_code: str = ""
     fail_message: str = ""
     reason: FailReason | None = None
 
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON; times in ISO 8601, ``cost_time`` in seconds."""
+        return {
+            "ref": str(self.ref),
+            "state": self.state.value,
+            "vendor_state": self.vendor_state,
+            "created_at": self.created_at and self.created_at.isoformat(),
+            "completed_at": self.completed_at and self.completed_at.isoformat(),
+            "cost_time": self.cost_time,
+            "result_urls": list(self.result_urls),
+            "fail_code": self.fail_code,
+            "fail_message": self.fail_message,
+            "reason": self.reason and self.reason.value,
+        }
+
 
 @frozen
-class Result:
-    """A finished, successful snapshot. The URLs live for 15 days at most: download promptly."""
+class Result(_schemas.Value):
+    """A finished, successful snapshot. The URLs live for 15 days at most: download promptly.
+
+    Attributes:
+        ref: The task.
+        result_urls: Where the videos are.
+        created_at: When the service accepted it, if it said so.
+        completed_at: When it ended.
+        cost_time: Seconds that the generation took, by the service's own count.
+    """
 
     ref: TaskRef
-    result_urls: tuple[str, ...]
+    result_urls: tuple[str, ...] = field(metadata=_URLS)
     created_at: datetime | None = None
     completed_at: datetime | None = None
     cost_time: float | None = None
@@ -137,7 +201,7 @@ class Result:
 
 
 @frozen
-class SavedFile:
+class SavedFile(_schemas.Value):
     """One file of a result, complete on disk.
 
     Attributes:
@@ -147,7 +211,16 @@ class SavedFile:
         sha256: The checksum of its content, in hexadecimal.
     """
 
-    url: str
+    url: str = field(metadata=_URL)
     name: str
     size_bytes: int
     sha256: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return {
+            "url": self.url,
+            "name": self.name,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+        }

@@ -36,6 +36,8 @@ class Running:
         self._held: dict[TaskRef, _Held] = {}
         # Attached, and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
+        # An answer that was under way when they ended may still say that they run.
+        self._ended: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
 
     @property
     def tasks(self) -> dict[TaskRef, Task]:
@@ -80,9 +82,13 @@ class Running:
         """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
         ref = snapshot.ref
         if snapshot.state.ended:
-            if (ended := self._held.pop(ref, None)) is not None:
-                ended.slot.release()
-        elif ref not in self._held:
+            task = self._attached.get(ref)
+            if (held := self._held.pop(ref, None)) is not None:
+                task = held.task
+                held.slot.release()
+            if task is not None:
+                self._ended[ref] = task
+        elif ref not in self._held and ref not in self._ended:
             self.hold(self._attached.get(ref) or self.task(ref, Kind(ref.model), None))
 
 

@@ -71,8 +71,10 @@ class Task:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        self._snapshot = await self._ask(self._ref)
-        return self._snapshot
+        snapshot = self._snapshot = await self._ask(self._ref)
+        if snapshot.state.ended:
+            self.hint(snapshot)  # whoever waits need not ask again
+        return snapshot
 
     async def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Wait for the end and return the result.

@@ -15,6 +15,7 @@ from kling_async.errors import (
     DownloadError,
     InputError,
     KlingError,
+    LimiterError,
     MissingExtraError,
     Problem,
     ResultExpiredError,
@@ -122,7 +123,7 @@ def test_every_error_answers_the_three_questions(cls: type[KlingError]) -> None:
     error = cls()
     assert isinstance(error, KlingError)
     assert error.ref is None
-    assert error.retryable is issubclass(cls, ConnectError | DownloadError)
+    assert error.retryable is issubclass(cls, ConnectError | DownloadError | LimiterError)
     assert error.may_have_charged is issubclass(cls, TaskError)
 
 

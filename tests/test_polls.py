@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
 from kling_async.policy.durations import Kind
@@ -79,10 +81,12 @@ async def gap(polls: Polls, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> 
     return await poll(polls, course, FAILED) - first
 
 
-async def live(polls: Polls, kind: Kind, lasts: float, *, told: bool = True) -> list[float]:
+async def live(
+    polls: Polls, kind: Kind, lasts: float, *, told: bool = True, called_back: bool = False
+) -> list[float]:
     """Follow a task that lasts so long; give its age at each poll."""
     began = now()
-    course = polls.course(kind)
+    course = polls.course(kind, called_back=called_back)
     ages = [0.0]
     while ages[-1] < lasts:
         await polls.turn(course)
@@ -310,6 +314,367 @@ async def test_a_few_who_have_gone_do_no_harm() -> None:
     await asyncio.sleep(1)
     gone.cancel()
     assert [await stays] == about(40)
+
+
+# ---------------------------------------------------------------------------------- who is hastened
+
+
+@pytest.mark.parametrize("called_back", [True, False])
+async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
+    """Who waits for a task that is hastened is let through at once, the others in their time."""
+    polls = Polls(Polling(), Limits())
+    one, other = (polls.course(FIVE, called_back=called_back) for _ in range(2))
+    waits = [asyncio.create_task(poll(polls, course)) for course in (one, other)]
+    await asyncio.sleep(10)
+    polls.hasten(one)
+    assert await asyncio.gather(*waits) == about(10, 99 if called_back else 60)
+
+
+async def test_hastened_before_anybody_waits() -> None:
+    """Who comes to wait for a task that was hastened is let through at once."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(FIVE), polls.course(FIVE, None), polls.course(FIVE, called_back=True)]
+    await asyncio.sleep(5)
+    for course in courses:
+        polls.hasten(course)
+    await asyncio.sleep(2)
+    assert await together(*(poll(polls, course) for course in courses)) == about(7, 7, 7)
+
+
+async def test_hastened_without_room() -> None:
+    """Without room, who is hastened takes his turn among those who are due, and takes it once."""
+    polls = Polls(Polling(), Limits(10, 3))
+    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=10)) for _ in range(3)]
+    course = polls.course(FIVE)
+    wait = asyncio.create_task(poll(polls, course))
+    await asyncio.sleep(1)
+    before = asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=1))
+    await asyncio.sleep(1)
+    for _ in range(10):
+        polls.hasten(course)
+    after = asyncio.create_task(poll(polls, polls.course(FIVE, None)))
+    await asyncio.wait(held)
+    assert await asyncio.gather(before, wait, after) == about(10, 10, 10)
+    assert await fullest(polls, 20) == 3
+
+
+async def test_hastened_while_asking() -> None:
+    """A task that is hastened while it is asked after, and runs, is asked after again at once."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    asyncio.get_running_loop().call_later(62, polls.hasten, course)
+    moments = [await poll(polls, course, takes=5) for _ in range(3)]
+    assert moments == about(60, 65, 70 + 0.5)
+
+
+async def test_a_task_that_was_hastened_for_nothing() -> None:
+    """A task that runs on after its callback is asked after as one that has none to come."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE, called_back=True)
+    asyncio.get_running_loop().call_later(75, polls.hasten, course)
+    assert [await poll(polls, course) for _ in range(3)] == about(75, 76, 77)
+
+
+@pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
+async def test_hastened_and_cancelled(at: str) -> None:
+    """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
+    polls = Polls(Polling(), SLOW)
+    course = polls.course(ATTACHED, None)
+    await poll(polls, course)
+    held = [
+        asyncio.create_task(poll(polls, polls.course(ATTACHED, None), takes=9)) for _ in range(3)
+    ]
+    await asyncio.sleep(0.5)
+    if at != "waiting":
+        held[0].cancel()
+        await asyncio.sleep(0)
+    wait = asyncio.create_task(poll(polls, course, takes=30))
+    await asyncio.sleep(0)
+    polls.hasten(course)
+    if at == "asking":
+        await asyncio.sleep(0.1)
+    wait.cancel()
+    await asyncio.gather(wait, *held, return_exceptions=True)
+    assert await fullest(polls, 10) == 3
+    assert [await gap(polls)] == about(ALONE)
+
+
+def test_hastened_on_the_next_loop() -> None:
+    """Waiters of a loop that ends late take nothing from the one who waits on the next."""
+    polls = Counted(Polling(), Limits(10, 3))
+    made: list[Course] = []
+
+    async def leave() -> asyncio.Task[float]:
+        made.extend(polls.course(FIVE, None) for _ in range(4))  # one without room
+        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in made]
+        await asyncio.sleep(10)
+        return waits[3]
+
+    async def begin() -> asyncio.Task[float]:
+        del made[:3]
+        for at in (0, 1):
+            assert [await poll(polls, made[0], takes=1)] == about(at)
+            polls.hasten(made[0])  # while nobody waits here
+        assert [await poll(polls, made[0], takes=1)] == about(2)
+        wait = asyncio.create_task(poll(polls, made[0]))
+        await asyncio.sleep(0.1)
+        return wait
+
+    async def go_on(wait: asyncio.Task[float]) -> None:
+        at = now()
+        polls.hasten(made[0])
+        assert [await wait] == about(at)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    first = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        second = runner.run(begin())
+        left.close()
+        runner.run(go_on(second))
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
+    """Who was let through on a loop that was left takes nothing from who waits on the next."""
+    polls = Counted(Polling(), Limits())
+    course: list[Course] = []
+
+    async def leave() -> asyncio.Task[float]:
+        course.append(polls.course(FIVE, called_back=True))
+        wait = asyncio.create_task(poll(polls, course[0], takes=1))
+        await asyncio.sleep(10)
+        # In the very last turn of the loop, or half a second before that.
+        asyncio.get_running_loop().call_soon(polls.hasten, course[0])
+        if asking:
+            await asyncio.sleep(0.5)
+        return wait
+
+    async def begin() -> asyncio.Task[float]:
+        await poll(polls, course[0])
+        wait = asyncio.create_task(poll(polls, course[0]))
+        await asyncio.sleep(0)
+        return wait
+
+    async def go_on(wait: asyncio.Task[float]) -> None:
+        polls.check()
+        polls.hasten(course[0])
+        await asyncio.sleep(1e-3)
+        assert wait.done()
+        await asyncio.sleep(100)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner, left:
+        first = left.run(leave())
+        second = runner.run(begin())
+        left.run(asyncio.sleep(5))
+        assert first.done()
+        runner.run(go_on(second))
+
+
+class Counted(Polls):
+    """Shows what it counts, of which a fault would show hours later."""
+
+    def check(self) -> None:
+        """Compare the counters with what is there."""
+        places = [turn for _, _, turn in self._queue]
+        waiting = {id(turn) for turn in places if not turn.done()}
+        assert self._gone == len(places) - len(waiting)
+        assert 0 <= self._asking <= self._room
+        assert self._wished > -1e-9
+
+    @property
+    def rest(self) -> tuple[int, int, int, float]:
+        """What is counted; nothing, once everybody has gone."""
+        return len(self._queue), self._gone, self._asking, round(self._wished, 6)
+
+
+async def follow(polls: Polls, course: Course, says: Snapshot | None, takes: float) -> None:
+    """Wait for a task of which the service says this or, while it is None, nothing."""
+    while True:
+        await polls.turn(course)
+        said = None
+        try:
+            await asyncio.sleep(takes)
+            said = says
+        finally:
+            polls.asked(course, said)
+        if said is None:
+            polls.postpone(course)
+        elif said.state.ended:
+            return
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["wait", "wait", "cancel", "hasten", "hasten", "yield", "sleep"]),
+        st.integers(0, 7),
+        st.sampled_from([0.0, 0.5, 3.0, 70.0]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(STEPS, st.sampled_from([None, RUNNING, SUCCESS]))
+def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapshot | None) -> None:
+    """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
+
+    async def main() -> None:
+        polls = Counted(Polling(), Limits(10, 3))
+        courses = [
+            polls.course(
+                FIVE if number % 2 else NEW, None if number > 5 else 50.0, called_back=flag
+            )
+            for number, flag in enumerate([True, True, True, False] * 2)
+        ]
+        waits: dict[int, asyncio.Task[None]] = {}
+        for what, number, seconds in steps:
+            wait = waits.get(number)
+            if what == "wait" and (wait is None or wait.done()):
+                waits[number] = asyncio.create_task(follow(polls, courses[number], says, seconds))
+            elif what == "cancel" and wait is not None:
+                wait.cancel()
+            elif what == "hasten":
+                polls.hasten(courses[number])
+            elif what == "sleep":  # else the next step comes in the same turn of the loop
+                await asyncio.sleep(seconds)
+                await asyncio.sleep(1e-4)
+                polls.check()
+            elif what == "yield":
+                await asyncio.sleep(0)
+        for wait in waits.values():
+            wait.cancel()
+        await asyncio.gather(*waits.values(), return_exceptions=True)
+        polls.check()
+        await asyncio.sleep(1e6)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+async def test_those_who_were_hastened_are_swept() -> None:
+    """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
+    polls = Counted(Polling(), Limits(10, 3))
+    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=30)) for _ in range(3)]
+    courses = [polls.course(FIVE, n / 100) for n in range(600)]
+    waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+    await asyncio.sleep(1)
+    for course in courses[::2]:
+        for _ in range(3):
+            polls.hasten(course)
+    assert polls.rest[:2] == (900, 300)
+    for number, wait in enumerate(waits):
+        if number % 5:
+            wait.cancel()
+    await asyncio.sleep(1)
+    polls.check()
+    assert polls.rest[0] <= 120 + 60 + 100
+    await asyncio.wait(held)
+    moments = await asyncio.gather(*waits[::5])
+    assert moments[::2] == about(*[30.0] * 60)
+    assert moments[1::2] == about(*(60 - n / 100 for n in range(5, 600, 10)))
+    await asyncio.sleep(1000)
+    assert polls.rest == (0, 0, 0, 0.0)
+
+
+# ---------------------------------------------------------------------------------- where they come
+
+
+async def first_poll(polls: Polls) -> float:
+    """Give the age at which the next task with a callback is first asked after, and has ended."""
+    return (await live(polls, FIVE, 75.0, called_back=True))[0]
+
+
+async def test_called_back() -> None:
+    """Before a callback is overdue nobody asks; then the safety net has its pace."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, FIVE, 300.0, called_back=True)
+    assert ages == about(99, 159, 219, 279, 339)
+
+
+async def test_callbacks_that_stop() -> None:
+    """After three ends without a callback tasks are polled as usual, until one comes."""
+    polls = Polls(Polling(), Limits())
+    firsts = [await first_poll(polls) for _ in range(5)]
+    assert min(firsts[:3]) > 75 + 5
+    assert max(firsts[3:]) < 75
+    polls.arrived()
+    assert await first_poll(polls) > 75 + 5
+    assert await first_poll(polls) > 75 + 5
+    polls.arrived()
+    assert await first_poll(polls) > 75 + 5
+
+
+async def test_those_who_wait_when_callbacks_stop() -> None:
+    """A task that runs when callbacks stop is polled as usual from its next poll on."""
+    polls = Polls(Polling(), Limits())
+    slow = asyncio.create_task(live(polls, FIVE, 200.0, called_back=True))
+    lost = [polls.course(FIVE, called_back=True) for _ in range(3)]
+    await together(*(poll(polls, course, FAILED) for course in lost))
+    ages = await slow
+    assert ages[0] == pytest.approx(99, abs=0.1)
+    assert len(ages) > 10
+
+
+async def test_a_failure_that_was_not_called_back() -> None:
+    """A failed task that ended before the latest callback is one that was lost, not the third."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(FIVE, called_back=True) for _ in range(5)]
+    await asyncio.sleep(90)
+    polls.arrived()
+    zero = datetime.now(UTC)
+    said = Snapshot(
+        REF, TaskState.FAILED, created_at=zero, completed_at=zero + timedelta(seconds=80)
+    )
+    await together(*(poll(polls, course, said) for course in courses))
+    assert await first_poll(polls) == pytest.approx(99, abs=0.1)
+
+
+async def test_what_a_callback_leads_to_is_no_miss() -> None:
+    """An end that is found because of a callback does not count as one without."""
+    polls = Polls(Polling(), Limits())
+    for _ in range(5):
+        course = polls.course(FIVE, called_back=True)
+        await asyncio.sleep(60)
+        polls.hasten(course)
+        await poll(polls, course, SUCCESS)
+    assert await first_poll(polls) > 75
+
+
+def test_trust_begins_anew() -> None:
+    """On the next event loop callbacks are presumed to come again."""
+    polls = Polls(Polling(), Limits())
+
+    async def stop() -> None:
+        for _ in range(3):
+            await first_poll(polls)
+        assert await first_poll(polls) < 75
+
+    async def go_on() -> None:
+        assert await first_poll(polls) > 75
+
+    for main in (stop(), go_on()):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+
+
+def test_the_loop() -> None:
+    """The loop is that on which tasks were waited for last, until it is closed."""
+    polls = Polls(Polling(), Limits())
+    assert polls.loop is None
+
+    async def wait() -> None:
+        await poll(polls, polls.course(FIVE, None))
+        assert polls.loop is asyncio.get_running_loop()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(wait())
+        assert polls.loop is runner.get_loop()
+    assert polls.loop is None
 
 
 # -------------------------------------------------------------------------------------------- loops
@@ -556,6 +921,21 @@ async def test_a_service_that_recovers() -> None:
     assert (await live(polls, FIVE, 75.0)) == about(120)
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_failures_teach_nothing(told: bool) -> None:  # noqa: FBT001
+    """How long it took a task to fail says nothing about those that succeed."""
+    polls = Polls(Polling(first=10.0), Limits())
+    zero = datetime.now(UTC)
+    later = zero + timedelta(seconds=5)
+    said = Snapshot(REF, TaskState.FAILED, created_at=zero, completed_at=later)
+    for _ in range(40):
+        await poll(polls, polls.course(FIVE), said if told else FAILED)
+    # Nearly 90 s old, it is still within its time, but in no tail.
+    course = polls.course(FIVE)
+    await asyncio.sleep(85)
+    assert [await poll(polls, course), await poll(polls, course)] == about(485, 486)
+
+
 async def test_kinds_are_apart() -> None:
     """What is learned of one kind is nothing to another."""
     polls = Polls(Polling(), Limits())
@@ -578,7 +958,7 @@ async def test_stuck_tasks() -> None:
     assert (await live(polls, FIVE, 70.0))[:1] == about(60)
 
 
-# -------------------------------------------------------------------------------- the whole system
+# --------------------------------------------------------------------------------- the whole system
 
 
 class Service:

@@ -235,6 +235,172 @@ async def test_a_status_call_beside_a_waiter() -> None:
     assert (await waiter).result_urls == URLS
 
 
+# ------------------------------------------------------------------------------------------- hints
+
+
+async def begun(task: Task) -> asyncio.Task[Result]:
+    """Begin to wait for a task, for seven seconds."""
+    wait = asyncio.create_task(task.wait())
+    await asyncio.sleep(7)
+    return wait
+
+
+async def test_a_hint() -> None:
+    """A hint has whoever waits ask at once, once for all of them."""
+    service = Service((0, "processing"), (7, "success"))
+    task = service.task(Polling())
+    waits = [asyncio.create_task(task.wait()) for _ in range(3)]
+    await asyncio.sleep(7)
+    assert not service.asked
+    assert task.hint() is True
+    for wait in waits:
+        assert (await wait).result_urls == URLS
+    assert service.asked == pytest.approx([7], abs=0.01)
+
+
+async def test_a_hint_that_is_not_true() -> None:
+    """If the task runs on, it is asked after at the usual times from there on."""
+    service = Service((0, "processing"), (80, "success"))
+    task = service.task(Polling())
+    wait = await begun(task)
+    task.hint()
+    await wait
+    assert service.asked[0] == pytest.approx(7, abs=0.01)
+    gaps = [b - a for a, b in pairwise(service.asked)]
+    assert gaps[0] == pytest.approx(1, abs=0.01)
+    assert max(gaps) < 3.1
+    assert now() < 81.1
+
+
+async def test_a_hint_while_it_is_asked_after() -> None:
+    """A hint that comes during a poll has another follow at once, and no more than one."""
+    service = Service((0, "processing"), (13, "success"), delay=5.0)
+    task = service.task(Polling())
+    wait = await begun(task)
+    task.hint()
+    await asyncio.sleep(4)
+    for _ in range(5):
+        assert task.hint() is True
+    await wait
+    assert service.asked == pytest.approx([7, 12], abs=0.01)
+
+
+async def test_a_hint_while_nobody_waits() -> None:
+    """If nobody waits, that is said, and the first who does asks at once."""
+    service = Service((0, "processing"), (7, "success"))
+    task = service.task(Polling())
+    assert task.hint() is False
+    await asyncio.sleep(20)
+    assert not service.asked
+    await task
+    assert service.asked == pytest.approx([20], abs=0.01)
+
+
+async def test_a_hint_while_a_watcher_is_busy() -> None:
+    """A watcher who is doing something else is not waiting, and asks at once when he is back."""
+    service = Service((0, "processing"), (5, "success"))
+    task = service.task(Polling(first=1.0, shortest=100, longest=100))
+    seen: list[float] = []
+    async for _ in task.watch():
+        seen.append(now())
+        await asyncio.sleep(10)
+        if len(seen) == 1:
+            assert task.hint() is False
+    assert seen == pytest.approx([1, 11], abs=0.01)
+
+
+async def test_a_hint_about_a_task_of_unknown_age() -> None:
+    """An attached task may be hinted at before anybody waits for it."""
+    service = Service((0, "success"))
+    task = service.task(Polling(), age=None)
+    assert task.hint() is False
+    await task
+    assert len(service.asked) == 1
+
+
+@pytest.mark.parametrize("at", ["asked", "asking", "waiting"])
+async def test_a_hint_and_a_waiter_who_gives_up(at: str) -> None:
+    """If the waiter who was to ask gives up, the next in line asks at once."""
+    service = Service((0, "processing"), (7, "success"), delay=2.0)
+    task = service.task(Polling())
+    first = asyncio.create_task(task.wait())
+    second = await begun(task)
+    if at == "waiting":
+        first.cancel()
+    task.hint()
+    if at == "asking":
+        await asyncio.sleep(1)
+    first.cancel()
+    await second
+    assert now() < 10.1
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_an_end_beyond_doubt(waits: bool) -> None:  # noqa: FBT001
+    """A hint that brings the end itself is believed, and nobody is asked."""
+    service = Service((0, "processing"))
+    task = service.task(Polling())
+    ended = Snapshot(REF, TaskState.SUCCESS, "success", result_urls=URLS)
+    if waits:
+        wait = await begun(task)
+        assert task.hint(ended) is True
+        assert (await wait).result_urls == URLS
+    else:
+        assert task.hint(ended) is False
+        assert task.hint() is False  # which takes nothing back
+        assert (await task).result_urls == URLS
+    assert not service.asked
+    assert task.snapshot is ended
+    assert now() < 8
+
+
+async def test_an_end_beyond_doubt_while_it_is_asked_after() -> None:
+    """An end that is brought during a poll is believed, whatever that poll says."""
+    service = Service((0, "processing"), delay=5.0)
+    task = service.task(Polling())
+    wait = await begun(task)
+    task.hint()
+    await asyncio.sleep(1)
+    task.hint(Snapshot(REF, TaskState.FAILED, "failed", fail_code="NSFW"))
+    with pytest.raises(TaskFailedError, match="NSFW"):
+        await wait
+    assert len(service.asked) == 1
+
+
+async def test_a_watcher_and_an_end_beyond_doubt() -> None:
+    """Who watches is shown the end that was brought, and that it is the last."""
+    service = Service((0, "processing"))
+    task = service.task(Polling(first=1.0))
+    ended = Snapshot(REF, TaskState.SUCCESS, "success", result_urls=URLS)
+    asyncio.get_running_loop().call_later(7, task.hint, ended)
+    states = [(one.vendor_state, round(now())) async for one in task.watch()]
+    assert states == [("processing", 1), ("success", 7)]
+
+
+def test_a_hint_on_another_loop() -> None:
+    """Waiters of a loop that was left are not waiting here; who comes to wait here asks at once."""
+    service = Service((0, "processing"))
+    tasks: list[Task] = []
+
+    async def leave() -> asyncio.Task[Result]:
+        tasks.append(service.task(Polling()))
+        return await begun(tasks[0])
+
+    async def go_on() -> None:
+        assert tasks[0].hint() is False
+        service.plan = ((0, "success"),)
+        await tasks[0]
+        assert now() < 0.1
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    wait = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(go_on())
+    left.close()
+    assert wait.cancelled()
+
+
 # ----------------------------------------------------------------------------------------- trouble
 
 

@@ -28,14 +28,15 @@ __all__ = [
     "parse_input",
 ]
 
-_CLASSES: dict[tuple[str, str], type[Input]] = {
+# Every class, by its model and mode.
+CLASSES: dict[tuple[str, str], type[Input]] = {
     (cls.model, cls.mode): cls
     for cls in (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)
 }
-_MODELS = sorted({model for model, _ in _CLASSES})
+_MODELS = sorted({model for model, _ in CLASSES})
 
 # The API's own default, where a mapping names no mode.
-_DEFAULT_MODES = {"kling-2-1": "standard-image-to-video"}
+DEFAULT_MODES = {"kling-2-1": "standard-image-to-video"}
 
 
 def parse_input(mapping: Mapping[str, object]) -> Input:
@@ -51,13 +52,22 @@ def parse_input(mapping: Mapping[str, object]) -> Input:
     if not isinstance(mapping, Mapping):
         problem = Problem("input", "must be a mapping such as a JSON object", seen(mapping))
         raise InputError(problems=[problem])
+    return pick(mapping).from_dict(mapping)
+
+
+def pick(mapping: Mapping[str, object]) -> type[Input]:
+    """Return the class that a mapping means.
+
+    Raises:
+        InputError: The model or mode is unknown.
+    """
     model = mapping.get("model", "kling-2-1")
     if model not in _MODELS:
         problem = Problem("model", f"must be one of {', '.join(_MODELS)}", seen(model))
         raise InputError(problems=[problem])
-    mode = mapping.get("mode", _DEFAULT_MODES[str(model)])
-    cls = _CLASSES.get((str(model), mode)) if isinstance(mode, str) else None
+    mode = mapping.get("mode", DEFAULT_MODES[str(model)])
+    cls = CLASSES.get((str(model), mode)) if isinstance(mode, str) else None
     if cls is None:
-        modes = ", ".join(mode for known, mode in _CLASSES if known == model)
+        modes = ", ".join(mode for known, mode in CLASSES if known == model)
         raise InputError(problems=[Problem("mode", f"must be one of {modes}", seen(mode))])
-    return cls.from_dict(mapping)
+    return cls

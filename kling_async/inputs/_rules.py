@@ -1,17 +1,17 @@
 """The checks that inputs are made of.
 
-A rule is a function from a value to what it breaks, in words, or None where it holds. Which
-field has which rule stands with the model, in its own module.
+A rule is called with a value and returns what it breaks, in words, or None where it holds. It
+also says in the words of JSON Schema what it admits, so that the two cannot differ. Which field
+has which rule stands with the model, in its own module.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 from urllib.parse import urlsplit
 
-Rule = Callable[[object], str | None]
+from attrs import frozen
 
 # Floats such as 0.1 + 0.2 lie within a few 1e-17 of the tenth they mean.
 _STEP_TOLERANCE = 1e-9
@@ -27,47 +27,75 @@ def seen(value: object) -> str:
         return start if len(value) <= _SEEN_LENGTH else f"{start}… ({len(value)} characters)"
     try:
         text = repr(value)
-    except ValueError:  # an integer of thousands of digits
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a deep nest
         text = f"{type(value).__name__} too large to show"
     return text if len(text) <= _SEEN_LENGTH else f"{text[:_SEEN_LENGTH]}…"
 
 
-def text(shortest: int, longest: int) -> Rule:
-    """Text of so many characters (Unicode code points, not bytes)."""
-    words = f"must be text of {shortest} to {longest} characters"
+class Rule(Protocol):
+    """What a field's value must hold."""
 
-    def rule(value: object) -> str | None:
-        if not isinstance(value, str) or not shortest <= len(value) <= longest:
-            return words
+    def __call__(self, value: object, /) -> str | None:
+        """Return what the value breaks, or None."""
+        ...
+
+    def schema(self) -> dict[str, object]:
+        """Return what it admits, as a JSON Schema."""
+        ...
+
+
+@frozen
+class Text:
+    """Text of so many characters (Unicode code points, not bytes)."""
+
+    shortest: int
+    longest: int
+
+    def __call__(self, value: object, /) -> str | None:
+        if not isinstance(value, str) or not self.shortest <= len(value) <= self.longest:
+            return f"must be text of {self.shortest} to {self.longest} characters"
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             return "must be valid Unicode, without lone surrogates"
         return None
 
-    return rule
+    def schema(self) -> dict[str, object]:
+        return {"type": "string", "minLength": self.shortest, "maxLength": self.longest}
 
 
-def one_of(*allowed: str | int) -> Rule:
+@frozen
+class OneOf:
     """One of a few values, of exactly their type: ``True`` is not 1, and 5.0 is not 5."""
-    words = f"must be one of {', '.join(repr(value) for value in allowed)}"
 
-    def rule(value: object) -> str | None:
-        held = any(type(value) is type(one) and value == one for one in allowed)
-        return None if held else words
+    allowed: tuple[str, ...] | tuple[int, ...]
 
-    return rule
+    def __call__(self, value: object, /) -> str | None:
+        for one in self.allowed:
+            if type(value) is type(one) and value == one:
+                return None
+        return f"must be one of {', '.join(map(repr, self.allowed))}"
+
+    def schema(self) -> dict[str, object]:
+        kind = "string" if isinstance(self.allowed[0], str) else "integer"
+        return {"type": kind, "enum": list(self.allowed)}
 
 
-def tenths(low: float, high: float) -> Rule:
+@frozen
+class Tenths:
     """A number from ``low`` to ``high`` in steps of 0.1."""
-    words = f"must be a number from {low:g} to {high:g} in steps of 0.1"
 
-    def rule(value: object) -> str | None:
+    low: float
+    high: float
+
+    def __call__(self, value: object, /) -> str | None:
         number = to_tenth(value) if _is_number(value) else None
         # The chained comparison is false for NaN as well.
-        held = number is not None and low <= number <= high and _is_tenth(number)
-        return None if held else words
+        if number is not None and self.low <= number <= self.high and _is_tenth(number):
+            return None
+        return f"must be a number from {self.low:g} to {self.high:g} in steps of 0.1"
 
-    return rule
+    def schema(self) -> dict[str, object]:
+        limits = {"minimum": self.low, "maximum": self.high, "multipleOf": 0.1}
+        return {"type": "number", **limits}
 
 
 def to_tenth(value: float | None) -> float | None:
@@ -89,19 +117,34 @@ def _is_tenth(value: float) -> bool:
     return abs(value - round(value, 1)) <= _STEP_TOLERANCE
 
 
-def web_url(value: object) -> str | None:
-    """Check for an absolute ``http`` or ``https`` URL: the service fetches it from outside."""
-    words = "must be one absolute http(s) URL"
-    if not isinstance(value, str) or not value.isprintable() or " " in value:
-        return words
-    try:
-        parts = urlsplit(value)
-        held = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a malformed port or IPv6 address
-        held = False
-    return None if held else words
+@frozen
+class WebUrl:
+    """An absolute ``http`` or ``https`` URL: the service fetches it from outside."""
+
+    def __call__(self, value: object, /) -> str | None:
+        words = "must be one absolute http(s) URL"
+        if not isinstance(value, str) or not value.isprintable() or " " in value:
+            return words
+        try:
+            parts = urlsplit(value)
+            held = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a malformed port or IPv6 address
+            held = False
+        return None if held else words
+
+    def schema(self) -> dict[str, object]:
+        # A pattern can say how it begins; the rest is left to the word "uri".
+        return {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"}
 
 
-def optional(rule: Rule) -> Rule:
-    """Hold for None, else for what ``rule`` holds."""
-    return lambda value: None if value is None else rule(value)
+@frozen
+class OrNone:
+    """None, or what another rule admits."""
+
+    rule: Rule
+
+    def __call__(self, value: object, /) -> str | None:
+        return None if value is None else self.rule(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [self.rule.schema(), {"type": "null"}]}

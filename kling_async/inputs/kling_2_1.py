@@ -2,7 +2,7 @@
 
 Every class takes:
 
-- ``prompt``: 1 to 5000 characters.
+- ``prompt``: what the video shows, 1 to 5000 characters.
 - ``duration``: 5 or 10, in seconds.
 - ``negative_prompt``: what to avoid, at most 500 characters.
 - ``cfg_scale``: how closely to follow the prompt, 0 to 1 in steps of 0.1; the vendor
@@ -10,7 +10,14 @@ Every class takes:
 - ``provider``: ``"auto"``, ``"value"`` or ``"official"``; left out unless set, since the
   vendor's newest pages make it a setting of the key.
 
-Image URLs must be reachable by the service: JPEG, PNG or WebP of at most 10 MB.
+Some of them take:
+
+- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
+  service: JPEG, PNG or WebP of at most 10 MB.
+- ``end_image_url``: the image that the video ends with.
+- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
+
+Each of these lines also describes its field in JSON schemas.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from typing import ClassVar, Literal
 from attrs import field, frozen
 
 from kling_async.inputs._base import Input, Provider, ruled
-from kling_async.inputs._rules import one_of, optional, tenths, text, to_tenth, web_url
+from kling_async.inputs._rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
 
 __all__ = [
     "AspectRatio",
@@ -34,12 +41,12 @@ __all__ = [
 Duration = Literal[5, 10]
 AspectRatio = Literal["16:9", "9:16", "1:1"]
 
-_PROMPT = ruled(text(1, 5000))
-_IMAGE = ruled(web_url)
-_DURATION = ruled(one_of(5, 10))
-_NEGATIVE_PROMPT = ruled(optional(text(0, 500)))
-_CFG_SCALE = ruled(optional(tenths(0, 1)))
-_PROVIDER = ruled(optional(one_of("auto", "value", "official")))
+_PROMPT = ruled(Text(1, 5000))
+_IMAGE = ruled(WebUrl())
+_DURATION = ruled(OneOf((5, 10)))
+_NEGATIVE_PROMPT = ruled(OrNone(Text(0, 500)))
+_CFG_SCALE = ruled(OrNone(Tenths(0, 1)))
+_PROVIDER = ruled(OrNone(OneOf(("auto", "value", "official"))))
 
 
 @frozen(kw_only=True)
@@ -80,7 +87,7 @@ class ProImageToVideo(_Kling21):
 
     prompt: str = field(metadata=_PROMPT)
     image_url: str = field(metadata=_IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=ruled(optional(web_url)))
+    end_image_url: str | None = field(default=None, kw_only=True, metadata=ruled(OrNone(WebUrl())))
 
 
 @frozen
@@ -95,7 +102,7 @@ class MasterTextToVideo(_Kling21):
 
     prompt: str = field(metadata=_PROMPT)
     aspect_ratio: AspectRatio = field(
-        default="16:9", kw_only=True, metadata=ruled(one_of("16:9", "9:16", "1:1"))
+        default="16:9", kw_only=True, metadata=ruled(OneOf(("16:9", "9:16", "1:1")))
     )
 
 

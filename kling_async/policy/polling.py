@@ -102,7 +102,7 @@ class Polling:
         """Return the seconds until the next poll of a task that is ``age`` seconds old."""
         if called_back:
             ahead = self._overdue(known) - age
-            return ahead if ahead > 0 else self.safety_net
+            return max(self.shortest, ahead if ahead > 0 else self.safety_net)
         if known is None or age < known.early:
             wait = age * _SHARE_OF_AGE
             if known is not None:  # not beyond the moment from which it may well have ended

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from threading import RLock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -109,6 +110,7 @@ class Inbox:
         self._listeners: WeakSet[Listener] = WeakSet()
         self._passed_on: OrderedDict[TaskRef, int] = OrderedDict()
         self._counts: Counter[str] = Counter()
+        self._lock = RLock()  # a hook that is told of a callback may read the counts
 
     def __repr__(self) -> str:
         return f"<Inbox {self._public_url}>"
@@ -126,7 +128,8 @@ class Inbox:
     @property
     def counts(self) -> Counts:
         """What became of the requests so far."""
-        return Counts(**self._counts)
+        with self._lock:
+            return Counts(**self._counts)
 
     def callback_url(self, model: str, nonce: str) -> str:
         """Return the URL for one submit to a model; clients ask for it."""
@@ -134,7 +137,8 @@ class Inbox:
 
     def join(self, listener: Listener) -> None:
         """Tell a listener of every callback, as long as it lives; clients do it by themselves."""
-        self._listeners.add(listener)
+        with self._lock:
+            self._listeners.add(listener)
 
     def refuses(self, method: str, path: str, length: int | None = None) -> int | None:
         """Say, before a body is read, whether to read it.
@@ -186,27 +190,35 @@ class Inbox:
 
     def _pass_on(self, callback: callbacks.Callback) -> int:
         ref = callback.snapshot.ref
+        with self._lock:
+            return self._count(self._told(ref, callback), _OK)
+
+    def _told(self, ref: TaskRef, callback: callbacks.Callback) -> str:
         before = self._passed_on.get(ref, 0)
         if before >= _OFTEN:
-            return self._count("repeated", _OK)
+            return "repeated"
         # Each is told, even if one knows the task: they may share it.
         known = [listener.hear(callback) for listener in tuple(self._listeners)]
         if not any(known):
-            return self._count("repeated" if before else "unknown", _OK)
+            return "repeated" if before else "unknown"
         self._passed_on[ref] = before + 1
         if len(self._passed_on) > _REMEMBERED:
             self._passed_on.popitem(last=False)
-        return self._count("repeated" if before else "taken", _OK)
+        return "repeated" if before else "taken"
 
     def _count(self, what: str, status: int) -> int:
-        self._counts[what] += 1
+        with self._lock:
+            self._counts[what] += 1
+            many = self._counts[what]
+        # The first, the second, the fourth ...: a flood of them must not become one in the log.
+        noted = what != "taken" and many & (many - 1) == 0
         # The path holds the token, and is never written down.
         _log.log(
-            logging.DEBUG if what == "taken" else logging.INFO,
+            logging.INFO if noted else logging.DEBUG,
             "a callback was answered with %d: %s (%d so far)",
             status,
             what,
-            self._counts[what],
+            many,
         )
         return status
 

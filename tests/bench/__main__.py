@@ -9,7 +9,17 @@ import platform
 
 import aiohttp
 
-from tests.bench import callbacks, detection, generation, imports, journal, lost, makespan, memory, waiting
+from tests.bench import (
+    callbacks,
+    detection,
+    generation,
+    imports,
+    journal,
+    lost,
+    makespan,
+    memory,
+    waiting,
+)
 
 PARTS = {
     "import": imports.main,

@@ -6,6 +6,7 @@ The emulator, and the server that takes callbacks, run in processes of their own
 import argparse
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ import uvicorn
 from aiohttp import web
 from attrs import frozen
 
-from kling_async import Inbox, KlingClient, Limits, MasterTextToVideo, Polled, Polling
+from kling_async import Inbox, KlingClient, MasterTextToVideo, Polled, Polling
 from kling_async.protocol.callbacks import Callback
 from kling_async.webhooks import aiohttp, asgi
 from tests.bench import figures
@@ -64,7 +65,7 @@ async def receiving(arrived: dict[str, float]) -> AsyncIterator[Inbox]:
             arrived.setdefault(json.loads(body)["data"]["taskId"], time.monotonic())
             return super().handle(method, path, query, body)
 
-    door = await asyncio.get_running_loop().create_server(lambda: asyncio.Protocol(), "127.0.0.1")
+    door = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1")
     port = door.sockets[0].getsockname()[1]
     door.close()
     await door.wait_closed()
@@ -154,12 +155,11 @@ def serve(edge: str) -> None:
         await runner.cleanup()
 
     async def with_uvicorn() -> None:
-        config = uvicorn.Config(asgi.app(inbox), port=0, log_level="error", access_log=False)
+        config = uvicorn.Config(asgi.app(inbox), log_level="error", access_log=False)
         server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        print(server.servers[0].sockets[0].getsockname()[1], flush=True)
+        door = socket.create_server(("127.0.0.1", 0))
+        serving = asyncio.create_task(server.serve(sockets=[door]))
+        print(door.getsockname()[1], flush=True)
         await asyncio.to_thread(sys.stdin.read)
         server.should_exit = True
         await serving

@@ -287,3 +287,10 @@ def test_no_images_for_text() -> None:
     assert problems(MasterTextToVideo, {"prompt": "x", "image_urls": [CAT]}) == {
         "image_urls": f"unknown key for master-text-to-video / {[CAT]!r}"
     }
+
+
+def test_wrong_images_hide_nothing_else() -> None:
+    """Beside a wrong list of images, other missing fields are told of, and the image is not."""
+    with pytest.raises(InputError) as caught:
+        StandardImageToVideo.from_dict({"image_urls": []})
+    assert [problem.field for problem in caught.value.problems] == ["image_urls", "prompt"]

@@ -146,6 +146,78 @@ def test_the_tail_is_thin() -> None:
     assert {round(b - a, 6) for a, b in pairwise(ages) if a > 230} == {15.0}
 
 
+# ----------------------------------------------------------------------- where a callback will come
+
+
+@pytest.mark.parametrize(
+    ("known", "wait"),
+    [
+        (FIVE, 99.0),  # a tenth of 90 s on top
+        (TEN, 132.0),
+        (Durations((9.0, 10.0) * 20), 15.0625),  # 5 s on top
+        (LEARNED, LEARNED.late * 1.1),
+        (HOURS, HOURS.late * 1.1),
+        (None, 60.0),
+    ],
+)
+def test_first_waits_for_callbacks(known: Durations | None, wait: float) -> None:
+    """A task that is called back is first asked after when its callback is overdue."""
+    assert Polling().first_wait(known, called_back=True) == pytest.approx(wait)
+    assert Polling().next_wait(0.0, known, called_back=True) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize("known", [None, FIVE, HOURS])
+def test_an_explicit_first_wait_for_callbacks(known: Durations | None) -> None:
+    """An explicit first wait holds with callbacks, too; the next poll is the safety net's."""
+    polling = Polling(first=5.0)
+    assert polling.first_wait(known, called_back=True) == 5.0
+    overdue = Polling().first_wait(known, called_back=True)
+    assert polling.next_wait(5.0, known, called_back=True) == pytest.approx(overdue - 5)
+
+
+@pytest.mark.parametrize("age", [99.0, 99.001, 150.0, 1e9])
+@pytest.mark.parametrize("net", [60.0, 7.0, 3600.0])
+def test_the_safety_net(age: float, net: float) -> None:
+    """Once its callback is overdue, a task is asked after at the pace of the safety net."""
+    assert Polling(safety_net=net).next_wait(age, FIVE, called_back=True) == net
+
+
+def test_the_safety_net_of_the_unknown() -> None:
+    """Where nothing is known of a kind, the safety net alone is the schedule."""
+    polling = Polling(safety_net=40.0)
+    assert polling.first_wait(None, called_back=True) == 40.0
+    assert polling.next_wait(40.0, None, called_back=True) == 40.0
+
+
+@FREELY
+@given(
+    st.floats(0.01, 100),
+    st.floats(0.001, 1000),
+    st.none() | st.lists(st.floats(0, 1e5), min_size=1, max_size=50),
+    st.floats(0, 1e9),
+)
+def test_no_wait_for_a_callback_is_too_short(
+    shortest: float, net: float, seen: list[float] | None, age: float
+) -> None:
+    """However near the moment is at which a callback is overdue, the shortest wait is kept."""
+    known = None if seen is None else Durations(tuple(seen))
+    polling = Polling(shortest=shortest, longest=100.0, safety_net=net)
+    overdue = polling.first_wait(known, called_back=True)
+    for at in (age, overdue * (1 - 1e-12), overdue - 1e-6):
+        assert polling.next_wait(at, known, called_back=True) >= shortest
+
+
+@FREELY
+@given(st.floats(1, 300))
+def test_a_lost_callback_is_found(lasts: float) -> None:
+    """A task whose callback is lost is found when that is overdue, or a safety net later."""
+    polling = Polling()
+    age = polling.first_wait(FIVE, called_back=True)
+    while age < lasts:
+        age += polling.next_wait(age, FIVE, called_back=True)
+    assert age == pytest.approx(99) if lasts < 98.99 else age - lasts <= 60 + 1e-9
+
+
 # -------------------------------------------------------------------------------- what all share
 
 
@@ -222,6 +294,10 @@ def test_stretched_polls_and_submits_stay_inside(wished: float, limit: int, subm
         ({"first": -0.1}, "polling needs first >= 0, not -0.1"),
         ({"first": math.inf}, "polling needs first >= 0, not inf"),
         ({"first": math.nan}, "polling needs first >= 0, not nan"),
+        ({"safety_net": 0}, "polling needs safety_net > 0, not 0"),
+        ({"safety_net": -1.0}, "polling needs safety_net > 0, not -1.0"),
+        ({"safety_net": math.inf}, "polling needs safety_net > 0, not inf"),
+        ({"safety_net": math.nan}, "polling needs safety_net > 0, not nan"),
     ],
 )
 def test_wrong_schedules(numbers: dict[str, float], words: str) -> None:

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import Limits, MasterTextToVideo, Polling, Snapshot, StandardImageToVideo, TaskRef
+from kling_async.errors import NotFoundError
+from kling_async.limits.local import LocalLimiter
+from kling_async.policy.durations import Kind
+from kling_async.polls import Polls
+from kling_async.results import TaskState
+from kling_async.running import Running, attend, kind_of
+
+if TYPE_CHECKING:
+    from kling_async.task import Task
+
+pytestmark = pytest.mark.virtual_time
+
+REF = TaskRef("kling-2-1", "task_1")
+KIND = Kind("kling-2-1", "master-text-to-video", 5)
+
+RUNNING = Snapshot(REF, TaskState.PROCESSING, "processing")
+SUCCESS = Snapshot(REF, TaskState.SUCCESS, "success", result_urls=("https://example.com/a.mp4",))
+FAILED = Snapshot(REF, TaskState.FAILED, "failed")
+
+
+class Service:
+    """The tasks of one client, and what is said of them when they are asked after."""
+
+    def __init__(self) -> None:
+        self.limiter = LocalLimiter()
+        self.says = RUNNING
+        self.raises: Exception | None = None
+        self.running = Running(self.limiter, Polls(Polling(first=1.0), Limits()), self._ask)
+
+    async def _ask(self, ref: TaskRef) -> Snapshot:
+        if self.raises is not None:
+            raise self.raises
+        self.running.note(self.says)
+        return self.says
+
+    async def begin(self, nonce: str = "") -> Task:
+        """Note a task that was just accepted."""
+        task = self.running.task(REF, KIND)
+        self.running.begin(task, await self.limiter.slot(), nonce)
+        return task
+
+    @property
+    def slots(self) -> int:
+        return self.limiter.slots_in_use
+
+
+@pytest.mark.parametrize("ended", [SUCCESS, FAILED])
+async def test_from_submit_to_end(ended: Snapshot) -> None:
+    """A task is known and holds its slot until it is seen to have ended, and never after that."""
+    service = Service()
+    task = await service.begin()
+    assert service.running.tasks == {REF: task}
+    assert service.running.find(REF) is task
+    service.running.note(RUNNING)
+    assert service.slots == 1
+    for _ in range(2):
+        service.running.note(ended)
+        assert service.running.tasks == {}
+        assert service.running.find(REF) is None
+        assert service.slots == 0
+
+
+async def test_the_tasks_are_a_copy() -> None:
+    """Who looks through the tasks is not disturbed by those that end meanwhile."""
+    service = Service()
+    task = await service.begin()
+    seen = service.running.tasks
+    service.running.note(SUCCESS)
+    assert seen == {REF: task}
+
+
+async def test_an_older_answer() -> None:
+    """An answer that is older than the end does not bring a task back, while somebody holds it."""
+    service = Service()
+    task = await service.begin()
+    service.running.note(SUCCESS)
+    service.running.note(RUNNING)
+    assert service.running.tasks == {}
+    assert service.slots == 0
+    del task
+    gc.collect()
+    service.running.note(RUNNING)  # of a task that nobody here has ever seen
+    assert service.slots == 1
+
+
+async def test_an_older_answer_on_an_attached_task() -> None:
+    """The same holds for a task that was attached and never seen to be running."""
+    service = Service()
+    task = service.running.task(REF, KIND, None)
+    service.running.attach(task)
+    service.running.note(SUCCESS)
+    service.running.note(RUNNING)
+    assert service.running.tasks == {}
+    assert service.slots == 0
+
+
+async def test_a_task_that_is_found_running() -> None:
+    """A task that was not known and is seen to be running holds a slot; an ended one does not."""
+    service = Service()
+    service.running.note(SUCCESS)
+    assert service.slots == 0
+    service.running.note(RUNNING)
+    assert service.slots == 1
+    task = service.running.find(REF)
+    assert task is not None
+    assert task.ref == REF
+    service.running.note(RUNNING)
+    assert service.slots == 1
+    service.running.note(SUCCESS)
+    assert service.slots == 0
+
+
+async def test_attached() -> None:
+    """An attached task is found while somebody holds it; seen to run, it takes a slot."""
+    service = Service()
+    task = service.running.task(REF, KIND, None)
+    service.running.attach(task)
+    assert service.running.find(REF) is task
+    assert service.running.tasks == {}
+    await task.status()
+    assert service.running.tasks == {REF: task}
+    assert service.slots == 1
+
+
+async def test_attached_and_dropped() -> None:
+    """An attached task that nobody holds is forgotten."""
+    service = Service()
+    service.running.attach(service.running.task(REF, KIND, None))
+    gc.collect()
+    assert service.running.find(REF) is None
+
+
+async def test_attached_and_ended() -> None:
+    """An attached task that has told its end is not found any more."""
+    service = Service()
+    task = service.running.task(REF, KIND, None)
+    service.running.attach(task)
+    service.says = SUCCESS
+    assert service.running.find(REF) is task
+    await task
+    assert service.running.find(REF) is None
+
+
+async def test_held() -> None:
+    """A task that is presumed to run holds a slot at once."""
+    service = Service()
+    task = service.running.task(REF, KIND, 10.0)
+    service.running.hold(task)
+    assert service.running.find(REF) is task
+    assert service.slots == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "nonce", "speaks"),
+    [("mine", "mine", True), ("mine", "other", False), ("", "other", True), ("mine", "", False)],
+)
+async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> None:  # noqa: FBT001
+    """A callback speaks of a task at its own URL only, or at any if that is not known."""
+    service = Service()
+    task = await service.begin(own)
+    assert service.running.called(REF, nonce) is (task if speaks else None)
+    assert service.running.called(TaskRef(REF.model, "task_2"), nonce) is None
+    assert service.running.called(TaskRef("kling-3", REF.task_id), nonce) is None
+
+
+async def test_an_attached_task_is_called_at_any_url() -> None:
+    """A task of an earlier process may have had any URL of ours."""
+    service = Service()
+    task = service.running.task(REF, KIND, None)
+    service.running.attach(task)
+    assert service.running.called(REF, "whichever") is task
+
+
+async def test_when_a_task_is_asked_after() -> None:
+    """A new task is asked after at the first wait; one of unknown age at once."""
+    service = Service()
+    service.says = SUCCESS
+    loop = asyncio.get_running_loop()
+    await service.running.task(REF, KIND, None)
+    assert loop.time() == pytest.approx(0, abs=0.01)
+    await service.running.task(REF, KIND)
+    assert loop.time() == pytest.approx(1, abs=0.01)
+    await service.running.task(REF, KIND, 0.4, called_back=True)
+    assert loop.time() == pytest.approx(1.6, abs=0.01)
+
+
+def test_kinds() -> None:
+    """Alike in the time they take are those of one model, mode, duration and provider."""
+    fox = MasterTextToVideo("a fox", duration=10, provider="official")
+    assert kind_of(fox) == Kind("kling-2-1", "master-text-to-video", 10, "official")
+    cat = StandardImageToVideo("a cat", "https://example.com/cat.jpg")
+    assert kind_of(cat) == Kind("kling-2-1", "standard-image-to-video", 5, None)
+
+
+async def test_attending() -> None:
+    """Waiting on behalf of nobody ends with the task, and raises nothing that is ours."""
+    service = Service()
+    task = await service.begin()
+    service.says = FAILED
+    await attend(task)
+    assert service.slots == 0
+    service.raises = NotFoundError("no such task", status=404, ref=REF)
+    await attend(service.running.task(REF, KIND))
+    service.raises = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await attend(service.running.task(REF, KIND))
