@@ -1,0 +1,265 @@
+"""The example's page in a real browser, on real time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from playwright.async_api import Browser, Locator, Page
+
+    from tests.examples.conftest import Running, Start
+
+try:
+    from playwright.async_api import async_playwright, expect
+except ModuleNotFoundError:
+    pytest.skip("no Playwright: pip install playwright", allow_module_level=True)
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+if CHROMIUM is None:
+    pytest.skip(f"none of {', '.join(NAMES)}: apt-get install chromium", allow_module_level=True)
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+
+# What Chromium itself writes of answers that are errors, and of connections that are lost.
+REFUSED = "Failed to load resource: the server responded with a status of 422"
+LOST = "Failed to load resource: net::ERR_"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Milliseconds. All waits are for conditions; this is for machines that are very busy.
+PATIENCE = 20_000
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Start the system's Chromium, once for all tests."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="module")
+def backend(start: Start) -> Running:
+    """Give a backend in which a video takes a second or two."""
+    return start(EMULATOR_SPEED="60")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """Collect what the browser's console and uncaught errors say."""
+    return []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, said: list[str]) -> AsyncIterator[Page]:
+    """Give an empty tab; whatever its console says, but for debugging, fails the test."""
+    async with await browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.set_default_timeout(PATIENCE)
+        page = await context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        yield page
+    assert said == []
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Say where screenshots are kept."""
+    folder = Path(os.environ.get("KLING_ARTIFACTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+async def ask(page: Page, prompt: str) -> Locator:
+    """Send the form with this prompt; return the card of the video."""
+    await page.get_by_label("What should happen?").fill(prompt)
+    await page.keyboard.press("Control+Enter")
+    card = page.locator(".card").filter(has_text=prompt)
+    await expect(card).to_have_count(1)
+    return card
+
+
+async def plays(card: Locator) -> None:
+    """Wait until the card's video moves."""
+    await expect(card.locator("video")).to_have_count(1)
+    moves = """(video) => new Promise((moves) => {
+        const begun = video.currentTime;
+        video.addEventListener("timeupdate", () => video.currentTime > begun + 0.1 && moves());
+    })"""
+    await card.scroll_into_view_if_needed()  # out of sight it does not play
+    async with asyncio.timeout(PATIENCE / 1000):
+        await card.locator("video").evaluate(moves)
+
+
+async def overflow(page: Page) -> int:
+    """Return by how many pixels the page is wider than the window."""
+    width: int = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return width
+
+
+async def test_from_the_form_to_a_playing_video(
+    backend: Running, page: Page, artifacts: Path
+) -> None:
+    """Prompt and shape are chosen, progress is seen, and the video plays by itself."""
+    await page.goto(backend.url)
+    await expect(page.get_by_text("Nothing yet")).to_be_visible()
+    await page.get_by_label("What should happen?").fill("waves at dusk")
+    await page.get_by_label("1:1").check()
+    await page.get_by_role("button", name="Make video").click()
+    card = page.locator(".card")
+    await expect(card.get_by_role("progressbar", name="waves at dusk")).to_be_visible()
+    await expect(page.get_by_text("Nothing yet")).to_be_hidden()
+    await plays(card)
+    video = card.locator("video")
+    size = await video.evaluate("(video) => [video.videoWidth, video.videoHeight]")
+    assert size[0] == size[1] > 0
+    how = "(v) => [v.muted, v.loop, v.playsInline, v.controls, v.autoplay]"
+    assert await video.evaluate(how) == [True] * 5
+    await expect(card.locator(".progress")).to_be_hidden()
+    await expect(page.locator("#news")).to_have_text("Ready: waves at dusk")
+    await page.screenshot(path=artifacts / "backend-page.png")
+
+
+async def test_several_at_once_and_a_failure_in_words(start: Start, page: Page) -> None:
+    """Three videos progress at one time; two play, and of the third it is said what to do."""
+    backend = start(EMULATOR_SPEED="30", EMULATOR_FAULTS="task:3=fail:NSFW_DETECTED")
+    await page.goto(backend.url)
+    first = await ask(page, "a storm")
+    await page.get_by_role("radio", name="sailboat").check()
+    await page.get_by_label("Standard").check()
+    second = await ask(page, "gulls circle")
+    await page.get_by_label("Text only").check()
+    third = await ask(page, "something else")
+    await expect(page.locator(".stage.running")).to_have_count(3)
+    await expect(second.locator("img")).to_be_visible()
+    await expect(third.get_by_text("The content was refused")).to_be_visible()
+    await expect(third.get_by_text("change the prompt or the picture")).to_be_visible()
+    await expect(third.get_by_text("may have been charged")).to_be_visible()
+    await plays(first)
+    await plays(second)
+    await expect(page.locator(".card .text")).to_have_text(
+        ["something else", "gulls circle", "a storm"]
+    )
+
+
+async def test_broken_rules_stand_beside_their_fields(
+    backend: Running, page: Page, said: list[str]
+) -> None:
+    """Without a prompt and a picture's address, both fields say so, and the first has the focus."""
+    await page.goto(backend.url)
+    await page.get_by_label("Your own").check()
+    await page.get_by_role("button", name="Make video").click()
+    prompt = page.get_by_label("What should happen?")
+    await expect(page.locator("#prompt-error")).to_contain_text("1 to 5000 characters")
+    await expect(page.locator("#image-error")).to_contain_text("absolute http(s) URL")
+    await expect(prompt).to_have_attribute("aria-invalid", "true")
+    await expect(prompt).to_be_focused()
+    assert all(text.startswith(REFUSED) for text in said)
+    said.clear()
+    await page.get_by_label("Text only").check()
+    await ask(page, "no complaint any more")
+    await expect(page.locator("#prompt-error")).to_be_empty()
+    await expect(prompt).not_to_have_attribute("aria-invalid", "true")
+
+
+async def test_keyboard_is_enough(backend: Running, page: Page) -> None:
+    """Tab and arrows reach every choice in the order of the form, and Enter sends it."""
+    await page.goto(backend.url)
+    await expect(page.locator(".picture img")).to_have_count(7)
+    keys = page.keyboard
+    await keys.press("Tab")
+    await expect(page.get_by_label("What should happen?")).to_be_focused()
+    await keys.type("by keyboard alone")
+    await keys.press("Tab")
+    await keys.press("ArrowRight")
+    await expect(page.get_by_role("radio", name="balloon")).to_be_checked()
+    await keys.press("Tab")
+    await keys.press("ArrowLeft")
+    await expect(page.get_by_label("Pro", exact=True)).to_be_checked()
+    ring = await page.get_by_text("Pro", exact=True).evaluate("(e) => getComputedStyle(e).outline")
+    assert "solid 2px" in ring
+    await keys.press("Tab")
+    await expect(page.get_by_label("Picture at the end")).to_be_focused()
+    await keys.press("Tab")
+    await keys.press("ArrowRight")
+    await expect(page.get_by_label("10 s")).to_be_checked()
+    await keys.press("Tab")
+    await expect(page.get_by_role("button", name="Make video")).to_be_focused()
+    await keys.press("Enter")
+    card = page.locator(".card").filter(has_text="by keyboard alone")
+    await expect(card.locator(".chips")).to_have_text("Pro, from a picture10 s")
+    await expect(card.locator(".again")).to_be_visible()
+
+
+async def test_phone_needs_no_sideways_scrolling(
+    backend: Running, page: Page, artifacts: Path
+) -> None:
+    """At 360 pixels nothing is cut off, however long a word is; text of a prompt is no markup."""
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await page.goto(backend.url)
+    assert await overflow(page) == 0
+    word = "<b>unbreakable</b>" + "x" * 300
+    card = await ask(page, word)
+    assert await overflow(page) == 0
+    await expect(card.locator(".text")).to_have_text(word)
+    await page.get_by_label("Your own").check()
+    await page.get_by_label("Address of the picture").fill("http://127.0.0.1:1/" + "y" * 300)
+    failed = await ask(page, "no picture there")
+    await expect(failed.get_by_text("The picture cannot be used")).to_be_visible()
+    await expect(card.locator("video")).to_be_visible()
+    assert await overflow(page) == 0
+    await page.screenshot(path=artifacts / "backend-phone.png", full_page=True)
+
+
+async def test_reload_keeps_the_list(backend: Running, page: Page) -> None:
+    """A page that is loaded again shows what was asked for before, and plays what is ready."""
+    await page.goto(backend.url)
+    await ask(page, "still here after a reload")
+    await page.reload()
+    card = page.locator(".card").filter(has_text="still here after a reload")
+    await expect(card.locator("video")).to_be_visible()
+    await card.get_by_role("button", name="Use again").click()
+    await expect(page.get_by_label("What should happen?")).to_have_value(
+        "still here after a reload"
+    )
+
+
+async def test_page_recovers_from_a_lost_backend(start: Start, page: Page, said: list[str]) -> None:
+    """A killed backend is noticed, and so is its return; what it forgot is said in words."""
+    backend = start(EMULATOR_FAULTS="task:*=stuck")
+    await page.goto(backend.url)
+    card = await ask(page, "will be forgotten")
+    await expect(card.get_by_text("Running")).to_be_visible()
+    backend.process.kill()
+    lost = page.get_by_role("status")
+    await expect(lost).to_contain_text("The connection to the backend is lost")
+    await page.get_by_role("button", name="Make video").click()
+    await expect(page.get_by_role("alert")).to_contain_text("gave no answer")
+    start(PORT=backend.url.rpartition(":")[2], EMULATOR_FAULTS="task:*=stuck")
+    await expect(lost).to_be_empty()
+    await expect(card.get_by_text("The backend forgot this video")).to_be_visible()
+    card = await ask(page, "asked of the new one")
+    await expect(card.get_by_text("Running")).to_be_visible()
+    assert all(text.startswith(LOST) for text in said)
+    said.clear()
