@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     )
     from kling_async.limits import Limiter, Limits, Slot
     from kling_async.limits.local import LocalLimiter
+    from kling_async.limits.shared import SharedLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
     from kling_async.results import (
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from kling_async.task import Task
     from kling_async.transport import Transport
     from kling_async.webhooks import Inbox
+    from kling_async.webhooks.relay import Relay
 
 __all__ = [
     "APIError",
@@ -117,6 +119,7 @@ __all__ = [
     "Problem",
     "RateLimitError",
     "RefusedError",
+    "Relay",
     "RequestError",
     "Result",
     "ResultExpiredError",
@@ -124,6 +127,7 @@ __all__ = [
     "Retrying",
     "SavedFile",
     "ServerError",
+    "SharedLimiter",
     "Slot",
     "Snapshot",
     "StandardImageToVideo",
@@ -169,6 +173,7 @@ _HOMES = {
     "policy.retry": ("Retry",),
     "limits": ("Limiter", "Limits", "Slot"),
     "limits.local": ("LocalLimiter",),
+    "limits.shared": ("SharedLimiter",),
     "transport": ("Transport",),
     "task": ("Task",),
     "fanout": ("Outcome",),
@@ -176,6 +181,7 @@ _HOMES = {
     "client": ("KlingClient",),
     "batch": ("Batch", "Item"),
     "webhooks": ("Inbox",),
+    "webhooks.relay": ("Relay",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from kling_async.callbacks import CallbackSource
     from kling_async.limits import Limiter, Limits
+    from kling_async.limits.shared import SharedLimiter
     from kling_async.submits import Witness
 
 __all__ = ["KlingClient"]
@@ -60,7 +61,9 @@ class KlingClient:
             the vendor's address. Plain ``http`` is for loopback addresses only.
         limits: What the account may do.
         limiter: What keeps the limits; give one limiter to all clients that share a key. It
-            brings its own limits, so give one or the other.
+            brings its own limits, so give one or the other. The address of an engine, such as
+            ``redis://…`` or ``postgresql://…``, shares the limits with all processes that use
+            this key and that engine: see :mod:`kling_async.limits.shared`.
         polling: How often a waiting task is asked after.
         retry: How failed requests are repeated.
         session: An aiohttp session to use instead of an own one. It is never closed, and its
@@ -80,7 +83,7 @@ class KlingClient:
         *,
         base_url: str | None = None,
         limits: Limits | None = None,
-        limiter: Limiter | None = None,
+        limiter: Limiter | str | None = None,
         polling: Polling | None = None,
         retry: Retry | None = None,
         session: aiohttp.ClientSession | None = None,
@@ -88,10 +91,16 @@ class KlingClient:
         hooks: Iterable[Hook] = (),
         inbox: CallbackSource | None = None,
     ) -> None:
-        if limits is not None and limiter is not None:
+        if limits is not None and limiter is not None and not isinstance(limiter, str):
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
+        self._owned: SharedLimiter | None = None
+        if isinstance(limiter, str):
+            from kling_async.limits.shared import SharedLimiter, name_of
+
+            name = name_of(_checked_key(api_key))
+            limiter = self._owned = SharedLimiter(limiter, limits=limits, name=name)
         limiter = limiter or LocalLimiter(limits)
         self._limits = limiter.limits
         self._retry = retry or Retry()
@@ -383,7 +392,7 @@ class KlingClient:
         )
 
     async def close(self) -> None:
-        """Let the submits that are under way be answered, then close the own session.
+        """Let the submits that are under way be answered, then close what is our own.
 
         Remote tasks go on. The client may be used again afterwards.
         """
@@ -391,7 +400,11 @@ class KlingClient:
             await self._submits.answered()
             await self._callbacks.close()
         finally:
-            await self._calls.transport.close()
+            try:
+                if self._owned is not None:
+                    await self._owned.close()
+            finally:
+                await self._calls.transport.close()
 
 
 def _warn(refs: tuple[TaskRef, ...]) -> None:

@@ -53,11 +53,12 @@ class Running:
 
     def begin(self, task: Task, slot: Slot, nonce: str = "") -> None:
         """Note a task that the service has accepted."""
+        slot.confirm(task.ref)
         self._held[task.ref] = _Held(task, slot, nonce)
 
     def hold(self, task: Task) -> None:
         """Hold a slot for a task that was not known, and is found to be running already."""
-        self.begin(task, self._limiter.adopt())
+        self.begin(task, self._limiter.adopt(task.ref))
 
     def attach(self, task: Task) -> None:
         """Note a task that somebody holds, of which it is not known whether it runs."""
@@ -78,6 +79,11 @@ class Running:
         # A task of an earlier process may have any nonce, as far as anybody remembers.
         return None if held and held.nonce and held.nonce != nonce else self.find(ref)
 
+    def gave(self, ref: TaskRef, nonce: str) -> bool:
+        """Whether the task was submitted with the callback URL that has this nonce."""
+        held = self._held.get(ref)
+        return held is not None and held.nonce == nonce
+
     def note(self, snapshot: Snapshot) -> None:
         """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
         ref = snapshot.ref
@@ -86,9 +92,14 @@ class Running:
             if (held := self._held.pop(ref, None)) is not None:
                 task = held.task
                 held.slot.release()
+            elif ref not in self._ended:
+                # A process that has died may have left its slot to it.
+                self._limiter.adopt(ref).release()
             if task is not None:
                 self._ended[ref] = task
-        elif ref not in self._held and ref not in self._ended:
+        elif (held := self._held.get(ref)) is not None:
+            held.slot.confirm(ref)
+        elif ref not in self._ended:
             self.hold(self._attached.get(ref) or self.task(ref, Kind(ref.model), None))
 
 

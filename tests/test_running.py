@@ -5,10 +5,13 @@ import gc
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 
 from kling_async import Limits, MasterTextToVideo, Polling, Snapshot, StandardImageToVideo, TaskRef
 from kling_async.errors import NotFoundError
 from kling_async.limits.local import LocalLimiter
+from kling_async.limits.memory import MemoryEngine
+from kling_async.limits.shared import SharedLimiter
 from kling_async.policy.durations import Kind
 from kling_async.polls import Polls
 from kling_async.results import TaskState
@@ -30,8 +33,8 @@ FAILED = Snapshot(REF, TaskState.FAILED, "failed")
 class Service:
     """The tasks of one client, and what is said of them when they are asked after."""
 
-    def __init__(self) -> None:
-        self.limiter = LocalLimiter()
+    def __init__(self, limiter: LocalLimiter | SharedLimiter | None = None) -> None:
+        self.limiter = limiter or LocalLimiter()
         self.says = RUNNING
         self.raises: Exception | None = None
         self.running = Running(self.limiter, Polls(Polling(first=1.0), Limits()), self._ask)
@@ -67,6 +70,46 @@ async def test_from_submit_to_end(ended: Snapshot) -> None:
         assert service.running.tasks == {}
         assert service.running.find(REF) is None
         assert service.slots == 0
+
+
+async def test_a_task_that_takes_longer_than_presumed() -> None:
+    """Every answer that says that a task runs keeps its slot for another presumed lifetime."""
+    service = Service(LocalLimiter(Limits(presumed_lifetime=10.0)))
+    await service.begin()
+    for _ in range(3):
+        await asyncio.sleep(8)
+        service.running.note(RUNNING)
+    await asyncio.sleep(9)
+    assert service.slots == 1
+    await asyncio.sleep(2)
+    assert service.slots == 0
+
+
+async def test_the_slot_of_a_process_that_died() -> None:
+    """Whoever finds a task ended, or running, has the slot that another process took for it."""
+    engine, limits = MemoryEngine(), Limits(concurrent_tasks=2)
+    async with (
+        SharedLimiter(engine, limits=limits, name="n", settle=0) as dead,
+        SharedLimiter(engine, limits=limits, name="n", settle=0) as alive,
+    ):
+        service, other = Service(dead), Service(alive)
+        for ref in (REF, TaskRef("kling-2-1", "task_2")):
+            service.running.begin(service.running.task(ref, KIND), await dead.slot())
+        await dead.close()
+        other.running.note(RUNNING)
+        other.running.note(evolve(SUCCESS, ref=ref))
+        await asyncio.sleep(0.1)
+        (lease,) = (await engine.look()).leases
+        assert lease.key == str(REF)
+        assert alive.slots_in_use == 1
+        other.running.note(SUCCESS)
+        await asyncio.sleep(0.1)
+        assert not (await engine.look()).leases
+        calls = engine.calls
+        other.running.note(SUCCESS)
+        await asyncio.sleep(0.1)
+        assert alive.slots_in_use == 0
+        assert engine.calls <= calls + 1
 
 
 async def test_the_tasks_are_a_copy() -> None:

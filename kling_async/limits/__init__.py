@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
 
 from kling_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from kling_async.results import TaskRef
 
 __all__ = ["Limiter", "Limits", "Slot"]
 
@@ -46,7 +49,13 @@ class Limits:
 
 
 class Slot(Protocol):
-    """One task's share of the concurrent limit."""
+    """One task's share of the concurrent limit.
+
+    It ends when it is released, or ``presumed_lifetime`` after it was taken or last confirmed.
+    """
+
+    def confirm(self, ref: TaskRef) -> None:
+        """Note that the service has just said that the slot's task runs, and which task it is."""
 
     def release(self) -> None:
         """Give the slot back; the second time and later does nothing."""
@@ -80,5 +89,9 @@ class Limiter(Protocol):
     async def slot(self) -> Slot:
         """Wait until one more task may run, and hold its slot."""
 
-    def adopt(self) -> Slot:
-        """Hold a slot for a task that is found to be running already, even beyond the limit."""
+    def adopt(self, ref: TaskRef) -> Slot:
+        """Hold the slot of a task that is found to be running already, even beyond the limit.
+
+        If the task has a slot, as another client's or a dead worker's, it is that one: one task
+        never takes two.
+        """

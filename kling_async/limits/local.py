@@ -14,10 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
 from kling_async.limits import Limits
+
+if TYPE_CHECKING:
+    from kling_async.results import TaskRef
 
 __all__ = ["LocalLimiter"]
 
@@ -74,10 +78,10 @@ class LocalLimiter:
         self._bind()
         return self._slots.take()
 
-    def adopt(self) -> _Slot:
-        """Hold a slot for a task that is found to be running already, even beyond the limit."""
+    def adopt(self, ref: TaskRef) -> _Slot:
+        """Hold the slot of a task that is found to be running already, even beyond the limit."""
         self._bind()
-        return self._slots.adopt()
+        return self._slots.adopt(ref)
 
     def _bind(self) -> None:
         loop = asyncio.get_running_loop()
@@ -162,6 +166,11 @@ class _Slot:
     def __init__(self, slots: _Slots, ends_at: float) -> None:
         self._slots: _Slots | None = slots
         self.ends_at = ends_at
+        self.ref: TaskRef | None = None
+
+    def confirm(self, ref: TaskRef) -> None:
+        if self._slots is not None:
+            self._slots.confirm(self, ref)
 
     def release(self) -> None:
         if self._slots is not None:
@@ -175,9 +184,10 @@ class _Slots:
     def __init__(self, limit: int, lifetime: float) -> None:
         self._limit = limit
         self._lifetime = lifetime
-        # In the order in which they were taken, and so in that of their presumed ends: one timer,
-        # for the oldest, is enough.
+        # In the order in which they were taken or confirmed, and so in that of their presumed
+        # ends: one timer, for the first, is enough.
         self._held: dict[_Slot, None] = {}
+        self._tasks: dict[TaskRef, _Slot] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[_Slot]] = deque()
 
@@ -195,7 +205,7 @@ class _Slots:
 
     async def take(self) -> _Slot:
         if len(self._held) < self._limit:  # then nobody waits: see give_back
-            return self.adopt()
+            return self._add()
         turn: asyncio.Future[_Slot] = self._loop.create_future()
         self._waiting.append(turn)
         try:
@@ -207,14 +217,27 @@ class _Slots:
                 self._waiting.remove(turn)
             raise
 
-    def adopt(self) -> _Slot:
+    def adopt(self, ref: TaskRef) -> _Slot:
+        slot = self._tasks.get(ref) or self._add()
+        self.confirm(slot, ref)
+        return slot
+
+    def confirm(self, slot: _Slot, ref: TaskRef) -> None:
+        slot.ends_at = self._loop.time() + self._lifetime
+        self._held[slot] = self._held.pop(slot)
+        other = self._tasks.get(ref, slot)
+        slot.ref, self._tasks[ref] = ref, slot
+        if other is not slot:
+            other.release()  # one task never takes two
+
+    def _add(self) -> _Slot:
         slot = _Slot(self, self._loop.time() + self._lifetime)
         self._held[slot] = None
         self._watch()
         return slot
 
     def _watch(self) -> None:
-        """Set the timer for the presumed end of the oldest, unless it is set."""
+        """Set the timer for the presumed end of the first, unless it is set."""
         if self._timer is None and self._held:
             self._timer = self._loop.call_at(next(iter(self._held)).ends_at, self._expire)
 
@@ -227,7 +250,9 @@ class _Slots:
 
     def give_back(self, slot: _Slot) -> None:
         del self._held[slot]
+        if slot.ref is not None and self._tasks[slot.ref] is slot:
+            del self._tasks[slot.ref]
         while self._waiting and len(self._held) < self._limit:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(self.adopt())
+                turn.set_result(self._add())

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kling_async import TaskRef
 from kling_async.limits import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.testing.clock import VirtualLoop
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 virtual = pytest.mark.virtual_time
 
 _T = TypeVar("_T")
+
+REF = TaskRef("kling-2-1", "task_1")
 
 
 def run(main: Coroutine[object, object, _T]) -> _T:
@@ -299,7 +302,7 @@ async def test_adopting_beyond_the_limit() -> None:
     """A task found running is counted even over the limit, and its end then frees no slot."""
     limiter = LocalLimiter(Limits(concurrent_tasks=1))
     first = await limiter.slot()
-    adopted = limiter.adopt()
+    adopted = limiter.adopt(REF)
     assert limiter.slots_in_use == 2
     waiter = asyncio.create_task(limiter.slot())
     first.release()
@@ -314,7 +317,7 @@ async def test_adopting_beyond_the_limit() -> None:
 async def test_adopted_slots_have_a_presumed_end_too() -> None:
     """An adopted slot is free again after the presumed lifetime."""
     limiter = LocalLimiter(Limits(presumed_lifetime=10.0))
-    limiter.adopt()
+    limiter.adopt(REF)
     await asyncio.sleep(9.9)
     assert limiter.slots_in_use == 1
     await asyncio.sleep(0.2)

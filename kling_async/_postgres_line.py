@@ -1,0 +1,113 @@
+"""One connection to PostgreSQL that may be lost at any time, and is never waited for in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+
+from kling_async.errors import ConfigurationError
+
+__all__ = ["Connection", "Line"]
+
+_T = TypeVar("_T")
+Connection: TypeAlias = AsyncConnection[tuple[object, ...]]
+
+# Seconds more for an answer when whoever asked gives up, so that the connection may be kept.
+_GRACE = 0.1
+
+# What is asked of libpq unless the address says otherwise.
+_DEFAULTS = {"connect_timeout": "10", "application_name": "kling_async"}
+
+
+class Line:
+    """A connection that is made when it is needed, and again after it was lost.
+
+    One thing at a time may be done on it.
+
+    Args:
+        url: The address, as libpq reads it.
+        prepare: What is done with each new connection before anything else.
+
+    Raises:
+        ConfigurationError: The address makes no sense.
+    """
+
+    def __init__(self, url: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+        self._given = _checked(url)
+        self._prepare = prepare
+        self._db: Connection | None = None
+
+    async def do(
+        self, work: Callable[[Connection], Awaitable[_T]], *, within: float | None = None
+    ) -> _T:
+        """Do something on it, and give it up with all that goes wrong.
+
+        Args:
+            work: What to do.
+            within: Seconds after which the network is taken to be dead.
+
+        Raises:
+            TimeoutError: No connection was made in time.
+            psycopg.Error: Whatever else went wrong.
+        """
+        # In a task that nobody else cancels: psycopg would answer that by asking the server
+        # to stop, and wait for it without end, while the network may be dead.
+        task = asyncio.ensure_future(self._work(work))
+        try:
+            await asyncio.wait([task], timeout=within)
+        finally:
+            if not task.done() and not (await asyncio.wait([task], timeout=_GRACE))[0]:
+                self._cut(task)
+                await asyncio.wait([task])
+            if task.cancelled() or task.exception() is not None:
+                await self.close()
+        if task.cancelled():
+            raise TimeoutError(f"no connection within {within} s")
+        return task.result()
+
+    async def close(self) -> None:
+        """Close it. It may be used again."""
+        db, self._db = self._db, None
+        if db is not None:
+            await db.close()
+
+    async def _work(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._db is None:
+            self._db = await AsyncConnection.connect(**self._given, autocommit=True)  # type: ignore[arg-type] # all of them text
+            await self._prepare(self._db)
+        return await work(self._db)
+
+    def _cut(self, task: asyncio.Future[_T]) -> None:
+        """Let what waits for the network fail now."""
+        if self._db is None:
+            task.cancel()
+            return
+        with suppress(OSError, psycopg.Error):  # it may be closed already
+            line = socket.socket(fileno=self._db.fileno())
+            try:
+                line.shutdown(socket.SHUT_RDWR)
+            finally:
+                line.detach()
+
+
+def _checked(url: str) -> dict[str, str]:
+    """Return what libpq reads in an address."""
+    try:
+        login, _, _ = urlsplit(url).netloc.rpartition("@")
+        if "@" in login:  # libpq would take what follows the first for the host, and tell it
+            raise ValueError  # noqa: TRY301 - as the others
+        given = conninfo_to_dict(url)
+    except (ValueError, psycopg.Error):  # whose words may show a password
+        raise ConfigurationError(
+            "the address at postgresql:// is none: write an @, /, ? or # in a password as %40,"
+            " %2F, %3F or %23"
+        ) from None
+    return {**_DEFAULTS, **{key: str(value) for key, value in given.items()}}

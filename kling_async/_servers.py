@@ -1,0 +1,61 @@
+"""The servers that processes share: what their addresses look like, and who speaks to them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kling_async.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["shown", "speaker"]
+
+# The scheme of an address, and the extra that it needs, after which our modules are named, too.
+_EXTRAS = {
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+    "valkeys": "redis",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+}
+
+
+def speaker(url: str, modules: str, purpose: str) -> ModuleType:
+    """Return the module that speaks to the server at an address. Nothing is sent.
+
+    Args:
+        url: The address.
+        modules: The name of such a module, with ``{}`` for the kind of server.
+        purpose: What the server is for, in words that can begin a sentence.
+
+    Raises:
+        ConfigurationError: The address is of no kind that is known.
+        MissingExtraError: The package that speaks to it is not installed.
+    """
+    scheme, parted, _ = url.partition("://")
+    if not parted or scheme not in _EXTRAS:
+        kinds = ", ".join(f"{kind}://" for kind in _EXTRAS)
+        told = f"{scheme}://" if parted and scheme.isalnum() else "anything else"
+        raise ConfigurationError(f"{purpose} can be at {kinds}; not at {told}")
+    extra = _EXTRAS[scheme]
+    try:
+        return import_module(modules.format(extra))
+    except ImportError as error:
+        raise MissingExtraError(
+            f'{purpose} at {scheme}:// needs another package: pip install "kling-async[{extra}]"'
+        ) from error
+
+
+def shown(url: str) -> str:
+    """Return an address without what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
+    return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -1,0 +1,188 @@
+"""What a shared limiter asks of the engine that keeps its numbers, and which engines there are.
+
+An engine decides; it does not wait. Each method is one round trip. All moments are told as
+seconds from the engine's own now, so that no two clocks are ever compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from attrs import frozen
+
+from kling_async._servers import speaker
+from kling_async.limits.pace import Pace
+
+__all__ = [
+    "Change",
+    "Hold",
+    "Lease",
+    "Leased",
+    "LimitsEngine",
+    "Pause",
+    "Reservation",
+    "Usage",
+    "connect",
+]
+
+
+@frozen
+class Reservation:
+    """Turns, one ``Pace.interval`` after another, in the order in which processes asked.
+
+    Attributes:
+        delay: Seconds until the first; negative if it was left over.
+        pause: Seconds that a pause still lasts. No turn lies in it.
+        paused_for: Seconds since a pause last began; infinite if none has.
+        epoch: Another one if the engine has forgotten what it was told.
+    """
+
+    delay: float
+    pause: float
+    paused_for: float
+    epoch: str
+
+
+@frozen
+class Pause:
+    """The pause after a refusal.
+
+    Attributes:
+        began: Whether it began with this one.
+        pause: Seconds that it lasts.
+    """
+
+    began: bool
+    pause: float
+
+
+@frozen
+class Hold:
+    """A lease that a process has, with or without the engine's consent.
+
+    Attributes:
+        key: Its id, or its task's reference once that is known.
+        held_for: Seconds since it was taken.
+        ends_in: Seconds until its task is presumed to have ended.
+    """
+
+    key: str
+    held_for: float
+    ends_in: float
+
+
+@frozen
+class Change:
+    """What a process has to say about its leases, in this order.
+
+    Attributes:
+        hold: Leases to keep from now on, even beyond the limit. One of the same key is taken over.
+        take: Ids of new leases, to be given as far as the limit allows.
+        drop: Keys of leases that are free. They come last, so that a process has no better
+            chance of what it gives back than the others have.
+        limit: How many leases there may be.
+        lifetime: Seconds until the end of a new one.
+        holder: Who speaks.
+        settle: Seconds in which an engine that has forgotten everything gives no lease: the
+            processes are to tell first what they hold.
+        pace: Of the requests.
+    """
+
+    hold: tuple[Hold, ...]
+    take: tuple[str, ...]
+    drop: tuple[str, ...]
+    limit: int
+    lifetime: float
+    holder: str
+    settle: float
+    pace: Pace
+
+
+@frozen
+class Leased:
+    """What came of a change.
+
+    Attributes:
+        taken: Those of the ids that were given: so many of the first.
+        epoch: Another one if the engine has forgotten what it was told.
+    """
+
+    taken: tuple[str, ...]
+    epoch: str
+
+
+@frozen
+class Lease:
+    """One slot in use.
+
+    Attributes:
+        key: The reference of its task, or an id as long as that is not known.
+        holder: Which process took it: host, number, and an id of the limiter.
+        held_for: Seconds since it was taken.
+        ends_in: Seconds until it is free, if nobody renews it.
+    """
+
+    key: str
+    holder: str
+    held_for: float
+    ends_in: float
+
+
+@frozen
+class Usage:
+    """What is in use of shared limits.
+
+    Attributes:
+        requests: Requests in the last minute: all that were reserved, about.
+        requests_per_minute: Their limit; 0 if it was never used.
+        concurrent_tasks: The limit of leases; 0 if it was never used.
+        pause: Seconds that a pause still lasts.
+        leases: The slots in use, by holder.
+    """
+
+    requests: int
+    requests_per_minute: int
+    concurrent_tasks: int
+    pause: float
+    leases: tuple[Lease, ...]
+
+
+class LimitsEngine(Protocol):
+    """What keeps the numbers of one name, for all processes. Belongs to one event loop.
+
+    Every method raises ``LimiterError`` while the engine cannot be reached, and
+    ``ConfigurationError`` if it never will be like this.
+    """
+
+    async def reserve(self, number: int, pace: Pace) -> Reservation:
+        """Reserve so many of the next turns; 0 to hear how things are."""
+
+    async def pause(self, delay: float, age: float) -> Pause:
+        """Give no turn for ``delay`` seconds, since a request was refused.
+
+        Args:
+            delay: Seconds from now.
+            age: Seconds since the refused request was admitted. If a pause has begun since, the
+                refusal is old news and changes nothing.
+        """
+
+    async def lease(self, change: Change) -> Leased:
+        """Keep, give and free leases, all at once."""
+
+    async def look(self) -> Usage:
+        """Tell what is in use, and change nothing."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+def connect(url: str, name: str) -> LimitsEngine:
+    """Return the engine at an address. Nothing is sent yet.
+
+    Raises:
+        ConfigurationError: The address is of no kind that is known, or makes no sense.
+        MissingExtraError: The package that speaks to it is not installed.
+    """
+    module = speaker(url, "kling_async.limits.{}", "what keeps shared limits")
+    return cast("Callable[[str, str], LimitsEngine]", module.engine)(url, name)

@@ -1,0 +1,117 @@
+"""``kling-async limits``: what it tells of a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import TaskRef
+from kling_async.limits import Limits
+from kling_async.limits.shared import SharedLimiter, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.cli.conftest import Command
+
+LIMITS = Limits(60_000, 14)
+REF = TaskRef("kling-2-1", "task_1")
+KEY = "a-secret-key-of-the-tests"
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on real time: a real server answers."""
+    return {"real": asyncio.SelectorEventLoop}
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Give the address of an engine of each kind."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells the requests, the slots by holder, those that end first, and the pause."""
+    monkeypatch.setenv("APIXO_API_KEY", KEY)
+    async with (
+        SharedLimiter(url, limits=LIMITS, settle=0) as one,
+        SharedLimiter(url, limits=LIMITS, settle=0) as other,
+    ):
+        await one.request()
+        permit = await one.request()
+        (await one.slot()).confirm(REF)
+        await asyncio.gather(*(other.slot() for _ in range(12)))
+        await asyncio.sleep(0.1)
+        one.pause(300.0, permit)
+        await asyncio.sleep(0.1)
+        told = await command("limits", url)
+        listed = await command("limits", url, "--json")
+
+    assert (told.code, told.err) == (0, "")
+    lines = told.out.splitlines()
+    assert re.fullmatch(r"requests in the last minute  \d of 60,000", lines[0])
+    assert lines[1] == "slots in use                 13 of 14"
+    assert re.fullmatch(r"pause after a refusal        (4 m 5\d|5 m 00) s", lines[2])
+    holders = [line.split() for line in lines[5:7]]
+    assert sorted(words[1] for words in holders) == ["1", "12"]
+    for words in holders:
+        assert re.fullmatch(r"\d s (59 m 5\d s|1 h 00 m)", " ".join(words[2:]))
+    assert lines[8].split() == ["slots", "that", "end", "first", "held", "for", "ends", "in", "by"]
+    assert len(lines) == 9 + 10 + 1
+    assert lines[-1] == "and 3 more; --json has them all"
+
+    (fields,) = listed.objects
+    leases = fields.pop("leases")
+    assert 290 < fields.pop("pause") < 300
+    assert 1 <= fields.pop("requests") < 10
+    assert fields == {
+        "name": name_of(KEY),
+        "requests_per_minute": 60_000,
+        "slots": 13,
+        "concurrent_tasks": 14,
+    }
+    (known,) = (lease for lease in leases if lease["ref"])
+    assert known.pop("ref") == str(REF)
+    assert 0 <= known.pop("held_for") < 10
+    assert 3590 < known.pop("ends_in") < 3600.1
+    assert list(known) == ["holder"]
+
+
+async def test_limits_nobody_uses(url: str, command: Command) -> None:
+    """Of limits that nobody has used, that is said; of unused ones, what little there is."""
+    told = await command("limits", url, "--name", "studio")
+    assert (told.code, told.err) == (0, "")
+    assert told.out == "Nobody has used limits of the name studio there.\n"
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
+        await limiter.request()
+        told = await command("limits", url, "--name", "studio")
+    assert re.sub(r"\d of", "n of", told.out).splitlines() == [
+        "requests in the last minute  n of 60,000",
+        "slots in use                 0",
+        "pause after a refusal        none",
+    ]
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
+        slot = await limiter.slot()
+        told = await command("limits", url, "--name", "studio")
+        slot.release()
+    assert len(told.out.splitlines()) == 3 + 3 + 3
+
+
+async def test_limits_of_whom(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name and without a key it is not known whose limits are meant."""
+    monkeypatch.delenv("APIXO_API_KEY", raising=False)
+    told = await command("limits", "redis://cache")
+    assert (told.code, told.out) == (2, "")
+    assert "pass --name, or set APIXO_API_KEY" in told.err
+
+
+async def test_limits_at_no_engine(command: Command, unused_tcp_port: int) -> None:
+    """An engine that is not there is said so, without its password, and nothing waits."""
+    url = f"redis://:c0rrect-h0rse@127.0.0.1:{unused_tcp_port}/0"
+    told = await command("limits", url, "--name", "studio")
+    assert (told.code, told.out) == (1, "")
+    assert f"the limits at redis://127.0.0.1:{unused_tcp_port}/0 cannot be read: " in told.err
+    assert "c0rrect-h0rse" not in told.err

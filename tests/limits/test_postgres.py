@@ -1,0 +1,198 @@
+"""PostgreSQL: what may happen to a real server, and on the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from kling_async.errors import ConfigurationError, LimiterError
+from kling_async.limits import Limits
+from kling_async.limits.engines import connect
+from kling_async.limits.pace import Pace
+from tests.engines.postgres import PASSWORD, Server
+from tests.limits.conftest import Proxy, crowd
+
+if TYPE_CHECKING:
+    from tests.limits.conftest import Share
+
+FAST = Limits(60_000, 3)
+NO_REST = Pace.of(FAST, 0.0)
+
+
+async def test_several_processes_begin_at_once(postgres_url: str) -> None:
+    """The tables are made once, whoever comes first."""
+    engines = [connect(postgres_url, f"n {number % 3}") for number in range(8)]
+    await asyncio.gather(*(engine.reserve(1, NO_REST) for engine in engines))
+    for engine in engines:
+        await engine.close()
+        await engine.close()  # does nothing
+    async with await AsyncConnection.connect(postgres_url) as admin:
+        counted = await admin.execute("SELECT count(*) FROM kling_async_limits")
+        assert await counted.fetchone() == (3,)
+
+
+async def test_a_user_without_rights(postgres_url: str, share: Share) -> None:
+    """Who finds the tables made needs no right to make any; no right at all is a mistake."""
+    engine = connect(postgres_url, "n")
+    await engine.reserve(1, NO_REST)
+    await engine.close()
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        try:
+            await admin.execute("CREATE ROLE poor LOGIN PASSWORD 'p'")
+            poor = share(postgres_url.replace(f"postgres:{PASSWORD}", "poor:p"), FAST)
+            with pytest.raises(ConfigurationError, match="refuses us"):
+                await poor.request()
+            await admin.execute(
+                "GRANT SELECT, INSERT, UPDATE, DELETE"
+                " ON kling_async_limits, kling_async_leases TO poor"
+            )
+            await poor.request()
+            await poor.slot()
+            await poor.close()
+        finally:
+            await admin.execute("DROP OWNED BY poor; DROP ROLE poor")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (PASSWORD, "wrong", "authentication failed"),
+        (f":{PASSWORD}@", "@", "no password supplied"),
+        ("/test_", "/nothing_", "does not exist"),
+    ],
+)
+async def test_wrong_addresses(
+    postgres_url: str, share: Share, old: str, new: str, words: str
+) -> None:
+    """A server that refuses us is a mistake in the settings, and is not waited for."""
+    limiter = share(postgres_url.replace(old, new), FAST)
+    for call in (limiter.request, limiter.slot):
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            await call()
+        assert PASSWORD not in str(caught.value)
+        assert "wrong" not in str(caught.value)
+
+
+async def test_nobody_there(share: Share) -> None:
+    """Where no server listens, calls raise if they are to."""
+    async with Proxy("127.0.0.1", 1) as proxy:
+        url = f"postgresql://u:{PASSWORD}@127.0.0.1:{proxy.port}/db"
+    limiter = share(url, FAST, when_gone="raise")
+    for call in (limiter.request, limiter.slot):
+        with pytest.raises(LimiterError, match="OperationalError") as caught:
+            await call()
+        assert PASSWORD not in str(caught.value)
+
+
+async def test_a_lost_connection(postgres_url: str, share: Share) -> None:
+    """When the server ends the connection, another one is made."""
+    limiter = share(postgres_url, FAST)
+    slot = await limiter.slot()
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        for _ in range(3):
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await limiter.request()
+    slot.release()
+    await limiter.slot()
+
+
+async def test_tables_that_disappear(postgres_url: str) -> None:
+    """Rows and tables that somebody takes away are made anew."""
+    engine = connect(postgres_url, "n")
+    first = await engine.reserve(1, NO_REST)
+    for query in ("TRUNCATE kling_async_limits", "DROP TABLE kling_async_limits"):
+        async with await AsyncConnection.connect(postgres_url) as admin:
+            await admin.execute(query)
+        with pytest.raises(LimiterError):
+            await engine.reserve(1, NO_REST)
+        again = await engine.reserve(1, NO_REST)
+        assert again.epoch != first.epoch
+    await engine.close()
+
+
+async def test_a_failover(postgres_url: str) -> None:
+    """A server that was started at another moment may know less, and begins with a rest."""
+    engine = connect(postgres_url, "n")
+    pace = Pace.of(FAST, 0.5)
+    first = await engine.reserve(1, pace)
+    async with await AsyncConnection.connect(postgres_url) as admin:
+        await admin.execute("UPDATE kling_async_limits SET run = 'another'")
+    again = await engine.reserve(1, pace)
+    assert again.epoch != first.epoch
+    assert 0.499 <= again.delay < 0.51
+    assert (await engine.reserve(1, pace)).epoch == again.epoch
+    await engine.close()
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_cut_network(
+    postgres_url: str, postgres_server: Server, share: Share, *, connected: bool
+) -> None:
+    """When nothing passes any more, callers are told in two seconds, and it goes on by itself."""
+    async with Proxy(postgres_server.host, postgres_server.port) as proxy:
+        url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
+        patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
+        if connected:
+            await patient.request()
+            await other.request()
+        proxy.cut = True
+        begun = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.5)  # turns at hand are used up
+        waiting = asyncio.create_task(patient.slot())
+        with pytest.raises(LimiterError):
+            await other.request()
+        assert asyncio.get_running_loop().time() - begun < 20
+        assert not waiting.done()
+        proxy.cut = False
+        await waiting
+        assert asyncio.get_running_loop().time() - begun < 30
+        await other.request()
+
+
+async def test_closing_in_the_middle(
+    postgres_url: str, postgres_server: Server, share: Share
+) -> None:
+    """Closing does not wait for a network that is dead, whatever is under way."""
+    async with Proxy(postgres_server.host, postgres_server.port) as proxy:
+        url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
+        limiter = share(url, FAST)
+        await limiter.request()
+        proxy.cut = True
+        begun = asyncio.get_running_loop().time()
+        waiting = asyncio.create_task(limiter.slot())
+        await asyncio.sleep(0.05)
+        await limiter.close()
+        assert asyncio.get_running_loop().time() - begun < 20
+        with pytest.raises(LimiterError, match="closed"):
+            await waiting
+
+
+async def test_a_far_server(postgres_url: str, postgres_server: Server, share: Share) -> None:
+    """A round trip of 30 ms costs no throughput."""
+    async with Proxy(postgres_server.host, postgres_server.port) as proxy:
+        proxy.delay = 0.015
+        url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
+        limiter = share(url, Limits(10_000))
+        await limiter.request()
+        moments: list[float] = []
+        await crowd(limiter, 40, asyncio.get_running_loop().time() + 1.5, moments)
+        assert len(moments) > 0.9 * 1.5 * 162
+
+
+async def test_the_schema(postgres_url: str) -> None:
+    """The tables lie in the schema that the address asks for."""
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        await admin.execute("CREATE SCHEMA studio")
+        engine = connect(f"{postgres_url}?options=-csearch_path%3Dstudio", "n")
+        await engine.reserve(1, NO_REST)
+        await engine.close()
+        await admin.execute("SELECT name FROM studio.kling_async_limits")
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            await admin.execute("SELECT name FROM kling_async_limits")

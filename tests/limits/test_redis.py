@@ -1,0 +1,214 @@
+"""Redis and Valkey: what may happen to a real server, and on the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import evolve
+from redis.asyncio import Redis
+
+from kling_async import KlingClient, MasterTextToVideo, Polling, TaskRef
+from kling_async.errors import ConfigurationError, LimiterError
+from kling_async.limits import Limits
+from kling_async.limits.engines import connect
+from kling_async.limits.pace import Pace
+from kling_async.limits.shared import name_of
+from tests.engines.redis import PASSWORD, Server, serving
+from tests.limits.conftest import Proxy, crowd, fullest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Emulate
+    from tests.limits.conftest import Share
+
+REF = TaskRef("kling-2-1", "task_1")
+FAST = Limits(60_000, 3)
+NO_REST = Pace.of(FAST, 0.0)
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """Run a server that a test may do anything to."""
+    with serving() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (PASSWORD, "wrong", "refuses us"),
+        (f":{PASSWORD}@", "", "refuses us"),
+        (f":{PASSWORD}@", "nobody:wrong@", "refuses us"),
+    ],
+)
+async def test_wrong_passwords(
+    redis_url: str, share: Share, old: str, new: str, words: str
+) -> None:
+    """A server that refuses us is a mistake in the settings, and is not waited for."""
+    limiter = share(redis_url.replace(old, new), FAST)
+    for call in (limiter.request, limiter.slot):
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            await call()
+        assert "wrong" not in str(caught.value).replace("WRONGPASS", "")
+
+
+async def test_a_user_without_rights(redis_url: str, share: Share) -> None:
+    """Who may run no scripts is told so; who may not ask for INFO needs not know."""
+    async with Redis.from_url(redis_url) as admin:
+        rights: dict[str, Any] = {"enabled": True, "passwords": ["+p"], "keys": ["*"]}
+        for name, forbidden in (("poor", ["-evalsha", "-eval"]), ("meek", ["-info"])):
+            await admin.acl_setuser(name, commands=["+@all", *forbidden], **rights)
+    poor = share(redis_url.replace(f":{PASSWORD}@", "poor:p@"), FAST)
+    with pytest.raises(ConfigurationError, match="refuses us"):
+        await poor.request()
+    meek = share(redis_url.replace(f":{PASSWORD}@", "meek:p@"), FAST)
+    await meek.request()
+    await meek.slot()
+
+
+async def test_nobody_there(share: Share) -> None:
+    """Where no server listens, calls wait, or raise if they are to."""
+    with own_server() as server:
+        url = server.url()
+    limiter = share(url, FAST, when_gone="raise")
+    with pytest.raises(LimiterError, match="ConnectionError") as caught:
+        await limiter.request()
+    assert PASSWORD not in str(caught.value)
+    with pytest.raises(LimiterError):
+        await limiter.slot()
+    waiting = share(url, FAST)
+    for call in (waiting.request, waiting.slot):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await call()
+
+
+async def test_a_restart(share: Share) -> None:
+    """A server that starts again and knows nothing is told what is held, and rests first."""
+    with own_server() as server:
+        one, other = (share(server.url(), Limits(60_000, 2), settle=1.2) for _ in range(2))
+        engine = connect(server.url(), "n")
+        begun = asyncio.get_running_loop().time()
+        await one.request()
+        assert asyncio.get_running_loop().time() - begun >= 1.2  # nobody knows what was before
+        (await one.slot()).confirm(REF)
+        await other.slot()
+        server.stop()
+        moments: list[float] = []
+        begun = asyncio.get_running_loop().time()
+        asking = asyncio.create_task(crowd(one, 20, begun + 2.5, moments))
+        waiting = asyncio.create_task(other.slot())
+        await asyncio.sleep(0.3)
+        server.start()
+        await asking
+        # What was at hand may have been used; what came of the new one came after the rest.
+        assert not [at for at in moments if begun + 0.1 < at < begun + 0.3 + 1.2]
+        assert len(moments) > 300
+        assert len((await engine.look()).leases) == 2
+        assert not waiting.done()
+        waiting.cancel()
+        await engine.close()
+
+
+async def test_a_cut_network(share: Share) -> None:
+    """When nothing passes any more, callers are told in two seconds, and it goes on by itself."""
+    with own_server() as server:
+        async with Proxy("127.0.0.1", server.port) as proxy:
+            url = server.url().replace(str(server.port), str(proxy.port))
+            patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
+            slot = await patient.slot()
+            await other.request()
+            proxy.cut = True
+            begun = asyncio.get_running_loop().time()
+            waiting = asyncio.create_task(patient.request())
+            slot.release()
+            with pytest.raises(LimiterError):
+                await other.request()
+            assert asyncio.get_running_loop().time() - begun < 20
+            with pytest.raises(LimiterError, match="cannot be read: no answer"):
+                await patient.look()
+            assert asyncio.get_running_loop().time() - begun < 25
+            assert not waiting.done()
+            proxy.cut = False
+            await waiting
+            assert asyncio.get_running_loop().time() - begun < 30
+            await other.request()
+            engine = connect(server.url(), "n")
+            async with asyncio.timeout(5):
+                while (await engine.look()).leases:  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.1)
+            await engine.close()
+
+
+async def test_a_far_server(redis_url: str, redis_server: Server, share: Share) -> None:
+    """A round trip of 30 ms costs no throughput, and no more calls."""
+    async with Proxy("127.0.0.1", redis_server.port) as proxy:
+        proxy.delay = 0.015
+        url = redis_url.replace(str(redis_server.port), str(proxy.port))
+        limiter = share(url, Limits(10_000))
+        await limiter.request()
+        before, begun = proxy.seen, asyncio.get_running_loop().time()
+        moments: list[float] = []
+        await crowd(limiter, 40, begun + 1.5, moments)
+        assert len(moments) > 0.9 * 1.5 * 162
+        assert proxy.seen - before < 0.15 * len(moments)
+        assert fullest(moments, 0.5) <= 20 + 0.5 * 162 + 0.4 * 162
+
+
+async def test_the_keys(redis_url: str, share: Share) -> None:
+    """The keys of one name hold it in braces, for clusters, and are forgotten in the end."""
+    limiter = share(redis_url, FAST, name="the studio")
+    await limiter.request()
+    await limiter.slot()
+    async with Redis.from_url(redis_url, decode_responses=True) as admin:
+        keys = sorted(await admin.keys())
+        assert keys == [
+            "kling_async:{the studio}:ends",
+            "kling_async:{the studio}:leases",
+            "kling_async:{the studio}:pace",
+        ]
+        for key in keys:
+            assert 86_400 < await admin.ttl(key) <= 31 * 86_400
+
+
+async def test_a_failover(redis_url: str) -> None:
+    """A server with another run_id may know less than was reserved, and begins with a rest."""
+    engine = connect(redis_url, "n")
+    pace = evolve(NO_REST, settle=0.5)
+    first = await engine.reserve(1, pace)
+    async with Redis.from_url(redis_url) as admin:
+        await admin.hset("kling_async:{n}:pace", "run", "another")
+    again = await engine.reserve(1, pace)
+    assert again.epoch != first.epoch
+    assert 0.499 <= again.delay < 0.6
+    assert (await engine.reserve(1, pace)).epoch == again.epoch
+    await engine.close()
+
+
+async def test_a_client_with_an_address(redis_url: str, emulate: Emulate) -> None:
+    """A client that is given an address shares the limits of its key, and closes what it made."""
+    emulator = await emulate(speed=100.0)
+    engine = connect(redis_url, name_of(emulator.key))
+    await engine.reserve(0, NO_REST)
+    async with KlingClient(
+        emulator.key,
+        base_url=emulator.base_url,
+        limiter=redis_url,
+        limits=Limits(60_000, 2),
+        polling=Polling(first=0.2, shortest=0.1),
+    ) as kling:
+        async with asyncio.timeout(20):
+            task = await kling.submit(MasterTextToVideo("a fox"))
+            await asyncio.sleep(0.1)
+            (lease,) = (await engine.look()).leases
+            assert lease.key == str(task.ref)
+            await task
+    usage = await engine.look()
+    assert not usage.leases
+    assert usage.requests >= 2
+    assert (usage.requests_per_minute, usage.concurrent_tasks) == (60_000, 2)
+    await engine.close()
