@@ -173,8 +173,11 @@ class Callbacks:
     def _wake(self, task: Task, callback: Callback) -> None:
         said = callback.snapshot
         self._calls.tell(CalledBack, said)
+        # What was relayed has no token that proves it. The nonce proves as much, if it is known.
+        known = not callback.relayed or self._running.gave(said.ref, callback.nonce)
         # A success without URLs is no use to anybody: that is asked about in any case.
-        if callback.trusted and (said.result_urls or said.state is TaskState.FAILED):
+        useful = said.result_urls or said.state is TaskState.FAILED
+        if callback.trusted and known and useful:
             self._running.note(said)
             task.hint(said)
         elif not task.hint() and not self._closed:

@@ -42,11 +42,13 @@ class Callback:
         snapshot: How it says that the task stands. Nobody has confirmed that.
         nonce: Which submit's URL it came to.
         trusted: The inbox takes such a callback at its word.
+        relayed: It came to another process, which has passed it on.
     """
 
     snapshot: Snapshot
     nonce: str
     trusted: bool = False
+    relayed: bool = False
 
 
 def write_token(model: str, nonce: str, secret: bytes) -> str:

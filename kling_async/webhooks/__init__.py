@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from hashlib import sha256
 from threading import RLock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from kling_async.protocol.requests import is_loopback
 
 if TYPE_CHECKING:
     from kling_async.callbacks import Listener
-    from kling_async.results import TaskRef
+    from kling_async.results import Snapshot, TaskRef
 
 __all__ = ["Counts", "Inbox"]
 
@@ -55,6 +56,8 @@ class Counts:
     Attributes:
         taken: First callbacks of tasks that run: each wakes its task.
         repeated: Further callbacks of such tasks.
+        relayed: First callbacks of tasks that run here, which came to another process: see
+            :mod:`kling_async.webhooks.relay`.
         unknown: Callbacks of tasks that no client of this inbox waits for: they have been seen to
             end already, or another process has submitted them.
         unfinished: Callbacks that say that the task still runs.
@@ -65,6 +68,7 @@ class Counts:
     """
 
     taken: int = 0
+    relayed: int = 0
     repeated: int = 0
     unknown: int = 0
     unfinished: int = 0
@@ -126,6 +130,11 @@ class Inbox:
         return self._max_body_bytes
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """A checksum of each secret: what all processes have in common that share one."""
+        return tuple(sha256(b"kling_async relay " + one).hexdigest()[:16] for one in self._secrets)
+
+    @property
     def counts(self) -> Counts:
         """What became of the requests so far."""
         with self._lock:
@@ -177,6 +186,23 @@ class Inbox:
             return self._count("unfinished", _OK)
         return self._pass_on(callbacks.Callback(snapshot, nonce, not self._confirm))
 
+    def relayed(self, snapshot: Snapshot, nonce: str) -> None:
+        """Take what a callback said that came to another process; raises nothing.
+
+        Here it is of use to a task that runs here, and else nobody counts it.
+
+        Args:
+            snapshot: How it says that the task stands.
+            nonce: Which submit's URL it came to.
+        """
+        if not snapshot.state.ended:
+            return
+        callback = callbacks.Callback(snapshot, nonce, not self._confirm, relayed=True)
+        with self._lock:
+            what = self._told(snapshot.ref, callback)
+            if what != "unknown":
+                self._count("relayed" if what == "taken" else what)
+
     def _judge(self, method: str, path: str, length: int | None) -> tuple[str, str] | int:
         """Return the model and the nonce of the path, or the status to answer with."""
         proven = callbacks.read_token(path.rpartition("/")[2], self._secrets)
@@ -189,9 +215,8 @@ class Inbox:
         return proven
 
     def _pass_on(self, callback: callbacks.Callback) -> int:
-        ref = callback.snapshot.ref
         with self._lock:
-            return self._count(self._told(ref, callback), _OK)
+            return self._count(self._told(callback.snapshot.ref, callback), _OK)
 
     def _told(self, ref: TaskRef, callback: callbacks.Callback) -> str:
         before = self._passed_on.get(ref, 0)
@@ -206,12 +231,12 @@ class Inbox:
             self._passed_on.popitem(last=False)
         return "repeated" if before else "taken"
 
-    def _count(self, what: str, status: int) -> int:
+    def _count(self, what: str, status: int = _OK) -> int:
         with self._lock:
             self._counts[what] += 1
             many = self._counts[what]
         # The first, the second, the fourth ...: a flood of them must not become one in the log.
-        noted = what != "taken" and many & (many - 1) == 0
+        noted = what not in {"taken", "relayed"} and many & (many - 1) == 0
         # The path holds the token, and is never written down.
         _log.log(
             logging.INFO if noted else logging.DEBUG,

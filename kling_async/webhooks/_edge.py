@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from kling_async.client import KlingClient
@@ -14,6 +14,7 @@ from kling_async.webhooks import errors
 
 if TYPE_CHECKING:
     from kling_async.webhooks import Inbox
+    from kling_async.webhooks.relay import Relay
 
 __all__ = ["Client", "answered", "missing", "opened", "receive"]
 
@@ -66,9 +67,9 @@ async def receive(  # noqa: PLR0913, PLR0917 - a request has that many parts
 
 
 @asynccontextmanager
-async def opened(client: Client) -> AsyncIterator[KlingClient]:
-    """Enter a client, made here if need be, and close it at the end."""
-    async with client() if callable(client) else client as kling:
+async def opened(client: Client, relay: Relay | None = None) -> AsyncIterator[KlingClient]:
+    """Enter a client, made here if need be, and close it at the end; within it the relay's time."""
+    async with relay or nullcontext(), client() if callable(client) else client as kling:
         yield kling
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from kling_async.webhooks import Inbox
+    from kling_async.webhooks.relay import Relay
 
 __all__ = ["CLIENT", "answer_errors", "client", "lifespan", "routes"]
 
@@ -73,15 +74,18 @@ def routes(inbox: Inbox, *, prefix: str = "") -> list[web.RouteDef]:
     return [web.route("*", f"{prefix}/{{token:[^/]+}}", take)]
 
 
-def lifespan(client: _edge.Client) -> Callable[[web.Application], AsyncIterator[None]]:
+def lifespan(
+    client: _edge.Client, *, relay: Relay | None = None
+) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what opens and closes the client, for ``app.cleanup_ctx``.
 
     Args:
         client: A client, or a function that makes one, to be called when the server starts.
+        relay: What shares the inbox's callbacks with other processes meanwhile.
     """
 
     async def live(app: web.Application) -> AsyncIterator[None]:
-        async with _edge.opened(client) as kling:
+        async with _edge.opened(client, relay) as kling:
             app[CLIENT] = kling
             yield
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from attrs import frozen
@@ -22,6 +22,7 @@ from kling_async.webhooks import Inbox, _edge
 
 if TYPE_CHECKING:
     from kling_async.client import KlingClient
+    from kling_async.webhooks.relay import Relay
 
 __all__ = ["answer_errors", "app", "client", "lifespan"]
 
@@ -44,7 +45,7 @@ def app(inbox: Inbox) -> App:
     return _Callbacks(inbox)
 
 
-def lifespan(client: _edge.Client, app: App) -> App:
+def lifespan(client: _edge.Client, app: App, *, relay: Relay | None = None) -> App:
     """Wrap an application: the client is opened when the server starts, and closed when it ends.
 
     The application's own start comes after it, and its own end before. One that knows nothing
@@ -53,11 +54,12 @@ def lifespan(client: _edge.Client, app: App) -> App:
     Args:
         client: A client, or a function that makes one, to be called when the server starts.
         app: The application.
+        relay: What shares the inbox's callbacks with other processes meanwhile.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(client, app, scope, receive, send)
+            await _live(_edge.opened(client, relay), app, scope, receive, send)
         else:
             await app(scope, receive, send)
 
@@ -162,7 +164,13 @@ async def _answer(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _live(source: _edge.Client, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+async def _live(
+    opening: AbstractAsyncContextManager[KlingClient],
+    app: App,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
     """Live through a server's lifespan with a client open, and an application inside of it."""
     phase, last = "startup", cast("Message | None", None)
     takes_part = False
@@ -182,7 +190,7 @@ async def _live(source: _edge.Client, app: App, scope: Scope, receive: Receive, 
             last = message  # and is passed on when the client is closed, too
 
     try:
-        async with _edge.opened(source) as kling:
+        async with opening as kling:
             cast("MutableMapping[str, object]", scope.setdefault("state", {}))[STATE] = kling
             try:
                 await app(scope, heard, told)

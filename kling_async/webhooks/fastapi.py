@@ -31,6 +31,7 @@ except ModuleNotFoundError:
 
 if TYPE_CHECKING:
     from kling_async.webhooks import Inbox
+    from kling_async.webhooks.relay import Relay
 
 __all__ = ["answer_errors", "client", "lifespan", "router"]
 
@@ -48,7 +49,7 @@ def router(inbox: Inbox) -> APIRouter:
 
 
 def lifespan(
-    client: _edge.Client,
+    client: _edge.Client, *, relay: Relay | None = None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]]:
     """Return a lifespan for ``FastAPI(lifespan=…)`` that opens and closes the client.
 
@@ -59,12 +60,13 @@ def lifespan(
 
     Args:
         client: A client, or a function that makes one, to be called when the server starts.
+        relay: What shares the inbox's callbacks with other processes meanwhile.
     """
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         del app  # the client is in the state of each request: mounted applications find it there
-        async with _edge.opened(client) as kling:
+        async with _edge.opened(client, relay) as kling:
             yield {asgi.STATE: kling}
 
     return live
