@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from kling_async._servers import shown
 from kling_async.errors import ConfigurationError
 from kling_async.limits import Limits
 from kling_async.limits.engines import Change, Hold, LimitsEngine, Usage, connect
@@ -222,20 +221,6 @@ def test_addresses_that_are_none(url: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as caught:
         connect(url, "n")
     assert "word" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "seen"),
-    [
-        ("redis://me:word@cache:6379/1?a=word", "redis://cache:6379/1"),
-        ("postgresql://me:word@[::1]/db", "postgresql://[::1]/db"),
-        ("redis://:word@cache:port/1", "redis://…"),
-        ("postgresql:///db", "postgresql:///db"),
-    ],
-)
-def test_shown_addresses(url: str, seen: str) -> None:
-    """An address is shown without anything that may be secret."""
-    assert shown(url) == seen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Addresses of servers that processes share."""
+
+from __future__ import annotations
+
+import pytest
+
+from kling_async import ConfigurationError
+from kling_async._servers import shown, speaker
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("redis://me:word@cache:6379/1?a=word", "redis://cache:6379/1"),
+        ("postgresql://me:word@[::1]/db", "postgresql://[::1]/db"),
+        ("redis://:word@cache:port/1", "redis://…"),
+        ("postgresql:///db", "postgresql:///db"),
+    ],
+)
+def test_shown_addresses(url: str, seen: str) -> None:
+    """An address is shown without anything that may be secret."""
+    assert shown(url) == seen
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://cache", "the cat can be at redis://, .*; not at http://"),
+        ("me:word@cache:6379", "not at anything else"),
+        ("me:word://cache", "not at anything else"),
+        ("", "not at anything else"),
+    ],
+)
+def test_addresses_of_no_known_kind(url: str, told: str) -> None:
+    """An address that nothing here can speak to is refused; what may be secret is not told."""
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        speaker(url, "kling_async.limits.{}", "the cat")
+    assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("valkeys://cache", "kling_async.limits.redis"),
+        ("postgres://", "kling_async.limits.postgres"),
+    ],
+)
+def test_who_speaks_to_them(url: str, name: str) -> None:
+    """The scheme of an address says which module is loaded."""
+    assert speaker(url, "kling_async.limits.{}", "the cat").__name__ == name
