@@ -44,6 +44,8 @@ class Outcome:
         error: Why there is no result; with a batch also why a result was not saved.
         key: The caller's name for it, in a batch.
         files: What a batch has saved, in the order of the result's URLs.
+        elsewhere: Another worker that shares the batch's journal has done it meanwhile, and
+            tells it, too. Its files are where that worker runs.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Outcome:
     error: KlingError | None = None
     key: str | None = None
     files: tuple[Path, ...] = ()
+    elsewhere: bool = False
 
 
 async def draw(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T]:
@@ -69,7 +72,7 @@ class _Crowd:
     """How many are where, of all flights of one fan-out."""
 
     def __init__(self) -> None:
-        self.entering = self.flying = 0
+        self.entering = self.flying = self.aside = 0
         self.room: asyncio.Event = asyncio.Event()
 
 
@@ -105,6 +108,18 @@ class Flight(Generic[_T]):
             self._landed = True
             self._crowd.flying -= 1
             self._crowd.room.set()
+
+    def stand_aside(self) -> None:
+        """Say that it waits for somebody else: it takes nobody's place, until it goes on."""
+        self.enter()
+        self._crowd.flying -= 1
+        self._crowd.aside += 1
+        self._crowd.room.set()
+
+    def go_on(self) -> None:
+        """Say that it waits no more, and is in flight, whatever else is."""
+        self._crowd.aside -= 1
+        self._crowd.flying += 1
 
     async def sending(self) -> None:
         """Do nothing: who keeps no books has nothing to write."""
@@ -194,7 +209,7 @@ class FanOut(Generic[_T]):
         self._news.set()
 
     def _is_full(self) -> bool:
-        landed = len(self._flights) - self._crowd.flying
+        landed = len(self._flights) - self._crowd.flying - self._crowd.aside
         return (
             self._crowd.entering >= self._at_the_door
             or self._crowd.flying >= self._in_flight

@@ -24,13 +24,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from kling_async.batch.claims import Claims
 from kling_async.batch.steps import PASSING, Item, Rules, content_key
 from kling_async.batch.work import Guard, Work
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.fanout import Outcome, draw
 from kling_async.inputs import Input, parse_input
-from kling_async.journal import Entry, ItemState, Journal, Planned, Summary
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal import Entry, Hold, ItemState, Journal, Planned, Summary
+from kling_async.journal.opening import journal_at
 from kling_async.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ _AT_ONCE = 256
 class Batch:
     """Generates from many inputs, and goes on after a crash where it was.
 
-    Use it as an async context manager. One process at a time may have a journal open.
+    Use it as an async context manager. One process at a time may have a file open as a journal;
+    a database may be shared by any number of them, which then do the batch between them.
 
     Args:
         client: What submits and waits. It is not closed.
-        journal: The journal: the path of a SQLite file, made if it is not there, or a journal.
-            Not on a network file system, which SQLite cannot lock.
+        journal: The journal: the path of a SQLite file, made if it is not there, or the URL of a
+            PostgreSQL database that several workers may share, such as
+            ``postgresql://user@host/database?batch=foxes``, or a journal. A file must not be on
+            a network file system, which SQLite cannot lock.
         download_to: A folder for the videos; None keeps only their URLs, which die after days.
         in_flight: How many may run at one time; else the limit of concurrent tasks.
         timeout: Seconds to wait for each task. What takes longer stays submitted in the
@@ -68,7 +72,8 @@ class Batch:
         resubmit_reasons: The reasons. Content, prompt and image are not accepted: the same
             input fails again.
         max_tasks: Stop before more tasks than these have been started, all runs of the journal
-            together.
+            together. Of several workers that share a journal, each counts what was started
+            before its run began, and its own.
         min_balance: Stop when the account's balance is below this, in US dollars. It is asked
             for before the first submit and then after every fifty.
 
@@ -96,9 +101,7 @@ class Batch:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         check_timeout(timeout)
         self._client = client
-        self._journal = (
-            SqliteJournal(journal) if isinstance(journal, str | os.PathLike) else journal
-        )
+        self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
         self._folder = None if download_to is None else Path(download_to)
         self._in_flight = in_flight
         self._timeout = timeout
@@ -112,6 +115,7 @@ class Batch:
         self._saving = asyncio.Semaphore(downloads)
         self._counts: Counter[ItemState] = Counter()
         self._outcomes: AsyncGenerator[Outcome] | None = None
+        self._claims = Claims(self._journal)
         self._closing = asyncio.Lock()
         self._over = asyncio.Event()
 
@@ -153,6 +157,7 @@ class Batch:
         items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None = None,
         *,
         ordered: bool = False,
+        feed: bool = False,
     ) -> AsyncGenerator[Outcome]:
         """Bring every item to its end; yield what became of each.
 
@@ -160,11 +165,18 @@ class Batch:
         according to the journal are waited for, whether their items are given again or not.
         An item that is unsure is told with an error that ``may_have_charged``.
 
+        Where several workers share the journal, one of them does an item. The others wait for
+        it, without a place or a slot, and then yield the outcome with ``elsewhere`` set. Should
+        that worker die or leave, one of them goes on with what it had in hand.
+
         Args:
             items: Inputs, or items with keys of your own; an iterable of either kind. An
                 input without a key has one made of its content, so that the same input twice is
                 one item. None: all that the journal holds.
             ordered: Yield in the order given.
+            feed: The items are a feed that may go on for weeks. Tasks that run according to the
+                journal are left to whom they are given. An item that is given again while it is
+                under way is one; if it is given again later, it is told again.
 
         Raises:
             JournalError: The journal cannot be written, or a key stands there for another input.
@@ -174,9 +186,11 @@ class Batch:
         """
         self._guard.open(await self._journal.summary())
         self._counts = Counter()
+        self._claims = claims = Claims(self._journal)
         work = Work(
             self._client,
             self._journal,
+            claims,
             rules=self._rules,
             guard=self._guard,
             folder=self._folder,
@@ -184,7 +198,8 @@ class Batch:
             timeout=self._timeout,
             counts=self._counts,
         )
-        entries = self._entries(items, work)
+        under_way: set[str] = set()
+        entries = self._fed(items, under_way) if feed else self._entries(items, work)
         outcomes = self._client.carry(
             work.do,
             entries,
@@ -196,10 +211,11 @@ class Batch:
         self._over.clear()
         try:
             async for outcome in outcomes:
+                under_way.discard(str(outcome.key))
                 yield outcome
         finally:
             try:
-                await self._close(outcomes)
+                await self._close(outcomes, claims)
                 await entries.aclose()
             finally:
                 self._over.set()
@@ -209,14 +225,22 @@ class Batch:
         """End a run whose loop was left, before the journal is closed."""
         if self._outcomes is not None:
             try:
-                await self._close(self._outcomes)
+                await self._close(self._outcomes, self._claims)
             except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
                 await self._over.wait()
 
-    async def _close(self, outcomes: AsyncGenerator[Outcome]) -> None:
+    async def _close(self, outcomes: AsyncGenerator[Outcome], claims: Claims) -> None:
         """End a run; both who leaves its loop and the end of the batch may come here at a time."""
         async with self._closing:
-            await outcomes.aclose()
+            over = True
+            try:
+                await outcomes.aclose()
+            except RuntimeError:  # it goes on, in the loop of another asyncio.Task
+                over = False
+                raise
+            finally:
+                if over:
+                    await claims.close()
 
     async def _entries(
         self,
@@ -224,20 +248,45 @@ class Batch:
         work: Work,
     ) -> AsyncGenerator[tuple[Entry, Input]]:
         """Give the items as the journal has them; those that run take their slots first."""
-        async for entry in self._journal.entries(ItemState.SUBMITTED):
-            work.attach(entry, parse_input(entry.input))
         seen: set[int] = set()  # hashes: a hundred thousand keys need not stand in memory
-        source = self._all() if items is None else self._planned(items)
-        async with aclosing(source):
+        async for entry in self._running(work.claims, seen):
+            work.attach(entry, parse_input(entry.input))
+        async with aclosing(self._source(items)) as source:
             async for entry, given in source:
                 if self._guard.stopped:
                     break
                 if hash(entry.key) not in seen:
                     seen.add(hash(entry.key))
                     yield entry, given
-        async for entry in self._journal.entries(ItemState.SUBMITTED):
-            if hash(entry.key) not in seen:
-                yield entry, parse_input(entry.input)
+        async for entry in self._running(work.claims, seen):
+            yield entry, parse_input(entry.input)
+
+    async def _fed(
+        self,
+        items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None,
+        under_way: set[str],
+    ) -> AsyncGenerator[tuple[Entry, Input]]:
+        """Give the items as the journal has them, as long as there are any."""
+        async with aclosing(self._source(items)) as source:
+            async for entry, given in source:
+                if self._guard.stopped:
+                    break
+                if entry.key not in under_way:
+                    under_way.add(entry.key)
+                    yield entry, given
+
+    async def _running(self, claims: Claims, seen: Collection[int]) -> AsyncGenerator[Entry]:
+        """Give the other items whose tasks run, unless another worker waits for them."""
+        async for some in _together(self._journal.entries(ItemState.SUBMITTED)):
+            others = [entry for entry in some if hash(entry.key) not in seen]
+            for claim in await claims.take(*others):
+                if claim.hold is Hold.MINE:
+                    yield claim.entry
+
+    def _source(
+        self, items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None
+    ) -> AsyncGenerator[tuple[Entry, Input]]:
+        return self._all() if items is None else self._planned(items)
 
     async def _all(self) -> AsyncGenerator[tuple[Entry, Input]]:
         async for entry in self._journal.entries():
@@ -264,6 +313,18 @@ class Batch:
             [Planned(item.key, item.input.to_dict()) for item in given]
         )
         return [(entry, item.input) for entry, item in zip(entries, given, strict=True)]
+
+
+async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]]:
+    """Give as many at a time as are claimed in one commit."""
+    some: list[Entry] = []
+    async for entry in entries:
+        some.append(entry)
+        if len(some) == _AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _item(item: Input | Item) -> Item:

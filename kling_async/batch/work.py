@@ -21,12 +21,13 @@ from kling_async.errors import (
     TaskFailedError,
 )
 from kling_async.fanout import Outcome
-from kling_async.journal import Entry, Failure, ItemState, Journal, Move, Summary
+from kling_async.journal import Claim, Entry, Failure, Hold, ItemState, Journal, Move, Summary
 
 if TYPE_CHECKING:
     from collections import Counter
     from pathlib import Path
 
+    from kling_async.batch.claims import Claims
     from kling_async.client import KlingClient
     from kling_async.fanout import Flight
     from kling_async.inputs import Input
@@ -40,6 +41,9 @@ _REJECTED = (BadRequestError, RefusedError, NotFoundError, InputError, ContractE
 
 # One that met these says that every other would, too.
 _FUTILE = (AuthenticationError, BalanceError)
+
+# What is told of an item that stands so is how it has ended.
+_ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
 
 # Submits between two looks at the balance.
 _BALANCE_EVERY = 50
@@ -120,6 +124,7 @@ class Work:
         self,
         client: KlingClient,
         journal: Journal,
+        claims: Claims,
         *,
         rules: Rules,
         guard: Guard,
@@ -130,6 +135,7 @@ class Work:
     ) -> None:
         self.client = client
         self.journal = journal
+        self.claims = claims
         self.rules = rules
         self.guard = guard
         self.folder = folder
@@ -143,20 +149,60 @@ class Work:
         return self.client.attach(entry.ref, input=given, submitted_at=entry.changed_at)
 
     async def do(self, flight: Flight[tuple[Entry, Input]]) -> Outcome | None:
-        """Bring an item as far as it gets."""
-        return await _Job(self, flight).done()
+        """Bring an item as far as it gets, unless another worker does."""
+        drawn, given = flight.item
+        self.counts[drawn.state] += 1
+        claim = await self._claim(drawn)
+        if claim.hold is Hold.OTHERS:
+            flight.stand_aside()
+            claim = await self.claims.wait_for(drawn)
+            flight.go_on()
+        entry = claim.entry
+        self.counts[drawn.state] -= 1
+        self.counts[entry.state] += 1
+        if claim.hold is Hold.TOLD:
+            return self.outcome(flight.index, entry, given, error_of(entry), elsewhere=True)
+        job = _Job(self, flight, entry, fresh=claim.news)
+        outcome = await job.done()
+        await self.claims.let_go(entry.key, ended=job.entry.state in _ENDED)
+        return outcome
+
+    async def _claim(self, entry: Entry) -> Claim:
+        """Take an item in hand, if there is anything to be done with it."""
+        if next_step(entry, self.rules, fresh=False) is Step.TELL:
+            claim = await self.claims.look(entry)
+            # What another has left behind is told by one of those who find it.
+            if claim.hold is not Hold.MINE or not claim.news:
+                return claim
+        (claim,) = await self.claims.take(entry)
+        return claim
+
+    def outcome(
+        self,
+        index: int,
+        entry: Entry,
+        given: Input,
+        error: KlingError | None,
+        *,
+        elsewhere: bool = False,
+    ) -> Outcome:
+        """Tell what became of an item."""
+        files = tuple(self.folder / file.name for file in entry.files) if self.folder else ()
+        return Outcome(index, given, entry.ref, entry.result, error, entry.key, files, elsewhere)
 
 
 class _Job:
     """One item on its way through the batch. It is the witness of its submits."""
 
-    def __init__(self, work: Work, flight: Flight[tuple[Entry, Input]]) -> None:
+    def __init__(
+        self, work: Work, flight: Flight[tuple[Entry, Input]], entry: Entry, *, fresh: bool
+    ) -> None:
         self._work = work
         self._flight = flight
-        self.entry, self._input = flight.item
-        self._error = error_of(self.entry)
-        self._fresh = False
-        work.counts[self.entry.state] += 1
+        self.entry = entry
+        _, self._input = flight.item
+        self._error = error_of(entry)
+        self._fresh = fresh
 
     async def done(self) -> Outcome | None:
         """Take step after step, until there is none or one has failed."""
@@ -179,9 +225,12 @@ class _Job:
         return self._outcome()
 
     async def _is_there(self) -> bool:
-        """Whether the files that were saved are still where they are looked for."""
+        """Whether the files that were saved are still where they are looked for.
+
+        Those of a shared journal may be on the disk of another machine, and are not looked for.
+        """
         folder = self._work.folder
-        if folder is None:
+        if folder is None or self._work.journal.shared:
             return True
         files = self.entry.files
         return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
@@ -296,16 +345,7 @@ class _Job:
         self.entry = moved(self.entry, move)
 
     def _outcome(self) -> Outcome:
-        entry, folder = self.entry, self._work.folder
-        return Outcome(
-            self._flight.index,
-            self._input,
-            entry.ref,
-            entry.result,
-            self._error,
-            entry.key,
-            tuple(folder / file.name for file in entry.files) if folder else (),
-        )
+        return self._work.outcome(self._flight.index, self.entry, self._input, self._error)
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:

@@ -15,6 +15,7 @@ from kling_async.cli import arguments, codes
 from kling_async.cli.board import board
 from kling_async.cli.commands import connect
 from kling_async.cli.counts import WORDS, Tally, span, standing
+from kling_async.cli.enqueue import check, enqueue
 from kling_async.cli.output import PROGRAM, Output, printable, write
 from kling_async.cli.plan import Plan, known
 from kling_async.cli.rows import json_rows
@@ -27,7 +28,7 @@ from kling_async.errors import (
     TaskFailedError,
 )
 from kling_async.journal import ItemState
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.opening import is_there, journal_at, shown
 from kling_async.limits import Limits
 from kling_async.policy.polling import Polling
 
@@ -47,13 +48,15 @@ _SHOWN = 5
 
 async def batch(args: Namespace) -> int:
     """Check all rows, then generate from every one; go on where the journal ends."""
-    journal: Path = args.journal or args.file.with_name(f"{args.file.stem}.journal.sqlite")
-    there = _is_there(journal)
+    journal: Path | str = args.journal or args.file.with_name(f"{args.file.stem}.journal.sqlite")
+    there = await is_there(journal)
     if there and not args.resume:
         raise ConfigurationError(
-            f"there is a journal at {journal} already: give another with --journal, or go on"
+            f"there is a journal at {shown(journal)} already: give another with --journal, or go on"
             " with it, without --no-resume"
         )
+    if args.enqueue:
+        check(args)
     rules = Rules(
         save=args.download_to is not None,
         resubmit_unsure=args.resubmit_unsure,
@@ -69,14 +72,9 @@ async def batch(args: Namespace) -> int:
             raise InputError(f"{args.file}: there are no {'good ' * bool(plan.wrong)}rows in it")
         if args.dry_run:
             return await _rehearse(args, plan, journal if there else None)
+        if args.enqueue:
+            return await enqueue(args, plan)
         return await _Run(args, plan, journal).code()
-
-
-def _is_there(journal: Path) -> bool:
-    try:
-        return journal.exists() and journal.stat().st_size > 0
-    except OSError as error:
-        raise JournalError(f"there cannot be a journal at {journal}: {error}") from None
 
 
 def _rows(args: Namespace) -> Iterator[tuple[int, dict[str, object] | InputError]]:
@@ -90,13 +88,13 @@ def _limits(args: Namespace) -> Limits:
     return Limits(args.requests_per_minute, args.concurrent_tasks)
 
 
-async def _rehearse(args: Namespace, plan: Plan, journal: Path | None) -> int:
+async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> int:
     """Say what would be done."""
     again = plan.steps[Step.SUBMIT_ANEW]
     submit = plan.steps[Step.SUBMIT] + again
     room = args.max_tasks
     if room is not None and journal is not None:
-        async with SqliteJournal(journal, read_only=True) as opened:
+        async with journal_at(journal, read_only=True) as opened:
             room -= (await opened.summary()).attempts
     over = 0 if room is None else max(0, submit - max(0, room))
     seconds = plan.estimate(_limits(args), args.in_flight)
@@ -129,15 +127,17 @@ async def _rehearse(args: Namespace, plan: Plan, journal: Path | None) -> int:
 class _Run:
     """One run over the good rows."""
 
-    def __init__(self, args: Namespace, plan: Plan, journal: Path) -> None:
+    def __init__(self, args: Namespace, plan: Plan, journal: Path | str) -> None:
         self._args = args
         self._plan = plan
         self._journal = journal
+        self._place = shown(journal)
         self._output = Output(json=args.json)
         # What went wrong, by kind: how many, and the first few in words.
         self._wrong: Counter[str] = Counter()
         self._named: dict[str, list[str]] = {}
         self._may_pass = False
+        self._elsewhere = 0  # by other workers
 
     async def code(self) -> int:
         """Do everything; return the exit code."""
@@ -171,7 +171,7 @@ class _Run:
     async def _go(self, kling: KlingClient, batch: Batch) -> int:
         before = (await batch.summary()).counts
         if any(before.values()):
-            self._say(f"resuming {self._journal}: {standing(before)}")
+            self._say(f"resuming {self._place}: {standing(before)}")
         error: KlingError | None = None
         try:
             await self._follow(batch)
@@ -215,9 +215,11 @@ class _Run:
         return max(0, self._plan.rows - sum(counts.values()))
 
     def _tell(self, outcome: Outcome) -> None:
-        """Write what is finished to stdout, and keep in mind what is not."""
+        """Write what this run has finished to stdout, and keep in mind what is not."""
         error, key = outcome.error, str(outcome.key)
-        if self._args.json:
+        if outcome.elsewhere:
+            self._elsewhere += 1
+        elif self._args.json:
             self._output.result([], _fields(outcome))
         elif error is None:
             found = map(str, outcome.files) if outcome.files else _urls(outcome)
@@ -237,11 +239,13 @@ class _Run:
         lines += [
             f"  {word:<10} {counts[state]:>9,}" for state, word in WORDS.items() if counts[state]
         ]
+        if self._elsewhere:
+            lines.append(f"  {self._elsewhere:,} of them by other workers")
         if self._plan.wrong:
             lines.append(f"  {'left out':<10} {len(self._plan.wrong):>9,}")
         lines += [
             f"Tasks that may have cost money, all runs together: {attempts:,}",
-            f"Journal: {self._journal}",
+            f"Journal: {self._place}",
         ]
         if self._args.download_to is not None:
             lines.append(f"Videos: {self._args.download_to}")
@@ -257,7 +261,7 @@ class _Run:
         """Name the commands that may help."""
         found: list[tuple[str, str]] = []
         if self._wrong:
-            found.append((f"{PROGRAM} report {shlex.quote(str(self._journal))}", "all items"))
+            found.append((f"{PROGRAM} report {shlex.quote(self._place)}", "all items"))
         if counts[ItemState.PLANNED] or counts[ItemState.SUBMITTED] or self._wrong["not saved"]:
             found.append((self._again(), "goes on"))
         if self._may_pass:
@@ -278,8 +282,9 @@ class _Run:
         for name, value in given.items():
             if value != usual[name]:
                 option = f"--{name.replace('_', '-')}"
-                shown = f"{value:g}" if isinstance(value, float) else str(value)
-                words += [option] if value is True else [option, shown]
+                word = f"{value:g}" if isinstance(value, float) else str(value)
+                word = self._place if name == "journal" else word
+                words += [option] if value is True else [option, word]
         return shlex.join(words)
 
     async def _interrupted(self, kling: KlingClient, batch: Batch) -> None:

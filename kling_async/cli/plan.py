@@ -16,7 +16,7 @@ from kling_async.batch.steps import Item, Rules, Step, content_key, next_step
 from kling_async.errors import ConfigurationError, InputError, Problem
 from kling_async.inputs import Input, parse_input
 from kling_async.journal import ItemState
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.opening import journal_at
 from kling_async.policy.durations import Kind, expected
 
 if TYPE_CHECKING:
@@ -51,16 +51,17 @@ class Known:
     step: Step
 
 
-async def known(journal: Path, rules: Rules) -> dict[int, Known]:
+async def known(journal: Path | str, rules: Rules) -> dict[int, Known]:
     """Read what a journal has, by the hashes of the keys.
 
     Raises:
         JournalError: It cannot be read.
     """
     found = {}
-    async with SqliteJournal(journal, read_only=True) as opened:
+    async with journal_at(journal, read_only=True) as opened:
         async for entry in opened.entries():
-            if entry.state is ItemState.SUBMITTING:  # as it is as soon as a batch opens it
+            # As it is as soon as a batch opens it, or its worker has died.
+            if entry.state is ItemState.SUBMITTING and not opened.shared:
                 entry = evolve(entry, state=ItemState.UNSURE)  # noqa: PLW2901 - the same item
             step = next_step(entry, rules, fresh=False)
             found[hash(entry.key)] = Known(hash(content_key(entry.input)), entry.state, step)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from kling_async.cli import codes
@@ -16,14 +17,13 @@ from kling_async.cli.output import printable, write
 from kling_async.cli.spreadsheet import COLUMNS, Writer
 from kling_async.errors import ConfigurationError
 from kling_async.journal import Entry, ItemState
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.opening import journal_at, shown
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
-    from kling_async.journal import Summary
+    from kling_async.journal import Journal, Summary
 
 __all__ = ["report"]
 
@@ -62,7 +62,7 @@ _STANDING = (
 async def report(args: Namespace) -> int:
     """Write the report in the format that is asked for; the path of a page goes to stdout."""
     writers = {"table": _table, "csv": _csv, "json": _json}
-    async with SqliteJournal(args.journal, read_only=True) as journal:
+    async with journal_at(args.journal, read_only=True) as journal:
         if args.format == "html":
             write(sys.stdout, str(await _html(args, journal)))
         else:
@@ -73,7 +73,7 @@ async def report(args: Namespace) -> int:
     return codes.OK
 
 
-async def _table(journal: SqliteJournal, stream: TextIO) -> None:
+async def _table(journal: Journal, stream: TextIO) -> None:
     summary = await journal.summary()
     for state, word in WORDS.items():
         if summary.counts[state]:
@@ -86,7 +86,7 @@ async def _table(journal: SqliteJournal, stream: TextIO) -> None:
         stream.write(f"and {more:,} more; --format csv has them all\n")
 
 
-async def _csv(journal: SqliteJournal, stream: TextIO) -> None:
+async def _csv(journal: Journal, stream: TextIO) -> None:
     writer = Writer(stream)
     writer.row([*COLUMNS, *_STANDING])
     async for entry in journal.entries():
@@ -95,21 +95,24 @@ async def _csv(journal: SqliteJournal, stream: TextIO) -> None:
         writer.row([entry.key, *given, *(_cell(fields[name]) for name in _STANDING)])
 
 
-async def _json(journal: SqliteJournal, stream: TextIO) -> None:
+async def _json(journal: Journal, stream: TextIO) -> None:
     async for entry in journal.entries():
         fields = {"key": entry.key, "input": entry.input, **_fields(entry)}
         stream.write(f"{json.dumps(fields, ensure_ascii=False)}\n")
 
 
-async def _html(args: Namespace, journal: SqliteJournal) -> Path:
-    videos: Path = args.videos or args.journal.parent
+async def _html(args: Namespace, journal: Journal) -> Path:
+    # A database is nowhere in particular.
+    beside = args.journal.parent if isinstance(args.journal, Path) else Path()
+    name = args.journal.name if isinstance(args.journal, Path) else shown(args.journal)
+    videos: Path = args.videos or beside
     place: Path = args.output or videos / "index.html"
     entries = [entry async for entry in _first(journal, _CARDS)]
     summary = await journal.summary()
 
     def make() -> Path:
         cards = [card for entry in entries for card in _cards(entry, videos, place.parent)]
-        sheet = page(cards, _facts(summary, len(entries)), f"Made from {args.journal.name}.")
+        sheet = page(cards, _facts(summary, len(entries)), f"Made from {name}.")
         with _stream(place) as stream:
             stream.write(sheet)
         return place.resolve()
@@ -117,7 +120,7 @@ async def _html(args: Namespace, journal: SqliteJournal) -> Path:
     return await asyncio.to_thread(make)
 
 
-async def _first(journal: SqliteJournal, most: int) -> AsyncIterator[Entry]:
+async def _first(journal: Journal, most: int) -> AsyncIterator[Entry]:
     """Go through the first items, those that need a look before the others."""
     for state in _ORDER:
         async for entry in journal.entries(state):

@@ -4,8 +4,8 @@ An item is written as planned, and every act that follows is written before it i
 soon as it is known. Where the process may have died tells what the next one may do: go on with
 a task, fetch its files, submit the item, or, where an answer was lost, ask the user.
 
-An engine (:mod:`kling_async.journal.sqlite`) keeps these values; :class:`Journal` is what it
-promises.
+An engine keeps these values: a file (:mod:`kling_async.journal.sqlite`), or a server that several
+workers share (:mod:`kling_async.journal.postgres`). :class:`Journal` is what every engine promises.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
+    "GIVEN_UP",
     "MOVES",
+    "Claim",
     "Entry",
     "Failure",
+    "Hold",
     "ItemState",
     "Journal",
     "Move",
@@ -102,6 +105,14 @@ class Failure:
     may_have_charged: bool = False
 
 
+# What is known of an item that a process was sending when it died.
+GIVEN_UP = Failure(
+    "AnswerLostError",
+    "the process ended while it was sending this item; a task may have been started",
+    may_have_charged=True,
+)
+
+
 @frozen
 class Move:
     """One transition of an item: to which state, when, and what came with it.
@@ -153,6 +164,29 @@ class Entry:
     files: tuple[SavedFile, ...] = ()
 
 
+class Hold(StrEnum):
+    """Who has an item in hand."""
+
+    MINE = "mine"  # this worker, or nobody
+    OTHERS = "others"  # another worker, which lives
+    TOLD = "told"  # another has brought it to its end since this journal was opened, and tells it
+
+
+@frozen
+class Claim:
+    """What became of a claim.
+
+    Attributes:
+        entry: How the item stands now.
+        hold: Who has it in hand.
+        news: Another worker has moved it since this journal was opened.
+    """
+
+    entry: Entry
+    hold: Hold = Hold.MINE
+    news: bool = False
+
+
 @frozen
 class Summary:
     """How the whole batch stands.
@@ -186,8 +220,12 @@ def attempt_after(state: ItemState, attempt: int, move: Move) -> int:
 class Journal(Protocol):
     """What keeps the items of a batch, through crashes. Use it as an async context manager.
 
-    One process at a time may write to a journal. Every method raises
-    :class:`~kling_async.errors.JournalError` where the journal cannot be read or written.
+    Each that is open for writing is one worker. An engine may let several of them share a batch:
+    then an item is in the hand of one worker at a time, which claims it before it moves it. What
+    a worker that has died had in hand is anybody's, but what it was sending is unsure.
+
+    Every method raises :class:`~kling_async.errors.JournalError` where the journal cannot be read
+    or written.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -210,10 +248,38 @@ class Journal(Protocol):
     async def record(self, *moves: Move) -> None:
         """Write moves, all or none; they are durable when this returns.
 
-        If the caller is cancelled meanwhile, they are written all the same.
+        If the caller is cancelled meanwhile, they are written all the same. An item that nobody
+        has in hand is claimed by that.
 
         Raises:
-            JournalError: An item is not known, or a move is illegal. Nothing was written.
+            JournalError: An item is not known or in the hand of another worker, or a move is
+                illegal. Nothing was written.
+        """
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other workers may have the batch open, here or on other machines."""
+        ...
+
+    async def claim(self, *entries: Entry) -> list[Claim]:
+        """Take items in hand, those that no other worker has; tell of each how it stands now.
+
+        Of those that another has, the entries may come back as they were given.
+        """
+        ...
+
+    async def look(self, *entries: Entry) -> list[Claim]:
+        """Tell what would become of a claim, and of each item how it stands now."""
+        ...
+
+    async def release(self, *keys: str, ended: bool = False) -> None:
+        """Let go of items.
+
+        Args:
+            keys: Those of the items. What is not in this worker's hand stays as it is, and so does
+                what is being sent: that is unsure as soon as the worker goes.
+            ended: This worker tells how they have ended; to others they are ``Hold.TOLD``.
         """
         ...
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from kling_async.errors import JournalError
 from kling_async.journal import (
+    GIVEN_UP,
     Entry,
-    Failure,
     ItemState,
     Move,
     Planned,
@@ -24,7 +24,7 @@ from kling_async.journal import (
     attempt_after,
 )
 from kling_async.journal._sqlite_file import transaction
-from kling_async.journal._text import details, read_details, write
+from kling_async.journal._text import details, input_text, making_sense, read_details
 
 _ENTRY = """
     SELECT id, key, input, state, attempt, changed_at, ref, result, failure, files
@@ -86,7 +86,7 @@ class Commit:
         known: dict[str, tuple[str, Entry]] = {}
         new: list[tuple[str, str, str]] = []
         for item in items:
-            text = _input_text(item)
+            text = input_text(item)
             if item.key not in known:
                 row = _find(self._db, _ENTRY, item.key)
                 if row is None:
@@ -173,16 +173,11 @@ def _forgetting(standing: Standing) -> Iterator[None]:
 
 def give_up_sending(db: sqlite3.Connection) -> None:
     """Move to unsure what a process was sending when it died."""
-    lost = Failure(
-        "AnswerLostError",
-        "the process ended while it was sending this item; a task may have been started",
-        may_have_charged=True,
-    )
     now = datetime.now(UTC)
     keys = db.execute("SELECT key FROM items WHERE state = 'submitting' ORDER BY id").fetchall()
     with transaction(db):
         together = Commit(db, {})
-        together.record(Move(key, ItemState.UNSURE, now, failure=lost) for (key,) in keys)
+        together.record(Move(key, ItemState.UNSURE, now, failure=GIVEN_UP) for (key,) in keys)
         together.write()
 
 
@@ -222,7 +217,7 @@ def history(db: sqlite3.Connection, key: str) -> list[Move]:
     if found is None:
         raise JournalError(f"there is no item {key!r} in the journal")
     rows = db.execute(_HISTORY, found[:1]).fetchall()
-    with _making_sense():
+    with making_sense(sqlite3.DatabaseError):
         return [
             Move(key, ItemState(state), datetime.fromisoformat(at), *read_details(texts))
             for state, at, *texts in rows
@@ -241,28 +236,12 @@ def _stands(db: sqlite3.Connection, key: str) -> tuple[int, ItemState, int] | No
     row = _find(db, _STANDING, key)
     if row is None:
         return None
-    with _making_sense():
+    with making_sense(sqlite3.DatabaseError):
         return row[0], ItemState(row[1]), row[2]
-
-
-def _input_text(item: Planned) -> str:
-    try:
-        return write(item.input)
-    except (TypeError, ValueError) as error:
-        raise JournalError(f"the input of item {item.key!r} is not JSON: {error}") from error
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     _, key, text, state, attempt, changed_at, *texts = row
-    with _making_sense():
+    with making_sense(sqlite3.DatabaseError):
         moment = datetime.fromisoformat(changed_at)
         return Entry(key, json.loads(text), ItemState(state), attempt, moment, *read_details(texts))
-
-
-@contextmanager
-def _making_sense() -> Iterator[None]:
-    """Treat a row that cannot be read like any other damage."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise sqlite3.DatabaseError(f"a row makes no sense: {error!r}") from error

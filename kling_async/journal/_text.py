@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
+from kling_async.errors import JournalError
 from kling_async.journal import Failure
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
-    from kling_async.journal import Move
+    from kling_async.journal import Move, Planned
 
 
 def write(value: object) -> str:
     """Write plain values as JSON, equal ones as equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def input_text(item: Planned) -> str:
+    """Write the input of an item.
+
+    Raises:
+        JournalError: It is not JSON.
+    """
+    try:
+        return write(item.input)
+    except (TypeError, ValueError) as error:
+        raise JournalError(f"the input of item {item.key!r} is not JSON: {error}") from error
+
+
+@contextmanager
+def making_sense(damage: type[Exception]) -> Iterator[None]:
+    """Treat a row that cannot be read like any other damage, which the engine tells so."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damage(f"a row makes no sense: {error!r}") from error
 
 
 def details(move: Move) -> dict[str, str | None]:

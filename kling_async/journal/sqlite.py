@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
-from kling_async._threads import to_its_end
 from kling_async.errors import JournalError
-from kling_async.journal import Entry, ItemState, Move, Planned, Summary, _sqlite_rows
+from kling_async.journal import Claim, Entry, ItemState, Move, Planned, Summary, _sqlite_rows
 from kling_async.journal._sqlite_file import complaining, reading, writing
+from kling_async.journal._writer import TOLD, Writer
 
 if TYPE_CHECKING:
     import os
@@ -26,9 +22,8 @@ __all__ = ["SqliteJournal"]
 
 _T = TypeVar("_T")
 
-# Calls in one transaction. More would save little, and all their callers go on in one turn of
-# the loop when it is committed.
-GROUP = 50
+# Calls in one transaction. More would save little.
+GROUP = TOLD
 
 # Entries that are read at a time.
 PAGE = 500
@@ -54,25 +49,16 @@ class SqliteJournal:
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self._path = Path(path)
         self._read_only = read_only
-        self._thread: ThreadPoolExecutor | None = None
+        self._writer = Writer(str(self._path), self._commit, most=GROUP)
         self._held = ExitStack()  # the connection and the lock
         self._db: sqlite3.Connection  # for writing
-        self._waiting: deque[tuple[_sqlite_rows.Call, asyncio.Future[object]]] = deque()
-        self._committing = False
         self._standing: _sqlite_rows.Standing = {}
 
     def __repr__(self) -> str:
         return f"<SqliteJournal {self._path}>"
 
     async def __aenter__(self) -> Self:
-        if self._thread is not None:
-            raise JournalError(f"the journal {self._path} is open already")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kling-journal")
-        try:
-            await self._in_thread(self._open)
-        except BaseException:  # also if cancelled: the thread closes what it has opened by then
-            await self.close()
-            raise
+        await self._writer.start(self._open, self._held.close)
         return self
 
     async def __aexit__(
@@ -102,6 +88,22 @@ class SqliteJournal:
                 written. Nothing was written.
         """
         await self._write(partial(_sqlite_rows.Commit.record, moves=moves))
+
+    @property
+    def shared(self) -> bool:
+        """Never: the file is locked while a batch has it open."""
+        return False
+
+    async def claim(self, *entries: Entry) -> list[Claim]:
+        """Return all as they are: there is no other worker."""
+        return [Claim(entry) for entry in entries]
+
+    async def look(self, *entries: Entry) -> list[Claim]:
+        """Return all as they are, too."""
+        return [Claim(entry) for entry in entries]
+
+    async def release(self, *keys: str, ended: bool = False) -> None:
+        """Do nothing: nobody else could take them."""
 
     async def entries(self, *states: ItemState) -> AsyncIterator[Entry]:
         """Go through the items in these states, or all, in the order in which they were planned.
@@ -139,68 +141,20 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Write what was handed in, then close the file. The second time does nothing."""
-        thread = self._thread
-        if thread is None:
-            return
-        self._commit(len(self._waiting))
-        closing = self._in_thread(self._held.close)  # after the commits: there is one thread
-        self._thread = None
-        try:
-            await to_its_end(closing)
-        finally:
-            thread.shutdown()
+        await self._writer.stop(self._held.close)
 
     async def _write(self, call: Callable[[_sqlite_rows.Commit], _T]) -> _T:
         if self._read_only:
             raise JournalError(f"the journal {self._path} was opened for reading only")
-        self._opened()
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
-        if not self._committing:
-            self._commit(GROUP)
-        return cast("_T", await future)
+        return cast("_T", await self._writer.write(call))
 
     async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await self._in_thread(self._ask, query)
-
-    def _commit(self, most: int) -> None:
-        """Commit so many of the calls that are waiting."""
-        group = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-        if group:
-            self._committing = True
-            # A bare future, not a task: nobody can cancel it, not even a loop that is ending.
-            job = self._in_thread(
-                self._ask,
-                partial(_sqlite_rows.commit, calls=[c for c, _ in group], standing=self._standing),
-            )
-            job.add_done_callback(partial(self._committed, [future for _, future in group]))
-
-    def _committed(
-        self, callers: list[asyncio.Future[object]], job: asyncio.Future[list[object]]
-    ) -> None:
-        """Tell each caller what became of its call; go on with those who came meanwhile."""
-        self._committing = False
-        self._commit(GROUP)
-        error = job.exception()
-        # Each gets an error of its own: one may add to it what concerns its item.
-        answers = [copy(error) for _ in callers] if error is not None else job.result()
-        for caller, answer in zip(callers, answers, strict=True):
-            if caller.done():
-                continue  # it was cancelled
-            if isinstance(answer, BaseException):
-                caller.set_exception(answer)
-            else:
-                caller.set_result(answer)
-
-    def _opened(self) -> ThreadPoolExecutor:
-        if self._thread is None:
-            raise JournalError(f"the journal {self._path} is not open: use it in `async with`")
-        return self._thread
-
-    def _in_thread(self, job: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._opened(), job, *args)
+        return await self._writer.run(partial(self._ask, query))
 
     # What follows runs in the thread.
+
+    def _commit(self, calls: list[_sqlite_rows.Call]) -> list[object]:
+        return self._ask(partial(_sqlite_rows.commit, calls=calls, standing=self._standing))
 
     def _open(self) -> None:
         if self._read_only:

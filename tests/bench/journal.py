@@ -1,4 +1,6 @@
-"""What a journal costs: 1,000 callers that write at once, on a real loop, to a real file.
+"""What a journal costs: 1,000 callers that write at once, on a real loop, to a real disk.
+
+It is written to a file, and to a PostgreSQL on this machine that waits for its disk, too.
 
 Each brings items of its own through the four transitions of a batch. A turn of the loop is what
 it does between two looks at its sockets. The longest turn is told twice: by the clock, which
@@ -19,10 +21,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
-from kling_async.journal import ItemState, Move, Planned
+from kling_async.journal import ItemState, Journal, Move, Planned
+from kling_async.journal.postgres import PostgresJournal
 from kling_async.journal.sqlite import SqliteJournal
 from kling_async.results import Result, SavedFile, TaskRef
 from tests.bench import figures
+from tests.engines.postgres import serving
 
 CALLERS = 1_000
 ITEMS = 15  # of each caller
@@ -67,7 +71,7 @@ async def tick(moments: list[float]) -> None:
         await asyncio.sleep(TICK)
 
 
-async def carry(journal: SqliteJournal, caller: int) -> None:
+async def carry(journal: Journal, caller: int) -> None:
     """Bring a caller's items from planned to saved, each transition written before the next."""
     for number in range(ITEMS):
         key = f"{caller}-{number}"
@@ -86,10 +90,10 @@ async def carry(journal: SqliteJournal, caller: int) -> None:
             await journal.record(move)
 
 
-async def write(folder: Path, selector: Selector) -> dict[str, float]:
+async def write(journal: Journal, selector: Selector) -> dict[str, float]:
     """Let all callers write; return what it took."""
     items = [Planned(f"{one}-{n}", INPUT) for one in range(CALLERS) for n in range(ITEMS)]
-    async with SqliteJournal(folder / "journal.sqlite") as journal:
+    async with journal:
         await journal.plan(items)
         moments: list[float] = []
         ticking = asyncio.create_task(tick(moments))
@@ -128,11 +132,12 @@ def told(moments: list[float], selector: Selector) -> dict[str, float]:
     }
 
 
-def rounds(what: str) -> dict[str, list[float]]:
+def rounds(what: str, *urls: str) -> dict[str, list[float]]:
     """Measure in processes of their own, one after another."""
     results: list[dict[str, float]] = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         command = [sys.executable, "-m", "tests.bench.journal", what]
+        command += [f"{url}?batch={number}" for url in urls]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         results.append(json.loads(done.stdout))
     return {name: [one[name] for one in results] for name in results[0]}
@@ -143,8 +148,19 @@ def main() -> None:
     figures.title(
         f"Journal: {CALLERS:,} callers write {4 * CALLERS * ITEMS:,} transitions, {ROUNDS} rounds"
     )
-    figures.row("", "median", "best", "worst", "", "idle loop, worst")
-    written, idled = rounds("write"), rounds("idle")
+    idled = rounds("idle")
+    written = {"SQLite": rounds("write")}
+    with serving(durable=True) as server:
+        written["PostgreSQL"] = rounds("write", server.url())
+    for engine, results in written.items():
+        figures.row(engine, "median", "best", "worst", "", "idle loop, worst")
+        show(results, idled)
+    ratio = median(written["PostgreSQL"]["pace"]) / median(written["SQLite"]["pace"])
+    figures.row("PostgreSQL's pace, of SQLite's", f"{ratio:.2f}")
+
+
+def show(written: dict[str, list[float]], idled: dict[str, list[float]]) -> None:
+    """Print the figures of one engine."""
     for key, name in {
         "pace": "transitions a second",
         "pace_cpu": "transitions a second of CPU time, both threads",
@@ -176,8 +192,12 @@ def _one_round() -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner,
     ):
-        writing = sys.argv[1] == "write"
-        return runner.run(write(Path(folder), selector) if writing else idle(selector))
+        what, *urls = sys.argv[1:]
+        if what == "idle":
+            return runner.run(idle(selector))
+        file = Path(folder) / "journal.sqlite"
+        journal: Journal = PostgresJournal(urls[0]) if urls else SqliteJournal(file)
+        return runner.run(write(journal, selector))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ SETTINGS = {
 
 # Ends the server and takes its files away as soon as the pipe is closed: by us, or by the
 # system when it has killed us.
+# Signals that are sent to all of us must not end it before its work is done.
 KEEPER = """
+trap '' HUP INT TERM
 folder=$1; shift
 exec 2>/dev/null
 "$@" </dev/null >"$folder/log" 2>&1 & server=$!

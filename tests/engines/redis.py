@@ -30,7 +30,9 @@ PATIENCE = 10.0
 DATABASES = 1_000
 
 # Ends the server as soon as the pipe is closed: by us, or by the system when it has killed us.
+# Signals that are sent to all of us must not end it before its work is done.
 KEEPER = """
+trap '' HUP INT TERM
 "$@" </dev/null >/dev/null 2>&1 & server=$!
 read -r _
 kill -KILL $server; wait $server 2>/dev/null

@@ -4,10 +4,12 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from kling_async.journal.postgres import PostgresJournal
+from kling_async.journal.sqlite import SqliteJournal
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 NOBODY = 65534
+
+
+class MakeJournal(Protocol):
+    def __call__(self, *, read_only: bool = False) -> SqliteJournal | PostgresJournal: ...
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def journal_here(request: pytest.FixtureRequest) -> MakeJournal:
+    """Make journals of each engine in turn, all of one place, where there is nothing yet."""
+    if request.param == "sqlite":
+        path = request.getfixturevalue("tmp_path") / "a"
+        return lambda *, read_only=False: SqliteJournal(path, read_only=read_only)
+    url = request.getfixturevalue("batch_url")
+    return lambda *, read_only=False: PostgresJournal(url, read_only=read_only)
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -6,7 +6,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import threading
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal import Entry, ItemState, Journal, Move, Planned
-from kling_async.journal.sqlite import GROUP, PAGE, SqliteJournal
+from kling_async.journal.sqlite import GROUP, SqliteJournal
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -80,38 +79,10 @@ def commits(path: Path) -> int:
     return sum(size != 0 for (size,) in frames)
 
 
-async def test_what_is_written_is_there(tmp_path: Path) -> None:
-    """Items, moves, counts and history are there after the journal was opened again."""
-    path = tmp_path / "run.sqlite"
-    async with SqliteJournal(path) as journal:
-        answer = await journal.plan(planned("a", "b"))
-        assert [entry.key for entry in answer] == ["a", "b"]
-        await journal.record(sending("a"), Move("a", S.SUBMITTED, NOW, ref=REF))
-    async with SqliteJournal(str(path)) as again:
-        first, second = await entries(again)
-        assert (first.state, first.ref, first.changed_at) == (S.SUBMITTED, REF, NOW)
-        assert second == answer[1]
-        assert await entries(again, S.PLANNED, S.PLANNED) == [second]
-        assert (await again.summary()).attempts == 1
-        assert [move.state for move in await again.history("a")] == list(S)[:3]
-
-
 async def test_it_is_a_journal(tmp_path: Path) -> None:
     """It keeps the promises of the protocol, and says which file it is."""
     journal: Journal = SqliteJournal(tmp_path / "a")
     assert repr(journal) == f"<SqliteJournal {tmp_path / 'a'}>"
-
-
-async def test_errors_come_to_the_caller(tmp_path: Path) -> None:
-    """What is refused is raised where it was asked for."""
-    async with SqliteJournal(tmp_path / "a") as journal:
-        await journal.plan(planned("a"))
-        with pytest.raises(JournalError, match="another input"):
-            await journal.plan([Planned("a", {})])
-        with pytest.raises(JournalError, match="'a' is planned"):
-            await journal.record(Move("a", S.SAVED, NOW))
-        with pytest.raises(JournalError, match="no item 'b'"):
-            await journal.history("b")
 
 
 async def test_commits_are_shared(tmp_path: Path) -> None:
@@ -126,105 +97,6 @@ async def test_commits_are_shared(tmp_path: Path) -> None:
         assert set((await states(journal)).values()) == {"submitting"}
 
 
-async def test_verdicts_in_a_shared_commit(tmp_path: Path) -> None:
-    """Of those who share a commit only the one who was wrong is told so."""
-    async with SqliteJournal(tmp_path / "a") as journal:
-        await journal.plan(planned("a", "b"))
-        answers = await asyncio.gather(
-            *(journal.record(sending(key)) for key in ("a", "unknown", "b")),
-            journal.plan(planned("c")),
-            return_exceptions=True,
-        )
-        assert [type(answer) for answer in answers] == [type(None), JournalError, type(None), list]
-        assert await states(journal) == {"a": "submitting", "b": "submitting", "c": "planned"}
-
-
-async def test_a_caller_that_is_cancelled(tmp_path: Path) -> None:
-    """What a cancelled caller has handed in is written, be its commit under way or yet to come."""
-    async with SqliteJournal(tmp_path / "a") as journal:
-        await journal.plan(planned("a", "b", "c"))
-        tasks = [asyncio.create_task(journal.record(sending(key))) for key in "abc"]
-        await asyncio.sleep(0)
-        for task in tasks[:2]:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(result) for result in results] == [asyncio.CancelledError] * 2 + [type(None)]
-        assert set((await states(journal)).values()) == {"submitting"}
-
-
-async def test_closing_waits(tmp_path: Path) -> None:
-    """What was handed in before the end is written, and those who wait for it are told."""
-    path = tmp_path / "a"
-    names = [str(number) for number in range(3 * GROUP)]
-    async with SqliteJournal(path) as journal:
-        await journal.plan(planned(*names))
-        tasks = [asyncio.create_task(journal.record(sending(name))) for name in names]
-        await asyncio.sleep(0)
-    assert await asyncio.gather(*tasks) == [None] * len(names)
-    async with SqliteJournal(path, read_only=True) as reader:
-        assert set((await states(reader)).values()) == {"submitting"}
-
-
-async def test_closing_is_not_cut_short(tmp_path: Path) -> None:
-    """Who is cancelled while closing still leaves a journal that is closed, and is cancelled."""
-    path = tmp_path / "a"
-    journal = await SqliteJournal(path).__aenter__()
-    await journal.plan(planned("a"))
-    move = asyncio.create_task(journal.record(sending("a")))
-    closing = asyncio.create_task(journal.close())
-    await asyncio.sleep(0)
-    closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
-    await move
-    async with SqliteJournal(path) as again:
-        assert await states(again) == {"a": "unsure"}
-
-
-async def test_opening_is_not_cut_short(tmp_path: Path) -> None:
-    """Who is cancelled while opening leaves nothing open."""
-    path = tmp_path / "a"
-    opening = asyncio.create_task(SqliteJournal(path).__aenter__())
-    await asyncio.sleep(0)
-    opening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await opening
-    async with SqliteJournal(path) as journal:
-        assert await entries(journal) == []
-
-
-async def test_no_thread_stays(tmp_path: Path) -> None:
-    """A journal has one thread while it is open, and none before, after, or when it is refused."""
-
-    def threads() -> int:
-        return sum("kling-journal" in thread.name for thread in threading.enumerate())
-
-    journal = SqliteJournal(tmp_path / "a")
-    assert threads() == 0
-    async with journal:
-        await asyncio.gather(journal.plan(planned("a")), journal.summary(), journal.summary())
-        assert threads() == 1
-        with pytest.raises(JournalError):
-            await SqliteJournal(tmp_path).__aenter__()
-        assert threads() == 1
-    assert threads() == 0
-
-
-async def test_only_while_it_is_open(tmp_path: Path) -> None:
-    """Before it is opened and after it is closed a journal says so; closing twice is fine."""
-    journal = SqliteJournal(tmp_path / "a")
-    for _ in range(2):
-        for use in (journal.plan([]), journal.record(), journal.summary(), entries(journal)):
-            with pytest.raises(JournalError, match="is not open"):
-                await use
-        async with journal:
-            with pytest.raises(JournalError, match="is open already"):
-                await journal.__aenter__()
-            assert await journal.plan([]) == []
-            await journal.record()
-        await journal.close()
-
-
 async def test_one_batch_at_a_time(tmp_path: Path) -> None:
     """A second journal of the same file is refused, and the first is not disturbed."""
     async with SqliteJournal(tmp_path / "a") as journal:
@@ -232,28 +104,6 @@ async def test_one_batch_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(JournalError, match="in use by another batch"):
             await SqliteJournal(tmp_path / "a").__aenter__()
         await journal.record(sending("a"))
-
-
-async def test_a_reader(tmp_path: Path) -> None:
-    """A reader sees a running batch as it goes on, and is refused to write."""
-    path = tmp_path / "a"
-    async with SqliteJournal(path) as journal, SqliteJournal(path, read_only=True) as reader:
-        await journal.plan(planned("a"))
-        assert await states(reader) == {"a": "planned"}
-        await journal.record(sending("a"))
-        assert await states(reader) == {"a": "submitting"}
-        assert await reader.summary() == await journal.summary()
-        assert await reader.history("a") == await journal.history("a")
-        for use in (reader.plan([]), reader.record()):
-            with pytest.raises(JournalError, match="for reading only"):
-                await use
-
-
-async def test_a_reader_of_nothing(tmp_path: Path) -> None:
-    """A reader says at once that there is no journal."""
-    with pytest.raises(JournalError, match="there is no journal"):
-        await SqliteJournal(tmp_path / "a", read_only=True).__aenter__()
-    assert list(tmp_path.iterdir()) == []
 
 
 async def test_readers_leave_alone_what_was_being_sent(tmp_path: Path) -> None:
@@ -267,31 +117,6 @@ async def test_readers_leave_alone_what_was_being_sent(tmp_path: Path) -> None:
     async with SqliteJournal(path) as journal:
         assert await states(journal) == {"a": "unsure"}
         assert (await journal.history("a"))[-1].failure == (await entries(journal))[0].failure
-
-
-@pytest.mark.parametrize("number", [0, 1, PAGE - 1, PAGE, PAGE + 1])
-async def test_pages(tmp_path: Path, number: int) -> None:
-    """However many items there are, each comes once and in order."""
-    names = [str(n) for n in range(number)]
-    async with SqliteJournal(tmp_path / "a") as journal:
-        await journal.plan(planned(*names))
-        assert list(await states(journal)) == names
-        assert [entry.key for entry in await entries(journal, *S)] == names
-
-
-async def test_moves_between_pages(tmp_path: Path) -> None:
-    """Items that move while they are read come once at most, as they stand by then."""
-    names = [str(n) for n in range(2 * PAGE + 1)]
-    seen: list[Entry] = []
-    async with SqliteJournal(tmp_path / "a") as journal:
-        await journal.plan(planned(*names))
-        async for entry in journal.entries(S.PLANNED, S.SUBMITTING):
-            if not seen:
-                await journal.record(sending(names[0]), sending(names[-1]))
-                await journal.record(Move(names[PAGE], S.FAILED, NOW))
-            seen.append(entry)
-    assert [entry.key for entry in seen] == names[:PAGE] + names[PAGE + 1 :]
-    assert [entry.key for entry in seen if entry.state is S.SUBMITTING] == [names[-1]]
 
 
 async def test_damage_that_is_found_while_reading(tmp_path: Path) -> None:

@@ -1,30 +1,39 @@
-"""The journal against a model of it: whatever is done to both, they agree."""
+"""The journals against a model of them: whatever is done to both, they agree."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import tempfile
+from abc import abstractmethod
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 import attrs
+import psycopg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kling_async.errors import JournalError
 from kling_async.journal import Entry, Failure, ItemState, Move, Planned
+from kling_async.journal.postgres import PostgresJournal
 from kling_async.journal.sqlite import SqliteJournal
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
+
+    from tests.engines.postgres import Server
 
 _T = TypeVar("_T")
+
+AnyJournal: TypeAlias = SqliteJournal | PostgresJournal
 
 S = ItemState
 # The rule itself, written down a second time.
@@ -38,7 +47,7 @@ LEGAL = {
     S.UNSURE: {S.PLANNED},
 }
 START = datetime(2026, 1, 2, tzinfo=UTC)
-KEYS = ["a", "b", "ä\0", "'c"]
+KEYS = ["a", "b", "ä\n", "'c"]
 ITEMS = st.builds(
     Planned,
     st.sampled_from(KEYS),
@@ -75,21 +84,32 @@ class JournalAndModel(RuleBasedStateMachine):
         super().__init__()
         self.model: dict[str, Item] = {}
         self.paid = 0
-        self.folder = Path(tempfile.mkdtemp())
         self.runner = asyncio.Runner(debug=False, loop_factory=VirtualLoop)
 
     def run(self, main: Coroutine[object, object, _T]) -> _T:
         return self.runner.run(main)
 
+    def entered(self, journal: AnyJournal) -> AnyJournal:
+        async def enter() -> AnyJournal:
+            return await journal.__aenter__()
+
+        return self.run(enter())
+
+    @abstractmethod
+    def make(self, *, read_only: bool = False) -> AnyJournal:
+        """Make a journal of the place."""
+
+    @abstractmethod
+    def die(self) -> None:
+        """End as a process does that is killed; the place is that of those who come."""
+
     @initialize()
     def open(self) -> None:
-        self.path = self.folder / "journal"
-        self.journal = self.run(SqliteJournal(self.path).__aenter__())
+        self.journal = self.entered(self.make())
 
     def teardown(self) -> None:
         self.run(self.journal.close())
         self.runner.close()
-        shutil.rmtree(self.folder)
 
     # What is done.
 
@@ -140,12 +160,8 @@ class JournalAndModel(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        """Go on with what is on disk, as a process would after the one before was killed."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        for name in ("journal", "journal-wal"):
-            shutil.copy(self.path.with_name(name), folder)
-        self.run(self.journal.close())
-        self.path = folder / "journal"
+        """Go on with what is there, as a process would after the one before was killed."""
+        self.die()
         self.reopen()
 
     # What must hold.
@@ -163,7 +179,7 @@ class JournalAndModel(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         """Compare what else can be read, also by a reader beside the writer."""
-        reader = self.run(SqliteJournal(self.path, read_only=True).__aenter__())
+        reader = self.entered(self.make(read_only=True))
         for journal in (self.journal, reader):
             for key, item in self.model.items():
                 assert self.run(journal.history(key)) == item.history
@@ -195,7 +211,7 @@ class JournalAndModel(RuleBasedStateMachine):
         return True
 
     def reopen(self) -> None:
-        self.journal = self.run(SqliteJournal(self.path).__aenter__())
+        self.journal = self.entered(self.make())
         for key, item in self.model.items():
             if item.entry.state is S.SUBMITTING:
                 *_, last = self.run(self.journal.history(key))
@@ -229,16 +245,81 @@ async def answered(call: Coroutine[object, object, _T]) -> _T | JournalError:
         return error
 
 
-async def entries(journal: SqliteJournal, *states: ItemState) -> list[Entry]:
+async def entries(journal: AnyJournal, *states: ItemState) -> list[Entry]:
     """Read all entries in these states."""
     return [entry async for entry in journal.entries(*states)]
 
 
-TestJournal = JournalAndModel.TestCase
-TestJournal.settings = settings(
-    deadline=None,
-    derandomize=True,
-    max_examples=30,
-    stateful_step_count=30,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+class SqliteAndModel(JournalAndModel):
+    """A journal in a file, and a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "journal"
+
+    def make(self, *, read_only: bool = False) -> SqliteJournal:
+        return SqliteJournal(self.path, read_only=read_only)
+
+    def die(self) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for name in ("journal", "journal-wal"):
+            shutil.copy(self.path.with_name(name), folder)
+        self.run(self.journal.close())
+        self.path = folder / "journal"
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.folder)
+
+
+class PostgresAndModel(JournalAndModel):
+    """A journal in a database, and a dictionary."""
+
+    database: ClassVar[str]
+    batches: ClassVar = count(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch = f"model {next(self.batches)}"
+
+    def make(self, *, read_only: bool = False) -> PostgresJournal:
+        return PostgresJournal(self.database, name=self.batch, read_only=read_only)
+
+    def die(self) -> None:
+        with psycopg.connect(self.database) as db:
+            db.execute("UPDATE kling_async_workers SET until = clock_timestamp()")
+        self.dead = self.journal
+
+    def reopen(self) -> None:
+        dead, self.dead = self.dead, None
+        super().reopen()
+        if dead is not None:  # it says farewell, long after it was buried
+            self.run(dead.close())
+
+    dead: AnyJournal | None = None
+
+
+@pytest.fixture(scope="class")
+def database(postgres_server: Server) -> Iterator[None]:
+    """Tell where the database is."""
+    with postgres_server.database("models") as url:
+        PostgresAndModel.database = url
+        yield
+
+
+def few_examples(number: int) -> settings:
+    """Say how much is tried."""
+    return settings(
+        deadline=None,
+        derandomize=True,
+        max_examples=number,
+        stateful_step_count=30,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+TestSqlite = SqliteAndModel.TestCase
+TestSqlite.settings = few_examples(30)
+TestPostgres = pytest.mark.usefixtures("database")(PostgresAndModel.TestCase)
+TestPostgres.settings = few_examples(15)

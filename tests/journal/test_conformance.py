@@ -1,0 +1,447 @@
+"""What every engine promises, asked of each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async.errors import JournalError
+from kling_async.journal import Claim, Entry, Failure, ItemState, Journal, Move, Planned
+from kling_async.journal.sqlite import GROUP, PAGE
+from kling_async.results import Result, SavedFile, TaskRef
+
+if TYPE_CHECKING:
+    from tests.journal.conftest import MakeJournal
+
+S = ItemState
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+REF = TaskRef("kling-2-1", "task_1")
+RESULT = Result(REF, ("https://example.com/a.mp4",), NOW, NOW, 61.5)
+FILES = (SavedFile("https://example.com/a.mp4", "a.mp4", 10, "00"),)
+LOST = Failure("AnswerLostError", "gone", may_have_charged=True)
+
+
+def planned(*keys: str) -> list[Planned]:
+    """Give items of one input."""
+    return [Planned(key, {"prompt": "a fox"}) for key in keys]
+
+
+def sending(key: str) -> Move:
+    """Give the first move of an item."""
+    return Move(key, S.SUBMITTING, NOW)
+
+
+def moves(key: str, *states: ItemState) -> list[Move]:
+    """Give moves of one item, with what they need."""
+    return [Move(key, state, NOW, ref=REF, result=RESULT) for state in states]
+
+
+async def entries(journal: Journal, *states: ItemState) -> list[Entry]:
+    """Read all entries in these states."""
+    return [entry async for entry in journal.entries(*states)]
+
+
+async def states(journal: Journal) -> dict[str, str]:
+    """Read how the items stand."""
+    return {entry.key: str(entry.state) for entry in await entries(journal)}
+
+
+async def test_what_is_written_is_there(journal_here: MakeJournal) -> None:
+    """Items, moves, counts and history are there after the journal was opened again."""
+    async with journal_here() as journal:
+        answer = await journal.plan(planned("a", "b"))
+        assert [entry.key for entry in answer] == ["a", "b"]
+        await journal.record(sending("a"), Move("a", S.SUBMITTED, NOW, ref=REF))
+    async with journal_here() as again:
+        first, second = await entries(again)
+        assert (first.state, first.ref, first.changed_at) == (S.SUBMITTED, REF, NOW)
+        assert second == answer[1]
+        assert await entries(again, S.PLANNED, S.PLANNED) == [second]
+        assert (await again.summary()).attempts == 1
+        assert [move.state for move in await again.history("a")] == list(S)[:3]
+
+
+async def test_errors_come_to_the_caller(journal_here: MakeJournal) -> None:
+    """What is refused is raised where it was asked for."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        with pytest.raises(JournalError, match="another input"):
+            await journal.plan([Planned("a", {})])
+        with pytest.raises(JournalError, match="'a' is planned"):
+            await journal.record(Move("a", S.SAVED, NOW))
+        with pytest.raises(JournalError, match="no item 'b'"):
+            await journal.history("b")
+
+
+async def test_verdicts_in_a_shared_commit(journal_here: MakeJournal) -> None:
+    """Of those who share a commit only the one who was wrong is told so."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b"))
+        answers = await asyncio.gather(
+            *(journal.record(sending(key)) for key in ("a", "unknown", "b")),
+            journal.plan(planned("c")),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in answers] == [type(None), JournalError, type(None), list]
+        assert await states(journal) == {"a": "submitting", "b": "submitting", "c": "planned"}
+
+
+async def test_a_caller_that_is_cancelled(journal_here: MakeJournal) -> None:
+    """What a cancelled caller has handed in is written, be its commit under way or yet to come."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b", "c"))
+        tasks = [asyncio.create_task(journal.record(sending(key))) for key in "abc"]
+        await asyncio.sleep(0)
+        for task in tasks[:2]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2 + [type(None)]
+        assert set((await states(journal)).values()) == {"submitting"}
+
+
+async def test_closing_waits(journal_here: MakeJournal) -> None:
+    """What was handed in before the end is written, and those who wait for it are told."""
+    names = [str(number) for number in range(3 * GROUP)]
+    async with journal_here() as journal:
+        await journal.plan(planned(*names))
+        tasks = [
+            asyncio.create_task(journal.record(*moves(name, S.SUBMITTING, S.SUBMITTED)))
+            for name in names
+        ]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == [None] * len(names)
+    async with journal_here(read_only=True) as reader:
+        assert set((await states(reader)).values()) == {"submitted"}
+
+
+async def test_closing_is_not_cut_short(journal_here: MakeJournal) -> None:
+    """Who is cancelled while closing still leaves a journal that is closed, and is cancelled."""
+    journal = await journal_here().__aenter__()
+    await journal.plan(planned("a"))
+    move = asyncio.create_task(journal.record(sending("a")))
+    closing = asyncio.create_task(journal.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await move
+    async with journal_here() as again:
+        assert await states(again) == {"a": "unsure"}
+
+
+async def test_opening_is_not_cut_short(journal_here: MakeJournal) -> None:
+    """Who is cancelled while opening leaves nothing open."""
+    opening = asyncio.create_task(journal_here().__aenter__())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    async with journal_here() as journal:
+        assert await entries(journal) == []
+
+
+async def test_no_thread_stays(journal_here: MakeJournal) -> None:
+    """A journal has one thread while it is open, and none before, after, or when it is refused."""
+
+    def threads() -> int:
+        return sum("kling-journal" in thread.name for thread in threading.enumerate())
+
+    with pytest.raises(JournalError):
+        await journal_here(read_only=True).__aenter__()
+    journal = journal_here()
+    assert threads() == 0
+    async with journal:
+        await asyncio.gather(journal.plan(planned("a")), journal.summary(), journal.summary())
+        assert threads() == 1
+    assert threads() == 0
+
+
+async def test_only_while_it_is_open(journal_here: MakeJournal) -> None:
+    """Before it is opened and after it is closed a journal says so; closing twice is fine."""
+    journal = journal_here()
+    for _ in range(2):
+        for use in (journal.plan([]), journal.record(), journal.summary(), entries(journal)):
+            with pytest.raises(JournalError, match="is not open"):
+                await use
+        async with journal:
+            with pytest.raises(JournalError, match="is open already"):
+                await journal.__aenter__()
+            assert await journal.plan([]) == []
+            await journal.record()
+        await journal.close()
+
+
+async def test_a_reader(journal_here: MakeJournal) -> None:
+    """A reader sees a running batch as it goes on, and is refused to write."""
+    async with journal_here() as journal, journal_here(read_only=True) as reader:
+        await journal.plan(planned("a"))
+        assert await states(reader) == {"a": "planned"}
+        await journal.record(sending("a"))
+        assert await states(reader) == {"a": "submitting"}
+        assert await reader.summary() == await journal.summary()
+        assert await reader.history("a") == await journal.history("a")
+        for use in (reader.plan([]), reader.record()):
+            with pytest.raises(JournalError, match="for reading only"):
+                await use
+
+
+async def test_a_reader_of_nothing(journal_here: MakeJournal) -> None:
+    """A reader says at once that there is no journal."""
+    with pytest.raises(JournalError, match="there is no journal"):
+        await journal_here(read_only=True).__aenter__()
+    async with journal_here() as journal:  # and has made none
+        assert await entries(journal) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, PAGE - 1, PAGE, PAGE + 1])
+async def test_pages(journal_here: MakeJournal, number: int) -> None:
+    """However many items there are, each comes once and in order."""
+    names = [str(n) for n in range(number)]
+    async with journal_here() as journal:
+        await journal.plan(planned(*names))
+        assert list(await states(journal)) == names
+        assert [entry.key for entry in await entries(journal, *S)] == names
+
+
+async def test_moves_between_pages(journal_here: MakeJournal) -> None:
+    """Items that move while they are read come once at most, as they stand by then."""
+    names = [str(n) for n in range(2 * PAGE + 1)]
+    seen: list[Entry] = []
+    async with journal_here() as journal:
+        await journal.plan(planned(*names))
+        async for entry in journal.entries(S.PLANNED, S.SUBMITTING):
+            if not seen:
+                await journal.record(sending(names[0]), sending(names[-1]))
+                await journal.record(Move(names[PAGE], S.FAILED, NOW))
+            seen.append(entry)
+    assert [entry.key for entry in seen] == names[:PAGE] + names[PAGE + 1 :]
+    assert [entry.key for entry in seen if entry.state is S.SUBMITTING] == [names[-1]]
+
+
+async def test_planned(journal_here: MakeJournal) -> None:
+    """What is planned is returned as it will be read, in the order given; twice, as it stands."""
+    before = datetime.now(UTC)
+    async with journal_here() as journal:
+        answer = await journal.plan(planned("b", "a"))
+        assert answer == await entries(journal)
+        first = answer[0]
+        assert before <= first.changed_at <= datetime.now(UTC)
+        assert first == Entry("b", {"prompt": "a fox"}, S.PLANNED, 1, first.changed_at)
+        assert await journal.history("b") == [Move("b", S.PLANNED, first.changed_at)]
+        await journal.record(sending("b"))
+        again = await journal.plan(planned("c", "b", "a", "b"))
+        assert [(entry.key, entry.state) for entry in again] == [
+            ("c", S.PLANNED),
+            ("b", S.SUBMITTING),
+            ("a", S.PLANNED),
+            ("b", S.SUBMITTING),
+        ]
+        assert list(await states(journal)) == ["b", "a", "c"]
+        assert len(await journal.history("a")) == 1
+
+
+@pytest.mark.parametrize("known", [["a"], []])
+async def test_another_input(journal_here: MakeJournal, known: list[str]) -> None:
+    """A key that has another input is refused by name, and nothing of its call is written."""
+    async with journal_here() as journal:
+        await journal.plan([Planned(key, {"prompt": 1}) for key in known])
+        items = [Planned("new", {}), Planned("a", {"prompt": 1}), Planned("a", {"prompt": 2})]
+        error, _ = await asyncio.gather(
+            journal.plan(items), journal.plan(planned("other")), return_exceptions=True
+        )
+        assert isinstance(error, JournalError)
+        assert "'a' is in the journal with another input" in str(error)
+        assert list(await states(journal)) == [*known, "other"]
+
+
+async def test_two_who_plan_at_once(journal_here: MakeJournal) -> None:
+    """Of two who plan one new key at a time, with one input both are right."""
+    async with journal_here() as journal:
+        first, second, other = await asyncio.gather(
+            journal.plan(planned("a", "b")),
+            journal.plan(planned("b", "c")),
+            journal.plan([Planned("b", {})]),
+            return_exceptions=True,
+        )
+        assert isinstance(first, list)
+        assert isinstance(second, list)
+        assert first[1] == second[0]
+        assert isinstance(other, JournalError)
+        assert list(await states(journal)) == ["a", "b", "c"]
+
+
+async def test_the_same_input(journal_here: MakeJournal) -> None:
+    """The order of an input's fields does not make it another."""
+    async with journal_here() as journal:
+        one = await journal.plan([Planned("a", {"x": 1, "y": [2]})])
+        assert await journal.plan([Planned("a", {"y": (2,), "x": 1})]) == one
+
+
+@pytest.mark.parametrize("bad", [object(), {1, 2}, {"a": 1, 2: 3}])
+async def test_an_input_that_is_not_json(journal_here: MakeJournal, bad: object) -> None:
+    """An input that cannot be written is refused by its key."""
+    async with journal_here() as journal:
+        with pytest.raises(JournalError, match="item 'a' is not JSON"):
+            await journal.plan([Planned("b", {}), Planned("a", {"x": bad})])
+        assert await entries(journal) == []
+
+
+@pytest.mark.parametrize("key", ["", "ü", "a'b", "{a}", "%s", "\\", "x" * 1_000, "\U0001f98a"])
+async def test_odd_keys(journal_here: MakeJournal, key: str) -> None:
+    """Any text is a key, and any is an input."""
+    async with journal_here() as journal:
+        await journal.plan([Planned("a", {}), Planned(key, {"prompt": f"{key}\0\ud800"})])
+        await journal.record(sending(key))
+        assert await states(journal) == {"a": "planned", key: "submitting"}
+        (entry,) = await entries(journal, S.SUBMITTING)
+        assert entry.input == {"prompt": f"{key}\0\ud800"}
+        assert len(await journal.history(key)) == 2
+
+
+async def test_half_a_character(journal_here: MakeJournal) -> None:
+    """What is no text is no key, and is known nowhere."""
+    async with journal_here() as journal:
+        with pytest.raises(JournalError, match=r"'\\ud800' cannot be a key"):
+            await journal.plan(planned("b", "\ud800"))
+        for use in (journal.record(sending("\ud800")), journal.history("\ud800")):
+            with pytest.raises(JournalError, match=r"'\\ud800'"):
+                await use
+        assert await entries(journal) == []
+
+
+async def test_a_whole_life(journal_here: MakeJournal) -> None:
+    """The reference, the result and the files stay once they are there."""
+    life = [
+        Move("a", S.SUBMITTING, NOW),
+        Move("a", S.SUBMITTED, NOW, ref=REF),
+        Move("a", S.FINISHED, NOW, result=RESULT),
+        Move("a", S.SAVED, NOW, files=FILES),
+        Move("a", S.SAVED, NOW),
+    ]
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        for one in life:
+            await journal.record(one)
+        assert (await journal.history("a"))[1:] == life
+        assert await entries(journal) == [
+            Entry("a", {"prompt": "a fox"}, S.SAVED, 1, NOW, ref=REF, result=RESULT, files=FILES)
+        ]
+
+
+async def test_moves_in_one_call(journal_here: MakeJournal) -> None:
+    """Several moves of one item in one call are made one after another."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        again = (SavedFile("https://example.com/a.mp4", "b.mp4", 10, "00"),)
+        life = moves("a", S.SUBMITTING, S.SUBMITTED, S.FINISHED)
+        saved = [Move("a", S.SAVED, NOW, files=files) for files in (FILES, again)]
+        await journal.record(*life, *saved)
+        assert (await journal.history("a"))[1:] == [*life, *saved]
+        assert (await entries(journal))[0].files == again
+
+
+async def test_a_new_attempt_begins_anew(journal_here: MakeJournal) -> None:
+    """A new attempt has nothing of the one before, which stays in the history."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        unsure = Move("a", S.UNSURE, NOW, REF, RESULT, LOST, FILES)
+        await journal.record(sending("a"), unsure)
+        assert (await entries(journal))[0].failure == LOST
+        await journal.record(Move("a", S.PLANNED, NOW))
+        assert await entries(journal) == [Entry("a", {"prompt": "a fox"}, S.PLANNED, 2, NOW)]
+        assert (await journal.history("a"))[2] == unsure
+
+
+async def test_a_failure_explains_the_last_move(journal_here: MakeJournal) -> None:
+    """A refusal is told while the item waits to be sent again, and no longer."""
+    refused = Failure("RateLimitError", "slowly")
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        await journal.record(sending("a"), Move("a", S.PLANNED, NOW, failure=refused))
+        (entry,) = await entries(journal)
+        assert (entry.failure, entry.attempt) == (refused, 1)
+        await journal.record(sending("a"))
+        assert (await entries(journal))[0].failure is None
+
+
+async def test_a_call_that_is_wrong(journal_here: MakeJournal) -> None:
+    """A mistake of one caller is an error for that caller only."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b", "c"))
+        wrong = Move("a", S.SUBMITTING, None)  # type: ignore[arg-type] # on purpose
+        _, error, fine = await asyncio.gather(
+            journal.record(sending("c")),
+            journal.record(sending("a"), wrong),
+            journal.record(sending("b")),
+            return_exceptions=True,
+        )
+        assert isinstance(error, JournalError)
+        with pytest.raises(AttributeError):
+            await journal.record(wrong)
+        assert fine is None
+        assert await states(journal) == {"a": "planned", "b": "submitting", "c": "submitting"}
+
+
+async def test_what_was_being_sent(journal_here: MakeJournal) -> None:
+    """What is being sent when a journal is closed is unsure in the next, and nothing else is."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b", "c"))
+        await journal.record(sending("a"), *moves("b", S.SUBMITTING, S.SUBMITTED))
+    before = datetime.now(UTC)
+    async with journal_here() as journal:
+        assert await states(journal) == {"a": "unsure", "b": "submitted", "c": "planned"}
+        last = (await journal.history("a"))[-1]
+        assert abs((last.at - before).total_seconds()) < 60
+        assert last.state is S.UNSURE
+        assert last.failure is not None
+        assert last.failure.kind == "AnswerLostError"
+        assert last.failure.may_have_charged
+        assert (await entries(journal))[0].failure == last.failure
+        assert [len(await journal.history(key)) for key in "abc"] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("life", "attempts"),
+    [
+        ([], 0),
+        ([S.FAILED], 0),
+        ([S.SUBMITTING], 1),
+        ([S.SUBMITTING, S.PLANNED, S.SUBMITTING], 1),
+        ([S.SUBMITTING, S.FAILED], 0),
+        ([S.SUBMITTING, S.UNSURE], 1),
+        ([S.SUBMITTING, S.SUBMITTED, S.FINISHED, S.SAVED, S.SAVED], 1),
+        ([S.SUBMITTING, S.UNSURE, S.PLANNED, S.SUBMITTING], 2),
+        ([S.SUBMITTING, S.SUBMITTED, S.FAILED, S.PLANNED, S.SUBMITTING, S.SUBMITTED], 2),
+    ],
+)
+async def test_summary(journal_here: MakeJournal, life: list[ItemState], attempts: int) -> None:
+    """All states are counted, and the attempts that may have cost money, once each."""
+    async with journal_here() as journal:
+        assert (await journal.summary()).counts == dict.fromkeys(S, 0)
+        await journal.plan(planned("a", "b", "c"))
+        await journal.record(*moves("a", *life), *moves("b", S.SUBMITTING, S.SUBMITTED))
+        summary = await journal.summary()
+        assert summary.attempts == attempts + 1
+        assert summary.counts.keys() == set(S)
+        assert sum(summary.counts.values()) == 3
+        assert summary.counts[life[-1] if life else S.PLANNED] >= 1
+
+
+async def test_alone(journal_here: MakeJournal) -> None:
+    """Who is alone has every item in hand, as it stands, and may let go of it or not."""
+    async with journal_here() as journal:
+        first, second = await journal.plan(planned("a", "b"))
+        claims = [Claim(first), Claim(second)]
+        assert [c.entry for c in await journal.look(first, second)] == [first, second]
+        for _ in range(2):
+            answer = await journal.claim(first, second)
+            assert [(c.entry, c.hold) for c in answer] == [(c.entry, c.hold) for c in claims]
+            await journal.release("a", ended=True)
+            await journal.release("b", "unknown")
+        await journal.record(sending("a"))
+        await journal.release("a")
+        assert await journal.claim() == await journal.look() == []
