@@ -12,6 +12,15 @@ from aiohttp import web
 import kling_async
 from kling_async import KlingClient
 from kling_async.testing import Emulator, Scenario
+from tests.engines.nats import nats_url  # noqa: F401 - a fixture
+from tests.engines.postgres import (  # noqa: F401 - fixtures
+    batch_url,
+    journal_database,
+    postgres_server,
+    postgres_url,
+)
+from tests.engines.rabbitmq import rabbitmq_url  # noqa: F401 - a fixture
+from tests.engines.redis import redis_server, redis_url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_HOMES = {name: name for name in ("batch", "demo", "emulate", "listen", "report")}
+_HOMES = {
+    name: name for name in ("batch", "demo", "emulate", "limits", "listen", "report", "worker")
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -104,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     _add_download(commands)
     _add_balance(commands)
     _add_batch(commands)
+    _add_worker(commands)
     _add_report(commands)
+    _add_shared_limits(commands)
     _add_listen(commands)
     _add_emulate(commands)
     _add_demo(commands)
@@ -260,10 +262,11 @@ def _add_batch(commands: Commands) -> None:
     )
     command.add_argument(
         "--journal",
-        type=Path,
-        metavar="PATH",
-        help="what says how every row stands, on a local disk"
-        " (default: FILE with .journal.sqlite for its suffix)",
+        type=_place,
+        metavar="PATH|URL",
+        help="what says how every row stands: a file on a local disk (default: FILE with"
+        " .journal.sqlite for its suffix), or postgresql://user@host/database?batch=NAME,"
+        " which several workers may share; its password is better in PGPASSWORD or ~/.pgpass",
     )
     command.add_argument(
         "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
@@ -278,6 +281,11 @@ def _add_batch(commands: Commands) -> None:
         "--dry-run",
         action="store_true",
         help="check all rows, say what would be done, send nothing",
+    )
+    command.add_argument(
+        "--enqueue",
+        action="store_true",
+        help="put the rows in the queue of a journal that workers share, and submit nothing",
     )
     command.add_argument(
         "--skip-invalid", action="store_true", help="go on without the rows that are wrong"
@@ -316,6 +324,80 @@ def _add_batch(commands: Commands) -> None:
         help="when to ask for the first time (default: when the quickest are usually done)",
     )
     _add_limits(command, "the account's limit")
+    _add_limiter(command)
+    _add_service(command)
+
+
+def _add_worker(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "worker",
+        "make the videos that batch --enqueue has put in a queue, beside other workers",
+        epilog="The first SIGTERM or Ctrl-C lets what runs end, the second hands it over to the\n"
+        f"other workers at once.\n\n{_SERVICE}\n\n{_EXIT_CODES}",
+    )
+    command.add_argument(
+        "--journal",
+        required=True,
+        metavar="URL",
+        help="postgresql://user@host/database, the batch's journal; the queue is there, too."
+        " The password is better in PGPASSWORD or ~/.pgpass",
+    )
+    command.add_argument(
+        "--name", help="the batch's name, if it is not in the URL as ?batch= (default: default)"
+    )
+    command.add_argument(
+        "--concurrency",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="tasks at one time (default: %(default)s)",
+    )
+    command.add_argument(
+        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
+    )
+    command.add_argument(
+        "--downloads", type=_count, default=4, metavar="N", help="at one time (%(default)s)"
+    )
+    command.add_argument(
+        "--drain",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="left to what runs when the worker is stopped (default: %(default)g)",
+    )
+    command.add_argument(
+        "--lease",
+        type=_positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="after which a worker that is not heard of is believed dead (default: %(default)g)",
+    )
+    command.add_argument(
+        "--until-empty",
+        action="store_true",
+        help="end when nothing is left in the queue, and no other worker has any of it",
+    )
+    command.add_argument(
+        "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
+    )
+    command.add_argument(
+        "--resubmit-failed",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="submit again, up to N times, what has failed for a reason that may pass;"
+        " is paid each time",
+    )
+    _add_timeout(command)
+    command.add_argument(
+        "--first-poll",
+        type=_positive,
+        metavar="SECONDS",
+        help="when to ask for the first time (default: when the quickest are usually done)",
+    )
+    _add_limits(command, "the account's limit")
+    _add_limiter(command)
     _add_service(command)
 
 
@@ -327,7 +409,10 @@ def _add_report(commands: Commands) -> None:
         epilog=_EXIT_CODES,
     )
     command.add_argument(
-        "journal", type=Path, metavar="JOURNAL", help="such as clips.journal.sqlite"
+        "journal",
+        type=_place,
+        metavar="JOURNAL",
+        help="such as clips.journal.sqlite, or postgresql://user@host/database?batch=NAME",
     )
     command.add_argument(
         "--format",
@@ -348,6 +433,22 @@ def _add_report(commands: Commands) -> None:
         metavar="DIR",
         help="where the batch has saved its videos, for html (default: beside the journal)",
     )
+
+
+def _add_shared_limits(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "limits",
+        "tell how much of shared limits is in use, and by whom",
+        epilog="environment:\n  APIXO_API_KEY   whose limits, without --name\n\n" + _EXIT_CODES,
+    )
+    command.add_argument(
+        "url", metavar="URL", help="of the engine, such as redis://cache:6379/0 or postgresql://db"
+    )
+    command.add_argument(
+        "--name", help="whose limits, if they were given a name (default: the key's)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_listen(commands: Commands) -> None:
@@ -433,6 +534,14 @@ def _add_limits(command: argparse.ArgumentParser, words: str) -> None:
         )
 
 
+def _add_limiter(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--limiter",
+        metavar="URL",
+        help="redis://, valkey:// or postgresql://: shares the limits with all that give it, too",
+    )
+
+
 def _add_emulator(command: argparse.ArgumentParser, *, speed: float) -> None:
     command.add_argument(
         "--speed",
@@ -458,11 +567,22 @@ def _add_emulator(command: argparse.ArgumentParser, *, speed: float) -> None:
     )
 
 
+def _place(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
+
+
 def _positive(text: str) -> float:
     number = float(text)
     if not (math.isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
     return number
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
 
 
 def _count(text: str) -> int:

@@ -44,7 +44,13 @@ def connect(
     """
     if not os.environ.get("APIXO_API_KEY", "").strip():
         raise ConfigurationError("no API key: set the environment variable APIXO_API_KEY")
-    return KlingClient(base_url=args.base_url, polling=polling, limits=limits, hooks=hooks)
+    return KlingClient(
+        base_url=args.base_url,
+        polling=polling,
+        limits=limits,
+        limiter=vars(args).get("limiter"),
+        hooks=hooks,
+    )
 
 
 @asynccontextmanager

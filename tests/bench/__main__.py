@@ -12,12 +12,14 @@ import aiohttp
 from tests.bench import (
     callbacks,
     detection,
+    fleet,
     generation,
     imports,
     journal,
     lost,
     makespan,
     memory,
+    shared,
     waiting,
 )
 
@@ -31,12 +33,15 @@ PARTS = {
     "memory": memory.main,
     "journal": journal.main,
     "callbacks": callbacks.main,
+    "shared": shared.main,
 }
 
 # These take minutes each, and are run if they are named.
 LONG = {
+    "fleet": fleet.main,
     "hundred-thousand": makespan.hundred_thousand,
     "million": memory.million,
+    "shared-full": shared.full,
 }
 
 

@@ -1,0 +1,299 @@
+"""The jobs of a queue, as pgqueuer keeps them on PostgreSQL: one says that an item is to be done.
+
+pgqueuer's tables and queries are used, its ``QueueManager`` is not. On psycopg that one listens on
+the connection with which it works, and holds it for up to a second, while heartbeats and whatever
+has ended wait. The job of a worker that is cancelled it deletes, where ours goes back to the queue.
+It ends with its connection, and takes as many jobs as it may, not as many as can be begun with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import uuid4
+
+from attrs import frozen
+
+from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
+
+try:
+    import psycopg
+    from pgqueuer.domain.models import Job, TableChangedEvent, TracebackRecord, utc_now
+    from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
+    from pgqueuer.ports.repository import EntrypointExecutionParameter
+    from pgqueuer.queries import Queries
+    from psycopg import errors, sql
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError:
+    raise MissingExtraError(
+        'a queue needs another package: pip install "kling-async[queue]"'
+    ) from None
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kling_async.journal._postgres_address import Address
+
+__all__ = ["Done", "Job", "Jobs"]
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger("kling_async")
+
+# What may be tried again at once: the server has undone it because of somebody else.
+_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+
+# What a server complains of, by the beginning of its code, and what to do about it.
+_COMPLAINTS = {
+    "25006": "cannot be written ({error}): the server only reads; give the one that writes",
+    "42501": "cannot be used ({error}): grant the user that right, or let another make the tables",
+    "42P01": "has lost a table ({error}): restore it from a backup",
+    "42703": "has the tables of an older pgqueuer ({error}): run `pgq upgrade`",
+    "53100": "is on a disk that is full ({error}): make room, and run again",
+}
+
+# Rows of pgqueuer's log that are in its statistics already; the journal tells of each item.
+_TIDY = "DELETE FROM {log} WHERE entrypoint = $1 AND aggregated AND status <> 'failed'"
+
+
+@frozen
+class Done:
+    """A job that is done with.
+
+    Attributes:
+        job: The job.
+        error: Why it makes no sense: it is set aside as failed, with its traceback.
+    """
+
+    job: Job
+    error: Exception | None = None
+
+
+class Jobs:
+    """The jobs of one queue. Use it as an async context manager.
+
+    A connection that is lost is made anew. Whatever was under way is done again: a job that was
+    put in twice is there once, and one that nobody knows to have taken comes back by itself.
+
+    Args:
+        address: The database, and the name of the batch, which is the queue's.
+        lease: Seconds after which the jobs of a worker that is not heard of are anybody's. For
+            half as long the database may be out of reach.
+    """
+
+    def __init__(self, address: Address, lease: float = 60.0) -> None:
+        try:
+            self._given: dict[str, Any] = conninfo_to_dict(address.conninfo)
+        except psycopg.Error:  # it shows the URL
+            raise ConfigurationError(f"not a URL that libpq can read: {address}") from None
+        # As the journal asks for it: of several hosts, the one that writes.
+        self._given.setdefault("target_session_attrs", "read-write")
+        self._address = address
+        self._lease = timedelta(seconds=lease)
+        self._patience = lease / 2  # as long as the journal seeks its connection
+        self._queue = QueueEntrypoint(f"kling_async:{address.batch}")
+        self._me = QueueManagerId(uuid4())
+        self._db: psycopg.AsyncConnection | None = None
+        self._turn = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._do(_make_tables)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
+        await self._close()
+
+    async def add(self, payloads: Sequence[tuple[str, bytes]]) -> int:
+        """Put jobs in by the keys of their items; return how many were not there."""
+        number = len(payloads)
+        ids = await self._do(
+            lambda queries: queries.enqueue(
+                [self._queue] * number,
+                [payload for _, payload in payloads],
+                [0] * number,
+                dedupe_key=[f"{self._queue}:{key}" for key, _ in payloads],
+                on_conflict="skip",
+            )
+        )
+        return sum(one is not None for one in ids)
+
+    async def take(self, most: int) -> list[Job]:
+        """Take jobs out, those first that are waiting longest; none if there are none."""
+        return await self._do(
+            lambda queries: queries.dequeue(
+                most,
+                {self._queue: EntrypointExecutionParameter(concurrency_limit=0)},
+                self._me,
+                global_concurrency_limit=None,
+                heartbeat_timeout=self._lease,
+            )
+        )
+
+    async def wait(self, longest: float) -> None:
+        """Wait until jobs may have come, or so many seconds."""
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen())
+        later = await self._do(lambda queries: queries.next_deferred_eta([self._queue]))
+        if later is not None:
+            longest = min(longest, later.total_seconds() + 0.01)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._news.wait()
+        self._news.clear()
+
+    def wake(self) -> None:
+        """End the waiting."""
+        self._news.set()
+
+    def hurry(self) -> None:
+        """Seek a connection that is lost no longer than it takes to try once."""
+        self._patience = 0.0
+
+    async def beat(self, jobs: Collection[Job]) -> None:
+        """Say that these are in the hands of one who lives."""
+        ids = [job.id for job in jobs]
+        await self._do(lambda queries: queries.update_heartbeat(ids))
+
+    async def done(self, jobs: Collection[Done]) -> None:
+        """Take jobs away that are done with, and set those aside that make no sense."""
+        rows = [(one.job, "failed" if one.error else "successful", _trace(one)) for one in jobs]
+        await self._do(lambda queries: queries.log_jobs(rows))  # type: ignore[arg-type]
+
+    async def put_back(self, jobs: Collection[Job], delay: float = 0.0) -> None:
+        """Let others have jobs, at once or so many seconds later."""
+        later = timedelta(seconds=delay)
+
+        async def back(queries: Queries) -> None:
+            for job in jobs:
+                await queries.retry_job(job, later, None)
+            if not delay:  # the table's trigger tells of new rows only
+                await queries.driver.notify(_channel(queries), _notice(queries))
+
+        await self._do(back)
+
+    async def left(self) -> int:
+        """Count the jobs that wait, or that somebody has in hand."""
+        return sum(
+            row.count
+            for row in await self._do(lambda queries: queries.queue_size())
+            if row.entrypoint == self._queue and row.status in {"queued", "picked"}
+        )
+
+    async def tidy(self) -> None:
+        """Fold pgqueuer's log of this queue into its statistics: it would grow without end."""
+
+        async def fold(queries: Queries) -> None:
+            await queries.aggregate_logs()
+            log = queries.qbq.qualified.queue_table_log
+            await queries.driver.execute(_TIDY.format(log=log), self._queue)
+
+        await self._do(fold)
+
+    async def _do(self, call: Callable[[Queries], Awaitable[_T]]) -> _T:
+        """Do something with the database, again and again while it cannot be reached.
+
+        Raises:
+            JournalError: It cannot, for so long; or it says no.
+        """
+        async with self._turn:
+            end: float | None = None
+            for attempt in count():
+                try:
+                    if self._db is None:
+                        self._db = await self._connect()
+                    return await call(Queries.from_psycopg_connection(self._db))
+                except psycopg.Error as error:
+                    end = time.monotonic() + self._patience if end is None else end
+                    if self._db is not None and self._db.closed:
+                        await self._close()
+                    passing = self._db is None or isinstance(error, _AGAIN)
+                    if not passing or time.monotonic() > end:
+                        raise self._complaint(error) from error
+                await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+        raise AssertionError  # pragma: no cover - count() does not end
+
+    async def _connect(self) -> psycopg.AsyncConnection:
+        return await psycopg.AsyncConnection.connect(**self._given, autocommit=True)
+
+    async def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            await db.close()
+
+    async def _listen(self) -> None:
+        """Hear of new jobs, on a connection of its own."""
+        while True:
+            with suppress(psycopg.Error):  # whoever works with the queue says so
+                async with await self._connect() as db:
+                    channel = _channel(Queries.from_psycopg_connection(db))
+                    await db.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                    self._news.set()  # what came before was not heard
+                    async for note in db.notifies():
+                        # Whatever else happens to the table is told there, too.
+                        if json.loads(note.payload).get("operation") in {"insert", "update"}:
+                            self._news.set()
+            await asyncio.sleep(1.0)
+
+    def _complaint(self, error: psycopg.Error) -> JournalError:
+        if self._db is None:
+            words = "cannot be reached ({error}): see that the server runs, and that it lets in"
+            words += " this user"
+        else:
+            words = _COMPLAINTS.get(error.sqlstate or "", "cannot be used ({error})")
+        told = " ".join(str(error).split())
+        return JournalError(f"the queue {self._address} {words.format(error=told)}")
+
+
+async def _make_tables(queries: Queries) -> None:
+    """Make pgqueuer's tables unless they are there, one worker at a time."""
+    if not await queries.schema_is_installed():
+        async with queries.schema_lock():
+            if not await queries.schema_is_installed():
+                await queries.install()
+
+
+def _channel(queries: Queries) -> str:
+    return queries.qbq.settings.channel
+
+
+def _notice(queries: Queries) -> str:
+    """Write what pgqueuer's trigger does."""
+    settings = queries.qbq.settings
+    return TableChangedEvent(
+        channel=settings.channel,
+        operation="update",
+        sent_at=utc_now(),
+        table=settings.queue_table,
+        type="table_changed_event",
+    ).model_dump_json()
+
+
+def _trace(done: Done) -> TracebackRecord | None:
+    if done.error is None:
+        return None
+    return TracebackRecord.from_exception(
+        exc=done.error,
+        job_id=done.job.id,
+        additional_context={"entrypoint": done.job.entrypoint},
+    )

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kling_async import (
+    ConfigurationError,
+    InputError,
+    Item,
+    JournalError,
+    MasterTextToVideo,
+)
+from kling_async.fleet import Enqueued, Queue, Worker
+from tests.engines.postgres import PASSWORD
+from tests.fleet.conftest import items
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kling_async.testing import Emulator
+    from tests.conftest import Emulate
+    from tests.fleet.conftest import Dial, ReadEntries, ReadJobs
+
+
+async def test_planned_and_put(url: str, entries: ReadEntries, jobs: ReadJobs) -> None:
+    """Items are written in the journal and put in the queue, each once."""
+    async with Queue(url) as queue:
+        assert await queue.put(items(3)) == Enqueued(added=3)
+        assert await queue.put(items(5)) == Enqueued(added=2, waiting=3)
+    assert list(await entries()) == [item.key for item in items(5)]
+    assert len(await jobs()) == 5
+
+
+async def test_more_than_one_commit(url: str, jobs: ReadJobs) -> None:
+    """Very many are put in by and by, and counted together."""
+    async with Queue(url) as queue:
+        assert await queue.put(iter(items(1_200))) == Enqueued(added=1_200)
+    assert len(await jobs()) == 1_200
+
+
+async def test_inputs_as_they_come(url: str, entries: ReadEntries) -> None:
+    """An async iterable of inputs will do; an input has its content for a key."""
+
+    async def come() -> AsyncIterator[MasterTextToVideo]:
+        for number in (1, 2, 1):
+            yield MasterTextToVideo(f"{number}")
+
+    async with Queue(url) as queue:
+        assert await queue.put(come()) == Enqueued(added=2, waiting=1)
+    assert [entry.input["prompt"] for entry in (await entries()).values()] == ["1", "2"]
+
+
+async def test_what_has_ended_stays_out(
+    emulate_failing: Emulator, dial: Dial, url: str, jobs: ReadJobs
+) -> None:
+    """What is finished, failed or unsure is not put in again."""
+    async with Queue(url) as queue:
+        await queue.put(items(3))
+        await Worker(await dial(emulate_failing), url, until_empty=True).run()
+        assert await queue.put(items(4)) == Enqueued(added=1, ended=3)
+    assert len(await jobs()) == 1
+
+
+@pytest.fixture
+async def emulate_failing(emulate: Emulate) -> Emulator:
+    """Run a service with which one task fails, and one answer is lost."""
+    return await emulate("task:1=fail:NSFW_DETECTED", "submit:3=lost-answer", speed=300.0)
+
+
+async def test_another_input_of_that_name(url: str, jobs: ReadJobs) -> None:
+    """A key that stands for another input is refused, and nothing of it put in."""
+    async with Queue(url) as queue:
+        await queue.put(items(1))
+        with pytest.raises(JournalError, match="another input"):
+            await queue.put([Item("key 0", MasterTextToVideo("a cat"))])
+        with pytest.raises(InputError, match="not an input"):
+            await queue.put(["a fox"])  # type: ignore[list-item]
+    assert len(await jobs()) == 1
+
+
+async def test_the_name_of_a_batch(url: str, postgres_url: str) -> None:
+    """The batch's name may stand in the URL or beside it, and is the queue's."""
+    async with Queue(url) as one, Queue(postgres_url, name="foxes") as other:
+        assert (await one.put(items(1))).added == 1
+        assert (await other.put(items(1))).waiting == 1
+    async with Queue(postgres_url) as another:
+        assert (await another.put(items(1))).added == 1
+    with pytest.raises(ConfigurationError, match="twice"):
+        Queue(url, name="wolves")
+
+
+async def test_not_open(url: str) -> None:
+    """A queue is used in `async with`, and says so."""
+    queue = Queue(url)
+    with pytest.raises(ConfigurationError, match="not open"):
+        await queue.put(items(1))
+    async with queue:
+        pass
+    with pytest.raises(ConfigurationError, match="not open"):
+        await queue.put(items(1))
+    assert PASSWORD not in repr(queue)
+    assert "foxes" in repr(queue)
+
+
+async def test_a_table_of_others(postgres_url: str) -> None:
+    """A table of that name that is not pgqueuer's is an error, and no trouble for the journal."""
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as db:
+        await db.execute("CREATE TABLE pgqueuer (id int)")
+    queue = Queue(postgres_url)
+    for _ in range(2):
+        async with queue:
+            with pytest.raises(JournalError, match="queue"):
+                await queue.put(items(1))

@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kling_async import (
+    AuthenticationError,
+    BalanceError,
+    ConfigurationError,
+    ConnectError,
+    DownloadError,
+    JournalError,
+    MasterTextToVideo,
+    Outcome,
+    RateLimitError,
+    Result,
+    ResultExpiredError,
+    TaskFailedError,
+    TaskRef,
+    TaskTimeoutError,
+)
+from kling_async.fleet import Queue, Worker
+from kling_async.fleet.shift import has_ended
+from kling_async.journal import ItemState
+from kling_async.journal.postgres import PostgresJournal
+from tests.engines.postgres import PASSWORD
+from tests.fleet.conftest import items, prompts, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kling_async.testing import Emulator
+    from tests.conftest import Emulate
+    from tests.fleet.conftest import Dial, ReadEntries, ReadJobs
+
+FOX = MasterTextToVideo("a fox in fresh snow")
+REF = TaskRef("kling-2-1", "task_1")
+
+
+async def put(url: str, number: int) -> None:
+    """Put items in the queue."""
+    async with Queue(url) as queue:
+        await queue.put(items(number))
+
+
+async def accepted(emulator: Emulator, number: int) -> None:
+    """Wait until so many tasks were started."""
+    await until(lambda: len(emulator.ledger) >= number)
+
+
+async def insert(url: str, payload: bytes, *, name: str = "foxes") -> None:
+    """Put a job in as anybody may."""
+    async with await psycopg.AsyncConnection.connect(url) as db:
+        await db.execute(
+            "INSERT INTO pgqueuer (priority, status, entrypoint, payload)"
+            " VALUES (0, 'queued', %s, %s)",
+            (f"kling_async:{name}", payload),
+        )
+
+
+async def test_all_are_done(
+    emulator: Emulator, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs, tmp_path: Path
+) -> None:
+    """What is in the queue is done once, told, saved and journaled, and nothing is left there."""
+    await put(url, 30)
+    told: list[Outcome] = []
+    worker = Worker(await dial(emulator), url, until_empty=True, download_to=tmp_path)
+    await worker.run(told.append)
+    assert sorted(prompts(emulator), key=int) == [f"{n}" for n in range(30)]
+    assert sorted(str(outcome.key) for outcome in told) == sorted(i.key for i in items(30))
+    assert all(path.is_file() for outcome in told for path in outcome.files)
+    assert {entry.state for entry in (await entries()).values()} == {ItemState.SAVED}
+    assert worker.counts[ItemState.SAVED] == 30
+    assert (worker.handed_over, worker.stopped) == (0, None)
+    assert await jobs() == await jobs(log=True) == []
+
+
+async def test_in_hand_at_one_time(emulate: Emulate, dial: Dial, url: str) -> None:
+    """No more tasks run at one time than was said, and those are all there are."""
+    emulator = await emulate(speed=60.0, concurrent_tasks=3)
+    await put(url, 9)
+    await Worker(await dial(emulator), url, until_empty=True, concurrency=3).run()
+    assert {arrival.status for arrival in emulator.requests} == {200}
+    begun = [one.at for one in emulator.ledger]
+    assert begun[2] < begun[0] + 1.0 <= begun[3]
+
+
+async def test_several_share(
+    emulator: Emulator, dial: Dial, url: str, entries: ReadEntries
+) -> None:
+    """Several workers divide the items between them; each is told by one."""
+    await put(url, 40)
+    kling = await dial(emulator)
+    told: list[list[Outcome]] = [[], [], []]
+    workers = [Worker(kling, url, concurrency=5, until_empty=True) for _ in told]
+    await asyncio.gather(*(w.run(t.append) for w, t in zip(workers, told, strict=True)))
+    assert len(emulator.ledger) == 40
+    assert all(told)
+    assert sorted(str(o.key) for each in told for o in each) == sorted(await entries())
+
+
+async def test_who_waits_is_woken(emulator: Emulator, dial: Dial, url: str) -> None:
+    """A worker with nothing to do begins as soon as there is something, and ends when stopped."""
+    told: list[Outcome] = []
+    worker = Worker(await dial(emulator), url, lease=3600)
+    running = asyncio.create_task(worker.run(told.append))
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(20):
+        async with Queue(url) as queue:
+            await queue.put(items(1))
+            await accepted(emulator, 1)
+            await queue.put(items(2))
+            await accepted(emulator, 2)
+        await until(lambda: len(told) == 2)
+        worker.stop()
+        await running
+
+
+async def test_drained(
+    emulate: Emulate, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs
+) -> None:
+    """A worker that is stopped takes nothing more, and waits for what it has."""
+    emulator = await emulate(speed=60.0)
+    await put(url, 6)
+    worker = Worker(await dial(emulator), url, concurrency=2)
+    running = asyncio.create_task(worker.run())
+    await accepted(emulator, 2)
+    worker.stop()
+    async with asyncio.timeout(10):  # not as long as it may
+        await running
+    assert len(emulator.ledger) == 2
+    states = [entry.state for entry in (await entries()).values()]
+    assert states.count(ItemState.FINISHED) == 2
+    assert [status for _, status in await jobs()] == ["queued"] * 4
+    assert worker.handed_over == 0
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_handed_over(
+    emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs, *, hurried: bool
+) -> None:
+    """What has not ended in time is another's at once, who attaches it; nothing is paid twice."""
+    emulator = await emulate(speed=20.0)  # three seconds
+    await put(url, 2)
+    kling = await dial(emulator)
+    worker = Worker(kling, url, drain=3600 if hurried else 0.1)
+    running = asyncio.create_task(worker.run())
+    await accepted(emulator, 2)
+    async with asyncio.timeout(2):
+        worker.stop()
+        if hurried:
+            worker.stop()
+        await running
+    assert worker.handed_over == 2
+    assert [status for _, status in await jobs()] == ["queued"] * 2
+    told: list[Outcome] = []
+    async with asyncio.timeout(15):
+        await Worker(kling, url, until_empty=True).run(told.append)
+    assert [outcome.elsewhere for outcome in told] == [False, False]
+    assert all(outcome.result for outcome in told)
+    assert len(emulator.ledger) == 2
+
+
+async def test_handed_to_one_who_waits(emulate: Emulate, dial: Dial, url: str) -> None:
+    """One who waits for jobs hears at once of those that are handed over."""
+    emulator = await emulate(speed=30.0)
+    await put(url, 1)
+    kling = await dial(emulator)
+    one, other = Worker(kling, url, drain=0, lease=3600), Worker(kling, url, lease=3600)
+    first = asyncio.create_task(one.run())
+    await accepted(emulator, 1)
+    told: list[Outcome] = []
+    second = asyncio.create_task(other.run(told.append))
+    await asyncio.sleep(0.5)
+    one.stop()
+    await first
+    await until(lambda: told)
+    other.stop()
+    await second
+    assert len(emulator.ledger) == 1
+
+
+async def test_until_nobody_has_jobs(emulate: Emulate, dial: Dial, url: str) -> None:
+    """One who works until the queue is empty waits for those that others have in hand."""
+    emulator = await emulate(speed=60.0)
+    await put(url, 1)
+    kling = await dial(emulator)
+    one = Worker(kling, url)
+    first = asyncio.create_task(one.run())
+    await accepted(emulator, 1)
+    told: list[Outcome] = []
+    second = asyncio.create_task(Worker(kling, url, until_empty=True).run(told.append))
+    await asyncio.sleep(0.5)
+    assert not second.done()
+    async with asyncio.timeout(20):
+        await second
+    assert told == []
+    one.stop()
+    await first
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"no JSON",
+        b'{"key": "wolf", "mode": "no-such-mode"}',
+        json.dumps({"key": "key 0", **FOX.to_dict()}).encode(),
+    ],
+)
+async def test_nonsense_is_set_aside(
+    emulator: Emulator,
+    dial: Dial,
+    url: str,
+    postgres_url: str,
+    jobs: ReadJobs,
+    caplog: pytest.LogCaptureFixture,
+    payload: bytes,
+) -> None:
+    """A job that makes no sense, or has another's key, is set aside; the others are done."""
+    await put(url, 1)
+    await insert(postgres_url, payload)
+    await insert(postgres_url, json.dumps({"key": "fox", **FOX.to_dict()}).encode())
+    told: list[Outcome] = []
+    await Worker(await dial(emulator), url, until_empty=True).run(told.append)
+    assert sorted(str(outcome.key) for outcome in told) == ["fox", "key 0"]
+    assert await jobs() == [(payload.decode(), "failed")]
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert "is set aside as failed" in record.message
+
+
+async def test_the_same_job_twice(
+    emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """Two jobs for one item are both done with, at the price of one."""
+    await put(url, 1)
+    again = json.dumps({"key": "key 0", **items(1)[0].input.to_dict()}).encode()
+    await insert(postgres_url, again)
+    await Worker(await dial(emulator), url, until_empty=True).run()
+    assert len(emulator.ledger) == 1
+    assert await jobs() == []
+
+
+async def test_tried_again(emulate: Emulate, dial: Dial, url: str) -> None:
+    """A task that took too long is attached again, a lease later, and not paid again."""
+    emulator = await emulate(speed=60.0)  # a second
+    await put(url, 1)
+    told: list[Outcome] = []
+    worker = Worker(await dial(emulator), url, until_empty=True, timeout=0.3, lease=0.8)
+    async with asyncio.timeout(20):
+        await worker.run(told.append)
+    assert isinstance(told[0].error, TaskTimeoutError)
+    assert told[-1].result
+    assert len(emulator.ledger) == 1
+
+
+async def test_not_tried_for_ever(
+    emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """After its tenth time an item that does not come to an end is set aside."""
+    emulator = await emulate()
+    await put(url, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+        await db.execute("UPDATE pgqueuer SET attempts = 9")
+    await Worker(await dial(emulator), url, until_empty=True, timeout=0.1).run()
+    assert [status for _, status in await jobs()] == ["failed"]
+
+
+async def test_no_money(
+    emulate: Emulate, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs
+) -> None:
+    """Without money a worker ends with that error; all stays planned, and in the queue."""
+    emulator = await emulate("submit:*=402")
+    await put(url, 3)
+    worker = Worker(await dial(emulator), url)
+    async with asyncio.timeout(20):
+        with pytest.raises(BalanceError):
+            await worker.run()
+    assert worker.stopped
+    assert {entry.state for entry in (await entries()).values()} == {ItemState.PLANNED}
+    assert [status for _, status in await jobs()] == ["queued"] * 3
+
+
+async def test_a_wrong_key(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs) -> None:
+    """A worker with a key that is refused ends with that error."""
+    emulator = await emulate("submit:*=401")
+    await put(url, 1)
+    with pytest.raises(AuthenticationError):
+        await Worker(await dial(emulator), url).run()
+    assert [status for _, status in await jobs()] == ["queued"]
+
+
+async def test_believed_dead(emulate: Emulate, dial: Dial, url: str, postgres_url: str) -> None:
+    """A worker that was believed dead ends with an error; another attaches what it had."""
+    emulator = await emulate(speed=60.0)
+    await put(url, 1)
+    kling = await dial(emulator)
+    running = asyncio.create_task(Worker(kling, url).run())
+    await accepted(emulator, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+        await db.execute("UPDATE kling_async_items SET worker = NULL, held = false")
+        await db.execute("DELETE FROM kling_async_workers")
+    with pytest.raises(JournalError, match="was not heard of"):
+        await running
+    await Worker(kling, url, until_empty=True).run()
+    assert len(emulator.ledger) == 1
+
+
+async def test_beating(emulate: Emulate, dial: Dial, url: str) -> None:
+    """What takes longer than a lease stays in the hands of a worker that lives."""
+    emulator = await emulate(speed=20.0)  # three seconds
+    await put(url, 1)
+    kling = await dial(emulator)
+    told: list[Outcome] = []
+    one = Worker(kling, url, lease=1.0, concurrency=1)  # it has no room for its own heritage
+    other = Worker(kling, url, lease=1.0, until_empty=True)
+    first = asyncio.create_task(one.run(told.append))
+    await accepted(emulator, 1)
+    unwanted: list[Outcome] = []
+    await other.run(unwanted.append)
+    one.stop()
+    await first
+    assert len(told) == 1
+    assert unwanted == []
+
+
+async def test_its_own_heir(
+    emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """A worker that takes a job again, since its heart stood still, goes on with what it has."""
+    emulator = await emulate(speed=20.0)  # three seconds
+    await put(url, 1)
+    told: list[Outcome] = []
+    worker = Worker(await dial(emulator), url, until_empty=True)
+    running = asyncio.create_task(worker.run(told.append))
+    await accepted(emulator, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+        await db.execute("UPDATE pgqueuer SET heartbeat = heartbeat - interval '1 hour'")
+    await running
+    assert len(told) == len(emulator.ledger) == 1
+    assert await jobs() == []
+
+
+async def test_stopped_as_it_takes(
+    emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """What a worker was taking as it was stopped is put back, and not begun with."""
+    await put(url, 3)
+    worker = Worker(await dial(emulator), url)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as db:  # in a transaction
+        await db.execute("LOCK TABLE pgqueuer IN EXCLUSIVE MODE")
+        running = asyncio.create_task(worker.run())
+        await _blocked(postgres_url)
+        worker.stop()
+    await running
+    assert worker.handed_over == 3
+    assert [status for _, status in await jobs()] == ["queued"] * 3
+    assert len(emulator.ledger) == 0
+
+
+async def _blocked(url: str) -> None:
+    """Wait until somebody waits for a lock."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
+        async with asyncio.timeout(20):
+            while True:
+                found = await db.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                if await found.fetchone() != (0,):
+                    return
+                await asyncio.sleep(0.01)
+
+
+async def test_the_connections_are_cut(
+    emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """A worker whose connections are cut makes others, and goes on as if nothing had been."""
+    emulator = await emulate(speed=60.0)
+    await put(url, 8)
+    told: list[Outcome] = []
+    worker = Worker(await dial(emulator), url, concurrency=4, until_empty=True)
+    running = asyncio.create_task(worker.run(told.append))
+    for number in (1, 5):
+        await accepted(emulator, number)
+        async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+            await db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+    async with asyncio.timeout(20):
+        await running
+    assert all(outcome.result for outcome in told)
+    assert len(told) == len(emulator.ledger) == 8
+    assert await jobs() == []
+
+
+async def test_the_queue_is_gone(emulate: Emulate, dial: Dial, url: str, postgres_url: str) -> None:
+    """A worker that cannot use the queue any more ends with that error; its tasks are kept."""
+    emulator = await emulate(speed=30.0)
+    await put(url, 1)
+    worker = Worker(await dial(emulator), url, lease=1.0)
+    running = asyncio.create_task(worker.run())
+    await accepted(emulator, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+        await db.execute("ALTER TABLE pgqueuer RENAME TO gone")
+    with pytest.raises(JournalError, match="has lost a table"):
+        await running
+    assert worker.handed_over == 1
+
+
+async def test_the_log_does_not_grow(
+    emulator: Emulator, dial: Dial, url: str, jobs: ReadJobs
+) -> None:
+    """While a worker goes on, the log of what is done with is folded up."""
+    worker = Worker(await dial(emulator), url, lease=1.0)
+    running = asyncio.create_task(worker.run())
+    await put(url, 5)
+    await accepted(emulator, 5)
+    async with asyncio.timeout(20):
+        while await jobs() or await jobs(log=True):  # noqa: ASYNC110 - told by no event
+            await asyncio.sleep(0.05)
+    worker.stop()
+    await running
+
+
+@pytest.mark.parametrize("package", ["psycopg", "pgqueuer"])
+def test_without_the_extra(package: str) -> None:
+    """Where a package is not installed, the error says how to install it; the rest is there."""
+    script = f"""
+import sys
+sys.modules["{package}"] = None
+from kling_async import MissingExtraError
+from kling_async.fleet import Queue
+try:
+    Queue("postgresql://host/db")
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        (sys.executable, "-c", script), capture_output=True, text=True, check=True
+    )
+    assert 'pip install "kling-async[' in done.stdout
+
+
+async def test_the_caller_fails(emulator: Emulator, dial: Dial, url: str, jobs: ReadJobs) -> None:
+    """What the caller's own code raises ends the worker, and is raised."""
+
+    def fail(outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    await put(url, 2)
+    with pytest.raises(ZeroDivisionError):
+        await Worker(await dial(emulator), url, concurrency=1).run(fail)
+    assert len(await jobs()) >= 1
+
+
+async def test_cancelled(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs) -> None:
+    """A worker that is cancelled hands over what it has, as one that is stopped."""
+    emulator = await emulate()
+    await put(url, 2)
+    running = asyncio.create_task(Worker(await dial(emulator), url).run())
+    await accepted(emulator, 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [status for _, status in await jobs()] == ["queued"] * 2
+    async with PostgresJournal(url) as journal:
+        assert [worker.items for worker in await journal.workers()] == [0]
+
+
+async def test_wrong_settings(emulator: Emulator, dial: Dial, url: str) -> None:
+    """Settings that make no sense are refused, and the password is never shown."""
+    kling = await dial(emulator)
+    wrong: dict[str, Any] = {"concurrency": 0, "drain": -1, "timeout": 0, "lease": 0}
+    for name, value in wrong.items():
+        with pytest.raises(ConfigurationError, match=name):
+            Worker(kling, url, **{name: value})
+    with pytest.raises(ConfigurationError, match="postgresql://"):
+        Worker(kling, "run.sqlite")
+    assert PASSWORD not in repr(Worker(kling, url))
+    assert "foxes" in repr(Worker(kling, url))
+
+
+RESULT = Result(REF, ("https://example.com/a.mp4",))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ended"),
+    [
+        (Outcome(0, FOX, REF, RESULT), True),
+        (Outcome(0, FOX, REF, error=TaskFailedError("no", ref=REF)), True),
+        (Outcome(0, FOX, REF, error=TaskTimeoutError("too long", ref=REF)), False),
+        (Outcome(0, FOX, REF, error=ConnectError("nobody")), False),
+        (Outcome(0, FOX, error=ConnectError("nobody")), False),
+        (Outcome(0, FOX, error=RateLimitError("slowly", status=429, retryable=True)), False),
+        (Outcome(0, FOX, error=RateLimitError("no", may_have_charged=True, retryable=True)), True),
+        (Outcome(0, FOX, REF, RESULT, DownloadError("it broke off")), False),
+        (Outcome(0, FOX, REF, RESULT, ResultExpiredError("gone", retryable=False)), True),
+    ],
+)
+def test_what_has_ended(outcome: Outcome, *, ended: bool) -> None:
+    """An item has ended unless another try, for free, may have another outcome."""
+    assert has_ended(outcome) is ended
