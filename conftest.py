@@ -39,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONDEVMODE"] = "1"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more tests at once than there are cores: many wait for servers and processes."""
+    return 2 * (os.cpu_count() or 1)
+
+
 # Pictures of that host are taken from the samples that the emulator serves.
 PICTURE = re.compile(r"https://example\.com(/[\w-]+\.(?:jpg|png|webp))")
 
