@@ -27,6 +27,7 @@ from kling_async.errors import (
     KlingError,
     TaskFailedError,
 )
+from kling_async.fleet.rows import outcome_dict
 from kling_async.journal import ItemState
 from kling_async.journal.opening import is_there, journal_at, shown
 from kling_async.limits import Limits
@@ -220,7 +221,7 @@ class _Run:
         if outcome.elsewhere:
             self._elsewhere += 1
         elif self._args.json:
-            self._output.result([], _fields(outcome))
+            self._output.result([], outcome_dict(outcome))
         elif error is None:
             found = map(str, outcome.files) if outcome.files else _urls(outcome)
             write(sys.stdout, "\t".join(printable(word) for word in (key, *found)))
@@ -319,25 +320,3 @@ def _kind(outcome: Outcome, error: KlingError) -> str:
 
 def _urls(outcome: Outcome) -> tuple[str, ...]:
     return outcome.result.result_urls if outcome.result else ()
-
-
-def _fields(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome's plain values for JSON."""
-    error = outcome.error
-    fields: dict[str, object] = {
-        "key": outcome.key,
-        "ref": outcome.task_ref and str(outcome.task_ref),
-        **(outcome.result.to_dict() if outcome.result else {}),
-        "files": [str(path) for path in outcome.files],
-    }
-    if error is not None:
-        failed = error if isinstance(error, TaskFailedError) else None
-        fields |= {
-            "error": type(error).__name__,
-            "message": str(error),
-            "may_have_charged": error.may_have_charged,
-            "retryable": error.retryable,
-            "fail_code": failed and failed.fail_code,
-            "reason": failed and failed.reason and failed.reason.value,
-        }
-    return fields

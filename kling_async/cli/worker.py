@@ -130,7 +130,8 @@ class _Run:
         """Write how it ended."""
         handed_over = self._worker.handed_over
         if self._args.json:
-            fields = {**self._counts, "handed over": handed_over, "seconds": round(seconds, 1)}
+            counts = {word.replace(" ", "_"): number for word, number in self._counts.items()}
+            fields = {**counts, "handed_over": handed_over, "seconds": round(seconds, 1)}
             self._output.result([], {"counts": fields})
             return
         counts = {**self._counts, "handed over": handed_over}

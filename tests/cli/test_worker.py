@@ -191,7 +191,7 @@ def test_handed_over(
     worker.send_signal(signal.SIGTERM)
     out, err = worker.communicate(timeout=30)
     assert (worker.returncode, err) == (0, "")
-    assert json.loads(out)["counts"]["handed over"] == 3
+    assert json.loads(out)["counts"]["handed_over"] == 3
 
 
 def test_no_money(serving: Serving, here: Here, url: str, rows: str) -> None:
