@@ -29,6 +29,9 @@ _T = TypeVar("_T")
 # Seconds after which the network is taken to be dead.
 _SILENCE = 1.5
 
+# The same for a look: nobody is kept waiting by that.
+_LOOK = 5.0
+
 # What a server says in these cases does not change by waiting. libpq gives no code for them.
 _REFUSALS = (
     "authentication failed",
@@ -106,7 +109,7 @@ class PostgresEngine:
         async def all_rows(db: Connection) -> list[tuple[object, ...]]:
             return await (await db.execute(_postgres_sql.LOOK, {"name": self._name})).fetchall()
 
-        rows = await self._do(all_rows)
+        rows = await self._do(all_rows, _LOOK)
         used, requests, tasks, pause = _numbers(_row(rows[0] if rows else None)[:4])
         leases = tuple(
             Lease(str(row[4]), str(row[5]), *_numbers(row[6:])) for row in rows if row[4]
@@ -126,11 +129,13 @@ class PostgresEngine:
 
         return _numbers(await self._do(one))
 
-    async def _do(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+    async def _do(
+        self, work: Callable[[Connection], Awaitable[_T]], within: float = _SILENCE
+    ) -> _T:
         """Do something on the connection, one thing at a time."""
         async with self._turn:
             try:
-                return await self._line.do(work, within=_SILENCE)
+                return await self._line.do(work, within=within)
             except TimeoutError as error:
                 raise LimiterError(str(error)) from None
             except psycopg.Error as error:
@@ -139,8 +144,8 @@ class PostgresEngine:
     async def _prepare(self, db: Connection) -> None:
         await db.execute("SET synchronous_commit = off")
         if None in _row(await (await db.execute(_postgres_sql.KNOWN)).fetchone()):
-            async with db.transaction():
-                await db.execute(_postgres_sql.TABLES)
+            # In one message: it is done to its end though nobody may wait for that any more.
+            await db.execute(_postgres_sql.TABLES)
         await db.execute(_postgres_sql.NAME, {"name": self._name})
 
 

@@ -34,6 +34,9 @@ __all__ = ["RedisEngine", "engine"]
 # Seconds after which the network is taken to be dead.
 _SILENCE = 1.5
 
+# The same for a look: nobody is kept waiting by that.
+_LOOK = 5.0
+
 # Reservations and leases hardly ever need more than one connection each.
 _CONNECTIONS = 4
 
@@ -108,7 +111,7 @@ class RedisEngine:
 
     async def look(self) -> Usage:
         """Tell what is in use."""
-        used, requests, tasks, pause, *rest = await self._run(self._look, 3, ())
+        used, requests, tasks, pause, *rest = await self._run(self._look, 3, (), _LOOK)
         fours = zip(*(rest[i::4] for i in range(4)), strict=True)
         leases = [
             Lease(key, holder, float(held_for), float(ends_in))
@@ -124,15 +127,19 @@ class RedisEngine:
         await self._redis.connection_pool.disconnect()
 
     async def _run(
-        self, script: AsyncScript, keys: int, arguments: Sequence[str | float]
+        self,
+        script: AsyncScript,
+        keys: int,
+        arguments: Sequence[str | float],
+        within: float = _SILENCE,
     ) -> list[str]:
         try:
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(within):
                 answer = await script(self._keys[:keys], arguments)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigurationError(f"the engine of the limits refuses us: {error}") from error
         except TimeoutError:
-            raise LimiterError(f"no answer within {_SILENCE:g} s") from None
+            raise LimiterError(f"no answer within {within:g} s") from None
         except (RedisError, OSError) as error:
             raise LimiterError(f"{type(error).__name__}: {error}") from error
         return [str(one) for one in answer]

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedLimiter", "WhenGone", "name_of"]
 
-# Looks at an engine before it is told to be away, and seconds between them.
-_LOOKS, _PAUSE = 3, 0.2
-
 
 def name_of(api_key: str) -> str:
     """Return the name under which the limits of a key are kept: a checksum, never the key."""
@@ -159,18 +156,13 @@ class SharedLimiter:
         """Tell what all processes use together, whatever ``when_gone`` says.
 
         Raises:
-            LimiterError: The engine cannot be reached, three times.
+            LimiterError: The engine cannot be reached.
             ConfigurationError: The engine refuses to work for us.
         """
-        for more in reversed(range(_LOOKS)):
-            try:
-                return await self._bind().engine.look()
-            except LimiterError as error:
-                if not more:
-                    told = f"the limits at {self._shown} cannot be read: {error}"
-                    raise LimiterError(told) from error
-            await asyncio.sleep(_PAUSE)
-        raise AssertionError  # pragma: no cover - the last one returns or raises
+        try:
+            return await self._bind().engine.look()
+        except LimiterError as error:
+            raise LimiterError(f"the limits at {self._shown} cannot be read: {error}") from error
 
     async def close(self) -> None:
         """Free what was given back, and close the connections.
