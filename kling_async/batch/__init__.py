@@ -115,7 +115,7 @@ class Batch:
         self._saving = asyncio.Semaphore(downloads)
         self._counts: Counter[ItemState] = Counter()
         self._outcomes: AsyncGenerator[Outcome] | None = None
-        self._claims = Claims(self._journal)
+        self._work: Work | None = None
         self._closing = asyncio.Lock()
         self._over = asyncio.Event()
 
@@ -186,11 +186,10 @@ class Batch:
         """
         self._guard.open(await self._journal.summary())
         self._counts = Counter()
-        self._claims = claims = Claims(self._journal)
-        work = Work(
+        self._work = work = Work(
             self._client,
             self._journal,
-            claims,
+            Claims(self._journal),
             rules=self._rules,
             guard=self._guard,
             folder=self._folder,
@@ -215,7 +214,7 @@ class Batch:
                 yield outcome
         finally:
             try:
-                await self._close(outcomes, claims)
+                await self._close(outcomes, work)
                 await entries.aclose()
             finally:
                 self._over.set()
@@ -223,24 +222,25 @@ class Batch:
 
     async def _end(self) -> None:
         """End a run whose loop was left, before the journal is closed."""
-        if self._outcomes is not None:
+        if self._outcomes is not None and self._work is not None:
             try:
-                await self._close(self._outcomes, self._claims)
+                await self._close(self._outcomes, self._work)
             except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
                 await self._over.wait()
 
-    async def _close(self, outcomes: AsyncGenerator[Outcome], claims: Claims) -> None:
+    async def _close(self, outcomes: AsyncGenerator[Outcome], work: Work) -> None:
         """End a run; both who leaves its loop and the end of the batch may come here at a time."""
         async with self._closing:
             over = True
             try:
                 await outcomes.aclose()
+                await work.give_up()
             except RuntimeError:  # it goes on, in the loop of another asyncio.Task
                 over = False
                 raise
             finally:
                 if over:
-                    await claims.close()
+                    await work.claims.close()
 
     async def _entries(
         self,

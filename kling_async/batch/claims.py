@@ -90,7 +90,7 @@ class Claims:
         entries, futures = zip(*waiting, strict=True)
         try:
             claims = await self.take(*entries)
-        except JournalError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
             for future in [future for future in futures if not future.done()]:
                 future.set_exception(copy(error))
             return

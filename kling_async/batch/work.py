@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
 from typing import TYPE_CHECKING
@@ -21,7 +22,17 @@ from kling_async.errors import (
     TaskFailedError,
 )
 from kling_async.fanout import Outcome
-from kling_async.journal import Claim, Entry, Failure, Hold, ItemState, Journal, Move, Summary
+from kling_async.journal import (
+    GIVEN_UP,
+    Claim,
+    Entry,
+    Failure,
+    Hold,
+    ItemState,
+    Journal,
+    Move,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -142,6 +153,7 @@ class Work:
         self.saving = saving
         self.timeout = timeout
         self.counts = counts
+        self.sending: set[str] = set()  # the keys of those that were sent and not heard of yet
 
     def attach(self, entry: Entry, given: Input) -> Task:
         """Find the task of an item that is submitted, and hold its slot."""
@@ -164,8 +176,19 @@ class Work:
             return self.outcome(flight.index, entry, given, error_of(entry), elsewhere=True)
         job = _Job(self, flight, entry, fresh=claim.news)
         outcome = await job.done()
-        await self.claims.let_go(entry.key, ended=job.entry.state in _ENDED)
+        # What is still to be saved is left to whoever comes next.
+        over = next_step(job.entry, self.rules, fresh=True) is Step.TELL
+        await self.claims.let_go(entry.key, ended=over and job.entry.state in _ENDED)
         return outcome
+
+    async def give_up(self) -> None:
+        """Write down, when the run has been left, which answers were lost meanwhile."""
+        now = datetime.now(UTC)
+        lost = [Move(key, ItemState.UNSURE, now, failure=GIVEN_UP) for key in self.sending]
+        self.sending.clear()
+        if lost:
+            with suppress(JournalError):  # then whoever opens it next finds them so
+                await self.journal.record(*lost)
 
     async def _claim(self, entry: Entry) -> Claim:
         """Take an item in hand, if there is anything to be done with it."""
@@ -221,6 +244,8 @@ class _Job:
         except JournalError:  # nothing can be done any more without paying blindly
             raise
         except KlingError as error:
+            if self.entry.ref is not None and self.entry.result is None:  # a task exists
+                error.ref, error.may_have_charged = self.entry.ref, True
             self._error = error
         return self._outcome()
 
@@ -339,10 +364,11 @@ class _Job:
         now = datetime.now(UTC)
         move = Move(self.entry.key, state, now, ref, result, failure, files)
         await self._work.journal.record(move)
-        counts = self._work.counts
+        counts, sending = self._work.counts, self._work.sending
         counts[self.entry.state] -= 1
         counts[state] += 1
         self.entry = moved(self.entry, move)
+        (sending.add if state is ItemState.SUBMITTING else sending.discard)(self.entry.key)
 
     def _outcome(self) -> Outcome:
         return self._work.outcome(self._flight.index, self.entry, self._input, self._error)

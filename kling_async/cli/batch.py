@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from kling_async._servers import shown as without_password
 from kling_async.batch import Batch
 from kling_async.batch.steps import PASSING, Rules, Step
 from kling_async.cli import arguments, codes
@@ -285,6 +286,7 @@ class _Run:
                 option = f"--{name.replace('_', '-')}"
                 word = f"{value:g}" if isinstance(value, float) else str(value)
                 word = self._place if name == "journal" else word
+                word = without_password(word) if name == "limiter" else word
                 words += [option] if value is True else [option, word]
         return shlex.join(words)
 

@@ -9,8 +9,8 @@ from contextlib import aclosing, suppress
 from copy import copy
 from typing import TYPE_CHECKING
 
-from kling_async.errors import InputError, JournalError
-from kling_async.journal import Planned
+from kling_async.errors import InputError
+from kling_async.journal import ItemError, Planned
 
 if TYPE_CHECKING:
     from kling_async.batch import Batch
@@ -24,6 +24,10 @@ __all__ = ["Feed"]
 # Seconds between two looks at whether the batch was stopped: items that it does not begin with
 # tell nobody.
 _LOOK = 1.0
+
+# Looks without news after which the journal is asked whether this worker is among the living:
+# who has been asleep for too long must not wait for more.
+_SILENT = 5
 
 
 class Feed:
@@ -45,7 +49,13 @@ class Feed:
         self._news = asyncio.Event()
         self._futures: dict[str, asyncio.Future[Outcome]] = {}
         self._ended = False
+        self._over = False
         self._error: KlingError | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the batch begins with nothing more: the feed was ended, or a limit of yours."""
+        return self._over
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -100,9 +110,8 @@ class Feed:
         """Have items written in the journal; return what it says to those that it refuses."""
         try:
             await self._journal.plan([Planned(item.key, item.input.to_dict()) for item in items])
-        except JournalError as error:
+        except ItemError as error:
             if len(items) == 1:
-                await self._journal.summary()  # fails if it is not the item that is to blame
                 return {id(items[0]): InputError(str(error))}
             errors: dict[int, InputError] = {}
             for item in items:
@@ -127,8 +136,18 @@ class Feed:
         return future
 
     async def _items(self) -> AsyncGenerator[Item]:
+        try:
+            async for item in self._given():
+                yield item
+        finally:
+            self._ended = self._over = True
+            self.hungry.set()  # who waits for that is to see that it is over
+
+    async def _given(self) -> AsyncGenerator[Item]:
+        silent = 0
         while not self._ended and self._batch.stopped is None:
             if self._waiting:
+                silent = 0
                 yield self._waiting.popleft()
                 continue
             self.hungry.set()
@@ -136,4 +155,6 @@ class Feed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._news.wait()
-        self._ended = True
+            silent += 1
+            if silent % _SILENT == 0:
+                await self._journal.claim()

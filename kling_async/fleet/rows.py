@@ -53,7 +53,7 @@ def read(payload: bytes | None) -> Item:
     """
     try:
         row = json.loads(payload or b"")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"a job's payload is not JSON: {error}") from None
     if not isinstance(row, dict) or "key" not in row:
         raise InputError(problems=[Problem("key", "must be in a job's payload", f"{row!r:.80}")])

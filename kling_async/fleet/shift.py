@@ -10,11 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kling_async.errors import (
+    DownloadError,
     InputError,
     JournalError,
     KlingError,
+    ResultExpiredError,
     TaskFailedError,
-    TaskTimeoutError,
 )
 from kling_async.fleet.jobs import Done
 from kling_async.fleet.rows import read
@@ -49,7 +50,11 @@ def has_ended(outcome: Outcome) -> bool:
         return True
     if outcome.task_ref is None and error.may_have_charged:
         return True  # it is unsure, and stays so
-    return not error.retryable and not isinstance(error, TaskTimeoutError)
+    if outcome.task_ref is not None and outcome.result is None:
+        return False  # its task runs, and is paid
+    if isinstance(error, DownloadError) and not isinstance(error, ResultExpiredError):
+        return False  # another machine may have more room
+    return not error.retryable
 
 
 class Shift:
@@ -105,8 +110,12 @@ class Shift:
             self._feed.end()
             self._feed.hungry.set()
             self._jobs.wake()
-            await _first(taking, hurrying)  # what it takes at this moment is put back
-            await _first(running, beating, settling, hurrying, timeout=drain)
+            clock = asyncio.get_running_loop().time
+            end = clock() + drain
+            # What it takes at this moment is put back.
+            await _first(taking, hurrying, timeout=drain)
+            left = max(0.0, end - clock())
+            await _first(running, beating, settling, hurrying, timeout=left)
         finally:
             everything = (*working, stopping, hurrying)
             for task in everything:
@@ -134,6 +143,8 @@ class Shift:
             await self._feed.hungry.wait()
             if self._over:
                 return
+            if self._feed.over:  # until what runs has ended, and the batch with it
+                await asyncio.get_running_loop().create_future()
             room = max(1, self._most - len(self._feed))
             jobs = await self._jobs.take(min(_AT_ONCE, room))
             # One whose heart has stood still for a while is its own heir.

@@ -31,13 +31,23 @@ __all__ = [
     "Entry",
     "Failure",
     "Hold",
+    "ItemError",
     "ItemState",
     "Journal",
+    "LostError",
     "Move",
     "Planned",
     "Summary",
     "attempt_after",
 ]
+
+
+class ItemError(JournalError):
+    """The journal refuses an item. Nothing is wrong with the journal, nor with other items."""
+
+
+class LostError(JournalError):
+    """This worker was not heard of for too long, and others have its items: run again."""
 
 
 class ItemState(StrEnum):

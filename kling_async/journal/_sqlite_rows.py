@@ -17,6 +17,7 @@ from kling_async.errors import JournalError
 from kling_async.journal import (
     GIVEN_UP,
     Entry,
+    ItemError,
     ItemState,
     Move,
     Planned,
@@ -97,7 +98,7 @@ class Commit:
                     known[item.key] = row[2], _entry(row)
             stored, entry = known[item.key]
             if stored != text:
-                raise JournalError(
+                raise ItemError(
                     f"item {item.key!r} is in the journal with another input: give it another"
                     " key, or use another journal"
                 )
@@ -228,7 +229,7 @@ def _find(db: sqlite3.Connection, query: str, key: str) -> tuple[Any, ...] | Non
     try:
         found: tuple[Any, ...] | None = db.execute(f"{query} WHERE key = ?", (key,)).fetchone()
     except UnicodeEncodeError as error:
-        raise JournalError(f"{key!r} cannot be a key: half a character is in it") from error
+        raise ItemError(f"{key!r} cannot be a key: half a character is in it") from error
     return found
 
 

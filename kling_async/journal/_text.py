@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from kling_async.errors import JournalError
-from kling_async.journal import Failure
+from kling_async.journal import Failure, ItemError
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
@@ -27,12 +26,12 @@ def input_text(item: Planned) -> str:
     """Write the input of an item.
 
     Raises:
-        JournalError: It is not JSON.
+        ItemError: It is not JSON.
     """
     try:
         return write(item.input)
     except (TypeError, ValueError) as error:
-        raise JournalError(f"the input of item {item.key!r} is not JSON: {error}") from error
+        raise ItemError(f"the input of item {item.key!r} is not JSON: {error}") from error
 
 
 @contextmanager

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, Retry
 from kling_async.errors import (
+    AnswerLostError,
     AuthenticationError,
     BalanceError,
     ContractError,
@@ -181,14 +183,54 @@ async def test_an_answer_without_a_task(
 
 
 async def test_a_transport_that_breaks(run: RunBatch, histories: ReadHistories) -> None:
-    """An error that is not ours ends the batch; what was being sent is unsure in the next run."""
+    """An error that is not ours ends the batch; what was being sent is unsure."""
 
     def script(_: Request) -> Response:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await run(KlingClient("sk", transport=ScriptedTransport(script)), items(1))
-    assert (await histories())["key 0"] == [S.PLANNED, S.SUBMITTING]
+    assert (await histories())["key 0"] == [S.PLANNED, S.SUBMITTING, S.UNSURE]
+
+
+async def test_an_answer_that_is_lost_after_the_loop_was_left(
+    emulate: Emulate, connect: Connect, path: Path
+) -> None:
+    """Who leaves while an item is being sent is told of it as unsure by the next run."""
+    emulator = await emulate("submit:1=slow:60")
+
+    async def all_of(batch: Batch) -> list[Outcome]:
+        return [outcome async for outcome in batch.run(items(1))]
+
+    kling = await connect(emulator, retry=Retry(request_timeout=5.0))
+    async with Batch(kling, journal=path) as batch:
+        leaving = asyncio.create_task(all_of(batch))
+        while not emulator.requests:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        (outcome,) = await all_of(batch)
+    assert isinstance(outcome.error, AnswerLostError)
+    assert outcome.error.may_have_charged
+    assert len(emulator.ledger) == 1
+
+
+@pytest.mark.parametrize("answer", ["401", "404"])
+async def test_a_running_task_that_may_not_be_asked_after(
+    emulate: Emulate, connect: Connect, path: Path, answer: str
+) -> None:
+    """Whatever goes wrong with the waiting, it is told that a task exists, and which one."""
+    emulator = await emulate(f"status:*={answer}")
+    outcomes: list[Outcome] = []
+    with suppress(AuthenticationError):
+        async with Batch(await connect(emulator), journal=path) as batch:
+            async for one in batch.run(items(1)):
+                outcomes.append(one)  # noqa: PERF401 - what came before the error counts
+    (outcome,) = outcomes
+    assert outcome.error is not None
+    assert outcome.error.may_have_charged
+    assert outcome.error.ref == outcome.task_ref
+    assert outcome.task_ref is not None
 
 
 # --------------------------------------------------------------------------------------- the money

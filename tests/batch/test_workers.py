@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from kling_async import Batch, Item, MasterTextToVideo, TaskRef
-from kling_async.errors import AnswerLostError, JournalError, TaskFailedError
+from kling_async.errors import AnswerLostError, DownloadError, JournalError, TaskFailedError
 from kling_async.journal import ItemState, Move, Planned
 from kling_async.journal.postgres import PostgresJournal, Worker
 
@@ -420,6 +420,24 @@ async def test_files_elsewhere(
     assert not again.elsewhere
     assert not again.files[0].exists()
     assert again.error is None
+
+
+async def test_another_saves_what_one_could_not(
+    emulate: Emulate, connect: Connect, batch_url: str, tmp_path: Path
+) -> None:
+    """What one worker could not save has not ended: another that was there already saves it."""
+    emulator = await emulate()
+    full = tmp_path / "full"
+    full.write_text("no folder")
+    there = Batch(await connect(emulator), journal=batch_url, download_to=tmp_path)
+    async with there as batch:
+        (failed,) = await run(await connect(emulator), batch_url, 1, download_to=full)
+        (saved,) = await drain(batch, 1)
+    assert isinstance(failed.error, DownloadError)
+    assert saved.error is None
+    assert [file.exists() for file in saved.files] == [True]
+    assert not saved.elsewhere
+    assert len(emulator.ledger) == 1
 
 
 async def test_what_has_ended_is_not_claimed(

@@ -212,6 +212,7 @@ async def test_until_nobody_has_jobs(emulate: Emulate, dial: Dial, url: str) -> 
         b"no JSON",
         b'{"key": "wolf", "mode": "no-such-mode"}',
         json.dumps({"key": "key 0", **FOX.to_dict()}).encode(),
+        b"[" * 100_000,
     ],
 )
 async def test_nonsense_is_set_aside(
@@ -310,6 +311,54 @@ async def test_believed_dead(emulate: Emulate, dial: Dial, url: str, postgres_ur
         await running
     await Worker(kling, url, until_empty=True).run()
     assert len(emulator.ledger) == 1
+
+
+async def test_believed_dead_with_nothing_to_do(
+    emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
+) -> None:
+    """A worker that was believed dead takes nothing more, and ends with an error."""
+    kling = await dial(emulator)
+    running = asyncio.create_task(Worker(kling, url).run())
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as db:
+
+        async def is_there() -> bool:
+            found = await db.execute("SELECT to_regclass('kling_async_workers')")
+            if (await found.fetchone()) == (None,):
+                return False
+            gone = await db.execute("DELETE FROM kling_async_workers RETURNING id")
+            return await gone.fetchone() is not None
+
+        async with asyncio.timeout(20):
+            while not await is_there():  # noqa: ASYNC110 - another connection
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        with pytest.raises(JournalError, match="was not heard of"):
+            await running
+    await put(url, 3)
+    told: list[Outcome] = []
+    await Worker(kling, url, until_empty=True).run(told.append)
+    assert len(told) == 3
+    assert await jobs() == []
+
+
+async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs) -> None:
+    """A worker whose account was refused leaves the queue to others while its tasks end."""
+    emulator = await emulate("submit:2-=402", speed=8.0)
+    await put(url, 1)
+    worker = Worker(await dial(emulator), url, concurrency=10)
+    running = asyncio.create_task(worker.run())
+    await accepted(emulator, 1)
+    async with Queue(url) as queue:
+        await queue.put(items(1, 1))
+        await until(lambda: worker.stopped)
+        await asyncio.sleep(1.5)
+        await queue.put(items(200, 2))
+    await asyncio.sleep(2)
+    assert not running.done()
+    assert [status for _, status in await jobs()].count("picked") <= 20
+    with pytest.raises(BalanceError):
+        await running
+    assert {status for _, status in await jobs()} == {"queued"}
 
 
 async def test_beating(emulate: Emulate, dial: Dial, url: str) -> None:
@@ -498,7 +547,9 @@ RESULT = Result(REF, ("https://example.com/a.mp4",))
         (Outcome(0, FOX, error=ConnectError("nobody")), False),
         (Outcome(0, FOX, error=RateLimitError("slowly", status=429, retryable=True)), False),
         (Outcome(0, FOX, error=RateLimitError("no", may_have_charged=True, retryable=True)), True),
+        (Outcome(0, FOX, REF, error=AuthenticationError("no", status=401, retryable=False)), False),
         (Outcome(0, FOX, REF, RESULT, DownloadError("it broke off")), False),
+        (Outcome(0, FOX, REF, RESULT, DownloadError("no room", retryable=False)), False),
         (Outcome(0, FOX, REF, RESULT, ResultExpiredError("gone", retryable=False)), True),
     ],
 )
