@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kling_async.cli import arguments
 from tests.engines.postgres import PASSWORD
+from tests.engines.redis import PASSWORD as REDIS_PASSWORD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,3 +114,14 @@ async def test_another_engine(serve: Serve, command: Command, tmp_path: Path) ->
     assert ended.code == 2
     assert "a database at postgresql://, not at redis://" in ended.err
     assert not emulator.ledger
+
+
+async def test_a_limiter(serve: Serve, command: Command, tmp_path: Path, redis_url: str) -> None:
+    """What is said of how to go on names the engine of the limits, and no password."""
+    await serve("task:1=fail:MODEL_UNAVAILABLE")
+    ended = await command("batch", _rows(tmp_path, "a"), "--limiter", redis_url)
+    assert ended.code == 1
+    again = shlex.split(ended.err.splitlines()[-1])
+    limiter = arguments.parser().parse_args(again[1:]).limiter
+    assert limiter.startswith("redis://127.0.0.1:")
+    assert REDIS_PASSWORD not in ended.out + ended.err
