@@ -12,8 +12,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -22,6 +22,7 @@ from uuid import uuid4
 from attrs import frozen
 
 from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
+from kling_async.journal._postgres_watch import cut, longest
 
 try:
     import psycopg
@@ -59,6 +60,9 @@ _COMPLAINTS = {
     "53100": "is on a disk that is full ({error}): make room, and run again",
 }
 
+# Seconds for a server to answer one who is in a hurry, or who goes away meanwhile.
+_BRISK = 1.0
+
 # Rows of pgqueuer's log that are in its statistics already; the journal tells of each item.
 _TIDY = "DELETE FROM {log} WHERE entrypoint = $1 AND aggregated AND status <> 'failed'"
 
@@ -80,7 +84,8 @@ class Jobs:
     """The jobs of one queue. Use it as an async context manager.
 
     A connection that is lost is made anew. Whatever was under way is done again: a job that was
-    put in twice is there once, and one that nobody knows to have taken comes back by itself.
+    put in twice is there once, and one that nobody knows to have taken comes back by itself. So it
+    is with a server that does not answer: the connection is cut.
 
     Args:
         address: The database, and the name of the batch, which is the queue's.
@@ -98,6 +103,8 @@ class Jobs:
         self._address = address
         self._lease = timedelta(seconds=lease)
         self._patience = lease / 2  # as long as the journal seeks its connection
+        self._longest = longest(lease)  # as long as the journal waits for an answer
+        self._limits: set[asyncio.Timeout] = set()  # of what the server is being asked
         self._queue = QueueEntrypoint(f"kling_async:{address.batch}")
         self._me = QueueManagerId(uuid4())
         self._db: psycopg.AsyncConnection | None = None
@@ -167,8 +174,13 @@ class Jobs:
         self._news.set()
 
     def hurry(self) -> None:
-        """Seek a connection that is lost no longer than it takes to try once."""
+        """Seek a connection that is lost no longer than it takes to try once; wait for no server.
+
+        What the server is being asked at this moment has a second left.
+        """
         self._patience = 0.0
+        self._longest = _BRISK
+        self._go_on()
 
     async def beat(self, jobs: Collection[Job]) -> None:
         """Say that these are in the hands of one who lives."""
@@ -187,6 +199,7 @@ class Jobs:
         async def back(queries: Queries) -> None:
             for job in jobs:
                 await queries.retry_job(job, later, None)
+                self._go_on()
             if not delay:  # the table's trigger tells of new rows only
                 await queries.driver.notify(_channel(queries), _notice(queries))
 
@@ -208,33 +221,81 @@ class Jobs:
             log = queries.qbq.qualified.queue_table_log
             await queries.driver.execute(_TIDY.format(log=log), self._queue)
 
-        await self._do(fold)
+        await self._do(fold, slow=True)
 
-    async def _do(self, call: Callable[[Queries], Awaitable[_T]]) -> _T:
+    async def _do(self, call: Callable[[Queries], Awaitable[_T]], *, slow: bool = False) -> _T:
         """Do something with the database, again and again while it cannot be reached.
 
         Raises:
             JournalError: It cannot, for so long; or it says no.
         """
         async with self._turn:
-            end: float | None = None
+            began, had = time.monotonic(), self._db is not None
             for attempt in count():
                 try:
                     if self._db is None:
                         self._db = await self._connect()
-                    return await call(Queries.from_psycopg_connection(self._db))
+                    queries = Queries.from_psycopg_connection(self._db)
+                    # A whole lease, and nothing more in a hurry.
+                    longest = max(self._longest, 2 * self._patience) if slow else self._longest
+                    return await self._answer(self._db, call(queries), longest)
                 except psycopg.Error as error:
-                    end = time.monotonic() + self._patience if end is None else end
                     if self._db is not None and self._db.closed:
                         await self._close()
                     passing = self._db is None or isinstance(error, _AGAIN)
-                    if not passing or time.monotonic() > end:
+                    over = time.monotonic() > began + self._patience
+                    # One that may have been lost long ago is made anew, in any hurry.
+                    if not passing or (over and (attempt or not had)):
                         raise self._complaint(error) from error
                 await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     async def _connect(self) -> psycopg.AsyncConnection:
-        return await psycopg.AsyncConnection.connect(**self._given, autocommit=True)
+        async with self._limited(self._longest):
+            return await psycopg.AsyncConnection.connect(**self._given, autocommit=True)
+
+    async def _answer(
+        self, db: psycopg.AsyncConnection, asking: Awaitable[_T], longest: float
+    ) -> _T:
+        """Wait for what the server is asked, and for no server that does not answer.
+
+        Left to itself the driver would wait for it even if it is cancelled.
+        """
+        asked = asyncio.ensure_future(asking)
+        try:
+            async with self._limited(longest):
+                await asyncio.wait((asked,))
+        except psycopg.Error:
+            await _cut_off(db, asked)
+            raise
+        except asyncio.CancelledError:
+            asked.cancel()
+            try:
+                await asyncio.wait((asked,), timeout=_BRISK)
+            finally:
+                asked.cancel()  # no more waiting for a server that is to cancel it
+                await _cut_off(db, asked)
+            raise
+        return asked.result()
+
+    @asynccontextmanager
+    async def _limited(self, longest: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(longest) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            raise psycopg.OperationalError("no answer in time") from None
+
+    def _go_on(self) -> None:
+        """Give the server its time once more: it has answered, or there is less of it now."""
+        end = asyncio.get_running_loop().time() + self._longest
+        for limit in self._limits:
+            with suppress(RuntimeError):  # it is over at this moment
+                limit.reschedule(end)
 
     async def _close(self) -> None:
         db, self._db = self._db, None
@@ -245,15 +306,20 @@ class Jobs:
         """Hear of new jobs, on a connection of its own."""
         while True:
             with suppress(psycopg.Error):  # whoever works with the queue says so
-                async with await self._connect() as db:
-                    channel = _channel(Queries.from_psycopg_connection(db))
-                    await db.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-                    self._news.set()  # what came before was not heard
-                    async for note in db.notifies():
-                        # Whatever else happens to the table is told there, too.
-                        if json.loads(note.payload).get("operation") in {"insert", "update"}:
-                            self._news.set()
+                await self._hear(await self._connect())
             await asyncio.sleep(1.0)
+
+    async def _hear(self, db: psycopg.AsyncConnection) -> None:
+        try:
+            channel = _channel(Queries.from_psycopg_connection(db))
+            listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+            await self._answer(db, db.execute(listen), self._longest)
+            self._news.set()  # what came before was not heard
+            async for note in db.notifies():
+                if _is_news(note.payload):
+                    self._news.set()
+        finally:
+            await db.close()
 
     def _complaint(self, error: psycopg.Error) -> JournalError:
         if self._db is None:
@@ -271,6 +337,26 @@ async def _make_tables(queries: Queries) -> None:
         async with queries.schema_lock():
             if not await queries.schema_is_installed():
                 await queries.install()
+
+
+async def _cut_off(db: psycopg.AsyncConnection, asked: asyncio.Future[_T]) -> None:
+    """End what the server is asked; if it is still under way, so does the connection."""
+    if not asked.done():
+        with suppress(psycopg.Error):  # it is lost already
+            cut(db.fileno())
+        await asyncio.wait((asked,))
+        await db.close()
+    if not asked.cancelled():
+        asked.exception()  # seen; there is a better one
+
+
+def _is_news(payload: str) -> bool:
+    """Whether jobs may have come: whatever else happens to the table is told there, too."""
+    try:
+        told = json.loads(payload)
+    except (ValueError, RecursionError):  # not pgqueuer's
+        return False
+    return isinstance(told, dict) and told.get("operation") in ("insert", "update")
 
 
 def _channel(queries: Queries) -> str:

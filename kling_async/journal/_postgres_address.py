@@ -25,8 +25,23 @@ DEFAULTS = {
 
 _UNNAMED = "default"
 
-# What is told to nobody but libpq.
-_SECRET = ("password", "sslpassword")
+# What is told to others than libpq. Of what is not among these it is not known what it tells.
+_PUBLIC = frozenset(
+    {
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "sslmode",
+        "application_name",
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "target_session_attrs",
+    }
+)
 
 # Enough for any name that somebody gave, and little enough for an error message.
 _LONGEST = 200
@@ -41,7 +56,7 @@ def is_address(place: object) -> bool:
 class Address:
     """Where a batch is: a database, and the batch's name in it.
 
-    ``str(address)`` tells it to people, without the password.
+    ``str(address)`` tells it to people, without the password and whatever else may be secret.
 
     Raises:
         ConfigurationError: It is none.
@@ -49,7 +64,7 @@ class Address:
 
     conninfo: str = field(repr=False)
     batch: str
-    url: str  # without the password
+    url: str  # with nothing that may be secret
     _shown: str
 
     def __str__(self) -> str:
@@ -86,7 +101,7 @@ class Address:
         conninfo = f"postgresql://{parts.netloc}{parts.path}?{query}"
         user = login.partition(":")[0]
         shown = f"postgresql://{user}{'@' * bool(user)}{where}{parts.path}"
-        public = [pair for pair in params if pair[0] not in (*_SECRET, "batch")]
+        public = [pair for pair in params if pair[0] in _PUBLIC]
         public += [("batch", name)] if name != _UNNAMED else []
         asked = f"?{urlencode(public, quote_via=quote)}" if public else ""
         return cls(conninfo, name, f"{shown}{asked}", f"{shown} (batch {name})")

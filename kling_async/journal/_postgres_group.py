@@ -21,6 +21,7 @@ from kling_async.journal import (
     Claim,
     Entry,
     Hold,
+    ItemError,
     ItemState,
     Move,
     Planned,
@@ -47,6 +48,9 @@ _RENEW = """
 _COMMITS = "SELECT commits FROM kling_async_workers WHERE id = %s FOR UPDATE"
 
 _ENDS = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
+
+# What an index of PostgreSQL's has room for, with a good deal to spare.
+LONGEST_KEY_BYTES = 1_000
 
 # Calls after which the thread lets go of the interpreter for a moment, for the event loop.
 BREATH = 20
@@ -183,11 +187,16 @@ class Group:
         for item in call.items:
             text = input_text(item)
             if not is_text(item.key):
-                raise JournalError(f"{item.key!r} cannot be a key: PostgreSQL cannot store it")
+                raise ItemError(f"{item.key!r} cannot be a key: PostgreSQL cannot store it")
+            if len(item.key.encode()) > LONGEST_KEY_BYTES:
+                raise ItemError(
+                    f"{item.key[:80]!r}... cannot be a key: it is longer than"
+                    f" {LONGEST_KEY_BYTES:,} bytes in UTF-8"
+                )
             row = self._known.get(item.key)
             stored = row.input if row else self._new.get(item.key) or new.setdefault(item.key, text)
             if stored != text:
-                raise JournalError(
+                raise ItemError(
                     f"item {item.key!r} is in the journal with another input: give it another"
                     " key, or use another journal"
                 )

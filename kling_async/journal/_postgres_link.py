@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
+from kling_async.journal._postgres_watch import Watch
 
 try:
     import psycopg
@@ -44,12 +45,19 @@ _COMPLAINTS = {
     "55P03": "is locked by another program ({error}): wait for it to end",
 }
 
-# Of every connection. Whoever goes away in the middle of a transaction must not keep the others
-# from what it has locked; and what is told as written must not depend on the next second.
+# Seconds for what is left to be done when the journal is closed: once more, if it was cut.
+_CLOSING = 2
+
+# Of every connection. Whoever goes away in the middle of a transaction, or stands still there, must
+# not keep the others from what it has locked, and is gone before they give up waiting for that; and
+# what is told as written must not depend on the next second.
 _SETTINGS = """
     SELECT set_config('TimeZone', 'UTC', false),
-        set_config('idle_in_transaction_session_timeout', '10s', false),
+        set_config('idle_in_transaction_session_timeout', '5s', false),
         set_config('lock_timeout', '10s', false),
+        set_config('tcp_keepalives_idle', '10', false),
+        set_config('tcp_keepalives_interval', '5', false),
+        set_config('tcp_keepalives_count', '3', false),
         set_config('synchronous_commit', CASE current_setting('synchronous_commit')
             WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)
 """
@@ -57,6 +65,31 @@ _SETTINGS = """
 
 class DamageError(Exception):
     """A row cannot be understood."""
+
+
+class _Connection(psycopg.Connection[tuple[Any, ...]]):
+    pipe: psycopg.Pipeline | None = None  # while a transaction is under way
+
+
+class _Cursor(psycopg.Cursor[tuple[Any, ...]]):
+    """Waits for answers with a Sync, where the driver's own sends a Flush.
+
+    After a Flush the server does not think of itself as idle in a transaction, and would wait for
+    one who stands still for ever.
+    """
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        self._wait()
+        return super().fetchone()
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        self._wait()
+        return super().fetchall()
+
+    def _wait(self) -> None:
+        pipe = cast("_Connection", self.connection).pipe
+        if pipe is not None and self.pgresult is None:
+            pipe.sync()
 
 
 class Link:
@@ -67,9 +100,12 @@ class Link:
         read_only: Any server will do, also one that only reads.
         patience: Seconds for which a connection that was lost is sought anew, before everybody is
             told.
+        longest: Seconds for a transaction: a server that has not answered by then is away.
     """
 
-    def __init__(self, address: Address, *, read_only: bool, patience: float) -> None:
+    def __init__(
+        self, address: Address, *, read_only: bool, patience: float, longest: float
+    ) -> None:
         try:
             given = conninfo_to_dict(address.conninfo)
         except psycopg.Error:  # it shows the URL
@@ -78,7 +114,13 @@ class Link:
             given.setdefault("target_session_attrs", "read-write")
         self._address = address
         self._conninfo = make_conninfo("", **given)
-        self._db: Connection | None = None
+        # Whatever the database's own default is: what was committed while a lock was waited for is
+        # to be seen.
+        self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED" + " READ ONLY" * read_only
+        self._db: _Connection | None = None
+        self._longest = longest
+        self._watch = Watch(longest)
+        self._hurried = False
         self._patience = patience
         self._left = 0.0  # an address that was never reached may be a wrong one
 
@@ -87,6 +129,16 @@ class Link:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+    def hurry(self) -> None:
+        """Do what is left to be done soon, or not at all; may be called in any thread."""
+        self._hurried = True
+        self._watch.hurry(_CLOSING)
+
+    def take_time(self) -> None:
+        """Be in no hurry any more."""
+        self._hurried = False
+        self._watch.longest = self._longest
 
     def do(self, job: Callable[[Connection], _T], *, patience: float | None = None) -> _T:
         """Do something in one transaction.
@@ -97,17 +149,19 @@ class Link:
         """
         patience = self._left if patience is None else patience
         with self._complaining():
-            end: float | None = None
+            began, end = time.monotonic(), None
             for attempt in count():
                 try:
                     answer = self._try(job)
                 except psycopg.Error as error:
-                    end = time.monotonic() + patience if end is None else end
+                    if end is None:  # a silence counts from its beginning
+                        end = (began if self._watch.was_cut else time.monotonic()) + patience
                     if isinstance(error, _AGAIN) and attempt < _TIMES:
                         continue
                     if not self._is_lost():
                         raise
-                    if time.monotonic() >= end:
+                    over = time.monotonic() >= end or self._hurried
+                    if over and (attempt or not patience):  # another connection may do
                         self._left = 0.0
                         raise
                 else:
@@ -119,25 +173,50 @@ class Link:
     def _try(self, job: Callable[[Connection], _T]) -> _T:
         if self._db is None:
             self._db = self._connect()
+        with self._watching(self._db):
+            return self._transact(self._db, job)
+
+    def _transact(self, db: _Connection, job: Callable[[Connection], _T]) -> _T:
         # In a pipeline, statements whose answers are not asked for yet cost no round trip. With
         # the driver's own transaction() each would cost three more.
         try:
-            with self._db.pipeline():
-                self._db.execute("BEGIN")
-                answer = job(self._db)
-                self._db.execute("COMMIT")
+            with db.pipeline() as db.pipe:
+                db.execute(self._begin)
+                answer = job(db)
+                db.execute("COMMIT")
         except BaseException:
             with suppress(psycopg.Error):  # then it is lost, and the server does it by itself
-                self._db.execute("ROLLBACK")
+                db.execute("ROLLBACK")
             raise
+        finally:
+            db.pipe = None
         return answer
 
-    def _connect(self) -> Connection:
+    @contextmanager
+    def _watching(self, db: _Connection) -> Iterator[None]:
+        """Lose the connection when the server does not answer."""
+        try:
+            with self._watch.over(db.fileno()):
+                yield
+        except psycopg.Error as error:
+            if self._watch.was_cut:
+                db.close()
+                told = f"no answer in {self._watch.longest:g} s"
+                raise psycopg.OperationalError(told) from error
+            raise
+
+    def _connect(self) -> _Connection:
         # With transactions of our own. Nothing is prepared: what fails in a pipeline may have been,
         # as the driver thinks, when the server has not done it.
-        db = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        conninfo = self._conninfo
+        if self._hurried:
+            conninfo = make_conninfo(conninfo, connect_timeout=_CLOSING)
+        db = _Connection.connect(
+            conninfo, autocommit=True, prepare_threshold=None, cursor_factory=_Cursor
+        )
         try:
-            db.execute(_SETTINGS)
+            with self._watching(db):
+                db.execute(_SETTINGS)
         except BaseException:
             db.close()
             raise

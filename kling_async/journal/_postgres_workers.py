@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict, frozen
 
-from kling_async.errors import JournalError
-from kling_async.journal import GIVEN_UP
+from kling_async.journal import GIVEN_UP, LostError
 from kling_async.journal._text import write
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def renew(db: Connection, me: Me) -> None:
 def check(row: object, me: Me) -> None:
     """Complain if this worker is not among the living."""
     if row is None:
-        raise JournalError(
+        raise LostError(
             f"this worker was not heard of for {me.lease:g} s, and another has taken over its"
             " items: run again to go on with what is left"
         )

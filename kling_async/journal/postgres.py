@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar, cast
@@ -15,6 +16,7 @@ from kling_async.journal import (
     Claim,
     Entry,
     ItemState,
+    LostError,
     Move,
     Planned,
     Summary,
@@ -25,6 +27,7 @@ from kling_async.journal import (
 from kling_async.journal._postgres_address import Address
 from kling_async.journal._postgres_group import Call, Group, Look, Plan, Record, Release, Take
 from kling_async.journal._postgres_link import Link
+from kling_async.journal._postgres_watch import longest
 from kling_async.journal._postgres_workers import Worker
 from kling_async.journal._writer import Writer
 
@@ -92,9 +95,12 @@ class PostgresJournal:
         self._address = Address.parse(url, name)
         self._lease = lease
         self._read_only = read_only
-        self._link = Link(self._address, read_only=read_only, patience=lease / 2)
+        self._link = Link(
+            self._address, read_only=read_only, patience=lease / 2, longest=longest(lease)
+        )
         self._writer = Writer(str(self._address), self._commit, most=GROUP)
         self._beating: asyncio.Task[None] | None = None
+        self._lost: LostError | None = None
         # What follows is known once it is open.
         self._batch: int
         self._me: Me | None = None
@@ -108,6 +114,7 @@ class PostgresJournal:
 
     async def __aenter__(self) -> Self:
         await self._writer.start(self._open, self._close)
+        self._lost = None
         if not self._read_only:
             self._beating = asyncio.create_task(self._beat())
         return self
@@ -150,10 +157,12 @@ class PostgresJournal:
     async def claim(self, *entries: Entry) -> list[Claim]:
         """Take items in hand, those that no other worker has; tell of each how it stands now.
 
-        Of those that another has, the entries may come back as they were given.
+        Of those that another has, the entries may come back as they were given. Without any it is
+        asked whether this worker still has what it had.
 
         Raises:
-            JournalError: This worker has lost what it had, or the journal cannot be written.
+            LostError: This worker has lost what it had.
+            JournalError: The journal cannot be written.
         """
         return cast("list[Claim]", await self._write(Take(entries)))
 
@@ -216,10 +225,14 @@ class PostgresJournal:
         return await self._read(_postgres_workers.workers)
 
     async def close(self) -> None:
-        """Write what was handed in, let go of everything, and disconnect; twice does no harm."""
+        """Write what was handed in, let go of everything, and disconnect; twice does no harm.
+
+        A server that does not answer is not waited for longer than a few seconds.
+        """
         beating, self._beating = self._beating, None
         if beating is not None:
             beating.cancel()
+        self._link.hurry()
         try:
             await self._writer.stop(self._close)
         finally:
@@ -229,6 +242,8 @@ class PostgresJournal:
     async def _write(self, call: Call) -> object:
         if self._read_only:
             raise JournalError(f"the journal {self._address} was opened for reading only")
+        if self._lost is not None:
+            raise copy(self._lost)  # of its own: one may add to it what concerns its item
         return await self._writer.write(call)
 
     async def _read(self, query: Callable[[Connection, int], _T]) -> _T:
@@ -240,12 +255,17 @@ class PostgresJournal:
             await asyncio.sleep(self._lease / _BEATS)
             try:
                 await self._writer.run(self._renew)
+            except LostError as error:  # it stays so: whoever writes next is told
+                _log.warning("%s", error)
+                self._lost = error
+                return
             except JournalError as error:  # whoever writes next is told, if it is still so
                 _log.warning("%s", error)
 
     # What follows runs in the thread.
 
     def _open(self) -> None:
+        self._link.take_time()
         self._link.do(self._find if self._read_only else self._join)
 
     def _find(self, db: Connection) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -11,6 +14,8 @@ from kling_async.fleet.jobs import Done, Jobs
 from kling_async.journal._postgres_address import Address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.fleet.conftest import ReadJobs
 
 ROWS = [(f"key {number}", b"{}") for number in range(5)]
@@ -180,6 +185,92 @@ async def test_the_connection_is_lost(address: Address, postgres_url: str) -> No
         await one.add([("another", b"{}")])
         async with asyncio.timeout(10):
             await waiting
+
+
+@contextmanager
+def standing_still(url: str) -> Iterator[None]:
+    """Let those processes of the server do nothing that serve the database now."""
+    with psycopg.connect(url, autocommit=True) as db:
+        found = db.execute(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        ).fetchall()
+    for (process,) in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for (process,) in found:
+            os.kill(process, signal.SIGCONT)
+
+
+async def test_a_server_that_hangs(address: Address, postgres_url: str) -> None:
+    """In a hurry a server that does not answer is waited for no longer, and another is asked."""
+    async with Jobs(address, 600.0) as jobs:
+        await jobs.add(ROWS)
+        with standing_still(postgres_url):
+            asking = asyncio.create_task(jobs.left())
+            await asyncio.sleep(0.1)
+            jobs.hurry()
+            async with asyncio.timeout(20):
+                assert await asking == 5
+
+
+async def test_cancelled_while_the_server_hangs(address: Address, postgres_url: str) -> None:
+    """Who is cancelled waits for no server, and may go on afterwards."""
+    async with Jobs(address, 600.0) as jobs:
+        await jobs.add(ROWS)
+        with standing_still(postgres_url):
+            asking = asyncio.create_task(jobs.left())
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            done, _ = await asyncio.wait((asking,), timeout=20)
+            assert done
+            assert asking.cancelled()
+        assert await jobs.left() == 5
+
+
+async def test_cancelled_while_the_server_is_busy(address: Address, postgres_url: str) -> None:
+    """Who is cancelled cancels what the server is asked, and keeps the connection."""
+    who = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    async with Jobs(address, 600.0) as jobs:
+        await jobs.add(ROWS)
+        async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+            before = await (await db.execute(who.encode())).fetchall()
+            await db.execute("LOCK TABLE pgqueuer")
+            asking = asyncio.create_task(jobs.left())
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            await asyncio.wait((asking,), timeout=20)
+            assert asking.cancelled()
+        assert await jobs.left() == 5
+        async with await psycopg.AsyncConnection.connect(postgres_url) as db:
+            after = await (await db.execute(who.encode())).fetchall()
+        assert len({*before} & {*after}) == 1
+
+
+async def test_lost_before_the_hurry(address: Address, postgres_url: str) -> None:
+    """A connection that was lost while nobody asked anything is made anew, in a hurry, too."""
+    async with Jobs(address) as jobs:
+        await jobs.add(ROWS)
+        taken = await jobs.take(5)
+        await execute(postgres_url, CUT)
+        jobs.hurry()
+        await jobs.put_back(taken)
+        assert len(await jobs.take(5)) == 5
+
+
+@pytest.mark.parametrize("words", ["hello", "[]", '{"operation": []}', "[" * 5000])
+async def test_words_of_others(address: Address, postgres_url: str, words: str) -> None:
+    """What others tell where pgqueuer tells its news wakes nobody, and does not end the hearing."""
+    async with Jobs(address) as jobs, asyncio.timeout(20):
+        await jobs.wait(60)  # woken as it begins to listen
+        waiting = asyncio.create_task(jobs.wait(60))
+        await execute(postgres_url, f"SELECT pg_notify('ch_pgqueuer', '{words}')")
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await jobs.add(ROWS[:1])
+        await waiting
 
 
 NOWHERE = "postgresql://nobody:hidden@127.0.0.1:1/db?connect_timeout=1"

@@ -11,7 +11,17 @@ import psycopg
 import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal import GIVEN_UP, Entry, Hold, ItemState, Journal, Move, Planned
+from kling_async.journal import (
+    GIVEN_UP,
+    Entry,
+    Hold,
+    ItemError,
+    ItemState,
+    Journal,
+    LostError,
+    Move,
+    Planned,
+)
 from kling_async.journal.postgres import LEASE, PostgresJournal
 from kling_async.results import Result, SavedFile, TaskRef
 
@@ -242,12 +252,35 @@ async def test_a_heart_that_fails(
 ) -> None:
     """Who cannot say that it lives says so in the log, and tries again."""
     async with PostgresJournal(batch_url) as journal:
-        db.execute("UPDATE kling_async_workers SET id = DEFAULT")
+        db.execute("ALTER TABLE kling_async_workers RENAME TO gone")
         await asyncio.sleep(LEASE)
-        assert caplog.text.count("not heard of") >= 3
-        with pytest.raises(JournalError, match="not heard of"):
-            await journal.plan([])
-        db.execute("DELETE FROM kling_async_workers WHERE batch = %s", (journal._batch,))  # noqa: SLF001
+        db.execute("ALTER TABLE gone RENAME TO kling_async_workers")
+        assert caplog.text.count("has lost a table") >= 3
+        await journal.plan([])
+
+
+async def test_a_worker_that_is_lost(
+    batch_url: str, db: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who was taken for dead is so for good, and says so once; opened again it is a new one."""
+    journal = PostgresJournal(batch_url)
+    async with journal:
+        gone = db.execute(
+            "DELETE FROM kling_async_workers WHERE batch = %s RETURNING *",
+            (journal._batch,),  # noqa: SLF001
+        )
+        with pytest.raises(LostError, match="not heard of"):
+            await journal.claim()
+        await asyncio.sleep(LEASE)
+        assert caplog.text.count("not heard of") == 1
+        back = "INSERT INTO kling_async_workers OVERRIDING SYSTEM VALUE VALUES (%s,%s,%s,%s,%s,%s)"
+        db.execute(back, gone.fetchone())
+        for use in (journal.claim(), journal.plan([])):
+            with pytest.raises(LostError, match="not heard of"):
+                await use
+        assert await entries(journal) == []
+    async with journal:
+        await journal.claim()
 
 
 async def test_batches_are_apart(batch_url: str) -> None:
@@ -261,6 +294,47 @@ async def test_batches_are_apart(batch_url: str) -> None:
         assert (await two.summary()).attempts == 1
         assert [len(await one.history("a")), len(await two.history("a"))] == [1, 3]
         assert len(await one.workers()) == 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [Planned("a", {}), Planned("b\0", {}), Planned("b\ud800", {}), Planned("ä" * 501, {})],
+    ids=["another input", "nul", "surrogate", "too long"],
+)
+async def test_an_item_that_is_refused(batch_url: str, item: Planned) -> None:
+    """An item that the journal refuses is an error of its own call, and of no other."""
+    async with PostgresJournal(batch_url) as journal:
+        await journal.plan(planned("a"))
+        _, refused, moved, other = await asyncio.gather(
+            journal.summary(),  # those that follow share a transaction
+            journal.plan([*planned("b"), item]),
+            journal.record(*moves("a", S.SUBMITTING)),
+            journal.plan([Planned("ä" * 500, {})]),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, ItemError)
+        assert moved is None
+        assert isinstance(other, list)
+        assert [entry.key for entry in await entries(journal)] == ["a", "ä" * 500]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_database_that_isolates_more(postgres_url: str, level: str) -> None:
+    """What others have committed meanwhile is seen, whatever the database's default is."""
+    with psycopg.connect(postgres_url, autocommit=True) as db:
+        name = db.info.dbname
+        db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'".encode())
+    journals = [PostgresJournal(postgres_url) for _ in range(3)]
+    try:
+        for journal in journals:
+            await journal.__aenter__()
+        for number in range(20):
+            given = planned(str(number))
+            found = await asyncio.gather(*(journal.plan(given) for journal in journals))
+            claims = await asyncio.gather(*(journal.claim(*found[0]) for journal in journals))
+            assert [claim.hold for (claim,) in claims].count(MINE) == 1
+    finally:
+        await asyncio.gather(*(journal.close() for journal in journals))
 
 
 async def test_many_plan_the_same(batch_url: str) -> None:

@@ -57,6 +57,11 @@ def test_what_is_shown() -> None:
     assert address.url == "postgresql://me@h:5433/db?batch=foxes"
     again = Address.parse("postgres://h/db?sslpassword=s3cret&sslmode=require&batch=a%26b")
     assert again.url == "postgresql://h/db?sslmode=require&batch=a%26b"
+    hidden = "scram_client_key=s3cret&sslcert=s3cret&options=s3cret&new=s3cret"
+    public = "dbname=db&port=5433&connect_timeout=3&keepalives=1&keepalives_idle=2"
+    many = Address.parse(f"postgresql://h?{hidden}&{public}&target_session_attrs=any")
+    assert many.url == f"postgresql://h?{public}&target_session_attrs=any"
+    assert SECRET not in repr(many)
     assert Address.parse("postgresql://h").url == "postgresql://h"
     assert SECRET not in repr(address)
     assert str(Address.parse("postgresql:///db")) == "postgresql:///db (batch default)"

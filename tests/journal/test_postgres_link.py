@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,12 +18,16 @@ import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal import ItemState, Move, Planned
+from kling_async.journal._postgres_address import Address
+from kling_async.journal._postgres_link import Link
 from kling_async.journal._postgres_schema import LOCK, SCHEMA
 from kling_async.journal.postgres import PostgresJournal
 from tests.engines.postgres import PASSWORD
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from kling_async.journal._postgres_link import Connection
 
 S = ItemState
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -140,7 +146,7 @@ async def test_two_round_trips(batch_url: str) -> None:
 
 
 @pytest.mark.parametrize("arrives", [True, False])
-@pytest.mark.parametrize("words", [b"COMMIT", b"FOR UPDATE"])
+@pytest.mark.parametrize("words", [b"COMMIT\0", b"FOR UPDATE"])
 async def test_a_write_whose_answer_is_lost(batch_url: str, words: bytes, *, arrives: bool) -> None:
     """Whether it was committed or not: it is written once, and the caller hears that it is."""
     way = Way(batch_url)
@@ -158,7 +164,7 @@ async def test_a_plan_whose_answer_is_lost(batch_url: str) -> None:
     """It is planned once."""
     way = Way(batch_url)
     async with way.open() as url, PostgresJournal(url) as journal:
-        way.cut_after = b"COMMIT"
+        way.cut_after = b"COMMIT\0"
         first = await journal.plan([Planned("a", {}), Planned("b", {})])
         assert way.cuts == 1
         assert await journal.plan([Planned("a", {}), Planned("b", {})]) == first
@@ -171,7 +177,7 @@ async def test_taken_over_while_the_answer_was_lost(batch_url: str) -> None:
     async with way.open() as url, PostgresJournal(url) as journal:
         await journal.plan([Planned("a", {})])
         with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
-            way.cut_after = b"COMMIT"
+            way.cut_after = b"COMMIT\0"
             way.closed = True
             writing = asyncio.create_task(journal.record(sending("a")))
             await way.was_cut.wait()
@@ -205,6 +211,80 @@ async def test_closing_without_a_server(batch_url: str) -> None:
         await journal.plan([Planned("a", {})])
         way.closed = True
         way.cut()
+
+
+def linked(url: str, patience: float, longest: float) -> closing[Link]:
+    """Make a connection of its own."""
+    address = Address.parse(url)
+    return closing(Link(address, read_only=False, patience=patience, longest=longest))
+
+
+def backend(db: Connection) -> int:
+    """Say which process of the server answers."""
+    return db.info.backend_pid
+
+
+@contextmanager
+def standing_still(process: int) -> Iterator[None]:
+    """Let one process of the server do nothing for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def test_who_stands_still_in_a_transaction(batch_url: str) -> None:
+    """The server knows that it waits for us, and for how long: less than others do for a lock."""
+    with (
+        linked(batch_url, 1.0, 60.0) as link,
+        psycopg.connect(batch_url.partition("?")[0], autocommit=True) as other,
+    ):
+
+        def job(db: Connection) -> tuple[object, ...]:
+            first, second = db.execute("SELECT 1"), db.execute("SELECT 2")
+            assert (first.fetchone(), second.fetchall()) == ((1,), [(2,)])
+            state = other.execute(
+                "SELECT state FROM pg_stat_activity WHERE pid = %s", (backend(db),)
+            )
+            told = "SELECT current_setting(%s)::interval < current_setting(%s)::interval"
+            less = db.execute(told, ("idle_in_transaction_session_timeout", "lock_timeout"))
+            alive = db.execute("SHOW tcp_keepalives_idle")
+            return *(state.fetchone() or ()), *(less.fetchone() or ()), *(alive.fetchone() or ())
+
+        assert link.do(job) == ("idle in transaction", True, "10")
+
+
+def test_a_server_that_hangs(batch_url: str) -> None:
+    """A server that does not answer is as good as away: another connection is made."""
+    with linked(batch_url, 60.0, 0.5) as link:
+        process = link.do(backend)
+        with standing_still(process):
+            assert link.do(backend) != process
+
+
+def test_a_server_that_never_answers(batch_url: str) -> None:
+    """Where no other connection is to be made, everybody is told that there was no answer."""
+    with linked(batch_url, 0.0, 0.2) as link:
+        link.do(backend)
+        with pytest.raises(JournalError, match=r"cannot be reached \(no answer in 0.2 s\)"):
+            link.do(lambda db: db.execute("SELECT pg_sleep(5)").fetchall())
+
+
+async def test_closing_while_the_server_hangs(batch_url: str) -> None:
+    """Who closes waits no longer than a few seconds, and what was handed in is written."""
+    with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
+        journal = await PostgresJournal(batch_url, lease=600.0).__aenter__()
+        await journal.plan([Planned("a", {})])
+        asked = "SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'idle'"
+        ((process,),) = db.execute(asked).fetchall()
+        with standing_still(process):
+            writing = asyncio.create_task(journal.record(sending("a")))
+            await asyncio.sleep(0)  # it is handed in
+            await journal.close()
+            await writing
+    async with PostgresJournal(batch_url, read_only=True) as reader:
+        assert [move.state for move in await reader.history("a")][:2] == [S.PLANNED, S.SUBMITTING]
 
 
 async def test_no_server(batch_url: str) -> None:
