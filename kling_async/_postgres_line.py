@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -35,13 +36,22 @@ class Line:
     Args:
         url: The address, as libpq reads it.
         prepare: What is done with each new connection before anything else.
+        silent: Whether the server says nothing unasked, unless it ends the connection. One that
+            was ended while nothing was done on it is then noticed before it is used again.
 
     Raises:
         ConfigurationError: The address makes no sense.
     """
 
-    def __init__(self, url: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        url: str,
+        prepare: Callable[[Connection], Awaitable[None]],
+        *,
+        silent: bool = False,
+    ) -> None:
         self._given = _checked(url)
+        self._silent = silent
         self._prepare = prepare
         self._db: Connection | None = None
 
@@ -80,6 +90,8 @@ class Line:
             await db.close()
 
     async def _work(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._silent and self._db is not None and _ended(self._db):
+            await self.close()
         if self._db is None:
             self._db = await AsyncConnection.connect(**self._given, autocommit=True)  # type: ignore[arg-type] # all of them text
             await self._prepare(self._db)
@@ -96,6 +108,15 @@ class Line:
                 line.shutdown(socket.SHUT_RDWR)
             finally:
                 line.detach()
+
+
+def _ended(db: Connection) -> bool:
+    """Return whether a silent server has said something, which is that it ends the connection."""
+    if db.closed:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(db.fileno(), selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _checked(url: str) -> dict[str, str]:

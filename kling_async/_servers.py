@@ -56,6 +56,8 @@ def shown(url: str) -> str:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            raise ValueError  # noqa: TRY301 - what stands before it may belong to a password
     except ValueError:
         return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -15,6 +15,10 @@ from kling_async._servers import shown, speaker
         ("postgresql://me:word@[::1]/db", "postgresql://[::1]/db"),
         ("redis://:word@cache:port/1", "redis://…"),
         ("postgresql:///db", "postgresql:///db"),
+        ("redis://me:12/word@cache:6379", "redis://…"),
+        ("redis://me:12?word@cache", "redis://…"),
+        ("redis://me:12#word@cache", "redis://…"),
+        ("redis://:wo/rd@cache", "redis://…"),
     ],
 )
 def test_shown_addresses(url: str, seen: str) -> None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from kling_async.cli import codes
-from kling_async.cli.output import Output
+from kling_async.cli.output import Output, printable
 from kling_async.errors import ConfigurationError
 from kling_async.limits.shared import SharedLimiter
 
@@ -52,12 +52,12 @@ def _lines(usage: Usage, name: str) -> Iterator[str]:
         held = list(group)
         oldest = _time(max(one.held_for for one in held))
         end = _time(min(one.ends_in for one in held))
-        yield f"{holder:<{_HOLDER}} {len(held):>9,} {oldest:>9} {end:>9}"
+        yield f"{printable(holder):<{_HOLDER}} {len(held):>9,} {oldest:>9} {end:>9}"
     yield ""
     yield f"{'slots that end first':<{_KEY}} {'held for':>9} {'ends in':>9}  by"
     for one in sorted(usage.leases, key=lambda one: one.ends_in)[:_ENDING]:
         times = f"{_time(one.held_for):>9} {_time(one.ends_in):>9}"
-        yield f"{one.key:<{_KEY}} {times}  {one.holder}"
+        yield f"{printable(one.key):<{_KEY}} {times}  {printable(one.holder)}"
     if (more := len(usage.leases) - _ENDING) > 0:
         yield f"and {more:,} more; --json has them all"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from contextlib import suppress
-from copy import copy
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from kling_async.errors import KlingError, LimiterError
+from kling_async.errors import ConfigurationError, KlingError, LimiterError
+from kling_async.limits._link import CLOSED, own
 from kling_async.limits.engines import Change, Hold
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class Leases:
 
     async def take(self) -> _Slot:
         """Wait for a slot."""
+        if not self._open:
+            raise LimiterError(CLOSED)
         place: asyncio.Future[_Slot] = self._loop.create_future()
         self._waiting[place] = None
         self._wake()
@@ -156,14 +158,14 @@ class Leases:
 
     async def close(self) -> None:
         """Tell what is still to be told, once. What is held stays so: its tasks go on."""
+        self._open = False
         if self._teller is not None:
             self._teller.cancel()
             await asyncio.wait([self._teller])
-        self._fail(LimiterError("the limiter was closed"))
+        self._fail(LimiterError(CLOSED))
         if self._untold:
             with suppress(KlingError):  # then they are free after the presumed lifetime
                 await self._exchange()
-        self._open = False
 
     def _add(self, key: str, since: float) -> _Slot:
         slot = _Slot(self, key, since, since + self._limits.presumed_lifetime)
@@ -212,6 +214,9 @@ class Leases:
             if self._link.when_gone == "raise":
                 self._fail(error)
             self._go_alone()
+            await self._link.retry()
+        except ConfigurationError as error:  # it may be put right while we hold slots
+            self._fail(error)
             await self._link.retry()
 
     def _needed(self) -> bool:
@@ -273,7 +278,10 @@ class Leases:
     def _expire(self) -> None:
         now = self._loop.time()
         while self._held and (slot := next(iter(self._held.values()))).ends_at <= now:
-            self.release(slot)
+            slot.ended = True
+            del self._held[slot.key]
+            # The engine ends it by itself, unless another process has renewed it.
+            self._untold.pop(slot.key, None)
 
     def _go_alone(self) -> None:
         """Give slots of our own share to those who wait, if there is one."""
@@ -287,4 +295,4 @@ class Leases:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():
-                place.set_exception(copy(error))
+                place.set_exception(own(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from copy import copy
 from random import random
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -13,7 +14,7 @@ from kling_async.errors import ConfigurationError, KlingError, LimiterError
 if TYPE_CHECKING:
     from kling_async.limits.engines import LimitsEngine
 
-__all__ = ["Link", "WhenGone"]
+__all__ = ["CLOSED", "Link", "WhenGone", "own"]
 
 WhenGone: TypeAlias = Literal["wait", "raise", "local"]
 
@@ -29,6 +30,9 @@ PATIENCE = 2.0
 # engine that has forgotten everything what is held before it gives anything away.
 _SOONEST, _LATEST = 0.05, 1.0
 
+# What those who wait are told when the limiter is closed, and those who come while it is.
+CLOSED = "the limiter was closed"
+
 # Answers in a row that may come too late to be of use, before the engine is as good as gone.
 _LATE = 3
 
@@ -37,6 +41,14 @@ _INSTEAD = {
     "raise": "calls raise LimiterError until it is back",
     "local": "this process keeps to its own share until it is back",
 }
+
+
+def own(error: Exception) -> Exception:
+    """Return an error for one of those who wait: he may add to it."""
+    try:
+        return copy(error)
+    except Exception:  # noqa: BLE001 - of a class that cannot be copied
+        return error
 
 
 class Link:
@@ -49,19 +61,20 @@ class Link:
         self.heard_at = float("-inf")
         self._shown = shown
         self._failures = self._late = 0
+        self._refused = False
 
     @property
     def gone(self) -> bool:
         """Whether the engine was of no use when it was last asked."""
         return self._failures > 0
 
-    async def ask(self, call: Awaitable[_T], within: float = PATIENCE) -> _T:
+    async def ask(self, call: Awaitable[_T], within: float | None = None) -> _T:
         """Return the engine's answer.
 
         Args:
             call: What asks it.
             within: Seconds after which an answer is of no use. It is returned all the same,
-                unless this goes on.
+                unless this goes on. None: it is of use whenever it comes.
 
         Raises:
             LimiterError: It cannot be reached, or gave no answer in time.
@@ -76,9 +89,10 @@ class Link:
             except TimeoutError:
                 raise LimiterError(f"no answer within {PATIENCE:g} s") from None
             took = clock() - sent
-            self._late = self._late + 1 if took > within else 0
-            if self._late >= _LATE:
-                raise LimiterError(f"answers take too long, {took:.2f} s the last one")
+            if within is not None:
+                self._late = self._late + 1 if took > within else 0
+                if self._late >= _LATE:
+                    raise LimiterError(f"answers take too long, {took:.2f} s the last one")
         except KlingError as error:
             words = f"the limits at {self._shown} cannot be kept: {error}"
             self._lost(error, words)
@@ -86,9 +100,10 @@ class Link:
                 raise LimiterError(words) from error
             raise
         self.heard_at = clock()
-        if self._failures and not self._late:
+        # Calls that do not mind late answers say nothing about those that do.
+        if self._failures and self._late < (_LATE if within is None else 1):
             _log.warning("the limits at %s are kept again", self._shown)
-            self._failures = 0
+            self._failures, self._refused = 0, False
         return answer
 
     async def retry(self) -> None:
@@ -97,7 +112,9 @@ class Link:
 
     def _lost(self, error: KlingError, words: str) -> None:
         if isinstance(error, ConfigurationError):
-            _log.error("%s", words)
+            if not self._refused:  # once: slots that are held are told of again and again
+                _log.error("%s", words)
+            self._refused = True
         elif not self._failures:
             _log.warning("%s; %s", words, _INSTEAD[self.when_gone])
         wait = min(_LATEST, _SOONEST * 2 ** min(self._failures, 10))

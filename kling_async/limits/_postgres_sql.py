@@ -102,7 +102,9 @@ FROM unnest(%(keys)s::text[], %(held_for)s::float8[], %(ends_in)s::float8[])
     AS told (key, held_for, ends_in),
     (SELECT extract(epoch FROM clock_timestamp())::float8 AS now) AS clock
 ON CONFLICT (name, key) DO UPDATE
-SET holder = excluded.holder, since = excluded.since, ends_at = excluded.ends_at
+SET holder = excluded.holder, since = excluded.since,
+    -- another process may have renewed it since
+    ends_at = greatest(kling_async_leases.ends_at, excluded.ends_at)
 """
 TAKE = """
 WITH clock AS MATERIALIZED (

@@ -12,23 +12,36 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local function text(number) return string.format('%.6f', number) end
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '-1e18') end
-local function know(settle)
-  local info = redis.pcall('INFO', 'server')
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or 'unknown'
-  if redis.call('HGET', KEYS[1], 'run') ~= run then
+"""
+
+# A lease that never ends, of nobody, tells that the ends are those of this run: a server that is
+# short of memory may evict a key of its own, and would then take the slots to be free.
+_KNOW = (
+    _COMMON
+    + """
+local info = redis.pcall('INFO', 'server')
+if type(info) ~= 'string' then
+  return redis.error_reply('NOPERM the limits need the right to INFO')
+end
+local function know(settle, forget)
+  local run = string.match(info, 'run_id:(%x+)') or 'unknown'
+  if redis.call('HGET', KEYS[1], 'run') ~= run or not redis.call('ZSCORE', KEYS[2], '') then
     local start = text(math.max(number('next'), now + settle))
     redis.call('HSET', KEYS[1], 'run', run, 'born', text(now), 'next', start)
+    redis.call('ZADD', KEYS[2], '+inf', '')
+    redis.call('EXPIRE', KEYS[2], forget)
   end
   return redis.call('HGET', KEYS[1], 'born')
 end
 """
+)
 
-# KEYS: the state. ARGV: how many turns, seconds between them, how far back they may lie, the
-# settling, the limit, when to forget.
+# KEYS: the state, the ends of leases. ARGV: how many turns, seconds between them, how far back
+# they may lie, the settling, the limit, when to forget.
 RESERVE = (
-    _COMMON
+    _KNOW
     + """
-local epoch, resume = know(tonumber(ARGV[4])), number('resume')
+local epoch, resume = know(tonumber(ARGV[4]), ARGV[6]), number('resume')
 local start = math.max(number('next'), now - ARGV[3], resume)
 local minute, used, before = math.floor(now / 60), tonumber(ARGV[1]), 0
 local last = number('minute')
@@ -61,16 +74,17 @@ return {began, text(math.max(0, resume - now))}
 # leases, the limit, the lifetime, the holder, when to forget, and how many there are of each:
 # holds (key, since, ends), ids, keys to drop.
 LEASE = (
-    _COMMON
+    _KNOW
     + """
-local epoch = know(tonumber(ARGV[1]))
+local epoch = know(tonumber(ARGV[1]), ARGV[6])
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   redis.call('ZREM', KEYS[2], key)
   redis.call('HDEL', KEYS[3], key)
 end
 local at = 10
 local function keep(key, held_for, ends_in)
-  redis.call('ZADD', KEYS[2], text(now + ends_in), key)
+  -- Never to end earlier: another process may have renewed it since.
+  redis.call('ZADD', KEYS[2], 'GT', text(now + ends_in), key)
   redis.call('HSET', KEYS[3], key, text(now - held_for) .. ' ' .. ARGV[5])
 end
 for _ = 1, ARGV[7] do
@@ -78,7 +92,7 @@ for _ = 1, ARGV[7] do
   at = at + 3
 end
 local free = 0
-if now - epoch >= tonumber(ARGV[2]) then free = ARGV[3] - redis.call('ZCARD', KEYS[2]) end
+if now - epoch >= tonumber(ARGV[2]) then free = ARGV[3] - (redis.call('ZCARD', KEYS[2]) - 1) end
 local taken = math.max(0, math.min(tonumber(ARGV[8]), free))
 for i = 0, taken - 1 do keep(ARGV[at + i], 0, ARGV[4]) end
 at = at + ARGV[8]
@@ -108,10 +122,12 @@ local told = {text(math.max(0, used)), text(math.max(0, number('requests'))),
   text(math.max(0, number('tasks'))), text(math.max(0, number('resume') - now))}
 local leases = redis.call('ZRANGEBYSCORE', KEYS[2], text(now), '+inf', 'WITHSCORES')
 for i = 1, #leases, 2 do
-  local held = redis.call('HGET', KEYS[3], leases[i])
-  local since, holder = string.match(held, '(%S+) (.*)')
-  for _, one in ipairs({leases[i], holder, text(now - since), text(leases[i + 1] - now)}) do
-    told[#told + 1] = one
+  if leases[i] ~= '' then
+    local held = redis.call('HGET', KEYS[3], leases[i]) or text(now) .. ' ?'
+    local since, holder = string.match(held, '(%S+) (.*)')
+    for _, one in ipairs({leases[i], holder, text(now - since), text(leases[i + 1] - now)}) do
+      told[#told + 1] = one
+    end
   end
 end
 return told

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import suppress
-from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from kling_async.errors import KlingError, LimiterError
+from kling_async.limits._link import CLOSED, own
 from kling_async.limits.pace import KEPT, SURE, Pace
 
 if TYPE_CHECKING:
@@ -29,6 +28,10 @@ __all__ = ["Requests"]
 # Turns that lie within so many seconds are handed out with the last of them: to wake up takes more
 # CPU time than all the rest.
 _TOGETHER = 0.05
+
+
+# Seconds after which an engine that fails in a way of its own is asked again.
+_AGAIN = 1.0
 
 
 class _Turn(NamedTuple):
@@ -48,6 +51,8 @@ class Requests:
         self._paused_at = self._resume_at = float("-inf")
         self._epoch: str | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._prober: asyncio.Task[None] | None = None
+        self._open = False
 
     def move(self, loop: asyncio.AbstractEventLoop, shift: float, link: Link) -> None:
         """Go over to another loop. Turns are lost with the old one, and so are waiters."""
@@ -55,7 +60,8 @@ class Requests:
         self._waiting: OrderedDict[asyncio.Future[_Turn], None] = OrderedDict()
         self._turns: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._pump = None
+        self._pump = self._prober = None
+        self._open = True
         self._telling: set[asyncio.Task[None]] = set()
         self._heard_at = float("-inf")  # when we asked for the last answer that came
         self._paused_at += shift
@@ -63,6 +69,8 @@ class Requests:
 
     async def request(self) -> float:
         """Wait for a turn; return the moment."""
+        if not self._open:
+            raise LimiterError(CLOSED)
         if not self._waiting and self._at_hand():
             self._turns.popleft()
             return self._loop.time()
@@ -84,6 +92,8 @@ class Requests:
             return False
         now = self._paused_at = self._loop.time()
         self._hold_back(now + delay)
+        if not self._open:
+            return True
         telling = self._loop.create_task(self._tell(now + delay, permit))
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
@@ -91,14 +101,15 @@ class Requests:
 
     async def close(self) -> None:
         """End what runs. Who waits is told so."""
-        tasks = {*self._telling, *({self._pump} if self._pump else ())}
+        self._open = False
+        tasks = {*self._telling, *(task for task in (self._pump, self._prober) if task)}
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         if self._timer is not None:
             self._timer.cancel()
-        self._fail(LimiterError("the limiter was closed"))
+        self._fail(LimiterError(CLOSED))
 
     def _at_hand(self) -> bool:
         """Return whether the first turn may be used now."""
@@ -157,6 +168,10 @@ class Requests:
                 try:
                     if self._local is not None and self._link.gone:
                         await self._go_alone(self._local)
+                    elif (rest := self._resume_at - SURE / 2 - self._loop.time()) > 0:
+                        # The engine may know of a shorter pause, or of none yet: its turns would
+                        # be of no use, here or to others.
+                        await asyncio.sleep(rest)
                     else:
                         await self._reserve(number)
                 except LimiterError as error:
@@ -182,6 +197,8 @@ class Requests:
             if turn.until >= turn.due >= self._resume_at:
                 self._turns.append(turn)
         self._go_on()
+        if now + got.delay < self._resume_at <= now + SURE / 2:  # the engine does not know of it
+            await asyncio.sleep(self._resume_at - now)
 
     def _hear(self, got: Reservation, sent: float) -> None:
         """Take in how things are."""
@@ -197,22 +214,28 @@ class Requests:
     async def _go_alone(self, local: LocalLimiter) -> None:
         """Hand out turns of our own share until the engine is back."""
         self._turns.clear()  # what others know of must not come on top of the share
-        tasks = {self._loop.create_task(one) for one in (self._probe(), self._serve(local))}
+        # It outlives those who wait now: with few requests it would never come to its turn.
+        if self._prober is None or self._prober.done():
+            self._prober = self._loop.create_task(self._probe())
+        serving = self._loop.create_task(self._serve(local))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._prober, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            serving.cancel()
+            await asyncio.wait([serving])
 
     async def _probe(self) -> None:
         """Return when the engine is back."""
         while self._link.gone:
             await self._link.retry()
             sent = self._loop.time()
-            with suppress(KlingError):
+            try:
                 got = await self._link.ask(self._link.engine.reserve(0, self._pace), KEPT)
                 self._hear(got, sent)
+            except KlingError:
+                continue
+            except Exception:  # noqa: BLE001 - an engine's mistake: its own share is all there is
+                await asyncio.sleep(_AGAIN)
 
     async def _serve(self, local: LocalLimiter) -> None:
         while self._waiting:
@@ -244,4 +267,4 @@ class Requests:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():
-                place.set_exception(copy(error))
+                place.set_exception(own(error))

@@ -92,7 +92,9 @@ class MemoryEngine:
         for key in [key for key, held in leases.items() if held.ends <= now]:
             del leases[key]
         for hold in change.hold:
-            leases[hold.key] = _Held(change.holder, now - hold.held_for, now + hold.ends_in)
+            known = leases.get(hold.key)  # another process may have renewed it since
+            ends = max(now + hold.ends_in, known.ends if known else now)
+            leases[hold.key] = _Held(change.holder, now - hold.held_for, ends)
         free = change.limit - len(leases) if now - self._born >= change.settle else 0
         taken = change.take[: max(0, free)]
         for key in taken:

@@ -1,7 +1,8 @@
 """Shared limits in PostgreSQL 12 or later: one row for each name, and one for each lease.
 
 Each call is one round trip and holds the lock of its name's row for a moment. Time is the
-server's. Nothing waits for the disk: what a crash may take away, processes tell again.
+server's. Commits wait for the disk as the server has it: after a crash it goes on as the same
+one, and must not have forgotten turns that it gave.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PostgresEngine:
     def __init__(self, url: str, name: str) -> None:
         self._name = name
         self._turn = asyncio.Lock()
-        self._line = Line(url, self._prepare)
+        self._line = Line(url, self._prepare, silent=True)
 
     async def reserve(self, number: int, pace: Pace) -> Reservation:
         """Reserve the next turns."""
@@ -140,9 +141,10 @@ class PostgresEngine:
                 raise LimiterError(str(error)) from None
             except psycopg.Error as error:
                 raise _ours(error) from error
+            except OSError as error:
+                raise LimiterError(f"{type(error).__name__}: {error}") from error
 
     async def _prepare(self, db: Connection) -> None:
-        await db.execute("SET synchronous_commit = off")
         if None in _row(await (await db.execute(_postgres_sql.KNOWN)).fetchone()):
             # In one message: it is done to its end though nobody may wait for that any more.
             await db.execute(_postgres_sql.TABLES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -78,7 +79,7 @@ class RedisEngine:
         """Reserve the next turns."""
         requests = pace.requests_per_minute
         values = (number, pace.interval, pace.burst, pace.settle, requests, _FORGET)
-        delay, pause, paused_for, epoch = await self._run(self._reserve, 1, values)
+        delay, pause, paused_for, epoch = await self._run(self._reserve, 2, values)
         return Reservation(float(delay), float(pause), float(paused_for), epoch)
 
     async def pause(self, delay: float, age: float) -> Pause:
@@ -123,8 +124,9 @@ class RedisEngine:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        with suppress(RedisError, OSError):  # it is gone already
+            await self._redis.aclose()
+            await self._redis.connection_pool.disconnect()
 
     async def _run(
         self,

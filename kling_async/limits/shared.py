@@ -169,15 +169,20 @@ class SharedLimiter:
 
         Slots of tasks that run stay taken. It may be used again afterwards.
         """
-        link, self._link = self._link, None
-        if link is None or self._loop is not asyncio.get_running_loop():
+        if self._link is None:
             return
-        try:
-            await self._requests.close()
-            await self._leases.close()
-        finally:
-            if isinstance(self._source, str):
-                await link.engine.close()
+        link = self._bind()
+        async with self._closing:
+            if self._link is not link:
+                return  # somebody else has closed it meanwhile
+            try:
+                # Until both have ended it is bound, so that whoever comes now is told at once.
+                await self._requests.close()
+                await self._leases.close()
+            finally:
+                self._link = None
+                if isinstance(self._source, str):
+                    await link.engine.close()
 
     def _bind(self) -> Link:
         """Go over to the running loop: connections and tasks belong to one."""
@@ -193,6 +198,7 @@ class SharedLimiter:
         self._requests.move(loop, shift, link)
         self._leases.move(loop, shift, link, holder)
         self._loop = loop
+        self._closing = asyncio.Lock()
         return link
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
 
+from kling_async.limits.engines import Change
+from kling_async.limits.pace import Pace
 from kling_async.limits.shared import SharedLimiter
 
 if TYPE_CHECKING:
@@ -53,6 +55,17 @@ async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[floa
     async with asyncio.TaskGroup() as group:
         for _ in range(waiters):
             group.create_task(one())
+
+
+# A thousand turns a second, of which ten may lie back; no settling.
+PACE = Pace(60_000, 0.001, 0.01, 100, 0.0)
+
+
+def change(**changes: object) -> Change:
+    """Describe a change of leases."""
+    values: dict[str, object] = {"hold": (), "take": (), "drop": (), "limit": 3}
+    values |= {"lifetime": 100.0, "holder": "me", "settle": 0.0, "pace": PACE}
+    return Change(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
 
 
 class Proxy:

@@ -13,15 +13,13 @@ import pytest
 
 from kling_async.errors import ConfigurationError
 from kling_async.limits import Limits
-from kling_async.limits.engines import Change, Hold, LimitsEngine, Usage, connect
+from kling_async.limits.engines import Hold, LimitsEngine, Usage, connect
 from kling_async.limits.memory import MemoryEngine
 from kling_async.limits.pace import KEPT, SURE, Pace
+from tests.limits.conftest import PACE, change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-# A thousand turns a second, of which ten may lie back; no settling.
-PACE = Pace(60_000, 0.001, 0.01, 100, 0.0)
 
 
 class Connect(Protocol):
@@ -44,13 +42,6 @@ async def engines(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     yield make
     for engine in made:
         await engine.close()
-
-
-def change(**changes: object) -> Change:
-    """Describe a change of leases."""
-    values: dict[str, object] = {"hold": (), "take": (), "drop": (), "limit": 3}
-    values |= {"lifetime": 100.0, "holder": "me", "settle": 0.0, "pace": PACE}
-    return Change(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
 
 
 async def test_turns_are_given_in_a_row(engines: Connect) -> None:
@@ -152,6 +143,15 @@ async def test_leases_end(engines: Connect) -> None:
     await asyncio.sleep(0.12)
     assert [lease.key for lease in (await engine.look()).leases] == ["b"]
     assert (await engine.lease(change(take=("c", "d", "e")))).taken == ("c", "d")
+
+
+async def test_a_lease_is_never_shortened(engines: Connect) -> None:
+    """What a process tells again is no news of a lease that another one has renewed."""
+    engine = engines()
+    await engine.lease(change(hold=(Hold("m/1", 0.0, 60.0),)))
+    await engine.lease(change(holder="other", hold=(Hold("m/1", 0.0, 5.0),)))
+    (lease,) = (await engine.look()).leases
+    assert lease.ends_in > 50
 
 
 async def test_an_engine_that_knows_nothing(engines: Connect) -> None:

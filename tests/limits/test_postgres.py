@@ -9,14 +9,17 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
+from kling_async._postgres_line import Line
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits import Limits
 from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
+from kling_async.limits.postgres import PostgresEngine
 from tests.engines.postgres import PASSWORD, Server
 from tests.limits.conftest import Proxy, crowd
 
 if TYPE_CHECKING:
+    from kling_async._postgres_line import Connection
     from tests.limits.conftest import Share
 
 FAST = Limits(60_000, 3)
@@ -101,6 +104,65 @@ async def test_a_lost_connection(postgres_url: str, share: Share) -> None:
             await limiter.request()
     slot.release()
     await limiter.slot()
+
+
+async def test_a_connection_that_ends_while_it_is_idle(postgres_url: str, share: Share) -> None:
+    """Nobody is told of a connection that was ended while nothing was done on it."""
+    limiter = share(postgres_url, FAST, when_gone="raise")
+    await limiter.request()
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        others = "FROM pg_stat_activity WHERE datname = current_database()"
+        await admin.execute(
+            f"SELECT pg_terminate_backend(pid) {others} AND pid <> pg_backend_pid()"
+        )
+        async with asyncio.timeout(20):
+            count = f"SELECT count(*) {others}"
+            while await (await admin.execute(count)).fetchone() != (1,):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)  # turns at hand are lost
+    await limiter.request()
+
+
+async def test_a_closed_line(postgres_url: str) -> None:
+    """A line whose connection was closed in our hands makes another one."""
+
+    async def prepare(db: Connection) -> None:
+        pass
+
+    async def number(db: Connection) -> object:
+        return await (await db.execute("SELECT 7")).fetchone()
+
+    async def end(db: Connection) -> None:
+        await db.close()
+
+    line = Line(postgres_url, prepare, silent=True)
+    await line.do(end)
+    assert await line.do(number) == (7,)
+    await line.close()
+
+
+async def test_commits_wait_for_the_disk(postgres_url: str) -> None:
+    """Turns and leases outlive a crash of the server, as far as the server is set so."""
+    engine = PostgresEngine(postgres_url, "n")
+
+    async def setting(db: Connection) -> object:
+        return await (await db.execute("SHOW synchronous_commit")).fetchone()
+
+    async with await AsyncConnection.connect(postgres_url) as admin:
+        assert await engine._do(setting) == await setting(admin)  # noqa: SLF001 - no other way
+    await engine.close()
+
+
+async def test_an_error_of_the_system(postgres_url: str) -> None:
+    """What the system says of the network is an error of ours."""
+    engine = PostgresEngine(postgres_url, "n")
+
+    async def fail(db: Connection) -> None:
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(LimiterError, match="ConnectionResetError: gone"):
+        await engine._do(fail)  # noqa: SLF001 - no server does it on purpose
+    await engine.close()
 
 
 async def test_tables_that_disappear(postgres_url: str) -> None:

@@ -17,7 +17,7 @@ from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
 from kling_async.limits.shared import name_of
 from tests.engines.redis import PASSWORD, Server, serving
-from tests.limits.conftest import Proxy, crowd, fullest
+from tests.limits.conftest import Proxy, change, crowd, fullest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ async def test_wrong_passwords(
 
 
 async def test_a_user_without_rights(redis_url: str, share: Share) -> None:
-    """Who may run no scripts is told so; who may not ask for INFO needs not know."""
+    """Who may run no scripts, or not ask which run of a server it is, is told so."""
     async with Redis.from_url(redis_url) as admin:
         rights: dict[str, Any] = {"enabled": True, "passwords": ["+p"], "keys": ["*"]}
         for name, forbidden in (("poor", ["-evalsha", "-eval"]), ("meek", ["-info"])):
@@ -66,8 +66,9 @@ async def test_a_user_without_rights(redis_url: str, share: Share) -> None:
     with pytest.raises(ConfigurationError, match="refuses us"):
         await poor.request()
     meek = share(redis_url.replace(f":{PASSWORD}@", "meek:p@"), FAST)
-    await meek.request()
-    await meek.slot()
+    for call in (meek.request, meek.slot):
+        with pytest.raises(ConfigurationError, match="the limits need the right to INFO"):
+            await call()
 
 
 async def test_nobody_there(share: Share) -> None:
@@ -173,6 +174,34 @@ async def test_the_keys(redis_url: str, share: Share) -> None:
         ]
         for key in keys:
             assert 86_400 < await admin.ttl(key) <= 31 * 86_400
+
+
+@pytest.mark.parametrize("what", ["pace", "ends"])
+async def test_an_eviction(redis_url: str, what: str) -> None:
+    """A server that has thrown away a key is as another, and is told again what is held."""
+    engine = connect(redis_url, "n")
+    first = await engine.lease(change(take=("a", "b"), limit=2))
+    assert first.taken == ("a", "b")
+    assert (await engine.reserve(0, NO_REST)).epoch == first.epoch
+    async with Redis.from_url(redis_url) as admin:
+        await admin.delete(f"kling_async:{{n}}:{what}")
+    again = await engine.lease(change(take=("c",), limit=2, settle=60.0))
+    assert again.taken == ()
+    assert again.epoch != first.epoch
+    assert (await engine.reserve(0, NO_REST)).epoch == again.epoch
+    await engine.close()
+
+
+async def test_an_eviction_of_holders(redis_url: str) -> None:
+    """Of leases whose holders were thrown away, the rest is told."""
+    engine = connect(redis_url, "n")
+    await engine.lease(change(take=("a",)))
+    async with Redis.from_url(redis_url) as admin:
+        await admin.delete("kling_async:{n}:leases")
+    (lease,) = (await engine.look()).leases
+    assert (lease.key, lease.holder) == ("a", "?")
+    assert lease.ends_in > 90
+    await engine.close()
 
 
 async def test_a_failover(redis_url: str) -> None:

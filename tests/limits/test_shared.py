@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits import Limits
+from kling_async.limits.engines import Pause
 from kling_async.limits.memory import MemoryEngine
 from kling_async.limits.pace import KEPT
 from kling_async.limits.shared import SharedLimiter, name_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from kling_async.limits import Slot
-    from kling_async.limits.engines import Change, Leased, Pause, Reservation
+    from kling_async.limits.engines import Change, Leased, Reservation
     from kling_async.limits.pace import Pace
     from kling_async.limits.shared import WhenGone
     from tests.conftest import Emulate
@@ -604,6 +605,24 @@ async def test_a_task_that_is_asked_after_keeps_its_slot(share: Share) -> None:
     assert one.slots_in_use == 0
 
 
+async def test_a_slot_that_ends_here_goes_on_elsewhere(share: Share) -> None:
+    """A process that has not asked after a task for long ends no lease that another renews."""
+    engine = MemoryEngine()
+    limits = Limits(concurrent_tasks=1, presumed_lifetime=10)
+    one, other, third = (share(engine, limits) for _ in range(3))
+    (await one.slot()).confirm(REF)
+    await asyncio.sleep(5)
+    adopted = other.adopt(REF)
+    waiting = asyncio.create_task(third.slot())
+    for _ in range(60):
+        adopted.confirm(REF)
+        await asyncio.sleep(0.5)
+    assert one.slots_in_use == 0
+    assert not waiting.done()
+    adopted.release()
+    await waiting
+
+
 async def test_a_heartbeat_is_one_call(share: Share) -> None:
     """A process that holds 200 slots and does nothing calls the engine every two seconds."""
     engine = MemoryEngine()
@@ -865,6 +884,67 @@ async def test_a_local_share(share: Share) -> None:
     assert len((await engine.look()).leases) == 3
 
 
+async def test_a_local_share_for_few_requests(share: Share) -> None:
+    """A process that asks now and then, too, returns to an engine that is back."""
+    engine = MemoryEngine()
+    limiter = share(engine, Limits(600), when_gone="local", share=0.5)
+    engine.gone = True
+    for _ in range(5):
+        await limiter.request()
+        await asyncio.sleep(0.5)
+    engine.gone = False
+    for _ in range(5):
+        await asyncio.sleep(0.5)
+        await limiter.request()
+    assert (await engine.look()).requests >= 3
+
+
+async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], set[str]]) -> None:
+    """Closing ends the looking for an engine that is away."""
+    engine = MemoryEngine()
+    limiter = share(engine, FAST, when_gone="local", share=0.5)
+    engine.gone = True
+    await limiter.request()
+    await asyncio.sleep(0.5)
+    assert leftovers()
+    await limiter.close()
+    assert not leftovers()
+
+
+async def test_a_local_share_while_an_engine_fails(share: Share) -> None:
+    """An engine with a mistake of its own is not asked again and again without a rest."""
+
+    class Failing(MemoryEngine):
+        asked = 0
+
+        async def reserve(self, number: int, pace: Pace) -> Reservation:
+            self.asked += 1
+            if self.asked > 1:
+                raise ZeroDivisionError
+            return await super().reserve(number, pace)
+
+    engine = Failing()
+    limiter = share(engine, Limits(600), when_gone="local", share=0.5)
+    engine.gone = True
+    await crowd(limiter, 3, 10.0, [])
+    assert 5 <= engine.asked <= 12
+
+
+async def test_a_pause_that_only_we_know_of(share: Share) -> None:
+    """Nothing is reserved in a pause of our own that the engine has not taken over."""
+
+    class Deaf(MemoryEngine):
+        async def pause(self, delay: float, age: float) -> Pause:
+            return Pause(began=False, pause=0.0)
+
+    engine = Deaf()
+    limiter = share(engine, FAST)
+    limiter.pause(30.0, await limiter.request())
+    calls = engine.calls
+    assert await limiter.request() == pytest.approx(30.0, abs=0.1)
+    assert engine.calls - calls <= 2
+
+
 async def test_a_pause_without_the_engine(share: Share) -> None:
     """A process that keeps to its own share pauses, too."""
     engine = MemoryEngine()
@@ -940,6 +1020,59 @@ async def test_a_local_share_while_an_engine_refuses(share: Share) -> None:
     assert len(moments) > 0.9 * 300
 
 
+async def test_slots_of_an_engine_that_refuses_for_a_while(
+    share: Share, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is given back while an engine refuses us is told once it does not; it is said once."""
+
+    class Moody(MemoryEngine):
+        refuses = False
+
+        async def lease(self, change: Change) -> Leased:
+            if self.refuses:
+                raise ConfigurationError("no")
+            return await super().lease(change)
+
+    engine = Moody()
+    limiter = share(engine, FAST)
+    slots = [await limiter.slot() for _ in range(3)]
+    engine.refuses = True
+    slots[0].release()
+    with pytest.raises(ConfigurationError, match="no"):
+        await limiter.slot()
+    await asyncio.sleep(10)
+    engine.refuses = False
+    await asyncio.sleep(2)
+    assert len((await engine.look()).leases) == 2
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_an_error_that_cannot_be_copied(share: Share) -> None:
+    """An engine may raise errors of any class: who waits is told."""
+
+    class OddError(Exception):
+        def __init__(self, one: int, *, other: int) -> None:
+            super().__init__(one + other)
+
+    class Odd(MemoryEngine):
+        odd = True
+
+        async def reserve(self, number: int, pace: Pace) -> Reservation:
+            raise OddError(1, other=2)
+
+        async def lease(self, change: Change) -> Leased:
+            if self.odd:
+                raise OddError(1, other=2)
+            return await super().lease(change)
+
+    engine = Odd()
+    limiter = share(engine, FAST)
+    for call in (limiter.request, limiter.slot):
+        with pytest.raises(OddError, match="3"):
+            await call()
+    engine.odd = False
+
+
 async def test_a_mistake_in_an_engine_reaches_whoever_waits(share: Share) -> None:
     """Whatever an engine raises, nobody waits for ever."""
 
@@ -992,6 +1125,24 @@ async def test_a_slow_engine(share: Share) -> None:
     engine.trip = 0.1
     assert await waiting < now() + 2
     await other.request()
+
+
+@pytest.mark.parametrize("when_gone", ["raise", "local"])
+async def test_a_slow_engine_while_slots_are_held(share: Share, when_gone: WhenGone) -> None:
+    """That answers to calls which do not mind come late does not hide that others do."""
+    engine = MemoryEngine()
+    part = 0.5 if when_gone == "local" else None
+    limiter = share(engine, Limits(600, 2), when_gone=when_gone, share=part)
+    await limiter.request()
+    await limiter.slot()
+    await limiter.slot()
+    waiting = asyncio.create_task(limiter.slot())  # asks all the time
+    engine.trip = 0.6
+    asking = asyncio.create_task(limiter.request())
+    await asyncio.sleep(5)
+    assert asking.done()
+    assert isinstance(asking.exception(), LimiterError) is (when_gone == "raise")
+    waiting.cancel()
 
 
 def test_an_engine_that_is_slow_now_and_then() -> None:
@@ -1075,6 +1226,46 @@ async def test_closing(share: Share, leftovers: Callable[[], set[str]]) -> None:
     await limiter.slot()
     await asyncio.sleep(0.2)
     assert len((await engine.look()).leases) == 1
+
+
+async def test_calls_while_it_is_being_closed(
+    share: Share, leftovers: Callable[[], set[str]]
+) -> None:
+    """Who comes during the closing is told at once, nobody is left waiting, and it goes on."""
+    engine = MemoryEngine(trip=0.1)
+    limiter = share(engine, Limits(600, 2))
+    slots = [await limiter.slot(), await limiter.slot()]
+    await limiter.request()
+    waiting = [asyncio.create_task(limiter.slot()), asyncio.create_task(limiter.request())]
+    await asyncio.sleep(0)
+    slots[0].release()
+    closing = [asyncio.create_task(limiter.close()) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    late = [asyncio.create_task(limiter.slot()), asyncio.create_task(limiter.request())]
+    assert limiter.pause(0.5, now())
+    await asyncio.wait(closing)
+    assert not leftovers()
+    for one in (*waiting, *late):
+        with pytest.raises(LimiterError, match="closed"):
+            await one
+    begun = now()
+    await limiter.slot()
+    await limiter.request()
+    assert now() - begun < 2
+
+
+def test_closing_on_another_loop() -> None:
+    """What was given back on a loop that has ended is told when it is closed on another one."""
+    engine = MemoryEngine(lambda: 0.0)
+    limiter = SharedLimiter(engine, limits=FAST, settle=0)
+
+    async def use() -> None:
+        (await limiter.slot()).release()
+
+    run(use())
+    assert len(run(engine.look()).leases) == 1
+    run(limiter.close())
+    assert not run(engine.look()).leases
 
 
 async def test_closing_without_the_engine(share: Share) -> None:
