@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias, TypeVar
@@ -14,6 +13,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 
+from kling_async._servers import cut
 from kling_async.errors import ConfigurationError
 
 __all__ = ["Connection", "Line"]
@@ -102,12 +102,8 @@ class Line:
         if self._db is None:
             task.cancel()
             return
-        with suppress(OSError, psycopg.Error):  # it may be closed already
-            line = socket.socket(fileno=self._db.fileno())
-            try:
-                line.shutdown(socket.SHUT_RDWR)
-            finally:
-                line.detach()
+        with suppress(psycopg.Error):  # it may be closed already
+            cut(self._db.fileno())
 
 
 def _ended(db: Connection) -> bool:

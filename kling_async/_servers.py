@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,7 +13,7 @@ from kling_async.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["shown", "speaker"]
+__all__ = ["cut", "shown", "speaker"]
 
 # The scheme of an address, and the extra that it needs, after which our modules are named, too.
 _EXTRAS = {
@@ -61,3 +63,9 @@ def shown(url: str) -> str:
     except ValueError:
         return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def cut(fd: int) -> None:
+    """End a connection, so that whoever waits for the server hears of it at once."""
+    with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as way:
+        way.shutdown(socket.SHUT_RDWR)  # of whatever family it is

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from kling_async import ConfigurationError
-from kling_async._servers import shown, speaker
+from kling_async._servers import cut, shown, speaker
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,13 @@ def test_addresses_of_no_known_kind(url: str, told: str) -> None:
 def test_who_speaks_to_them(url: str, name: str) -> None:
     """The scheme of an address says which module is loaded."""
     assert speaker(url, "kling_async.limits.{}", "the cat").__name__ == name
+
+
+def test_cut() -> None:
+    """Who waits for the other side hears at once that it is gone; a second time does no harm."""
+    here, there = socket.socketpair()
+    with here, there:
+        cut(here.fileno())
+        assert here.recv(1) == there.recv(1) == b""
+        there.close()
+        cut(here.fileno())

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kling_async.batch.claims import Claims
-from kling_async.batch.steps import PASSING, Item, Rules, content_key
+from kling_async.batch.steps import PASSING, Item, Rules, item_of
 from kling_async.batch.work import Guard, Work
-from kling_async.errors import ConfigurationError, InputError
+from kling_async.errors import ConfigurationError
 from kling_async.fanout import Outcome, draw
 from kling_async.inputs import Input, parse_input
 from kling_async.journal import Entry, Hold, ItemState, Journal, Planned, Summary
@@ -308,7 +308,7 @@ class Batch:
                 yield planned
 
     async def _plan(self, items: list[Input | Item]) -> list[tuple[Entry, Input]]:
-        given = [_item(item) for item in items]
+        given = [item_of(item) for item in items]
         entries = await self._journal.plan(
             [Planned(item.key, item.input.to_dict()) for item in given]
         )
@@ -325,11 +325,3 @@ async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]
             some = []
     if some:
         yield some
-
-
-def _item(item: Input | Item) -> Item:
-    if isinstance(item, Item):
-        return item
-    if isinstance(item, Input):
-        return Item(content_key(item.to_dict()), item)
-    raise InputError(f"not an input such as MasterTextToVideo, nor an Item: {item!r:.80}")

@@ -15,7 +15,17 @@ from kling_async.inputs import Input
 from kling_async.journal import Entry, Failure, ItemState, Move, attempt_after
 from kling_async.results import FailReason
 
-__all__ = ["Item", "Rules", "Step", "content_key", "error_of", "failure_of", "moved", "next_step"]
+__all__ = [
+    "Item",
+    "Rules",
+    "Step",
+    "content_key",
+    "error_of",
+    "failure_of",
+    "item_of",
+    "moved",
+    "next_step",
+]
 
 # Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
 PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
@@ -120,6 +130,19 @@ def content_key(fields: Mapping[str, object]) -> str:
     """Return the key of an input that has none: a checksum of what it asks for."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:32]
+
+
+def item_of(given: Input | Item) -> Item:
+    """Return the item that is meant by an input or an item.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if isinstance(given, Item):
+        return given
+    if isinstance(given, Input):
+        return Item(content_key(given.to_dict()), given)
+    raise errors.InputError(f"not an input such as MasterTextToVideo, nor an Item: {given!r:.80}")
 
 
 def failure_of(error: KlingError) -> Failure:

@@ -269,9 +269,6 @@ def _add_batch(commands: Commands) -> None:
         " which several workers may share; its password is better in PGPASSWORD or ~/.pgpass",
     )
     command.add_argument(
-        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
-    )
-    command.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -295,12 +292,23 @@ def _add_batch(commands: Commands) -> None:
         "--max-tasks", type=_count, metavar="N", help="start no more, all runs together"
     )
     command.add_argument(
-        "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
-    )
-    command.add_argument(
         "--resubmit-unsure",
         action="store_true",
         help="submit again what may have been started without our knowing; may pay twice",
+    )
+    command.add_argument(
+        "--in-flight", type=_count, metavar="N", help="at one time (default: concurrent tasks)"
+    )
+    _add_doing(command)
+
+
+def _add_doing(command: argparse.ArgumentParser) -> None:
+    """Say how items are brought to their ends."""
+    command.add_argument(
+        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
+    )
+    command.add_argument(
+        "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
     )
     command.add_argument(
         "--resubmit-failed",
@@ -309,9 +317,6 @@ def _add_batch(commands: Commands) -> None:
         metavar="N",
         help="submit again, up to N times, what has failed for a reason that may pass:"
         " timeout or unavailable; is paid each time",
-    )
-    command.add_argument(
-        "--in-flight", type=_count, metavar="N", help="at one time (default: concurrent tasks)"
     )
     command.add_argument(
         "--downloads", type=_count, default=4, metavar="N", help="at one time (%(default)s)"
@@ -354,12 +359,6 @@ def _add_worker(commands: Commands) -> None:
         help="tasks at one time (default: %(default)s)",
     )
     command.add_argument(
-        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
-    )
-    command.add_argument(
-        "--downloads", type=_count, default=4, metavar="N", help="at one time (%(default)s)"
-    )
-    command.add_argument(
         "--drain",
         type=_seconds,
         default=30.0,
@@ -378,27 +377,7 @@ def _add_worker(commands: Commands) -> None:
         action="store_true",
         help="end when nothing is left in the queue, and no other worker has any of it",
     )
-    command.add_argument(
-        "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
-    )
-    command.add_argument(
-        "--resubmit-failed",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="submit again, up to N times, what has failed for a reason that may pass;"
-        " is paid each time",
-    )
-    _add_timeout(command)
-    command.add_argument(
-        "--first-poll",
-        type=_positive,
-        metavar="SECONDS",
-        help="when to ask for the first time (default: when the quickest are usually done)",
-    )
-    _add_limits(command, "the account's limit")
-    _add_limiter(command)
-    _add_service(command)
+    _add_doing(command)
 
 
 def _add_report(commands: Commands) -> None:

@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
 
 from attrs import frozen
 
-from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
-from kling_async.journal._postgres_watch import cut, longest
+from kling_async._servers import cut
+from kling_async.errors import JournalError, MissingExtraError
+from kling_async.journal._postgres_watch import longest
 
 try:
     import psycopg
@@ -30,8 +31,9 @@ try:
     from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
     from pgqueuer.ports.repository import EntrypointExecutionParameter
     from pgqueuer.queries import Queries
-    from psycopg import errors, sql
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg import sql
+
+    from kling_async.journal._postgres_link import AGAIN, COMPLAINTS, reading
 except ImportError:
     raise MissingExtraError(
         'a queue needs another package: pip install "kling-async[queue]"'
@@ -48,16 +50,10 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
 
-# What may be tried again at once: the server has undone it because of somebody else.
-_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
-
 # What a server complains of, by the beginning of its code, and what to do about it.
 _COMPLAINTS = {
-    "25006": "cannot be written ({error}): the server only reads; give the one that writes",
-    "42501": "cannot be used ({error}): grant the user that right, or let another make the tables",
-    "42P01": "has lost a table ({error}): restore it from a backup",
+    **COMPLAINTS,
     "42703": "has the tables of an older pgqueuer ({error}): run `pgq upgrade`",
-    "53100": "is on a disk that is full ({error}): make room, and run again",
 }
 
 # Seconds for a server to answer one who is in a hurry, or who goes away meanwhile.
@@ -94,12 +90,7 @@ class Jobs:
     """
 
     def __init__(self, address: Address, lease: float = 60.0) -> None:
-        try:
-            self._given: dict[str, Any] = conninfo_to_dict(address.conninfo)
-        except psycopg.Error:  # it shows the URL
-            raise ConfigurationError(f"not a URL that libpq can read: {address}") from None
-        # As the journal asks for it: of several hosts, the one that writes.
-        self._given.setdefault("target_session_attrs", "read-write")
+        self._given = reading(address)
         self._address = address
         self._lease = timedelta(seconds=lease)
         self._patience = lease / 2  # as long as the journal seeks its connection
@@ -242,7 +233,7 @@ class Jobs:
                 except psycopg.Error as error:
                     if self._db is not None and self._db.closed:
                         await self._close()
-                    passing = self._db is None or isinstance(error, _AGAIN)
+                    passing = self._db is None or isinstance(error, AGAIN)
                     over = time.monotonic() > began + self._patience
                     # One that may have been lost long ago is made anew, in any hurry.
                     if not passing or (over and (attempt or not had)):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
+from kling_async.batch.steps import item_of
 from kling_async.errors import ConfigurationError
 from kling_async.fanout import draw
-from kling_async.fleet.rows import item_of, write
+from kling_async.fleet.rows import write
 from kling_async.journal import ItemState, Planned
 from kling_async.journal._postgres_address import Address
 

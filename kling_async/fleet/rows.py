@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from kling_async.batch.steps import Item, content_key
+from kling_async.batch.steps import Item
 from kling_async.errors import InputError, Problem, TaskFailedError
-from kling_async.inputs import Input, parse_input
+from kling_async.inputs import parse_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,20 +15,7 @@ if TYPE_CHECKING:
     from kling_async.errors import KlingError
     from kling_async.fanout import Outcome
 
-__all__ = ["error_dict", "item_from", "item_of", "outcome_dict", "read", "write"]
-
-
-def item_of(given: Input | Item) -> Item:
-    """Return the item that is meant by an input or an item.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if isinstance(given, Item):
-        return given
-    if isinstance(given, Input):
-        return Item(content_key(given.to_dict()), given)
-    raise InputError(f"not an input such as MasterTextToVideo, nor an Item: {given!r:.80}")
+__all__ = ["error_dict", "item_from", "outcome_dict", "read", "write"]
 
 
 def item_from(key: object, fields: Mapping[str, object]) -> Item:

@@ -26,18 +26,18 @@ except ImportError as error:
 if TYPE_CHECKING:
     from kling_async.journal._postgres_address import Address
 
-__all__ = ["Connection", "DamageError", "Link"]
+__all__ = ["AGAIN", "COMPLAINTS", "Connection", "DamageError", "Link", "reading"]
 
 _T = TypeVar("_T")
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 # What may be tried again at once: the server has undone it because of somebody else.
-_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 _TIMES = 5
 
 # What a server complains of, by the beginning of its code, and what to do about it.
-_COMPLAINTS = {
+COMPLAINTS = {
     "25006": "cannot be written ({error}): the server only reads; give the one that writes",
     "42501": "cannot be used ({error}): grant the user that right, or let another make the tables",
     "42P01": "has lost a table ({error}): restore it from a backup",
@@ -92,6 +92,21 @@ class _Cursor(psycopg.Cursor[tuple[Any, ...]]):
             pipe.sync()
 
 
+def reading(address: Address, *, read_only: bool = False) -> dict[str, Any]:
+    """Return what libpq reads in an address; without ``read_only``, of a server that writes.
+
+    Raises:
+        ConfigurationError: It cannot read it.
+    """
+    try:
+        given: dict[str, Any] = conninfo_to_dict(address.conninfo)
+    except psycopg.Error:  # it shows the URL
+        raise ConfigurationError(f"not a URL that libpq can read: {address}") from None
+    if not read_only:  # of several hosts, the one that writes
+        given.setdefault("target_session_attrs", "read-write")
+    return given
+
+
 class Link:
     """One connection to the server, for one thread.
 
@@ -106,14 +121,8 @@ class Link:
     def __init__(
         self, address: Address, *, read_only: bool, patience: float, longest: float
     ) -> None:
-        try:
-            given = conninfo_to_dict(address.conninfo)
-        except psycopg.Error:  # it shows the URL
-            raise ConfigurationError(f"not a URL that libpq can read: {address}") from None
-        if not read_only:  # of several hosts, the one that writes
-            given.setdefault("target_session_attrs", "read-write")
         self._address = address
-        self._conninfo = make_conninfo("", **given)
+        self._conninfo = make_conninfo("", **reading(address, read_only=read_only))
         # Whatever the database's own default is: what was committed while a lock was waited for is
         # to be seen.
         self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED" + " READ ONLY" * read_only
@@ -156,7 +165,7 @@ class Link:
                 except psycopg.Error as error:
                     if end is None:  # a silence counts from its beginning
                         end = (began if self._watch.was_cut else time.monotonic()) + patience
-                    if isinstance(error, _AGAIN) and attempt < _TIMES:
+                    if isinstance(error, AGAIN) and attempt < _TIMES:
                         continue
                     if not self._is_lost():
                         raise
@@ -242,6 +251,6 @@ class Link:
                 words = "cannot be reached ({error}): see that the server runs, and that it lets in"
                 words += " this user"
             else:
-                words = _COMPLAINTS.get(error.sqlstate or "", "cannot be used ({error})")
+                words = COMPLAINTS.get(error.sqlstate or "", "cannot be used ({error})")
             told = " ".join(str(error).split())
             raise JournalError(f"the journal {self._address} {words.format(error=told)}") from error

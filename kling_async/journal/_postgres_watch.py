@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Timer
 from typing import Final
 
-__all__ = ["SHORTEST", "Watch", "cut", "longest"]
+__all__ = ["SHORTEST", "Watch", "longest"]
 
 # Seconds for which a server may say nothing, at least: a thousand items take it less than one.
 SHORTEST: Final = 5.0
@@ -20,12 +20,6 @@ _TRIES: Final = 4
 def longest(lease: float) -> float:
     """Return the seconds for which a server may say nothing to a worker with such a lease."""
     return max(lease / _TRIES, SHORTEST)
-
-
-def cut(fd: int) -> None:
-    """End a connection, so that whoever waits for the server hears of it at once."""
-    with suppress(OSError), _copy(fd) as way:  # it may have ended
-        way.shutdown(socket.SHUT_RDWR)
 
 
 class Watch:

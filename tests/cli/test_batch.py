@@ -228,7 +228,7 @@ async def test_failed_rows(serve: Serve, command: Command, tmp_path: Path) -> No
         "  # all items",
         f"  kling-async report {tmp_path / 'clips.journal.sqlite'}",
         "  # submits again what may pass, and pays again",
-        f"  kling-async batch {rows} --resubmit-failed 1 --in-flight 1",
+        f"  kling-async batch {rows} --in-flight 1 --resubmit-failed 1",
     ]
 
 

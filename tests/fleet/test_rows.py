@@ -16,7 +16,8 @@ from kling_async import (
     TaskFailedError,
     TaskRef,
 )
-from kling_async.fleet.rows import error_dict, item_from, item_of, outcome_dict, read, write
+from kling_async.batch.steps import item_of
+from kling_async.fleet.rows import error_dict, item_from, outcome_dict, read, write
 
 FOX = MasterTextToVideo("a fox", duration=10)
 REF = TaskRef("kling-2-1", "task_1")

@@ -4,23 +4,13 @@ import socket
 
 import pytest
 
-from kling_async.journal._postgres_watch import Watch, cut, longest
+from kling_async.journal._postgres_watch import Watch, longest
 
 
 @pytest.mark.parametrize(("lease", "seconds"), [(60.0, 15.0), (1.0, 5.0)])
 def test_how_long_a_server_may_say_nothing(lease: float, seconds: float) -> None:
     """It is a part of the lease, and enough for any transaction."""
     assert longest(lease) == seconds
-
-
-def test_cut() -> None:
-    """Who waits for the other side hears at once that it is gone; a second time does no harm."""
-    here, there = socket.socketpair()
-    with here, there:
-        cut(here.fileno())
-        assert here.recv(1) == there.recv(1) == b""
-        there.close()
-        cut(here.fileno())
 
 
 def test_a_use_that_takes_too_long() -> None:
