@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisEngine", "engine"]
 
-# Seconds after which the network is taken to be dead.
+# Seconds after which the network is taken to be dead, connecting included.
 _SILENCE = 1.5
 
 # The same for a look: nobody is kept waiting by that.
@@ -59,9 +59,9 @@ class RedisEngine:
             pool = BlockingConnectionPool.from_url(
                 f"{'rediss' if tls else 'redis'}://{rest}",
                 max_connections=_CONNECTIONS,
-                timeout=_SILENCE,
+                timeout=_LOOK,
                 socket_timeout=None,
-                socket_connect_timeout=_SILENCE,
+                socket_connect_timeout=_LOOK,
                 retry=Retry(NoBackoff(), 0),
                 decode_responses=True,
             )

@@ -88,6 +88,7 @@ async def test_limits_nobody_uses(url: str, command: Command) -> None:
     async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
         await limiter.request()
         told = await command("limits", url, "--name", "studio")
+    assert (told.code, told.err) == (0, "")
     assert re.sub(r"\d of", "n of", told.out).splitlines() == [
         "requests in the last minute  n of 60,000",
         "slots in use                 0",
@@ -97,6 +98,7 @@ async def test_limits_nobody_uses(url: str, command: Command) -> None:
         slot = await limiter.slot()
         told = await command("limits", url, "--name", "studio")
         slot.release()
+    assert (told.code, told.err) == (0, "")
     assert len(told.out.splitlines()) == 3 + 3 + 3
 
 

@@ -145,6 +145,19 @@ async def test_a_cut_network(share: Share) -> None:
             await engine.close()
 
 
+async def test_a_slow_way(redis_url: str, redis_server: Server) -> None:
+    """A turn that comes too late is of no use; a look may take longer, connecting included."""
+    async with Proxy("127.0.0.1", redis_server.port) as proxy:
+        proxy.delay = 0.22
+        url = redis_url.replace(str(redis_server.port), str(proxy.port))
+        one, other = connect(url, "n"), connect(url, "n")
+        with pytest.raises(LimiterError, match="no answer within"):
+            await one.reserve(1, NO_REST)
+        assert (await other.look()).requests == 0
+        await one.close()
+        await other.close()
+
+
 async def test_a_far_server(redis_url: str, redis_server: Server, share: Share) -> None:
     """A round trip of 30 ms costs no throughput, and no more calls."""
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
