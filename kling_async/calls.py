@@ -46,13 +46,16 @@ class Calls:
         for attempt in count(1):
             # The connection comes before the permit to use it: what has been admitted is on
             # its way, and cannot pile up and arrive all at once.
-            async with self._gate:
+            await self._gate.acquire()
+            try:
                 permit = await self.limiter.request()
                 begun = self._clock() if begun is None else begun
                 try:
                     return await once()
                 except KlingError as failed:
                     error = failed
+            finally:
+                self._gate.release()
             delay = self._retry.wait(error, attempt, self._clock() - begun, random())  # noqa: S311 - jitter, not secrets
             if isinstance(error, RateLimitError):
                 pause = delay

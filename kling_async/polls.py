@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from kling_async._deadlines import Deadlines
 from kling_async.policy.arrivals import Arrivals
 from kling_async.policy.durations import MEMORY, Durations, Kind, expected, took
 from kling_async.policy.polling import pace, stretch
@@ -126,6 +127,7 @@ class Polls:
         self._room = max(1, limits.connections * 3 // 4)
         self._memories: dict[Kind, _Memory] = {}
         self._arrivals = Arrivals()
+        self.deadlines = Deadlines()
         # What follows belongs to one event loop, and begins anew on the next: see _bind.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = float
@@ -149,9 +151,11 @@ class Polls:
         if age is not None:
             course.loop = loop = self._bind()
             course.born = loop.time() - age
-            course.due = course.born + self._polling.first_wait(
-                memory.durations, called_back=self._relies_on_callback(course)
-            )
+            first = self._polling.first
+            if first is None:  # else what is known need not be worked out
+                relies = self._relies_on_callback(course)
+                first = self._polling.first_wait(memory.durations, called_back=relies)
+            course.due = course.born + first
             memory.begin(course)
         return course
 

@@ -88,13 +88,14 @@ class Running:
         """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
         ref = snapshot.ref
         if snapshot.state.ended:
-            task = self._attached.get(ref)
             if (held := self._held.pop(ref, None)) is not None:
-                task = held.task
+                task: Task | None = held.task
                 held.slot.release()
-            elif ref not in self._ended:
-                # A process that has died may have left its slot to it.
-                self._limiter.adopt(ref).release()
+            else:
+                task = self._attached.get(ref)
+                if ref not in self._ended:
+                    # A process that has died may have left its slot to it.
+                    self._limiter.adopt(ref).release()
             if task is not None:
                 self._ended[ref] = task
         elif (held := self._held.get(ref)) is not None:

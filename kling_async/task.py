@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeAlias
 
+from kling_async._deadlines import Deadline
 from kling_async.errors import ConfigurationError, ContractError, KlingError, TaskTimeoutError
 from kling_async.protocol import responses
 
@@ -134,7 +135,7 @@ class Task:
         """Wait for a snapshot that is another one than was shown, until the deadline."""
         # Only our own wait stands inside the time limit, never the caller's code.
         try:
-            async with asyncio.timeout_at(deadline):
+            with Deadline(self._polls.deadlines, deadline):
                 await self._change(shown)
         except TimeoutError:
             raise self._timed_out(timeout) from self._trouble

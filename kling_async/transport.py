@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from kling_async._deadlines import Deadline, Deadlines
 from kling_async._version import __version__
 from kling_async.errors import (
     AnswerLostError,
@@ -115,7 +116,8 @@ class AiohttpTransport:
         connections: int,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        self._base_url = base_url
+        self._base = URL(base_url, encoded=True)
+        self._deadlines = Deadlines()
         self._connections = connections
         self._key = api_key
         self._headers = {
@@ -135,19 +137,23 @@ class AiohttpTransport:
         headers = self._headers if session is self._lent else {}
         if request.body is not None:
             headers = {**headers, hdrs.CONTENT_TYPE: "application/json"}
+        body = bytearray()
         try:
-            async with session.request(
-                request.method,
-                URL(self._base_url + request.path, encoded=True),
-                data=request.body,
-                headers=headers,
-                timeout=_timeouts(timeout, session is self._lent),
-                # A redirect would carry the key to wherever it points.
-                allow_redirects=False,
-                raise_for_status=False,
-            ) as answer:
-                body = await self._read(request, answer)
-                return Response(answer.status, body, answer.headers, secret=self._key)
+            with Deadline(self._deadlines, asyncio.get_running_loop().time() + timeout):
+                async with session.request(
+                    request.method,
+                    self._url(request),
+                    data=request.body,
+                    headers=headers,
+                    timeout=_timeouts(timeout, session is self._lent),
+                    # A redirect would carry the key to wherever it points.
+                    allow_redirects=False,
+                    raise_for_status=False,
+                ) as answer:
+                    while not answer.content.at_eof():
+                        body += await answer.content.readany()
+                        if len(body) > MAX_BODY_BYTES:
+                            raise self._too_large(request, answer.status, bytes(body))
         except _NOT_SENT as error:
             said = f"no connection, nothing was sent: {self._words(error)}"
             raise ConnectError(said, ref=request.ref) from None
@@ -156,6 +162,7 @@ class AiohttpTransport:
         except ValueError as error:  # a host that cannot be one, a lent session with its own auth
             said = f"no request can be made of the base URL and session: {self._words(error)}"
             raise ConfigurationError(said) from None
+        return Response(answer.status, bytes(body), answer.headers, secret=self._key)
 
     async def close(self) -> None:
         """Close this loop's session, if it is our own. A later :meth:`send` opens a new one."""
@@ -191,21 +198,27 @@ class AiohttpTransport:
             _, guard = self._own.pop(one)
             await guard.aclose()
 
-    async def _read(self, request: Request, answer: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        while chunk := await answer.content.readany():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                submitting = request.kind == "submit"
-                raise ContractError(
-                    f"{request.kind} answered with more than {MAX_BODY_BYTES} bytes",
-                    status=answer.status,
-                    body=Response(answer.status, bytes(body), secret=self._key).excerpt,
-                    may_have_charged=submitting,
-                    retryable=not submitting,
-                    ref=request.ref,
-                )
-        return bytes(body)
+    def _url(self, request: Request) -> URL:
+        # Put together from its parts: to take a text apart would be twice the work.
+        path, _, query = request.path.partition("?")
+        return URL.build(
+            scheme=self._base.scheme,
+            authority=self._base.raw_authority,
+            path=self._base.raw_path + path,
+            query_string=query,
+            encoded=True,
+        )
+
+    def _too_large(self, request: Request, status: int, body: bytes) -> ContractError:
+        submitting = request.kind == "submit"
+        return ContractError(
+            f"{request.kind} answered with more than {MAX_BODY_BYTES} bytes",
+            status=status,
+            body=Response(status, body, secret=self._key).excerpt,
+            may_have_charged=submitting,
+            retryable=not submitting,
+            ref=request.ref,
+        )
 
     def _words(self, error: BaseException) -> str:
         said = redact(str(error), self._key)
@@ -225,11 +238,11 @@ class AiohttpTransport:
 
 @cache
 def _timeouts(total: float, lent: bool) -> aiohttp.ClientTimeout:  # noqa: FBT001 - for the cache
-    # Well before the total, which leaves open whether anything was sent.
+    # Well before the deadline, which leaves open whether anything was sent.
     connect = min(total / 2, _CONNECT_TIMEOUT)
     # One who lends a session may let us wait for its connections. Of our own there are as many
     # as requests, and the timer that watches the waiting is a fiftieth of what a request costs.
-    return aiohttp.ClientTimeout(total, connect=connect if lent else None, sock_connect=connect)
+    return aiohttp.ClientTimeout(None, connect=connect if lent else None, sock_connect=connect)
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:

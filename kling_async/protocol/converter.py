@@ -23,6 +23,9 @@ _decode: Callable[[str], object] = json.JSONDecoder().decode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# What JSON's numbers are read as.
+_NUMBERS = (int, float)
+
 
 def read_json(body: bytes) -> object:
     """Read JSON in any of its encodings.
@@ -93,7 +96,7 @@ def _text(value: object, _: object) -> str:
 
 def _duration(value: object, _: object) -> timedelta | None:
     """Read a count of milliseconds; one that makes no sense is as good as missing."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return None
     try:
         return timedelta(milliseconds=value)
@@ -102,7 +105,7 @@ def _duration(value: object, _: object) -> timedelta | None:
 
 
 def _time(value: object, _: object) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return None
     try:
         return _EPOCH + timedelta(milliseconds=value)
