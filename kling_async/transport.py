@@ -7,7 +7,7 @@ itself when ``asyncio.run`` winds that loop up, should nobody have closed it bef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -81,15 +81,15 @@ class _TwoLanes(aiohttp.TCPConnector):
         super().__init__(limit=limit)
         self._submits = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_SUBMIT_KEEPALIVE)
 
-    async def connect(
+    def connect(
         self,
         req: aiohttp.ClientRequest,
         traces: list[aiohttp.tracing.Trace],
         timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.connector.Connection:
+    ) -> Coroutine[object, object, aiohttp.connector.Connection]:
         if req.method == hdrs.METH_POST:
-            return await self._submits.connect(req, traces, timeout)
-        return await super().connect(req, traces, timeout)
+            return self._submits.connect(req, traces, timeout)
+        return super().connect(req, traces, timeout)
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         await self._submits.close(abort_ssl=abort_ssl)

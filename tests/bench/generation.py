@@ -18,8 +18,9 @@ import aiohttp
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling
 from tests.bench import figures, server
 
-TASKS = 1_000
-ROUNDS = 13
+# Many short rounds: what else the machine does then meets all contenders alike.
+TASKS = 300
+ROUNDS = 45
 AT_ONCE = 100
 
 INPUTS = [MasterTextToVideo(f"a fox in fresh snow, take {number}") for number in range(TASKS)]
