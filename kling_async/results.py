@@ -41,7 +41,10 @@ class TaskState(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether nothing will change any more."""
-        return self in (TaskState.SUCCESS, TaskState.FAILED)
+        return self in _ENDED
+
+
+_ENDED = (TaskState.SUCCESS, TaskState.FAILED)
 
 
 class FailReason(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from kling_async._deadlines import Deadline
@@ -201,7 +202,7 @@ def check_timeout(timeout: float) -> None:
     Raises:
         ConfigurationError: It is not a number of seconds.
     """
-    if not 0 < timeout < float("inf"):
+    if not 0 < timeout < inf:
         raise ConfigurationError(f"a timeout must be a number of seconds, not {timeout!r}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import aiohttp
@@ -142,7 +142,7 @@ class AiohttpTransport:
             with Deadline(self._deadlines, asyncio.get_running_loop().time() + timeout):
                 async with session.request(
                     request.method,
-                    self._url(request),
+                    _address(self._base, request.path),
                     data=request.body,
                     headers=headers,
                     timeout=_timeouts(timeout, session is self._lent),
@@ -198,17 +198,6 @@ class AiohttpTransport:
             _, guard = self._own.pop(one)
             await guard.aclose()
 
-    def _url(self, request: Request) -> URL:
-        # Put together from its parts: to take a text apart would be twice the work.
-        path, _, query = request.path.partition("?")
-        return URL.build(
-            scheme=self._base.scheme,
-            authority=self._base.raw_authority,
-            path=self._base.raw_path + path,
-            query_string=query,
-            encoded=True,
-        )
-
     def _too_large(self, request: Request, status: int, body: bytes) -> ContractError:
         submitting = request.kind == "submit"
         return ContractError(
@@ -234,6 +223,26 @@ class AiohttpTransport:
             retryable=not submitting,
             ref=request.ref,
         ) from None
+
+
+def _address(base: URL, path: str) -> URL:
+    """Put a URL together from its parts: to take a text apart would be twice the work."""
+    path, _, query = path.partition("?")
+    place = _place(base, path)
+    if not query:
+        return place
+    return URL.build(
+        scheme=place.scheme,
+        authority=place.raw_authority,
+        path=place.raw_path,
+        query_string=query,
+        encoded=True,
+    )
+
+
+@lru_cache
+def _place(base: URL, path: str) -> URL:
+    return URL(f"{base}{path}", encoded=True)
 
 
 @cache
