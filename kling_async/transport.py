@@ -140,7 +140,7 @@ class AiohttpTransport:
         body = bytearray()
         try:
             with Deadline(self._deadlines, asyncio.get_running_loop().time() + timeout):
-                async with session.request(
+                async with await session.request(
                     request.method,
                     _address(self._base, request.path),
                     data=request.body,
