@@ -73,7 +73,7 @@ class Deadlines:
             if deadline.task is None:
                 self.gone -= 1
             else:
-                deadline.pass_()
+                deadline.expire()
         if queue:
             self.wake_at(queue[0][0])
 
@@ -88,7 +88,7 @@ class Deadline:
         when: The moment, in the running loop's time.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_passed", "_when", "task")
+    __slots__ = ("_cancelling", "_deadlines", "_late", "_when", "task")
 
     def __init__(self, deadlines: Deadlines, when: float) -> None:
         self._deadlines = deadlines
@@ -116,7 +116,7 @@ class Deadline:
     ) -> None:
         if self.task is None:
             # Whoever else has cancelled it meanwhile goes first.
-            if self._passed.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            if self._late.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError from error
             return
         self.task = None
@@ -128,8 +128,8 @@ class Deadline:
         elif gone > _FEW and gone * 2 > among:
             deadlines.sweep()
 
-    def pass_(self) -> None:
+    def expire(self) -> None:
         """Cancel who is inside: the moment has come."""
         assert self.task is not None  # noqa: S101 - else nobody is inside
         self.task.cancel()
-        self._passed, self.task = self.task, None
+        self._late, self.task = self.task, None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,7 +15,10 @@ from kling_async.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["cut", "shown", "speaker"]
+__all__ = ["cut", "in_time", "shown", "speaker"]
+
+# Seconds in which to read what has come while this process stood still.
+_GRACE = 0.1
 
 # The scheme of an address, and the extra that it needs, after which our modules are named, too.
 _EXTRAS = {
@@ -69,3 +74,22 @@ def cut(fd: int) -> None:
     """End a connection, so that whoever waits for the server hears of it at once."""
     with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as way:
         way.shutdown(socket.SHUT_RDWR)  # of whatever family it is
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[None]:
+    """Cancel what runs inside of it if a server has not answered after so many seconds.
+
+    Unlike with ``asyncio.timeout``, an answer that has come while this process stood still, or
+    its event loop was blocked, is in time: it is read before anything is given up.
+
+    Raises:
+        TimeoutError: There was no answer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        over = loop.call_later(seconds, lambda: limit.reschedule(loop.time() + _GRACE))
+        try:
+            yield
+        finally:
+            over.cancel()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 
 import pytest
 
 from kling_async import ConfigurationError
-from kling_async._servers import cut, shown, speaker
+from kling_async._servers import cut, in_time, shown, speaker
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,33 @@ def test_cut() -> None:
         assert here.recv(1) == there.recv(1) == b""
         there.close()
         cut(here.fileno())
+
+
+async def test_an_answer_that_came_while_we_stood_still() -> None:
+    """It is in time, however late it is read."""
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=here)
+
+    def stand_still() -> None:
+        there.send(b"yes")
+        time.sleep(0.1)
+
+    with there:
+        async with in_time(0.05):
+            asyncio.get_running_loop().call_soon(stand_still)
+            assert await reader.read(3) == b"yes"
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.virtual_time
+async def test_no_answer() -> None:
+    """Who does not answer is given up; what was in time is left alone afterwards."""
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError):
+        async with in_time(5):
+            await asyncio.sleep(60)
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(5.1)
+    async with in_time(5):
+        await asyncio.sleep(4)
+    await asyncio.sleep(60)

@@ -9,6 +9,7 @@ from copy import copy
 from random import random
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+from kling_async._servers import in_time
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Link:
         sent = clock()
         try:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with in_time(PATIENCE):
                     answer = await call
             except TimeoutError:
                 raise LimiterError(f"no answer within {PATIENCE:g} s") from None

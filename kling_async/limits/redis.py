@@ -6,7 +6,6 @@ braces, so that a cluster keeps them together.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from redis.exceptions import (
     RedisError,
 )
 
+from kling_async._servers import in_time
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits import _redis_scripts
 from kling_async.limits.engines import Change, Lease, Leased, Pause, Reservation, Usage
@@ -136,7 +136,7 @@ class RedisEngine:
         within: float = _SILENCE,
     ) -> list[str]:
         try:
-            async with asyncio.timeout(within):
+            async with in_time(within):
                 answer = await script(self._keys[:keys], arguments)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigurationError(f"the engine of the limits refuses us: {error}") from error
