@@ -28,11 +28,11 @@ class Deadlines:
     __slots__ = ("_timer", "count", "gone", "loop", "queue", "wakes_at")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.loop: asyncio.AbstractEventLoop | None = None
         self.queue: list[tuple[float, int, Deadline]] = []
-        self.gone = 0  # of those in the queue
-        self.wakes_at = _NEVER
+        self.gone: int = 0  # of those in the queue
+        self.wakes_at: float = _NEVER
         self._timer: asyncio.Handle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:

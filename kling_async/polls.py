@@ -127,7 +127,7 @@ class Polls:
         self._room = max(1, limits.connections * 3 // 4)
         self._memories: dict[Kind, _Memory] = {}
         self._arrivals = Arrivals()
-        self.deadlines = Deadlines()
+        self.deadlines: Deadlines = Deadlines()
         # What follows belongs to one event loop, and begins anew on the next: see _bind.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = float
