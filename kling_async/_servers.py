@@ -1,4 +1,4 @@
-"""The servers that processes share: what their addresses look like, and who speaks to them."""
+"""The servers that processes share: their addresses, who speaks to them, and for how long."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ pickles.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import frozen
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kling_async.results import FailReason, Snapshot, TaskRef
+
+_E = TypeVar("_E", bound=BaseException)
 
 __all__ = [
     "APIError",
@@ -311,3 +314,11 @@ class LimiterError(KlingError):
 
 class MissingExtraError(KlingError, ImportError):
     """A feature needs an optional package; the message names the extra to install."""
+
+
+def own(error: _E) -> _E:
+    """Return an error for one of several who wait for the same: each may add to it."""
+    try:
+        return copy(error)
+    except Exception:  # noqa: BLE001 - of a class that cannot be copied
+        return error

@@ -151,11 +151,10 @@ class Polls:
         if age is not None:
             course.loop = loop = self._bind()
             course.born = loop.time() - age
-            first = self._polling.first
-            if first is None:  # else what is known need not be worked out
-                relies = self._relies_on_callback(course)
-                first = self._polling.first_wait(memory.durations, called_back=relies)
-            course.due = course.born + first
+            # What is known is worked out if it is needed.
+            known = memory.durations if self._polling.first is None else None
+            relies = self._relies_on_callback(course)
+            course.due = course.born + self._polling.first_wait(known, called_back=relies)
             memory.begin(course)
         return course
 

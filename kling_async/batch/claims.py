@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kling_async.errors import JournalError
+from kling_async.errors import JournalError, own
 from kling_async.journal import Claim, Hold
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class Claims:
             claims = await self.take(*entries)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
             for future in [future for future in futures if not future.done()]:
-                future.set_exception(copy(error))
+                future.set_exception(own(error))
             return
         for claim, future in zip(claims, futures, strict=True):
             if claim.hold is not Hold.OTHERS and not future.done():

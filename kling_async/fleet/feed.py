@@ -6,10 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from copy import copy
 from typing import TYPE_CHECKING
 
-from kling_async.errors import InputError
+from kling_async.errors import InputError, own
 from kling_async.journal import ItemError, Planned
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Feed:
         futures, self._futures = self._futures, {}
         for future in futures.values():
             if not future.done():
-                future.set_exception(copy(error))
+                future.set_exception(own(error))
 
     async def _plan(self, items: Sequence[Item]) -> dict[int, InputError]:
         """Have items written in the journal; return what it says to those that it refuses."""
@@ -120,7 +119,7 @@ class Feed:
         return {}
 
     def _put(self, item: Item, refused: InputError | None) -> asyncio.Future[Outcome]:
-        error = refused if self._error is None else copy(self._error)
+        error = refused if self._error is None else own(self._error)
         known = self._futures.get(item.key)
         if error is None and known is not None and not known.done():
             return known

@@ -6,12 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from functools import partial
 from typing import Generic, TypeVar
 
 from kling_async._threads import to_its_end
-from kling_async.errors import JournalError
+from kling_async.errors import JournalError, own
 
 __all__ = ["TOLD", "Writer"]
 
@@ -104,7 +103,7 @@ class Writer(Generic[_C]):
         self._commit(self._most)
         error = job.exception()
         # Each gets an error of its own: one may add to it what concerns its item.
-        answers = [copy(error) for _ in callers] if error is not None else job.result()
+        answers = [own(error) for _ in callers] if error is not None else job.result()
         self._tell(list(zip(callers, answers, strict=True)))
 
     def _tell(self, told: list[tuple[asyncio.Future[object], object]]) -> None:

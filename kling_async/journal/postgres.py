@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from copy import copy
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
-from kling_async.errors import ConfigurationError, JournalError
+from kling_async.errors import ConfigurationError, JournalError, own
 from kling_async.journal import (
     Claim,
     Entry,
@@ -243,7 +242,7 @@ class PostgresJournal:
         if self._read_only:
             raise JournalError(f"the journal {self._address} was opened for reading only")
         if self._lost is not None:
-            raise copy(self._lost)  # of its own: one may add to it what concerns its item
+            raise own(self._lost)  # of its own: one may add to it what concerns its item
         return await self._writer.write(call)
 
     async def _read(self, query: Callable[[Connection, int], _T]) -> _T:

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from kling_async.errors import ConfigurationError, KlingError, LimiterError
-from kling_async.limits._link import CLOSED, own
+from kling_async.errors import ConfigurationError, KlingError, LimiterError, own
+from kling_async.limits._link import CLOSED
 from kling_async.limits.engines import Change, Hold
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from copy import copy
 from random import random
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -15,7 +14,7 @@ from kling_async.errors import ConfigurationError, KlingError, LimiterError
 if TYPE_CHECKING:
     from kling_async.limits.engines import LimitsEngine
 
-__all__ = ["CLOSED", "Link", "WhenGone", "own"]
+__all__ = ["CLOSED", "Link", "WhenGone"]
 
 WhenGone: TypeAlias = Literal["wait", "raise", "local"]
 
@@ -42,14 +41,6 @@ _INSTEAD = {
     "raise": "calls raise LimiterError until it is back",
     "local": "this process keeps to its own share until it is back",
 }
-
-
-def own(error: Exception) -> Exception:
-    """Return an error for one of those who wait: he may add to it."""
-    try:
-        return copy(error)
-    except Exception:  # noqa: BLE001 - of a class that cannot be copied
-        return error
 
 
 class Link:

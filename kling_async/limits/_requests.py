@@ -13,8 +13,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from kling_async.errors import KlingError, LimiterError
-from kling_async.limits._link import CLOSED, own
+from kling_async.errors import KlingError, LimiterError, own
+from kling_async.limits._link import CLOSED
 from kling_async.limits.pace import KEPT, SURE, Pace
 
 if TYPE_CHECKING:
