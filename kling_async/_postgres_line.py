@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 
-from kling_async._servers import cut
+from kling_async._servers import cut, in_time
 from kling_async.errors import ConfigurationError
 
 __all__ = ["Connection", "Line"]
@@ -65,22 +65,26 @@ class Line:
             within: Seconds after which the network is taken to be dead.
 
         Raises:
-            TimeoutError: No connection was made in time.
+            TimeoutError: There was no answer in time.
             psycopg.Error: Whatever else went wrong.
         """
         # In a task that nobody else cancels: psycopg would answer that by asking the server
         # to stop, and wait for it without end, while the network may be dead.
         task = asyncio.ensure_future(self._work(work))
+        given_up = False
         try:
-            await asyncio.wait([task], timeout=within)
+            with suppress(TimeoutError):
+                async with in_time(within):
+                    await asyncio.wait([task])
         finally:
             if not task.done() and not (await asyncio.wait([task], timeout=_GRACE))[0]:
+                given_up = True
                 self._cut(task)
                 await asyncio.wait([task])
             if task.cancelled() or task.exception() is not None:
                 await self.close()
-        if task.cancelled():
-            raise TimeoutError(f"no connection within {within} s")
+        if given_up and (task.cancelled() or isinstance(task.exception(), psycopg.Error)):
+            raise TimeoutError(f"no answer within {within} s")  # what libpq says is our doing
         return task.result()
 
     async def close(self) -> None:

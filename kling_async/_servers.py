@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cut", "in_time", "shown", "speaker"]
 
-# Seconds in which to read what has come while this process stood still.
-_GRACE = 0.1
+# Pieces of the time for an answer. However long this process stands still, it loses one of them.
+_TICKS = 10
 
 # The scheme of an address, and the extra that it needs, after which our modules are named, too.
 _EXTRAS = {
@@ -77,19 +77,35 @@ def cut(fd: int) -> None:
 
 
 @asynccontextmanager
-async def in_time(seconds: float) -> AsyncIterator[None]:
+async def in_time(seconds: float | None) -> AsyncIterator[None]:
     """Cancel what runs inside of it if a server has not answered after so many seconds.
 
-    Unlike with ``asyncio.timeout``, an answer that has come while this process stood still, or
-    its event loop was blocked, is in time: it is read before anything is given up.
+    Unlike with ``asyncio.timeout``, only time counts in which this process could have heard the
+    answer. While it stands still, or its event loop is blocked, the server may have stood still,
+    too, or have answered long ago.
+
+    Args:
+        seconds: None waits for ever.
 
     Raises:
         TimeoutError: There was no answer.
     """
+    if seconds is None:
+        yield
+        return
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
     async with asyncio.timeout(None) as limit:
-        over = loop.call_later(seconds, lambda: limit.reschedule(loop.time() + _GRACE))
+
+        def tick(left: int) -> None:
+            nonlocal timer
+            if left:
+                timer = loop.call_later(seconds / _TICKS, tick, left - 1)
+            else:
+                limit.reschedule(loop.time())
+
+        tick(_TICKS)
         try:
             yield
         finally:
-            over.cancel()
+            timer.cancel()

@@ -69,16 +69,16 @@ def test_cut() -> None:
 
 
 async def test_an_answer_that_came_while_we_stood_still() -> None:
-    """It is in time, however late it is read."""
+    """It is in time, however late it is read, also if the server stood still as long."""
     here, there = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=here)
 
     def stand_still() -> None:
-        there.send(b"yes")
-        time.sleep(0.1)
+        time.sleep(0.3)
+        asyncio.get_running_loop().call_later(0.02, there.send, b"yes")
 
     with there:
-        async with in_time(0.05):
+        async with in_time(0.2):
             asyncio.get_running_loop().call_soon(stand_still)
             assert await reader.read(3) == b"yes"
     writer.close()
@@ -92,7 +92,7 @@ async def test_no_answer() -> None:
     with pytest.raises(TimeoutError):
         async with in_time(5):
             await asyncio.sleep(60)
-    assert asyncio.get_running_loop().time() - begun == pytest.approx(5.1)
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(5)
     async with in_time(5):
         await asyncio.sleep(4)
     await asyncio.sleep(60)

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 _SILENCE = 1.5
 
 # The same for a look: nobody is kept waiting by that.
-_LOOK = 5.0
+_LOOK = 10.0
 
 # What a server says in these cases does not change by waiting. libpq gives no code for them.
 _REFUSALS = (

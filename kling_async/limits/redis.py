@@ -36,7 +36,7 @@ __all__ = ["RedisEngine", "engine"]
 _SILENCE = 1.5
 
 # The same for a look: nobody is kept waiting by that.
-_LOOK = 5.0
+_LOOK = 10.0
 
 # Reservations and leases hardly ever need more than one connection each.
 _CONNECTIONS = 4

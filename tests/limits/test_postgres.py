@@ -208,7 +208,7 @@ async def test_a_cut_network(
         begun = asyncio.get_running_loop().time()
         await asyncio.sleep(0.5)  # turns at hand are used up
         waiting = asyncio.create_task(patient.slot())
-        with pytest.raises(LimiterError):
+        with pytest.raises(LimiterError, match=r"no answer within 1\.5 s"):
             await other.request()
         assert asyncio.get_running_loop().time() - begun < 20
         assert not waiting.done()
