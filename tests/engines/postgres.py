@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import psycopg
 import pytest
 from psycopg import sql
+
+from tests.engines.ports import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,12 +144,12 @@ def _run(
     programs: Path, folder: Path, who: dict[str, Any], settings: dict[str, str]
 ) -> Iterator[Server]:
     _make(programs, folder, who, settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    server = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
+    server = [str(programs / "postgres"), "-D", str(folder / "data")]
     keep = ["/bin/sh", "-c", KEEPER, "sh", str(folder), *server]
-    with subprocess.Popen(keep, stdin=subprocess.PIPE, cwd=folder, **who):
+    with (
+        held() as port,
+        subprocess.Popen([*keep, "-p", str(port)], stdin=subprocess.PIPE, cwd=folder, **who),
+    ):
         assert _answers(folder / "data"), (folder / "log").read_text()
         yield Server("127.0.0.1", port)
 

@@ -12,11 +12,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+
+from tests.engines.ports import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,21 +47,17 @@ def program() -> Path | None:
     return Path(found) if found and shutil.which("epmd") else None
 
 
-def _ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextmanager
 def serving() -> Iterator[str]:
     """Run a server; give its URL."""
     found = program()
     if found is None:
         pytest.skip("NO RABBITMQ: install rabbitmq-server to test with it")
-    port, distribution, mapper = _ports(3)
+    with held() as port, held() as distribution, held() as mapper:
+        yield from _run(found, port, distribution, mapper)
+
+
+def _run(found: Path, port: int, distribution: int, mapper: int) -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="kling-rabbitmq-")
     named = {
         "HOME": folder,
@@ -94,7 +92,7 @@ def _answers(port: int) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
                 line.sendall(b"AMQP\x00\x00\x09\x01")
-                if line.recv(1):
+                if line.recv(1) == b"\x01":  # the kind of its first frame
                     return True
         except OSError:
             time.sleep(0.05)

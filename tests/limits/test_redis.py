@@ -16,6 +16,7 @@ from kling_async.limits import Limits
 from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
 from kling_async.limits.shared import name_of
+from tests.engines.ports import held
 from tests.engines.redis import PASSWORD, Server, serving
 from tests.limits.conftest import Proxy, change, crowd, fullest
 
@@ -73,19 +74,19 @@ async def test_a_user_without_rights(redis_url: str, share: Share) -> None:
 
 async def test_nobody_there(share: Share) -> None:
     """Where no server listens, calls wait, or raise if they are to."""
-    with own_server() as server:
-        url = server.url()
-    limiter = share(url, FAST, when_gone="raise")
-    with pytest.raises(LimiterError, match="ConnectionError") as caught:
-        await limiter.request()
-    assert PASSWORD not in str(caught.value)
-    with pytest.raises(LimiterError):
-        await limiter.slot()
-    waiting = share(url, FAST)
-    for call in (waiting.request, waiting.slot):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await call()
+    with held() as port:
+        url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+        limiter = share(url, FAST, when_gone="raise")
+        with pytest.raises(LimiterError, match="ConnectionError") as caught:
+            await limiter.request()
+        assert PASSWORD not in str(caught.value)
+        with pytest.raises(LimiterError):
+            await limiter.slot()
+        waiting = share(url, FAST)
+        for call in (waiting.request, waiting.slot):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await call()
 
 
 async def test_a_restart(share: Share) -> None:
