@@ -86,7 +86,7 @@ class Shift:
         self._done: list[Done] = []
         self._again: list[Job] = []
         self._news = asyncio.Event()
-        self._over = False
+        self._over = asyncio.Event()
         self._untidy = False
 
     async def work(
@@ -106,7 +106,7 @@ class Shift:
         working = (running, taking, beating, settling)
         try:
             await _first(*working, stopping)
-            self._over = True
+            self._over.set()
             self._feed.end()
             self._feed.hungry.set()
             self._jobs.wake()
@@ -139,18 +139,18 @@ class Shift:
 
     async def _take(self) -> None:
         """Take jobs as soon as the batch can begin with them."""
-        while not self._over:
+        while not self._over.is_set():
             await self._feed.hungry.wait()
-            if self._over:
+            if self._feed.over:  # what runs may end, and the batch with it
+                await self._over.wait()
+            if self._over.is_set():
                 return
-            if self._feed.over:  # until what runs has ended, and the batch with it
-                await asyncio.get_running_loop().create_future()
             room = max(1, self._most - len(self._feed))
             jobs = await self._jobs.take(min(_AT_ONCE, room))
             # One whose heart has stood still for a while is its own heir.
             jobs = [job for job in jobs if job.id not in self._held]
             self._held |= {job.id: job for job in jobs}
-            if self._over:
+            if self._over.is_set():
                 return
             if jobs:
                 await self._begin(jobs)

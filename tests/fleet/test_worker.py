@@ -345,7 +345,7 @@ async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: R
     """A worker whose account was refused leaves the queue to others while its tasks end."""
     emulator = await emulate("submit:2-=402", speed=8.0)
     await put(url, 1)
-    worker = Worker(await dial(emulator), url, concurrency=10)
+    worker = Worker(await dial(emulator), url, concurrency=10, drain=3600)
     running = asyncio.create_task(worker.run())
     await accepted(emulator, 1)
     async with Queue(url) as queue:
@@ -356,8 +356,9 @@ async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: R
     await asyncio.sleep(2)
     assert not running.done()
     assert [status for _, status in await jobs()].count("picked") <= 20
-    with pytest.raises(BalanceError):
-        await running
+    with pytest.raises(BalanceError):  # as soon as the last has ended
+        async with asyncio.timeout(60):
+            await running
     assert {status for _, status in await jobs()} == {"queued"}
 
 
