@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -184,7 +185,7 @@ class KlingClient:
             KlingError: Whatever :meth:`submit` and :meth:`Task.wait` raise.
         """
         check_timeout(timeout)
-        task = await self.submit(input, callback_url=callback_url)
+        task = await self._submits.submit(input, callback_url)
         try:
             return await task.wait(timeout)
         except KlingError as error:
@@ -241,15 +242,14 @@ class KlingClient:
 
     async def _ask(self, asked: TaskRef) -> Snapshot:
         request = requests.status(asked)
-
-        async def once() -> Snapshot:
-            response = await self._calls.send(request)
-            return responses.status(request, response, asked, datetime.now(UTC))
-
-        snapshot = await self._calls.call(request, once)
+        snapshot = await self._calls.call(request, partial(self._ask_once, request, asked))
         self._running.note(snapshot)
         self._calls.tell(Polled, snapshot)
         return snapshot
+
+    async def _ask_once(self, request: requests.Request, asked: TaskRef) -> Snapshot:
+        response = await self._calls.send(request)
+        return responses.status(request, response, asked, datetime.now(UTC))
 
     def generate_many(
         self,

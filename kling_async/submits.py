@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from attrs import define
+
+from kling_async.callbacks import Expected
 from kling_async.errors import AnswerLostError, KlingError
 from kling_async.events import SubmitFailed, Submitted
+from kling_async.inputs import Input
+from kling_async.limits import Slot
 from kling_async.protocol import requests, responses
 from kling_async.running import attend, kind_of
+from kling_async.task import Task
 
 if TYPE_CHECKING:
-    from kling_async.callbacks import Callbacks, Expected
+    from kling_async.callbacks import Callbacks
     from kling_async.calls import Calls
-    from kling_async.inputs import Input
-    from kling_async.limits import Slot
     from kling_async.polls import Polls
     from kling_async.results import TaskRef
     from kling_async.running import Running
-    from kling_async.task import Task
 
 __all__ = ["Submits", "Witness"]
 
@@ -50,6 +54,18 @@ class Witness(Protocol):
         """
 
 
+@define(eq=False)
+class _Submit:
+    """One submit on its way to its task."""
+
+    sent: Input
+    request: requests.Request
+    slot: Slot
+    witness: Witness | None
+    expected: Expected | None
+    heard: asyncio.Future[Task] | None = None  # the answer to its last sending
+
+
 class Submits:
     """Turns inputs into tasks."""
 
@@ -71,36 +87,20 @@ class Submits:
         """Submit one input; see :meth:`KlingClient.submit`."""
         expected = self._callbacks.expect(sent) if callback_url is None else None
         request = requests.submit(sent, expected.url if expected else callback_url)
-        loop = self._bind()
-        slot = await self._slot()
-        heard: asyncio.Future[Task] | None = None
-
-        async def once() -> Task:
-            nonlocal heard
-            heard = None
-            self._polls.count_submit()
-            if witness is not None:
-                await witness.sending()
-            heard = loop.create_future()
-            if expected is not None:
-                self._callbacks.sending(expected, slot)
-            # In a task of its own, so that the answer is heard though the caller may be gone.
-            send = self._send(sent, request, slot, heard, witness, expected)
-            self._sending.add(loop.create_task(send))
-            return await heard
-
+        one = _Submit(sent, request, await self._slot(), witness, expected)
         try:
-            return await self._calls.call(request, once)
+            return await self._calls.call(request, partial(self._once, one))
         except asyncio.CancelledError:
+            heard = one.heard
             if heard is None:
-                slot.release()
+                one.slot.release()
             elif heard.done() and not heard.cancelled() and (refused := heard.exception()):
-                self._settle(sent, slot, refused)  # else the answer is still to come
+                self._settle(one, refused)  # else the answer is still to come
             raise
         except Exception as error:
-            if heard is None:  # the witness would not have it sent
-                slot.release()
-            self._settle(sent, slot, error)
+            if one.heard is None:  # the witness would not have it sent
+                one.slot.release()
+            self._settle(one, error)
             raise
 
     async def answered(self) -> None:
@@ -109,78 +109,79 @@ class Submits:
         if self._sending:
             await asyncio.wait(self._sending)
 
-    async def _send(  # noqa: PLR0913, PLR0917 - all that belongs to one sending
-        self,
-        sent: Input,
-        request: requests.Request,
-        slot: Slot,
-        heard: asyncio.Future[Task],
-        witness: Witness | None,
-        expected: Expected | None,
-    ) -> None:
+    async def _once(self, one: _Submit) -> Task:
+        """Send once."""
+        one.heard = None
+        self._polls.count_submit()
+        if one.witness is not None:
+            await one.witness.sending()
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Future[Task] = loop.create_future()
+        one.heard = heard
+        if one.expected is not None:
+            self._callbacks.sending(one.expected, one.slot)
+        # In a task of its own, so that the answer is heard though the caller may be gone.
+        self._sending.add(loop.create_task(self._send(one, heard)))
+        return await heard
+
+    async def _send(self, one: _Submit, heard: asyncio.Future[Task]) -> None:
         """Send once, and hear the answer to its end."""
         try:
-            task = await self._answer(sent, request, slot, witness, expected)
+            task = await self._answer(one)
             if not heard.done():
                 heard.set_result(task)
         except asyncio.CancelledError:  # the loop itself is ending
             told = "the event loop ended before a submit was answered; it may have been charged"
-            self._settle(sent, slot, AnswerLostError(told, may_have_charged=True))
+            self._settle(one, AnswerLostError(told, may_have_charged=True))
             heard.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             failed = error
-            if isinstance(error, KlingError) and not error.may_have_charged and witness:
+            if isinstance(error, KlingError) and not error.may_have_charged and one.witness:
                 try:
-                    await witness.refused(error)
+                    await one.witness.refused(error)
                 except Exception as worse:  # noqa: BLE001 - as above
                     failed = worse
             if not heard.done():
                 heard.set_exception(failed)
             else:
-                self._settle(sent, slot, failed)
+                self._settle(one, failed)
         finally:
             self._sending.discard(asyncio.current_task())
 
-    async def _answer(
-        self,
-        sent: Input,
-        request: requests.Request,
-        slot: Slot,
-        witness: Witness | None,
-        expected: Expected | None,
-    ) -> Task:
+    async def _answer(self, one: _Submit) -> Task:
         """Send, and return the task that was started."""
         try:
-            response = await self._calls.send(request)
-            ref = responses.submit(request, response, sent.model, datetime.now(UTC))
+            response = await self._calls.send(one.request)
+            ref = responses.submit(one.request, response, one.sent.model, datetime.now(UTC))
         except BaseException as error:
-            found = self._callbacks.failed(expected, error) if expected is not None else None
+            found = self._callbacks.failed(one.expected, error) if one.expected else None
             if found is None or not isinstance(error, Exception):
                 raise
             task = found  # it has even ended already
         else:
-            task = self._accepted(sent, ref, slot, expected)
-        if witness is not None:
-            await _told(witness, task.ref)
+            task = self._accepted(one, ref)
+        if one.witness is not None:
+            await _told(one.witness, task.ref)
         return task
 
-    def _accepted(self, sent: Input, ref: TaskRef, slot: Slot, expected: Expected | None) -> Task:
+    def _accepted(self, one: _Submit, ref: TaskRef) -> Task:
         """Note the task that a submit has started."""
-        task = self._running.task(ref, kind_of(sent), called_back=expected is not None)
-        self._running.begin(task, slot, expected.nonce if expected else "")
-        self._calls.tell(Submitted, ref, sent)
+        expected = one.expected
+        task = self._running.task(ref, kind_of(one.sent), called_back=expected is not None)
+        self._running.begin(task, one.slot, expected.nonce if expected else "")
+        self._calls.tell(Submitted, ref, one.sent)
         if expected is not None:
             self._callbacks.accepted(expected, task)
         return task
 
-    def _settle(self, sent: Input, slot: Slot, error: BaseException) -> None:
+    def _settle(self, one: _Submit, error: BaseException) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
         # What else a transport raises proves nothing; with a reference, it has not failed.
         if isinstance(error, KlingError) and error.ref is None:
-            self._calls.tell(SubmitFailed, sent, error)
+            self._calls.tell(SubmitFailed, one.sent, error)
             if not error.may_have_charged:
-                slot.release()
+                one.slot.release()
 
     async def _slot(self) -> Slot:
         """Wait for a slot. Tasks that nobody waits for must not hold all of them for ever."""

@@ -134,27 +134,22 @@ class Task:
 
     async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:
         """Wait for a snapshot that is another one than was shown, until the deadline."""
-        # Only our own wait stands inside the time limit, never the caller's code.
-        try:
-            with Deadline(self._polls.deadlines, deadline):
-                await self._change(shown)
-        except TimeoutError:
-            raise self._timed_out(timeout) from self._trouble
-        assert self._snapshot is not None  # noqa: S101 - true once _change has returned
-        return self._snapshot
-
-    async def _change(self, shown: Snapshot | None) -> None:
-        """Return once the latest snapshot is another one than was shown."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._line = loop, None
-        while self._snapshot is None or self._snapshot == shown:
-            if self._line is None:
-                await self._poll()
-            else:  # a fellow waiter asks; if he gives up, it is the turn of the next in line
-                told = loop.create_future()
-                self._line.append(told)
-                await told
+        # Only our own wait stands inside the time limit, never the caller's code.
+        try:
+            with Deadline(self._polls.deadlines, deadline):
+                while self._snapshot is None or self._snapshot == shown:
+                    if self._line is None:
+                        await self._poll()
+                    else:  # a fellow waiter asks; if he gives up, the next in line does
+                        told = loop.create_future()
+                        self._line.append(told)
+                        await told
+        except TimeoutError:
+            raise self._timed_out(timeout) from self._trouble
+        return self._snapshot
 
     async def _poll(self) -> None:
         """Ask once, when the schedule says so."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # What json.loads does when it has looked at its options, which takes longer than a small answer.
 _decode: Callable[[str], object] = json.JSONDecoder().decode
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Seconds: three million years.
+_AGES = 1e14
 
 # What JSON's numbers are read as.
 _NUMBERS = (int, float)
@@ -65,7 +66,7 @@ class StatusData:
     state: str = ""
     task_id: str = ""
     result: ResultData = field(factory=ResultData)
-    cost_time: timedelta | None = None
+    cost_time: float | None = None  # seconds
     created_at: datetime | None = None
     completed_at: datetime | None = None
     fail_code: str = ""
@@ -94,22 +95,22 @@ def _text(value: object, _: object) -> str:
     raise TypeError(f"text expected, not {type(value).__name__}")
 
 
-def _duration(value: object, _: object) -> timedelta | None:
+def _seconds(value: object, _: object) -> float | None:
     """Read a count of milliseconds; one that makes no sense is as good as missing."""
     if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return None
     try:
-        return timedelta(milliseconds=value)
-    except (OverflowError, ValueError):
+        seconds = value / 1000
+    except OverflowError:  # an integer of hundreds of digits
         return None
+    return seconds if -_AGES < seconds < _AGES else None
 
 
 def _time(value: object, _: object) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        return None
+    seconds = _seconds(value, _)
     try:
-        return _EPOCH + timedelta(milliseconds=value)
-    except (OverflowError, ValueError):
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):  # by how far it is beyond the calendar
         return None
 
 
@@ -130,7 +131,7 @@ def _result(value: object, _: object) -> ResultData:
 def _reader() -> Callable[[Mapping[str, object], object], StatusData]:
     converter = Converter(detailed_validation=False)
     converter.register_structure_hook(str, _text)
-    converter.register_structure_hook(timedelta | None, _duration)
+    converter.register_structure_hook(float | None, _seconds)
     converter.register_structure_hook(datetime | None, _time)
     converter.register_structure_hook(ResultData, _result)
     return make_dict_structure_fn(
