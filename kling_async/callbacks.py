@@ -178,7 +178,7 @@ class Callbacks:
         # A success without URLs is no use to anybody: that is asked about in any case.
         useful = said.result_urls or said.state is TaskState.FAILED
         if callback.trusted and known and useful:
-            self._running.note(said)
+            self._running.note(said, known=True)
             task.hint(said)
         elif not task.hint() and not self._closed:
             attendant = asyncio.create_task(attend(task))

@@ -242,8 +242,9 @@ class KlingClient:
 
     async def _ask(self, asked: TaskRef) -> Snapshot:
         request = requests.status(asked)
+        known = self._running.find(asked) is not None
         snapshot = await self._calls.call(request, partial(self._ask_once, request, asked))
-        self._running.note(snapshot)
+        self._running.note(snapshot, known=known)
         self._calls.tell(Polled, snapshot)
         return snapshot
 

@@ -36,8 +36,6 @@ class Running:
         self._held: dict[TaskRef, _Held] = {}
         # Attached, and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
-        # An answer that was under way when they ended may still say that they run.
-        self._ended: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
 
     @property
     def tasks(self) -> dict[TaskRef, Task]:
@@ -58,6 +56,7 @@ class Running:
 
     def hold(self, task: Task) -> None:
         """Hold a slot for a task that was not known, and is found to be running already."""
+        self._attached.pop(task.ref, None)
         self.begin(task, self._limiter.adopt(task.ref))
 
     def attach(self, task: Task) -> None:
@@ -66,12 +65,8 @@ class Running:
 
     def find(self, ref: TaskRef) -> Task | None:
         """Return the task, unless it is unknown or known to have ended."""
-        if (held := self._held.get(ref)) is not None:
-            return held.task
-        task = self._attached.get(ref)
-        if task is None or (task.snapshot is not None and task.snapshot.state.ended):
-            return None
-        return task
+        held = self._held.get(ref)
+        return self._attached.get(ref) if held is None else held.task
 
     def called(self, ref: TaskRef, nonce: str) -> Task | None:
         """Return the task that a callback to the URL with this nonce may speak of."""
@@ -84,24 +79,27 @@ class Running:
         held = self._held.get(ref)
         return held is not None and held.nonce == nonce
 
-    def note(self, snapshot: Snapshot) -> None:
-        """Give a slot back as soon as its task is known to have ended; hold one while it runs."""
+    def note(self, snapshot: Snapshot, *, known: bool) -> None:
+        """Give a slot back as soon as its task is known to have ended; hold one while it runs.
+
+        Args:
+            snapshot: What the service says.
+            known: Whether the task was found when the service was asked. If it is not any more,
+                it has ended meanwhile, and an answer that says that it runs is older than that.
+        """
         ref = snapshot.ref
+        held = self._held.get(ref)
         if snapshot.state.ended:
-            if (held := self._held.pop(ref, None)) is not None:
-                task: Task | None = held.task
+            if held is not None:
+                del self._held[ref]
                 held.slot.release()
-            else:
-                task = self._attached.get(ref)
-                if ref not in self._ended:
-                    # A process that has died may have left its slot to it.
-                    self._limiter.adopt(ref).release()
-            if task is not None:
-                self._ended[ref] = task
-        elif (held := self._held.get(ref)) is not None:
+            elif self._attached.pop(ref, None) is not None or not known:
+                # A process that has died may have left its slot to it.
+                self._limiter.adopt(ref).release()
+        elif held is not None:
             held.slot.confirm(ref)
-        elif ref not in self._ended:
-            self.hold(self._attached.get(ref) or self.task(ref, Kind(ref.model), None))
+        elif (task := self._attached.get(ref)) is not None or not known:
+            self.hold(task or self.task(ref, Kind(ref.model), None))
 
 
 def kind_of(sent: Input) -> Kind:

@@ -39,7 +39,7 @@ from kling_async.events import Event, Paused, Polled, Retrying, SubmitFailed, Su
 from kling_async.limits.local import LocalLimiter
 from kling_async.results import SavedFile, TaskState
 from kling_async.testing import Emulator, ScriptedTransport, VirtualLoop
-from kling_async.testing.transport import answer
+from kling_async.testing.transport import Request, Response, answer
 from tests.engines.ports import held
 
 if TYPE_CHECKING:
@@ -748,6 +748,25 @@ async def test_a_found_task_takes_a_slot(emulate: Emulate, connect: Connect) -> 
     assert limiter.slots_in_use == 0
     await kling.status(ref)
     assert limiter.slots_in_use == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_an_answer_that_comes_after_the_end(*, known: bool) -> None:
+    """A task that was known, and has ended meanwhile, takes no slot; a foreign one may run."""
+    answers = iter([(20.0, "processing"), (10.0, "success")])
+
+    async def say(_: Request) -> Response:
+        delay, state = next(answers)
+        await asyncio.sleep(delay)
+        return answer({"state": state, "resultJson": {"resultUrls": ["https://x.example/a.mp4"]}})
+
+    limiter = LocalLimiter()
+    async with KlingClient(KEY, transport=ScriptedTransport(say), limiter=limiter) as kling:
+        ref = TaskRef("kling-2-1", "task_1")
+        task = kling.attach(ref) if known else None
+        said = await asyncio.gather(kling.status(ref), kling.status(ref))
+        assert [one.state.value for one in said] == ["processing", "success"]
+        assert limiter.slots_in_use == len(kling.running) == (0 if task else 1)
 
 
 async def test_giving_up_does_not_free_the_slot(emulate: Emulate, connect: Connect) -> None:

@@ -42,7 +42,7 @@ class Service:
     async def _ask(self, ref: TaskRef) -> Snapshot:
         if self.raises is not None:
             raise self.raises
-        self.running.note(self.says)
+        self.note(self.says)
         return self.says
 
     async def begin(self, nonce: str = "") -> Task:
@@ -50,6 +50,10 @@ class Service:
         task = self.running.task(REF, KIND)
         self.running.begin(task, await self.limiter.slot(), nonce)
         return task
+
+    def note(self, said: Snapshot) -> None:
+        """Hear an answer that was asked for at this moment."""
+        self.running.note(said, known=self.running.find(said.ref) is not None)
 
     @property
     def slots(self) -> int:
@@ -63,10 +67,10 @@ async def test_from_submit_to_end(ended: Snapshot) -> None:
     task = await service.begin()
     assert service.running.tasks == {REF: task}
     assert service.running.find(REF) is task
-    service.running.note(RUNNING)
+    service.note(RUNNING)
     assert service.slots == 1
     for _ in range(2):
-        service.running.note(ended)
+        service.note(ended)
         assert service.running.tasks == {}
         assert service.running.find(REF) is None
         assert service.slots == 0
@@ -78,7 +82,7 @@ async def test_a_task_that_takes_longer_than_presumed() -> None:
     await service.begin()
     for _ in range(3):
         await asyncio.sleep(8)
-        service.running.note(RUNNING)
+        service.note(RUNNING)
     await asyncio.sleep(9)
     assert service.slots == 1
     await asyncio.sleep(2)
@@ -96,17 +100,17 @@ async def test_the_slot_of_a_process_that_died() -> None:
         for ref in (REF, TaskRef("kling-2-1", "task_2")):
             service.running.begin(service.running.task(ref, KIND), await dead.slot())
         await dead.close()
-        other.running.note(RUNNING)
-        other.running.note(evolve(SUCCESS, ref=ref))
+        other.note(RUNNING)
+        other.note(evolve(SUCCESS, ref=ref))
         await asyncio.sleep(0.1)
         (lease,) = (await engine.look()).leases
         assert lease.key == str(REF)
         assert alive.slots_in_use == 1
-        other.running.note(SUCCESS)
+        other.note(SUCCESS)
         await asyncio.sleep(0.1)
         assert not (await engine.look()).leases
         calls = engine.calls
-        other.running.note(SUCCESS)
+        other.note(SUCCESS)
         await asyncio.sleep(0.1)
         assert alive.slots_in_use == 0
         assert engine.calls <= calls + 1
@@ -117,31 +121,32 @@ async def test_the_tasks_are_a_copy() -> None:
     service = Service()
     task = await service.begin()
     seen = service.running.tasks
-    service.running.note(SUCCESS)
+    service.note(SUCCESS)
     assert seen == {REF: task}
 
 
 async def test_an_older_answer() -> None:
-    """An answer that is older than the end does not bring a task back, while somebody holds it."""
+    """An answer that was asked for before the end does not bring a task back."""
     service = Service()
-    task = await service.begin()
-    service.running.note(SUCCESS)
-    service.running.note(RUNNING)
+    await service.begin()
+    service.note(SUCCESS)
+    service.running.note(RUNNING, known=True)
     assert service.running.tasks == {}
     assert service.slots == 0
-    del task
-    gc.collect()
-    service.running.note(RUNNING)  # of a task that nobody here has ever seen
+    service.note(RUNNING)  # of a task that is not known any more
     assert service.slots == 1
 
 
-async def test_an_older_answer_on_an_attached_task() -> None:
-    """The same holds for a task that was attached and never seen to be running."""
+@pytest.mark.parametrize("seen", [True, False])
+async def test_an_older_answer_on_an_attached_task(*, seen: bool) -> None:
+    """The same holds for a task that was attached, whether it was seen to be running or not."""
     service = Service()
     task = service.running.task(REF, KIND, None)
     service.running.attach(task)
-    service.running.note(SUCCESS)
-    service.running.note(RUNNING)
+    if seen:
+        service.note(RUNNING)
+    service.note(SUCCESS)
+    service.running.note(RUNNING, known=True)
     assert service.running.tasks == {}
     assert service.slots == 0
 
@@ -149,16 +154,16 @@ async def test_an_older_answer_on_an_attached_task() -> None:
 async def test_a_task_that_is_found_running() -> None:
     """A task that was not known and is seen to be running holds a slot; an ended one does not."""
     service = Service()
-    service.running.note(SUCCESS)
+    service.note(SUCCESS)
     assert service.slots == 0
-    service.running.note(RUNNING)
+    service.note(RUNNING)
     assert service.slots == 1
     task = service.running.find(REF)
     assert task is not None
     assert task.ref == REF
-    service.running.note(RUNNING)
+    service.note(RUNNING)
     assert service.slots == 1
-    service.running.note(SUCCESS)
+    service.note(SUCCESS)
     assert service.slots == 0
 
 
