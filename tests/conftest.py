@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from aiohttp import web
+from hypothesis import settings
 
 import kling_async
 from kling_async import KlingClient
@@ -24,6 +25,11 @@ from tests.engines.redis import redis_server, redis_url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+# No test depends on how fast the machine is.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 class Emulate(Protocol):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ from kling_async.testing.clock import VirtualLoop
 from kling_async.testing.samples import FOLDER
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator
 
 KEY = "a-secret-key-of-the-tests"
@@ -26,8 +26,12 @@ KEY = "a-secret-key-of-the-tests"
 COMMAND = (sys.executable, "-W", "error", "-m", "kling_async")
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every test here on virtual time: nothing waits."""
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests here on virtual time, where nothing waits; but not if servers are to answer."""
+    if item.get_closest_marker("real_time"):
+        return {"real": asyncio.SelectorEventLoop}
     return {"virtual": VirtualLoop}
 
 

@@ -14,18 +14,13 @@ from kling_async.limits.shared import SharedLimiter, name_of
 from tests.engines.ports import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.cli.conftest import Command
+
+pytestmark = pytest.mark.real_time
 
 LIMITS = Limits(60_000, 14)
 REF = TaskRef("kling-2-1", "task_1")
 KEY = "a-secret-key-of-the-tests"
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run on real time: a real server answers."""
-    return {"real": asyncio.SelectorEventLoop}
 
 
 @pytest.fixture(params=["redis", "postgres"])
