@@ -185,7 +185,7 @@ class KlingClient:
             KlingError: Whatever :meth:`submit` and :meth:`Task.wait` raise.
         """
         check_timeout(timeout)
-        task = await self._submits.submit(input, callback_url)
+        task = await self.submit(input, callback_url=callback_url)
         try:
             return await task.wait(timeout)
         except KlingError as error:

@@ -10,13 +10,22 @@ import sys
 import textwrap
 import traceback
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Retry, TaskRef
+from kling_async import (
+    Input,
+    KlingClient,
+    Limits,
+    MasterTextToVideo,
+    Polling,
+    Retry,
+    Task,
+    TaskRef,
+)
 from kling_async.errors import (
     AnswerLostError,
     APIError,
@@ -585,6 +594,21 @@ async def test_a_deadline_for_the_repetitions(emulate: Emulate, connect: Connect
         await kling.submit(FOX)
     assert posts(emulator) == 2
     assert now() < 100
+
+
+async def test_a_submit_of_ones_own(emulate: Emulate) -> None:
+    """Whoever overrides submit has said what all generations begin with."""
+    emulator, sent = await emulate(), []
+
+    class Mine(KlingClient):
+        async def submit(self, input: Input, **more: Any) -> Task:  # noqa: ANN401
+            sent.append(input)
+            return await super().submit(input, **more)
+
+    async with Mine(emulator.key, base_url=emulator.base_url) as kling:
+        await kling.generate(FOX)
+        assert [outcome.error async for outcome in kling.generate_many([FOX, FOX])] == [None] * 2
+    assert sent == [FOX] * 3
 
 
 async def test_nobody_listens(emulate: Emulate) -> None:
