@@ -364,12 +364,12 @@ async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: R
 
 async def test_beating(emulate: Emulate, dial: Dial, url: str) -> None:
     """What takes longer than a lease stays in the hands of a worker that lives."""
-    emulator = await emulate(speed=20.0)  # three seconds
+    emulator = await emulate(speed=10.0)  # six seconds
     await put(url, 1)
     kling = await dial(emulator)
     told: list[Outcome] = []
-    one = Worker(kling, url, lease=1.0, concurrency=1)  # it has no room for its own heritage
-    other = Worker(kling, url, lease=1.0, until_empty=True)
+    one = Worker(kling, url, lease=4.0, concurrency=1)  # it has no room for its own heritage
+    other = Worker(kling, url, lease=4.0, until_empty=True)
     first = asyncio.create_task(one.run(told.append))
     await accepted(emulator, 1)
     unwanted: list[Outcome] = []

@@ -214,9 +214,11 @@ async def test_the_presumed_lifetime(make: Make) -> None:
     heard.confirm(ONE)
     await limiter.slot()
     assert 2.0 <= now() - begun <= 2.2 + late()
-    assert limiter.slots_in_use == 2
+    # Where things may be late, the other slot's time may be over as well.
+    held = (1, 2) if late() else (2,)
+    assert limiter.slots_in_use in held
     silent.release()  # too late to matter
-    assert limiter.slots_in_use == 2
+    assert limiter.slots_in_use in held
     await limiter.slot()
     assert 2.2 <= now() - begun <= 2.45 + late()
 

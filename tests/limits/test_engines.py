@@ -49,9 +49,9 @@ async def test_turns_are_given_in_a_row(engines: Connect) -> None:
     one, other = engines(), engines()
     assert (await one.reserve(0, PACE)).delay == 0.0  # it was new
     await asyncio.sleep(0.03)
+    begun = asyncio.get_running_loop().time()
     first = await one.reserve(300, PACE)
     assert first.delay == pytest.approx(-PACE.burst, abs=1e-5)
-    begun = asyncio.get_running_loop().time()
     second = await other.reserve(0, PACE)
     third = await other.reserve(100, PACE)
     fourth = await one.reserve(1, PACE)
@@ -66,13 +66,15 @@ async def test_many_at_once(engines: Connect) -> None:
     """No turn is given twice, however many ask at the same time."""
     asking = [engines() for _ in range(4)]
     loop = asyncio.get_running_loop()
-    pace = Pace(60_000, 1.0, 0.0, 100, 0.0)
+    # So far apart that it does not matter how long a call takes.
+    pace = Pace(60_000, 1_000.0, 0.0, 100, 0.0)
 
     async def one(engine: LimitsEngine) -> list[float]:
         return [loop.time() + (await engine.reserve(2, pace)).delay for _ in range(10)]
 
     moments = sorted(at for part in await asyncio.gather(*map(one, asking)) for at in part)
-    assert [round(at - moments[0]) for at in moments] == list(range(0, 80, 2))
+    turns = [round((at - moments[0]) / pace.interval) for at in moments]
+    assert turns == list(range(0, 80, 2))
 
 
 async def test_names_share_nothing(engines: Connect) -> None:
@@ -128,8 +130,8 @@ async def test_leases_are_held_beyond_the_limit(engines: Connect) -> None:
         "m/2": "other",
         "m/3": "me",
     }
-    assert leases["m/3"].held_for == pytest.approx(13, abs=0.5)
-    assert leases["m/2"].ends_in == pytest.approx(60, abs=0.5)
+    assert 13 <= leases["m/3"].held_for < 23
+    assert 50 < leases["m/2"].ends_in <= 60
     # A task gets a name of its own in one call.
     await one.lease(change(hold=(Hold("m/9", 0.0, 9.0),), drop=("m/1",)))
     assert sorted(lease.key for lease in (await one.look()).leases) == ["m/2", "m/3", "m/9"]
@@ -157,16 +159,16 @@ async def test_a_lease_is_never_shortened(engines: Connect) -> None:
 async def test_an_engine_that_knows_nothing(engines: Connect) -> None:
     """It begins with a rest, for requests and for leases, but hears what is held at once."""
     engine = engines()
-    careful = Pace(60_000, 0.001, 0.01, 100, 0.3)
+    careful = Pace(60_000, 0.001, 0.01, 100, 30.0)
     first = await engine.lease(change(hold=(Hold("h", 0.0, 9.0),), take=("a",), settle=0.2))
     assert first.taken == ()
     await engine.lease(change(drop=("h",), settle=0.2, pace=careful))
     assert (await engine.reserve(1, PACE)).delay < 0.01  # it was made known by one without a rest
     other = engines("careful")
     got = await other.reserve(1, careful)
-    assert got.delay == pytest.approx(0.3, abs=0.01)
+    assert got.delay == pytest.approx(30, abs=0.01)
     again = await other.reserve(1, careful)
-    assert 0.1 < again.delay < 0.301
+    assert 20 < again.delay < 30.001
     assert again.epoch == got.epoch
     await asyncio.sleep(0.2)
     assert (await engine.lease(change(take=("a",), settle=0.2))).taken == ("a",)
