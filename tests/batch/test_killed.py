@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,7 +86,8 @@ class Killer:
 
     def kill(self) -> None:
         if self.victim is not None:
-            os.kill(self.victim, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                os.kill(self.victim, signal.SIGKILL)
             self.victim = None
 
 
