@@ -1,13 +1,14 @@
 """Deadlines for many at once, with one timer.
 
 ``asyncio.timeout`` sets a timer for each use, and aiohttp one for each request. Hardly any of
-them ever goes off, and together they were a twentieth of what a generation costs.
+them ever goes off, and together they were a twentieth of what a generation costs. Whoever
+leaves in time leaves but a number behind: to keep more, even for a moment, costs as much again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadline", "Deadlines"]
 
-# Deadlines that nobody is inside of any more are swept out when they are the most in the queue,
-# and more than these.
+# Numbers of those who have left are swept out when they are the most in the queue, and more
+# than these.
 _FEW = 100
+
+# A deadline's number is its moment in microseconds, and behind that a count.
+_MICROSECOND = 1e-6
+_COUNT_BITS = 40
 
 _NEVER = float("inf")
 
@@ -25,18 +30,19 @@ _NEVER = float("inf")
 class Deadlines:
     """The queue and the timer of many deadlines, on one event loop at a time."""
 
-    __slots__ = ("_timer", "count", "gone", "loop", "queue", "wakes_at")
+    __slots__ = ("_timer", "count", "inside", "loop", "queue", "wakes_at")
 
     def __init__(self) -> None:
         self.count: int = 0
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.queue: list[tuple[float, int, Deadline]] = []
-        self.gone: int = 0  # of those in the queue
+        self.inside: dict[int, Deadline] = {}  # by their numbers
+        self.queue: list[int] = []  # the numbers, as a heap: also of some who have left
         self.wakes_at: float = _NEVER
         self._timer: asyncio.Handle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin anew, on another event loop."""
+        self.inside = {}
         self.rest()
         self.loop = loop
 
@@ -44,7 +50,7 @@ class Deadlines:
         """Stop the timer: nobody is inside of a deadline."""
         if self._timer is not None:
             self._timer.cancel()
-        self.queue, self.gone = [], 0
+        self.queue = []
         self._timer, self.wakes_at = None, _NEVER
 
     def wake_at(self, when: float) -> None:
@@ -58,24 +64,28 @@ class Deadlines:
             self._timer = self.loop.call_at(when, self._wake)
         self.wakes_at = when
 
-    def sweep(self) -> None:
-        """Forget the deadlines that nobody is inside of any more."""
-        self.queue = [one for one in self.queue if one[2].task is not None]
-        heapify(self.queue)
-        self.gone = 0
+    def leave(self, number: int) -> None:
+        """Forget a deadline that nobody is inside of any more."""
+        if self.inside.pop(number, None) is None:  # that was on another loop
+            return
+        if not self.inside:
+            self.rest()
+        elif len(self.queue) > _FEW + 2 * len(self.inside):
+            self.queue = sorted(self.inside)
 
     def _wake(self) -> None:
         assert self.loop is not None  # noqa: S101 - as above
         now, queue = self.loop.time(), self.queue
         self._timer, self.wakes_at = None, _NEVER
-        while queue and (queue[0][0] <= now or queue[0][2].task is None):
-            deadline = heappop(queue)[2]
-            if deadline.task is None:
-                self.gone -= 1
-            else:
+        while queue:
+            deadline = self.inside.get(queue[0])
+            if deadline is not None and deadline.when > now:
+                self.wake_at(deadline.when)
+                return
+            number = heappop(queue)
+            if deadline is not None:
+                del self.inside[number]
                 deadline.expire()
-        if queue:
-            self.wake_at(queue[0][0])
 
 
 class Deadline:
@@ -88,23 +98,26 @@ class Deadline:
         when: The moment, in the running loop's time.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_late", "_when", "task")
+    __slots__ = ("_cancelling", "_deadlines", "_late", "_number", "_task", "when")
 
     def __init__(self, deadlines: Deadlines, when: float) -> None:
         self._deadlines = deadlines
-        self._when = when
+        self.when: float = when
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - nothing else can wait
-        self.task: asyncio.Task[object] | None = task  # while it is inside, and in time
+        self._task: asyncio.Task[object] = task
+        self._late = False
         self._cancelling = task.cancelling()
-        deadlines, when = self._deadlines, self._when
+        deadlines, when = self._deadlines, self.when
         loop = task.get_loop()
         if loop is not deadlines.loop:
             deadlines.begin(loop)
         deadlines.count = count = deadlines.count + 1
-        heappush(deadlines.queue, (when, count, self))
+        self._number = number = (int(when / _MICROSECOND) << _COUNT_BITS) + count
+        deadlines.inside[number] = self
+        heappush(deadlines.queue, number)
         if when < deadlines.wakes_at:
             deadlines.wake_at(when)
 
@@ -114,22 +127,13 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.task is None:
-            # Whoever else has cancelled it meanwhile goes first.
-            if self._late.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-                raise TimeoutError from error
-            return
-        self.task = None
-        deadlines = self._deadlines
-        deadlines.gone = gone = deadlines.gone + 1
-        among = len(deadlines.queue)
-        if gone == among:
-            deadlines.rest()
-        elif gone > _FEW and gone * 2 > among:
-            deadlines.sweep()
+        if not self._late:
+            self._deadlines.leave(self._number)
+        # Whoever else has cancelled it meanwhile goes first.
+        elif self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def expire(self) -> None:
         """Cancel who is inside: the moment has come."""
-        assert self.task is not None  # noqa: S101 - else nobody is inside
-        self.task.cancel()
-        self._late, self.task = self.task, None
+        self._late = True
+        self._task.cancel()
