@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
 
@@ -20,13 +21,14 @@ from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Generator
 
     from kling_async.testing.transport import Request, Response
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
 
+T = TypeVar("T")
 Leftovers: TypeAlias = "Callable[[], set[str]]"
 
 FOX = MasterTextToVideo("a fox in fresh snow")
@@ -96,6 +98,29 @@ async def test_a_slot_that_was_lost(emulate: Emulate, connect: Connect) -> None:
     await kling.submit(FOX)
     await kling.submit(FOX)
     assert now() < 100
+
+
+async def test_a_task_factory_is_asked(emulate: Emulate, connect: Connect) -> None:
+    """Whoever watches the tasks of a loop through its factory sees those of submits, too."""
+    emulator = await emulate()
+    kling = await connect(emulator)
+    loop, seen = asyncio.get_running_loop(), set()
+
+    def factory(
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        **more: Any,  # noqa: ANN401 - what later versions of Python add
+    ) -> asyncio.Future[T]:
+        assert inspect.iscoroutine(coroutine)
+        seen.add(coroutine.__qualname__)
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    loop.set_task_factory(factory)
+    try:
+        await kling.submit(FOX)
+    finally:
+        loop.set_task_factory(None)
+    assert "Submits._send" in seen
 
 
 async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) -> None:
