@@ -38,13 +38,13 @@ def fresh_folder(session: nox.Session) -> Path:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests and ask for every line and branch."""
+    """Run all tests, slow ones included, and ask for every line and branch."""
     install(session, "-e", ".[test]")
     # One file per session, so that two Pythons never mix their lines.
     env = {"COVERAGE_FILE": str(fresh_folder(session) / "coverage")}
     # Coverage starts pytest, not the other way round: pytest loads our own plugin, and with it
     # the package, before any plugin that measures could start.
-    run = ("coverage", "run", "-m", "pytest", *session.posargs)
+    run = ("coverage", "run", "-m", "pytest", "-m", "", *session.posargs)
     session.run("python", "-X", "dev", "-m", *run, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
     session.run("coverage", "report", env=env)

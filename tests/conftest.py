@@ -32,6 +32,19 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+# The fixtures that start a server or a browser; the parameters that stand for one of them.
+SERVERS = {"redis_server", "postgres_server", "nats_url", "rabbitmq_url", "browser"}
+ENGINES = {"redis", "postgres", "nats", "rabbitmq"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what starts a server or a browser: ``-m ""`` runs it, too."""
+    callspec = getattr(item, "callspec", None)
+    named = {one for one in callspec.params.values() if isinstance(one, str)} if callspec else set()
+    if SERVERS.intersection(getattr(item, "fixturenames", ())) or ENGINES & named:
+        item.add_marker("slow")
+
+
 class Emulate(Protocol):
     async def __call__(self, *rules: str, **options: Any) -> Emulator: ...  # noqa: ANN401
 

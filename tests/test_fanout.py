@@ -317,6 +317,7 @@ async def peak(number: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 async def test_memory_is_flat() -> None:
     """Ten times as many inputs need no more memory."""
     await peak(50)

@@ -1064,7 +1064,7 @@ def test_a_tiny_limit() -> None:
     assert mean(waited) < 10
 
 
-@pytest.mark.parametrize("factor", [2.0, 10.0])
+@pytest.mark.parametrize("factor", [2.0, pytest.param(10.0, marks=pytest.mark.slow)])
 def test_a_service_in_trouble(factor: float) -> None:
     """A service that becomes much slower, and recovers, is followed both ways."""
     usual = evenly(60, 90)

@@ -97,6 +97,7 @@ async def entries(path: Path) -> dict[str, Entry]:
         return {entry.key: entry async for entry in journal.entries()}
 
 
+@pytest.mark.slow
 async def test_killed_at_random_moments(emulate: Emulate, tmp_path: Path) -> None:
     """Whenever the process dies, the next goes on: nothing is paid twice, and nothing is lost.
 

@@ -136,6 +136,7 @@ def test_wait_without_knowing_how_long(emulate: Emulate) -> None:
     assert CODES.sub("", shown).count("kling-async: status answered 404") == 2
 
 
+@pytest.mark.slow
 def test_block_of_a_batch(emulate: Emulate, tmp_path: Path) -> None:
     """A batch has one bar, with its counts below, and what is finished stands above it."""
     env = emulate("--speed", "100", "--fault", "task:2=fail:NSFW_DETECTED")

@@ -96,6 +96,7 @@ def test_closed_pipe_names_what_still_runs(emulate: Emulate, start: Start) -> No
     assert process.wait() == 1
 
 
+@pytest.mark.slow
 def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: Start) -> None:
     """A closed pipe ends a wait for many tasks, too, and names those that were not told."""
     env = emulate("--speed", "1000", "--fault", "task:2=stuck", "--fault", "status:1=slow:0.5")
@@ -105,6 +106,7 @@ def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: St
     assert process.wait() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_batch(
     emulate: Emulate, execute: Execute, start: Start, tmp_path: Path, number: int
@@ -128,6 +130,7 @@ def test_signal_ends_a_batch(
     assert "Tasks that may have cost money, all runs together: 2\n" in ended.err
 
 
+@pytest.mark.slow
 def test_closed_pipe_of_a_batch(emulate: Emulate, start: Start, tmp_path: Path) -> None:
     """If nobody reads what is finished, a batch ends and says how to go on."""
     rows = tmp_path / "clips.jsonl"

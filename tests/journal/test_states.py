@@ -319,7 +319,7 @@ def few_examples(number: int) -> settings:
     )
 
 
-TestSqlite = SqliteAndModel.TestCase
+TestSqlite = pytest.mark.slow(SqliteAndModel.TestCase)
 TestSqlite.settings = few_examples(30)
 TestPostgres = pytest.mark.usefixtures("database")(PostgresAndModel.TestCase)
 TestPostgres.settings = few_examples(15)

@@ -103,6 +103,7 @@ def test_no_minute_is_over_the_limit(
     assert fullest_minute(moments) <= requests_per_minute
 
 
+@pytest.mark.slow
 def test_a_saturated_limiter(saturated: list[float]) -> None:
     """Under a crowd that never thins, no minute is over the limit and 96 % of it is used."""
     assert fullest_minute(saturated) <= 10_000

@@ -424,6 +424,7 @@ async def test_slots_are_counted_together(share: Share) -> None:
     assert len((await engine.look()).leases) == 3
 
 
+@pytest.mark.slow
 def test_freed_slots_go_to_all_processes_alike() -> None:
     """A process that gives slots back has no better chance of them than one that has none."""
 
@@ -722,6 +723,7 @@ async def test_a_new_engine_gives_nothing_at_first(share: Share) -> None:
     assert 3.5 < now() < 3.7
 
 
+@pytest.mark.slow
 @given(seconds=st.lists(st.floats(0.1, 25), min_size=1, max_size=4))
 @settings(max_examples=6, deadline=None)
 def test_no_minute_is_over_the_limit_when_the_engine_forgets(seconds: list[float]) -> None:

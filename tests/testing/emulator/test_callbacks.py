@@ -162,6 +162,7 @@ async def test_leaving_ends_an_attempt(start: Start, serve_app: ServeApp) -> Non
     assert len(receiver.bodies) == 1
 
 
+@pytest.mark.slow
 async def test_a_crowd_has_bounded_connections(start: Start, serve_app: ServeApp) -> None:
     """Of a thousand callbacks at one moment a hundred are sent; to wait is no failed attempt."""
     here, most = 0, 0

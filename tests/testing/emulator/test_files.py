@@ -72,6 +72,7 @@ async def test_rendered_picture(start: Start) -> None:
     assert size_of((await get(peer, url))[1]) == (640, 640, 5.0)
 
 
+@pytest.mark.slow
 async def test_a_picture_that_has_gone(start: Start, serve_app: ServeApp) -> None:
     """If a picture was dropped and cannot be read again, the prompt alone makes the video."""
     gone = False

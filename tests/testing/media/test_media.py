@@ -39,7 +39,7 @@ def test_the_small_video_plays() -> None:
     assert len(frames(video)) == 72
 
 
-@pytest.mark.parametrize("duration", [5, 10])
+@pytest.mark.parametrize("duration", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_film_is_what_was_asked(duration: int) -> None:
     """A film has the asked length to the frame, 24 a second, in a form that browsers play."""
     video = render(Film("a fox", duration, "1:1"))
