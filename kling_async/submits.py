@@ -124,7 +124,7 @@ class Submits:
             self._callbacks.sending(one.expected, one.slot)
         # In a task of its own, so that the answer is heard though the caller may be gone.
         sending = _begin(loop, self._send(one, heard))
-        if not sending.done():
+        if not sending.done():  # pragma: no branch - it may be from Python 3.12 on
             self._sending.add(sending)
         return await heard
 

@@ -186,6 +186,7 @@ def test_on_another_loop() -> None:
     left.run_until_complete(asyncio.sleep(1))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait(deadlines, 4, 5))
+        assert not deadlines.inside
         with pytest.raises(TimeoutError):
             runner.run(wait(deadlines, 60, 5))
     task.cancel()

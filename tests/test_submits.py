@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
@@ -121,6 +123,23 @@ async def test_a_task_factory_is_asked(emulate: Emulate, connect: Connect) -> No
     finally:
         loop.set_task_factory(None)
     assert "Submits._send" in seen
+
+
+async def test_an_answer_without_waiting() -> None:
+    """Of a submit that is answered at once, nothing is kept when it has been."""
+
+    def ended() -> int:
+        gc.collect()
+        return sum(isinstance(one, asyncio.Task) and one.done() for one in gc.get_objects())
+
+    numbers = count()
+    transport = ScriptedTransport(lambda _: answer({"taskId": f"task_{next(numbers)}"}))
+    kling = KlingClient(KEY, transport=transport)
+    before = ended()
+    for _ in range(3):
+        await kling.submit(FOX)
+    assert len(kling.running) == 3
+    assert ended() == before
 
 
 async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) -> None:
