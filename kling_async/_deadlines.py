@@ -26,6 +26,12 @@ _COUNT_BITS = 40
 
 _NEVER = float("inf")
 
+# A deadline that is noticed so many seconds late was passed while the event loop was blocked,
+# as by a debugger. What has arrived meanwhile lies unread in a socket: it is given some more
+# time, once.
+_STALL = 0.1
+_EXTRA = 1.0
+
 
 class Deadlines:
     """The queue and the timer of many deadlines, on one event loop at a time."""
@@ -64,6 +70,16 @@ class Deadlines:
             self._timer = self.loop.call_at(when, self._wake)
         self.wakes_at = when
 
+    def add(self, deadline: Deadline, when: float) -> int:
+        """Take up a deadline; return its number."""
+        self.count = count = self.count + 1
+        number = (int(when / _MICROSECOND) << _COUNT_BITS) + count
+        self.inside[number] = deadline
+        heappush(self.queue, number)
+        if when < self.wakes_at:
+            self.wake_at(when)
+        return number
+
     def leave(self, number: int) -> None:
         """Forget a deadline that nobody is inside of any more."""
         if self.inside.pop(number, None) is None:  # that was on another loop
@@ -72,6 +88,17 @@ class Deadlines:
             self.rest()
         elif len(self.queue) > _FEW + 2 * len(self.inside):
             self.queue = sorted(self.inside)
+
+    def close(self) -> None:
+        """Let all that are inside expire at once, as closed."""
+        if self.loop is not asyncio.get_running_loop():
+            return
+        inside = list(self.inside.values())
+        self.inside = {}
+        self.rest()
+        for deadline in inside:
+            deadline.closed = True
+            deadline.expire()
 
     def _wake(self) -> None:
         assert self.loop is not None  # noqa: S101 - as above
@@ -83,8 +110,12 @@ class Deadlines:
                 self.wake_at(deadline.when)
                 return
             number = heappop(queue)
-            if deadline is not None:
-                del self.inside[number]
+            if deadline is None:
+                continue
+            del self.inside[number]
+            if now - deadline.when > _STALL and not deadline.extended:
+                deadline.extend(self, now + _EXTRA)
+            else:
                 deadline.expire()
 
 
@@ -98,11 +129,13 @@ class Deadline:
         when: The moment, in the running loop's time.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_late", "_number", "_task", "when")
+    __slots__ = ("_cancelling", "_deadlines", "_late", "_number", "_task", "closed", "extended", "when")
 
     def __init__(self, deadlines: Deadlines, when: float) -> None:
         self._deadlines = deadlines
         self.when: float = when
+        self.closed: bool = False
+        self.extended: bool = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -114,12 +147,7 @@ class Deadline:
         loop = task.get_loop()
         if loop is not deadlines.loop:
             deadlines.begin(loop)
-        deadlines.count = count = deadlines.count + 1
-        self._number = number = (int(when / _MICROSECOND) << _COUNT_BITS) + count
-        deadlines.inside[number] = self
-        heappush(deadlines.queue, number)
-        if when < deadlines.wakes_at:
-            deadlines.wake_at(when)
+        self._number = deadlines.add(self, when)
 
     def __exit__(
         self,
@@ -132,6 +160,11 @@ class Deadline:
         # Whoever else has cancelled it meanwhile goes first.
         elif self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
+
+    def extend(self, deadlines: Deadlines, when: float) -> None:
+        """Give what is inside more time, once."""
+        self.extended, self.when = True, when
+        self._number = deadlines.add(self, when)
 
     def expire(self) -> None:
         """Cancel who is inside: the moment has come."""

@@ -111,7 +111,7 @@ class Callbacks:
         expected.lost = True
         if not isinstance(error, Exception):  # the loop itself is ending
             self._closed = True
-        # The presumed lifetime bounds how long one is kept, and with it how many are.
+        # The presumed lifetime limits how long one is kept, and with it how many are.
         too_old = expected.sent_at - self._calls.limiter.limits.presumed_lifetime
         for one in [one for one in self._expected.values() if one.lost and one.sent_at < too_old]:
             del self._expected[one.nonce]
@@ -165,7 +165,9 @@ class Callbacks:
         if self._running.find(ref) is not None:  # attached meanwhile, or another submit's
             return None
         task = self._running.task(ref, kind_of(expected.sent), now - expected.sent_at)
-        self._running.begin(task, expected.slot, expected.nonce)
+        self._running.hold(task, expected.nonce)
+        # The slot of the lost submit may have expired: the task has one of its own by now.
+        expected.slot.release()
         self._calls.tell(Submitted, ref, expected.sent)
         self.accepted(expected, task)
         return task
@@ -180,6 +182,8 @@ class Callbacks:
         if callback.trusted and known and useful:
             self._running.note(said, known=True)
             task.hint(said)
+        elif not said.state.ended and not task.may_hint():
+            return  # it says often that it runs: the schedule knows that
         elif not task.hint() and not self._closed:
             attendant = asyncio.create_task(attend(task))
             self._attendants.add(attendant)

@@ -115,10 +115,10 @@ class KlingClient:
         )
         self._session = session
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
-        polls = Polls(polling or Polling(), self._limits)
-        self._running = Running(limiter, polls, self._ask)
+        self._polls = polls = Polls(polling or Polling(), self._limits)
+        self._running = Running(self._calls, polls, self._ask)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
-        self._submits = Submits(self._calls, polls, self._running, self._callbacks)
+        self._submits = Submits(self._calls, polls, self._running, self._callbacks, Outage())
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -242,15 +242,19 @@ class KlingClient:
 
     async def _ask(self, asked: TaskRef) -> Snapshot:
         request = requests.status(asked)
-        known = self._running.find(asked) is not None
-        snapshot = await self._calls.call(request, partial(self._ask_once, request, asked))
-        self._running.note(snapshot, known=known)
+        task = self._running.find(asked)
+        try:
+            snapshot = await self._calls.read(
+                request,
+                lambda response: responses.status(request, response, asked, datetime.now(UTC)),
+            )
+        except NotFoundError:
+            if task is None or not task.may_appear:
+                self._running.forget(asked)
+            raise
+        self._running.note(snapshot, known=task is not None)
         self._calls.tell(Polled, snapshot)
         return snapshot
-
-    async def _ask_once(self, request: requests.Request, asked: TaskRef) -> Snapshot:
-        response = await self._calls.send(request)
-        return responses.status(request, response, asked, datetime.now(UTC))
 
     def generate_many(
         self,
@@ -339,12 +343,9 @@ class KlingClient:
             RequestError: No usable answer came.
         """
         request = requests.balance()
-
-        async def once() -> float:
-            response = await self._calls.send(request)
-            return responses.balance(request, response, datetime.now(UTC))
-
-        return await self._calls.call(request, once)
+        return await self._calls.read(
+            request, lambda response: responses.balance(request, response, datetime.now(UTC))
+        )
 
     async def download(
         self,
