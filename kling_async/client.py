@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from attrs import evolve
 
+from kling_async.abandoned import AbandonedTasks
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
 from kling_async.errors import ConfigurationError, InputError, KlingError
-from kling_async.events import Hook, Left, Polled
+from kling_async.events import Hook, Polled, TasksAbandoned
 from kling_async.fanout import FanOut, Flight, Outcome
 from kling_async.inputs import Input
 from kling_async.limits.local import LocalLimiter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from kling_async.abandoned import Report
     from kling_async.callbacks import CallbackSource
     from kling_async.limits import Limiter, Limits
     from kling_async.limits.shared import SharedLimiter
@@ -43,11 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["KlingClient"]
 
 _T = TypeVar("_T")
-
-_log = logging.getLogger("kling_async")
-
-# References that a warning names; hooks are given all of them.
-_SHOWN = 20
 
 
 class KlingClient:
@@ -267,9 +263,10 @@ class KlingClient:
         it never hides the others.
 
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
-        service go on there. They, and those that had ended and were not told yet, are named in a
-        warning of the logger ``kling_async`` and in the event :class:`~kling_async.Left`. To
-        have ended when the next line runs, use ``contextlib.aclosing``.
+        service run on there. They, and those that had ended and were not yielded yet, are named in
+        a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
+        and in a note on the exception. To have ended when the next line runs, use
+        ``contextlib.aclosing``.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -306,7 +303,7 @@ class KlingClient:
         *,
         in_flight: int | None = None,
         ordered: bool = False,
-        left: Callable[[tuple[TaskRef, ...]], object] | None = None,
+        on_abandoned: Report | None = None,
     ) -> AsyncGenerator[Outcome]:
         """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
 
@@ -315,7 +312,8 @@ class KlingClient:
             items: Any iterable or async iterable.
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
-            left: Is told of tasks that go on when it ends early, instead of a warning in the log.
+            on_abandoned: Receives the references of tasks that are abandoned when it ends early,
+                where they are kept: then there is no warning in the log.
         """
         limits = self._limits
         fan_out = FanOut(
@@ -325,11 +323,10 @@ class KlingClient:
             ordered=ordered,
         )
 
-        def told(refs: tuple[TaskRef, ...]) -> None:
-            (left or _warn)(refs)
-            self._calls.tell(Left, refs)
-
-        return fan_out.outcomes(items, self._submits.answered, told)
+        abandoned = AbandonedTasks(
+            lambda refs: self._calls.tell(TasksAbandoned, refs), on_abandoned
+        )
+        return fan_out.outcomes(items, self._submits.answered, abandoned)
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -406,11 +403,6 @@ class KlingClient:
                     await self._owned.close()
             finally:
                 await self._calls.transport.close()
-
-
-def _warn(refs: tuple[TaskRef, ...]) -> None:
-    shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
-    _log.warning("%d tasks were left at the service, unattended: %s", len(refs), shown)
 
 
 def _checked_key(api_key: str | None) -> str:

@@ -18,12 +18,12 @@ __all__ = [
     "CalledBack",
     "Event",
     "Hook",
-    "Left",
     "Paused",
     "Polled",
     "Retrying",
     "SubmitFailed",
     "Submitted",
+    "TasksAbandoned",
 ]
 
 
@@ -75,11 +75,16 @@ class Paused:
 
 
 @frozen
-class Left:
-    """A fan-out or batch has ended early; nobody was told what became of these tasks."""
+class TasksAbandoned:
+    """Nothing waits any more for these tasks, whose results were not returned to the caller.
+
+    They are paid, and run on at the service: attach ``refs`` to get their results. A reference is
+    reported once by the operation that abandons it; one whose submit is answered later follows in
+    an event of its own.
+    """
 
     refs: tuple[TaskRef, ...]
 
 
-Event = Submitted | SubmitFailed | Polled | CalledBack | Retrying | Paused | Left
+Event = Submitted | SubmitFailed | Polled | CalledBack | Retrying | Paused | TasksAbandoned
 Hook = Callable[[Event], object]
