@@ -182,9 +182,7 @@ class Callbacks:
         if callback.trusted and known and useful:
             self._running.note(said, known=True)
             task.hint(said)
-        elif not said.state.ended and not task.may_hint():
-            return  # it says often that it runs: the schedule knows that
-        elif not task.hint() and not self._closed:
+        elif not (task.hint() if said.state.ended else task.hint_running()) and not self._closed:
             attendant = asyncio.create_task(attend(task))
             self._attendants.add(attendant)
             attendant.add_done_callback(self._attendants.discard)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from attrs import frozen
 
-from kling_async.errors import KlingError, RateLimitError
+from kling_async._loops import OneLoop
+from kling_async.errors import ClientClosedError, KlingError, RateLimitError
 from kling_async.events import Event, Hook, Paused, Retrying
 from kling_async.policy.retry import backoff
 
@@ -54,7 +55,9 @@ class Calls:
         self.limiter = limiter
         self.transport = transport
         self.retry = retry
+        self.loops = OneLoop("client")
         self._hooks = hooks
+        self._interruptions = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, request: Request, parse: Callable[[Response], _T]) -> _T:
@@ -88,6 +91,7 @@ class Calls:
         """
         self._bind()
         begun: float | None = None
+        interruptions = self._interruptions
         for attempt in count(1):
             if prepare is not None:
                 await prepare()
@@ -96,6 +100,13 @@ class Calls:
             await self._gate.acquire()
             try:
                 permit = await self.limiter.request()
+                if self._interruptions != interruptions:
+                    permit.answered()
+                    raise ClientClosedError(
+                        f"the client was closed before the {request.kind} request was sent",
+                        ref=request.ref,
+                        may_have_charged=request.ref is not None,
+                    )
                 begun = self._clock() if begun is None else begun
                 outcome = await once(permit)
             finally:
@@ -112,6 +123,10 @@ class Calls:
             if not isinstance(error, RateLimitError):  # the limiter holds those back by itself
                 await asyncio.sleep(delay)
         raise AssertionError  # pragma: no cover - count() does not end
+
+    def interrupt(self) -> None:
+        """Let the calls that have not ended yet send nothing more: the client is being closed."""
+        self._interruptions += 1
 
     async def send(self, request: Request, permit: Permit) -> Response:
         """Send once, and give the permit back when the request is answered or has failed."""
@@ -182,5 +197,6 @@ class Calls:
         """Make the gate of this event loop."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
+            self.loops.check()
             self._loop, self._clock = loop, loop.time
             self._gate = asyncio.Semaphore(self.limiter.limits.connections)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -15,10 +13,10 @@ from attrs import evolve
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
 from kling_async.errors import ConfigurationError, InputError, KlingError
-from kling_async.events import Hook, Left, Polled
 from kling_async.fanout import FanOut, Flight, Outcome
 from kling_async.inputs import Input
 from kling_async.limits.local import LocalLimiter
+from kling_async.outage import Outage
 from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
 from kling_async.policy.retry import Retry
@@ -35,7 +33,9 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from kling_async.abandoned import Report
     from kling_async.callbacks import CallbackSource
+    from kling_async.events import Hook
     from kling_async.limits import Limiter, Limits
     from kling_async.limits.shared import SharedLimiter
     from kling_async.submits import Witness
@@ -43,11 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["KlingClient"]
 
 _T = TypeVar("_T")
-
-_log = logging.getLogger("kling_async")
-
-# References that a warning names; hooks are given all of them.
-_SHOWN = 20
 
 
 class KlingClient:
@@ -116,7 +111,7 @@ class KlingClient:
         self._session = session
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         self._polls = polls = Polls(polling or Polling(), self._limits)
-        self._running = Running(self._calls, polls, self._ask)
+        self._running = Running(self._calls, polls)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
         self._submits = Submits(self._calls, polls, self._running, self._callbacks, Outage())
 
@@ -132,7 +127,7 @@ class KlingClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self._close(error)
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
@@ -238,23 +233,7 @@ class KlingClient:
         """
         asked = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
         task = self._running.find(asked)
-        return await (self._ask(asked) if task is None else task.status())
-
-    async def _ask(self, asked: TaskRef) -> Snapshot:
-        request = requests.status(asked)
-        task = self._running.find(asked)
-        try:
-            snapshot = await self._calls.read(
-                request,
-                lambda response: responses.status(request, response, asked, datetime.now(UTC)),
-            )
-        except NotFoundError:
-            if task is None or not task.may_appear:
-                self._running.forget(asked)
-            raise
-        self._running.note(snapshot, known=task is not None)
-        self._calls.tell(Polled, snapshot)
-        return snapshot
+        return await (self._running.ask(asked) if task is None else task.status())
 
     def generate_many(
         self,
@@ -271,9 +250,10 @@ class KlingClient:
         it never hides the others.
 
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
-        service go on there. They, and those that had ended and were not told yet, are named in a
-        warning of the logger ``kling_async`` and in the event :class:`~kling_async.Left`. To
-        have ended when the next line runs, use ``contextlib.aclosing``.
+        service run on there. They, and those that had ended and were not yielded yet, are named in
+        a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
+        and in a note on the exception. To have ended when the next line runs, use
+        ``contextlib.aclosing``.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -310,7 +290,7 @@ class KlingClient:
         *,
         in_flight: int | None = None,
         ordered: bool = False,
-        left: Callable[[tuple[TaskRef, ...]], object] | None = None,
+        on_abandoned: Report | None = None,
     ) -> AsyncGenerator[Outcome]:
         """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
 
@@ -319,7 +299,8 @@ class KlingClient:
             items: Any iterable or async iterable.
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
-            left: Is told of tasks that go on when it ends early, instead of a warning in the log.
+            on_abandoned: Receives the references of tasks that are abandoned when it ends early,
+                where they are kept: then there is no warning in the log.
         """
         limits = self._limits
         fan_out = FanOut(
@@ -329,11 +310,8 @@ class KlingClient:
             ordered=ordered,
         )
 
-        def told(refs: tuple[TaskRef, ...]) -> None:
-            (left or _warn)(refs)
-            self._calls.tell(Left, refs)
-
-        return fan_out.outcomes(items, self._submits.answered, told)
+        abandoned = self._running.abandoned(on_abandoned)
+        return fan_out.outcomes(items, self._submits.answered, abandoned)
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -394,12 +372,25 @@ class KlingClient:
         )
 
     async def close(self) -> None:
-        """Let the submits that are under way be answered, then close what is our own.
+        """Close what is the client's own, without losing what is paid.
 
-        Remote tasks go on. The client may be used again afterwards.
+        Submits that have not been sent fail with :class:`ClientClosedError`, at no cost; those
+        that have been sent are waited for. Callers that wait for tasks get a
+        :class:`ClientClosedError` with the reference. Remote tasks continue; those whose
+        references have not been reported yet are named in the event
+        :class:`~kling_async.TasksAbandoned` and in a warning in the log. The client may be used
+        again afterwards.
         """
+        await self._close(None)
+
+    async def _close(self, error: BaseException | None) -> None:
+        self._calls.loops.check()
+        self._calls.interrupt()
+        self._abandon_all(error)  # what is known, before anything is awaited
         try:
-            await self._submits.answered()
+            await self._submits.close()
+            self._polls.deadlines.close()
+            self._abandon_all(error)
             await self._callbacks.close()
         finally:
             try:
@@ -408,10 +399,10 @@ class KlingClient:
             finally:
                 await self._calls.transport.close()
 
-
-def _warn(refs: tuple[TaskRef, ...]) -> None:
-    shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
-    _log.warning("%d tasks were left at the service, unattended: %s", len(refs), shown)
+    def _abandon_all(self, error: BaseException | None) -> None:
+        """Report the tasks that run and have not been reported yet."""
+        running = self._running.tasks.values()
+        self._running.abandon(*(task for task in running if not task.reported), error=error)
 
 
 def _checked_key(api_key: str | None) -> str:

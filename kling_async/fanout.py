@@ -19,13 +19,16 @@ from collections.abc import (
 from contextlib import aclosing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import frozen
 
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs import Input
 from kling_async.results import Result, TaskRef
+
+if TYPE_CHECKING:
+    from kling_async.abandoned import AbandonedTasks
 
 __all__ = ["FanOut", "Flight", "Outcome", "draw"]
 
@@ -169,14 +172,14 @@ class FanOut(Generic[_T]):
         self,
         items: Iterable[_T] | AsyncIterable[_T],
         answered: Callable[[], Awaitable[object]],
-        left: Callable[[tuple[TaskRef, ...]], object],
+        abandoned: AbandonedTasks,
     ) -> AsyncGenerator[Outcome]:
         """Yield what becomes of each item.
 
         Args:
             items: What to draw from. What it raises ends everything, and is raised.
             answered: Waits until every submit under way has been answered.
-            left: Is told which tasks go on, or have ended and were not told, if this ends early.
+            abandoned: Reports the tasks whose outcomes are not yielded, if this ends early.
         """
         self._feeder = asyncio.create_task(self._feed(items))
         try:
@@ -186,13 +189,8 @@ class FanOut(Generic[_T]):
                 if outcome is not None:
                     yield outcome
         finally:
-            refs = await self._end(answered)
-            if refs:
-                left(refs)
+            abandoned.report(await self._end(answered), self._crash)
         if self._crash is not None:
-            if refs:
-                named = ", ".join(map(str, refs))
-                self._crash.add_note(f"{len(refs)} tasks go on at the service: {named}")
             raise self._crash
 
     async def _feed(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:

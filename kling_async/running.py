@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from kling_async.abandoned import AbandonedTasks
-from kling_async.errors import KlingError
-from kling_async.events import TaskEnded, TasksAbandoned
+from kling_async.errors import KlingError, NotFoundError
+from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
+from kling_async.protocol import requests, responses
 from kling_async.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kling_async.abandoned import Report
-
     from kling_async.calls import Calls
     from kling_async.inputs import Input
     from kling_async.limits import Slot
     from kling_async.polls import Polls
     from kling_async.results import Snapshot, TaskRef
-    from kling_async.task import Ask
 
 __all__ = ["Running", "attend", "kind_of"]
 
@@ -44,10 +44,9 @@ class Running:
     when its slot expires: by then it is presumed to have ended.
     """
 
-    def __init__(self, calls: Calls, polls: Polls, ask: Ask) -> None:
+    def __init__(self, calls: Calls, polls: Polls) -> None:
         self._calls = calls
         self._polls = polls
-        self._ask = ask
         self._held: dict[TaskRef, _Held] = {}
         # Attached, or presumed to have ended; and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
@@ -62,7 +61,28 @@ class Running:
     ) -> Task:
         """Make a task that is ``age`` seconds old; None: its age is not known."""
         course = self._polls.course(kind, age, called_back=called_back)
-        return Task(ref, kind, self._ask, self._polls, course, self.abandon)
+        return Task(ref, kind, self, self._polls, course, age_known=age is not None)
+
+    def check_loop(self) -> None:
+        """Raise if another event loop that runs uses the client."""
+        self._calls.loops.check()
+
+    async def ask(self, ref: TaskRef) -> Snapshot:
+        """Ask the service how a task is, and take note of the answer."""
+        request = requests.status(ref)
+        task = self.find(ref)
+        try:
+            snapshot = await self._calls.read(
+                request,
+                lambda response: responses.status(request, response, ref, datetime.now(UTC)),
+            )
+        except NotFoundError:
+            if task is None or not task.may_appear:
+                self._forget(ref)
+            raise
+        self.note(snapshot, known=task is not None)
+        self._calls.tell(Polled, snapshot)
+        return snapshot
 
     def begin(self, task: Task, slot: Slot, nonce: str = "") -> None:
         """Note a task that the service has accepted."""
@@ -126,7 +146,7 @@ class Running:
         elif (attached := self._attached.get(ref)) is not None:
             self.hold(attached)
 
-    def forget(self, ref: TaskRef) -> None:
+    def _forget(self, ref: TaskRef) -> None:
         """Release the slot of a task that the service does not know."""
         held = self._held.pop(ref, None)
         if held is not None:
@@ -143,8 +163,9 @@ class Running:
 
     def abandoned(self, log: Report | None = None) -> AbandonedTasks:
         """Return what reports the tasks that one operation abandons; see `AbandonedTasks`."""
-        emit = partial(self._calls.tell, TasksAbandoned)
-        return AbandonedTasks(emit, log, claim=self._claim)
+        return AbandonedTasks(
+            lambda refs: self._calls.tell(TasksAbandoned, refs), log, claim=self._claim
+        )
 
     def _claim(self, ref: TaskRef) -> bool:
         """Whether a task has not been reported as abandoned yet; from now on, it has."""
@@ -175,7 +196,7 @@ def kind_of(sent: Input) -> Kind:
 async def attend(task: Task) -> None:
     """Wait for a task that no caller waits for, so that its end is noticed."""
     try:
-        await task.result_in_background()
+        await task.outcome()
     except KlingError:  # it is kept for those who wait for the task, or means nothing to them
         pass
     except Exception:  # noqa: BLE001 - of a transport or limiter of the user's

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import define
 
-from kling_async.calls import Failed
 from kling_async.callbacks import Expected
+from kling_async.calls import Failed
 from kling_async.errors import AnswerLostError, ClientClosedError, KlingError, RateLimitError
 from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs import Input
@@ -325,15 +325,15 @@ class Submits:
 
     def _settle(self, one: _Submit, error: BaseException | None) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
-        known = isinstance(error, KlingError)
-        if known and error.ref is not None:  # it was accepted
-            return
-        if known:
+        # What else a transport raises proves nothing, once the request was under way.
+        charged = one.response is not None
+        if isinstance(error, KlingError):
+            if error.ref is not None:  # it was accepted
+                return
             self._calls.tell(SubmitFailed, one.sent, error)
+            charged = error.may_have_charged
         if one.slot is None:
             return
-        # What a transport of the user's raises proves nothing, once the request was under way.
-        charged = error.may_have_charged if known else one.response is not None
         if charged:
             one.slot.expire_in(self._polls.lifetime(kind_of(one.sent), accepted=False))
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from math import inf
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from kling_async._deadlines import Deadline
 from kling_async.errors import (
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from kling_async.polls import Course, Polls
     from kling_async.results import Result, Snapshot, TaskRef
 
-__all__ = ["DEFAULT_TIMEOUT", "Ask", "Task", "check_timeout"]
-
-Ask: TypeAlias = "Callable[[TaskRef], Awaitable[Snapshot]]"
+__all__ = ["DEFAULT_TIMEOUT", "Registry", "Task", "check_timeout"]
 
 
-class Abandoned(Protocol):
-    """Reports a task that nothing waits for any more."""
+class Registry(Protocol):
+    """What a task needs of the client that it belongs to."""
 
-    def __call__(self, task: Task, /, *, error: BaseException | None = None) -> None: ...
+    async def ask(self, ref: TaskRef) -> Snapshot:
+        """Ask the service how a task is."""
+
+    def abandon(self, *tasks: Task, error: BaseException | None = None) -> None:
+        """Report tasks that nothing waits for any more."""
+
+    def check_loop(self) -> None:
+        """Raise if another event loop that runs uses the client."""
 
 
 # Seconds. The vendor speaks of two minutes at the most; half an hour is a service in trouble.
@@ -43,6 +48,9 @@ DEFAULT_TIMEOUT = 1800.0
 # before its URLs can be read.
 _UNSEEN_GRACE = 60.0
 _URLS_GRACE = 60.0
+
+# Callbacks that say that a task still runs, and lead to a status call each.
+_RUNNING_HINTS = 5
 
 # Seconds until the next poll in that time.
 _SOON = 2.0
@@ -56,30 +64,30 @@ class Task:
     can: keep :attr:`ref` and attach it again.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is, and what it works with
+    def __init__(  # noqa: PLR0913 - what it is, and what it works with
         self,
         ref: TaskRef,
         kind: Kind,
-        ask: Ask,
+        registry: Registry,
         polls: Polls,
         course: Course,
-        abandoned: Abandoned,
         *,
         age_known: bool = True,
     ) -> None:
         """Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` instead."""
         self._ref = ref
         self.kind = kind
-        self._ask = ask
+        self._registry = registry
         self._polls = polls
         self._course = course
-        self._abandoned = abandoned
         self._age_known = age_known
         self._waiters = 0
         self.reported: bool = False  # as abandoned
         self._snapshot: Snapshot | None = None
         self._believed: Snapshot | None = None
         self._trouble: KlingError | None = None
+        self._hints_of_running = 0  # that led to a status call
+        self._running_hints = 0
         self._urls_due: float | None = None  # until when a success may have no URLs yet
         self._line: list[asyncio.Future[None]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,7 +121,7 @@ class Task:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        snapshot = self._snapshot = await self._ask(self._ref)
+        snapshot = self._snapshot = await self._registry.ask(self._ref)
         if snapshot.state.ended:
             self.hint(snapshot)  # whoever waits need not ask again
         return snapshot
@@ -179,6 +187,17 @@ class Task:
                 self._waiters -= 1
             yield shown
 
+    def hint_running(self) -> bool:
+        """Hint, as :meth:`hint` does, though what was received says that the task still runs.
+
+        After a few such hints, one more does nothing: they may come without end.
+
+        Returns:
+            Whether a caller waits for the task, or nothing was done.
+        """
+        self._running_hints += 1
+        return self._running_hints > _RUNNING_HINTS or self.hint()
+
     def hint(self, ended: Snapshot | None = None) -> bool:
         """Have the service asked at once: something says that the task has ended.
 
@@ -196,22 +215,25 @@ class Task:
 
     def _enter(self) -> None:
         """Count a caller that waits on this event loop."""
+        self._bind()
+        self._waiters += 1
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
+            self._registry.check_loop()
             self._loop, self._line, self._waiters = loop, None, 0
-        self._waiters += 1
+        return loop
 
     def _left(self, error: BaseException) -> None:
         """Report the task if the last caller that waited for it has been cancelled."""
         ended = self._snapshot is not None and self._snapshot.state.ended
         if self._waiters == 1 and not ended:
-            self._abandoned(self, error=error)
+            self._registry.abandon(self, error=error)
 
     async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:
         """Wait for a snapshot that is another one than was shown, until the deadline."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._line, self._waiters = loop, None, 0
+        loop = self._bind()
         # Only our own wait is inside the time limit, never the caller's code.
         limit = Deadline(self._polls.deadlines, deadline)
         try:
@@ -251,7 +273,7 @@ class Task:
         """Ask, and pass the answer on to the schedule."""
         self._trouble = snapshot = None
         try:
-            snapshot = self._complete(self._believed or await self._ask(self._ref))
+            snapshot = self._complete(self._believed or await self._registry.ask(self._ref))
         except KlingError as error:
             passing = error.retryable or (isinstance(error, NotFoundError) and self.may_appear)
             if not passing or isinstance(error, ClientClosedError):

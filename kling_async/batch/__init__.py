@@ -9,7 +9,6 @@ it is reported, and submitted again only if you say so, because it may cost mone
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import Counter
 from collections.abc import (
@@ -24,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from kling_async.abandoned import log_journaled
 from kling_async.batch.claims import Claims
 from kling_async.batch.steps import PASSING, Item, Rules, item_of
 from kling_async.batch.work import Guard, Work
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from kling_async.results import FailReason
 
 __all__ = ["Batch", "Item"]
-
-_log = logging.getLogger("kling_async")
 
 # Items planned in one commit, where they are at hand.
 _AT_ONCE = 256
@@ -204,7 +202,7 @@ class Batch:
             entries,
             in_flight=self._in_flight,
             ordered=ordered,
-            left=lambda refs: _log.info("%d tasks go on; the journal has them", len(refs)),
+            on_abandoned=log_journaled,
         )
         self._outcomes = outcomes
         self._over.clear()

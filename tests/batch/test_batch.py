@@ -17,7 +17,7 @@ from kling_async.errors import (
     JournalError,
     TaskTimeoutError,
 )
-from kling_async.events import Event, Left
+from kling_async.events import Event, TasksAbandoned
 from kling_async.journal import ItemState, Move
 from kling_async.journal.sqlite import SqliteJournal
 from kling_async.results import FailReason
@@ -338,8 +338,8 @@ async def test_the_loop_is_left(
     assert not leftovers()
     (record,) = caplog.records  # no warning: the journal has them
     assert record.levelno == logging.INFO
-    (left,) = [event for event in events if isinstance(event, Left)]
-    assert record.getMessage() == f"{len(left.refs)} tasks go on; the journal has them"
+    (left,) = [event for event in events if isinstance(event, TasksAbandoned)]
+    assert record.getMessage() == (f"tasks still running, which the journal has: {len(left.refs)}")
     assert {entry.ref for entry in entries} <= set(left.refs)
     assert summary.attempts == len(emulator.ledger)
     assert not summary.counts[S.SUBMITTING]
@@ -405,7 +405,7 @@ async def test_an_error_in_the_items(emulate: Emulate, connect: Connect, run: Ru
 
     with pytest.raises(ZeroDivisionError) as caught:
         await run(await connect(emulator), breaking())  # type: ignore[arg-type]
-    assert "3 tasks go on" in caught.value.__notes__[0]
+    assert "3 tasks were" in caught.value.__notes__[0]
     assert len(await run(await connect(emulator), [])) == 3
     assert paid(emulator) == once(3)
 
@@ -444,11 +444,11 @@ async def test_a_journal_that_fails(
         await run(kling, items(4), Full(path, room))
     assert not leftovers()
     started = {TaskRef(one.model, one.task_id) for one in emulator.ledger}
-    named = {ref for event in events if isinstance(event, Left) for ref in event.refs}
+    named = {ref for event in events if isinstance(event, TasksAbandoned) for ref in event.refs}
     assert named >= set(kling.running)
     assert named <= started
     if named:
-        assert f"{len(named)} tasks" in caught.value.__notes__[-1]
+        assert all(str(ref) in caught.value.__notes__[-1] for ref in named)
     before = len(emulator.requests)
     await asyncio.sleep(1000)
     assert len(emulator.requests) == before
