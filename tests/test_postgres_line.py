@@ -118,9 +118,10 @@ async def test_what_is_undone_for_another(
     """A transaction that the server has undone because of another one is repeated, five times."""
     db.execute("CREATE SEQUENCE tries")  # which nothing undoes
     raising = (
-        f"INSERT INTO t VALUES (1); DO $$ BEGIN IF nextval('tries') <= {times} THEN RAISE USING ERRCODE = '{code}'; END IF;"
-        " END $$"
+        "INSERT INTO t VALUES (1); DO $$ BEGIN IF nextval('tries') <= TIMES THEN"
+        " RAISE USING ERRCODE = '=STATE='; END IF; END $$"
     )
+    raising = raising.replace("TIMES", str(times)).replace("=STATE=", code)
     async with line_to(postgres_url) as line:
         if done:
             await line.execute(raising)
