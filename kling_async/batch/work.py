@@ -25,6 +25,7 @@ from kling_async.fanout import Outcome
 from kling_async.journal import (
     GIVEN_UP,
     Claim,
+    ConflictError,
     Entry,
     Failure,
     Hold,
@@ -33,6 +34,7 @@ from kling_async.journal import (
     Move,
     Summary,
 )
+from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -59,8 +61,9 @@ _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemS
 # Submits between two looks at the balance.
 _BALANCE_EVERY = 50
 
-# Seconds before the first resubmission of a failed item, doubled with each; half of it is chance.
-_PATIENCE = 30.0
+# Seconds before the first resubmission of a failed item, doubled with each up to an hour; half of
+# it is chance.
+_PATIENCE, _LONGEST_PATIENCE = 30.0, 3_600.0
 
 
 class Guard:
@@ -153,7 +156,8 @@ class Work:
         self.saving = saving
         self.timeout = timeout
         self.counts = counts
-        self.sending: set[str] = set()  # the keys of those that were sent and not heard of yet
+        # The attempts of those that were sent and have no answer yet, by their keys.
+        self.sending: dict[str, int] = {}
 
     def attach(self, entry: Entry, given: Input) -> Task:
         """Find the task of an item that is submitted, and hold its slot."""
@@ -183,12 +187,20 @@ class Work:
 
     async def give_up(self) -> None:
         """Write down, when the run has been left, which answers were lost meanwhile."""
-        now = datetime.now(UTC)
-        lost = [Move(key, ItemState.UNSURE, now, failure=GIVEN_UP) for key in self.sending]
+        now, sending = datetime.now(UTC), ItemState.SUBMITTING
+        lost = [
+            Move(key, ItemState.UNSURE, now, failure=GIVEN_UP, expected=sending, attempt=attempt)
+            for key, attempt in self.sending.items()
+        ]
         self.sending.clear()
         if lost:
             with suppress(JournalError):  # then whoever opens it next finds them so
-                await self.journal.record(*lost)
+                try:
+                    await self.journal.record(*lost)
+                except ConflictError:  # of one an answer was written after all
+                    for move in lost:
+                        with suppress(ConflictError):
+                            await self.journal.record(move)
 
     async def _claim(self, entry: Entry) -> Claim:
         """Take an item in hand, if there is anything to be done with it."""
@@ -320,7 +332,8 @@ class _Job:
     async def _submit_anew(self) -> bool:
         if self.entry.state is ItemState.FAILED and self._work.guard.stopped is None:
             self._flight.enter()  # the others need not wait behind it
-            await asyncio.sleep(_PATIENCE * 2 ** (self.entry.attempt - 1) * (0.5 + random() / 2))  # noqa: S311 - jitter
+            chance = 0.5 + random() / 2  # noqa: S311 - jitter
+            await asyncio.sleep(backoff(self.entry.attempt, _PATIENCE, _LONGEST_PATIENCE, chance))
         return await self._submit()
 
     async def _wait(self) -> bool:
@@ -361,14 +374,26 @@ class _Job:
         failure: Failure | None = None,
         files: tuple[SavedFile, ...] = (),
     ) -> None:
-        now = datetime.now(UTC)
-        move = Move(self.entry.key, state, now, ref, result, failure, files)
+        move = Move(
+            self.entry.key,
+            state,
+            datetime.now(UTC),
+            ref,
+            result,
+            failure,
+            files,
+            expected=self.entry.state,
+            attempt=self.entry.attempt,
+        )
         await self._work.journal.record(move)
         counts, sending = self._work.counts, self._work.sending
         counts[self.entry.state] -= 1
         counts[state] += 1
         self.entry = moved(self.entry, move)
-        (sending.add if state is ItemState.SUBMITTING else sending.discard)(self.entry.key)
+        if state is ItemState.SUBMITTING:
+            sending[self.entry.key] = self.entry.attempt
+        else:
+            sending.pop(self.entry.key, None)
 
     def _outcome(self) -> Outcome:
         return self._work.outcome(self._flight.index, self.entry, self._input, self._error)

@@ -147,6 +147,8 @@ class PostgresJournal:
         has in hand is claimed by that.
 
         Raises:
+            ConflictError: An item is not in the state, or the attempt, that its move expects.
+                Nothing was written.
             JournalError: An item is not known or in the hand of another worker, this worker has
                 lost what it had, a move is illegal, or the journal cannot be written. Nothing was
                 written.

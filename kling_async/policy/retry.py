@@ -95,13 +95,13 @@ class Retry:
 
 
 def backoff(attempt: int, base: float, cap: float, chance: float) -> float:
-    """Return an exponential wait with full jitter, in seconds.
+    """Return how long to wait after failures in a row: exponential, bounded, and with jitter.
 
     Args:
-        attempt: Failures so far, from 1.
-        base: The widest first wait.
-        cap: The longest wait.
-        chance: An even random number from 0 up to 1; 1.0 gives the widest wait itself.
+        attempt: How many failures there have been, from 1.
+        base: Seconds, the widest first wait; doubled with each failure.
+        cap: Seconds, the widest wait.
+        chance: The share of that wait, from 0 to 1. An even random number gives "full jitter".
     """
     # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
     return chance * min(cap, base * 2.0 ** min(attempt - 1, 64))
