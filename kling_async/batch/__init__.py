@@ -24,9 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from kling_async._threads import in_thread
 from kling_async.batch.claims import Claims
 from kling_async.batch.steps import PASSING, Item, Rules, item_of
 from kling_async.batch.work import Guard, Work
+from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError
 from kling_async.fanout import Outcome, draw
 from kling_async.inputs import Input, parse_input
@@ -183,7 +185,10 @@ class Batch:
                 What runs goes on, and is found by the next run.
             AuthenticationError: The key is refused; nothing more was submitted.
             BalanceError: The balance is too low, or below ``min_balance``; the same.
+            ConfigurationError: ``download_to`` cannot be made or written to; nothing was sent.
         """
+        if (folder := self._folder) is not None:  # a paid video needs a place
+            await in_thread(lambda: check_folder(folder))
         self._guard.open(await self._journal.summary())
         self._counts = Counter()
         self._work = work = Work(
