@@ -86,7 +86,10 @@ class Flight(Generic[_T]):
         index: Its place among the items, from 0.
         item: What was drawn.
         ref: The remote task, as soon as there is one.
+        patience: Seconds for which its submit is repeated during an outage.
     """
+
+    patience: float | None = None
 
     def __init__(self, index: int, item: _T, crowd: _Crowd) -> None:
         self.index = index

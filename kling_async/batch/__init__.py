@@ -20,13 +20,17 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from kling_async._threads import in_thread
 from kling_async.abandoned import log_journaled
 from kling_async.batch.claims import Claims
+from kling_async.batch.spend_guard import SpendGuard
 from kling_async.batch.steps import PASSING, Item, Rules, item_of
-from kling_async.batch.work import Guard, Work
+from kling_async.batch.work import Work
+from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError
 from kling_async.fanout import Outcome, draw
 from kling_async.inputs import Input, parse_input
@@ -65,6 +69,8 @@ class Batch:
         downloads: How many downloads may run at one time, beside the generation.
         resubmit_unsure: Submit again what the journal holds as unsure when it is opened.
             This may pay twice.
+        resubmit_rejected: Submit again what the journal holds as rejected when it is opened:
+            those failed items whose submit the service refused, at no charge.
         resubmit_failed: How often an item may be submitted again after its task has failed
             for one of the reasons below. Each time costs money again.
         resubmit_reasons: The reasons. Content, prompt and image are not accepted: the same
@@ -72,8 +78,11 @@ class Batch:
         max_tasks: Stop before more tasks than these have been started, all runs of the journal
             together. Of several workers that share a journal, each counts what was started
             before its run began, and its own.
-        min_balance: Stop when the account's balance is below this, in US dollars. It is asked
-            for before the first submit and then after every fifty.
+        min_balance: Stop before a submit that could bring the account's balance below this, in
+            US dollars. What a task costs is learned from the balance, which is asked for before the
+            first submit, after it, and then after so many as it certainly allows, at most fifty.
+        max_rejections: Stop when so many submits in a row were rejected by the service, at no
+            charge; None never stops. What was not submitted stays planned.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -89,14 +98,23 @@ class Batch:
         timeout: float = DEFAULT_TIMEOUT,
         downloads: int = 4,
         resubmit_unsure: bool = False,
+        resubmit_rejected: bool = False,
         resubmit_failed: int = 0,
         resubmit_reasons: Collection[FailReason] = PASSING,
         max_tasks: int | None = None,
         min_balance: float | None = None,
+        max_rejections: int | None = 50,
     ) -> None:
-        for name, value in (("downloads", downloads), ("max_tasks", max_tasks)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+        counts = {
+            "downloads": downloads,
+            "max_tasks": max_tasks,
+            "max_rejections": max_rejections,
+        }
+        for name, value in counts.items():
+            if value is not None and (type(value) is not int or value < 1):
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        if min_balance is not None and not _is_number(min_balance):
+            raise ConfigurationError(f"min_balance must be US dollars, not {min_balance!r}")
         check_timeout(timeout)
         self._client = client
         self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
@@ -106,14 +124,21 @@ class Batch:
         self._rules = Rules(
             save=download_to is not None,
             resubmit_unsure=resubmit_unsure,
+            resubmit_rejected=resubmit_rejected,
             resubmit_failed=resubmit_failed,
             resubmit_reasons=tuple(resubmit_reasons),
         )
-        self._guard = Guard(client, max_tasks=max_tasks, min_balance=min_balance)
+        self._guard = SpendGuard(
+            client,
+            max_tasks=max_tasks,
+            min_balance=min_balance,
+            max_rejections=max_rejections,
+        )
         self._saving = asyncio.Semaphore(downloads)
         self._counts: Counter[ItemState] = Counter()
         self._outcomes: AsyncGenerator[Outcome] | None = None
         self._work: Work | None = None
+        self._running_now = False
         self._closing = asyncio.Lock()
         self._over = asyncio.Event()
 
@@ -139,7 +164,7 @@ class Batch:
 
     @property
     def stopped(self) -> str | None:
-        """Why the run has submitted nothing more, if it was stopped: a limit of yours."""
+        """Why the run has submitted nothing more, if it was stopped."""
         return self._guard.stopped
 
     async def summary(self) -> Summary:
@@ -181,7 +206,10 @@ class Batch:
                 What runs goes on, and is found by the next run.
             AuthenticationError: The key is refused; nothing more was submitted.
             BalanceError: The balance is too low, or below ``min_balance``; the same.
+            ConfigurationError: ``download_to`` cannot be made or written to; nothing was sent.
         """
+        if (folder := self._folder) is not None:  # a paid video needs a place
+            await in_thread(lambda: check_folder(folder))
         self._guard.open(await self._journal.summary())
         self._counts = Counter()
         self._work = work = Work(
@@ -323,3 +351,8 @@ async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]
             some = []
     if some:
         yield some
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and isfinite(value)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from kling_async.download.fetch import MAX_BYTES, File, in_thread
+from kling_async._threads import in_thread
+from kling_async.download.fetch import MAX_BYTES, File
+from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError, DownloadError
 from kling_async.policy.retry import Retry
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from kling_async.results import Result, SavedFile, Snapshot, TaskRef
 
-__all__ = ["MAX_BYTES", "download", "file_name"]
+__all__ = ["MAX_BYTES", "check_folder", "download", "file_name"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _SUFFIXES = (".mp4", ".mov", ".webm", ".m4v", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".gif")

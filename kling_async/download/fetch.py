@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from errno import EDQUOT, EFBIG, ENOSPC
 from hashlib import sha256
 from random import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import hdrs
 
-from kling_async._threads import to_its_end
+from kling_async._threads import in_thread
 from kling_async.download.parts import STRONG_ETAG, Part, look
 from kling_async.errors import (
     AnswerLostError,
@@ -39,15 +39,12 @@ from kling_async.protocol.responses import Response, retry_after
 from kling_async.results import SavedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from kling_async.policy.retry import Retry
     from kling_async.results import TaskRef
 
-__all__ = ["MAX_BYTES", "File", "in_thread"]
-
-_T = TypeVar("_T")
+__all__ = ["MAX_BYTES", "File"]
 
 # Nothing that the service makes in 15 seconds of video comes near this.
 MAX_BYTES = 4 * 1024**3
@@ -237,8 +234,3 @@ def _continues(answer: aiohttp.ClientResponse, part: Part) -> bool:
 
 async def _write(part: Part, data: bytearray) -> None:
     await in_thread(lambda: part.write(data))
-
-
-async def in_thread(work: Callable[[], _T]) -> _T:
-    """Run something in a thread, to its end, whoever is cancelled meanwhile."""
-    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))

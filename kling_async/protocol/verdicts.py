@@ -24,14 +24,25 @@ from typing import Final
 
 from attrs import frozen
 
-from kling_async.errors import AnswerLostError, ConnectError, KlingError
+from kling_async.errors import (
+    AnswerLostError,
+    AuthenticationError,
+    BadRequestError,
+    BalanceError,
+    ConnectError,
+    InputError,
+    KlingError,
+    NotFoundError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
+)
 
 __all__ = [
     "CONSEQUENCES",
     "Consequence",
     "ItemFate",
     "Verdict",
-    "consequence",
     "envelope_code",
     "of_answer",
     "of_error",
@@ -149,20 +160,30 @@ _BY_STATUS: Final[Mapping[int, Verdict]] = MappingProxyType(
 _ACCOUNT_WORDS = ("insufficient", "permission")
 _AMBIGUOUS = (400, 403)
 
+# For errors that no answer of the service was read into: those of other transports, and ours
+# that were raised before anything was sent.
+_BY_CLASS: Final[Mapping[type[KlingError], Verdict]] = MappingProxyType(
+    {
+        InputError: Verdict.INPUT_REFUSED,
+        BadRequestError: Verdict.INPUT_REFUSED,
+        RefusedError: Verdict.INPUT_REFUSED,
+        NotFoundError: Verdict.INPUT_REFUSED,
+        AuthenticationError: Verdict.ACCOUNT_REFUSED,
+        BalanceError: Verdict.ACCOUNT_REFUSED,
+        RateLimitError: Verdict.BUSY,
+        ConnectError: Verdict.NOT_SENT,
+        ServerError: Verdict.UNAVAILABLE,
+        AnswerLostError: Verdict.UNKNOWN,
+    }
+)
+_VALUES: Final = frozenset(verdict.value for verdict in Verdict)
+
 # Without the envelope, statuses in this range come from a gateway that did not forward the
 # request, but for those that gateways use when they have given up on the service or the client.
 _TURNED_AWAY = range(300, 500)
 _FORWARDED = (408, 499)
 _TOO_MANY = 429
 _UNAVAILABLE = 503
-
-
-def consequence(verdict: str) -> Consequence:
-    """Return what follows from a verdict, given by its value; UNKNOWN's for any other text."""
-    try:
-        return CONSEQUENCES[Verdict(verdict)]
-    except ValueError:
-        return CONSEQUENCES[Verdict.UNKNOWN]
 
 
 def envelope_code(fields: Mapping[str, object], status: int) -> int | None:
@@ -222,13 +243,12 @@ def _of_page(status: int, *, submitting: bool) -> Verdict:
 
 
 def of_error(error: KlingError) -> Verdict:
-    """Return the verdict that an error carries, or what its class and facts stand for."""
-    try:
+    """Return the verdict that an error carries, or else what its class and facts mean."""
+    if error.verdict in _VALUES:
         return Verdict(error.verdict)
-    except ValueError:
-        pass
-    if isinstance(error, ConnectError):
-        return Verdict.NOT_SENT
-    if isinstance(error, AnswerLostError) or error.may_have_charged:
+    if error.may_have_charged:
         return Verdict.UNKNOWN
-    return Verdict.NOT_THE_SERVICE if error.retryable else Verdict.INPUT_REFUSED
+    for kind, verdict in _BY_CLASS.items():
+        if isinstance(error, kind):
+            return verdict
+    return Verdict.NOT_THE_SERVICE  # something else is in the way: the input is not to blame

@@ -14,8 +14,8 @@ from kling_async.errors import (
     AnswerLostError,
     AuthenticationError,
     BalanceError,
+    ConfigurationError,
     ContractError,
-    DownloadError,
     JournalError,
     RefusedError,
     ResultExpiredError,
@@ -475,15 +475,15 @@ async def test_a_file_of_another_batch(
     assert outcome.files[0].read_bytes()[4:8] == b"ftyp"
 
 
-async def test_a_download_that_fails(
+async def test_a_folder_that_cannot_be_made(
     emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
 ) -> None:
-    """A folder that cannot be written is an error beside each result, and costs no generation."""
+    """A folder that cannot be made ends the run before anything is sent."""
     emulator = await emulate()
     (tmp_path / "file").write_text("no folder")
-    outcomes = await run(await connect(emulator), items(2), download_to=tmp_path / "file" / "x")
-    assert all(isinstance(one.error, DownloadError) and one.result for one in outcomes)
-    assert paid(emulator) == Counter(item.key for item in items(2))
+    with pytest.raises(ConfigurationError, match="cannot save files to"):
+        await run(await connect(emulator), items(2), download_to=tmp_path / "file" / "x")
+    assert not emulator.requests
 
 
 async def test_what_stands_in_the_journal_is_legal(

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from hashlib import sha256
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from aiohttp import web
 
 from kling_async import Result, Retry, TaskRef
 from kling_async.download import MAX_BYTES, download
-from kling_async.download.fetch import in_thread
 from kling_async.errors import DownloadError, ResultExpiredError
 
 if TYPE_CHECKING:
@@ -679,30 +677,6 @@ async def test_a_folder_without_permission(serve_app: ServeApp, tmp_path: Path) 
             await download(result(f"{await serve_app(Store().serve)}/a.mp4"), tmp_path)
     finally:
         tmp_path.chmod(0o700)
-
-
-async def test_a_thread_is_waited_for() -> None:
-    """A cancellation, even a second one, comes through when the thread has ended."""
-    begun, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-    ended: list[bool] = []
-
-    def work() -> None:
-        loop.call_soon_threadsafe(begun.set)
-        go_on.wait()
-        ended.append(True)
-        raise OSError("nobody hears of it")
-
-    task = asyncio.create_task(in_thread(work))
-    await begun.wait()
-    for _ in range(2):
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert ended == [True]
 
 
 # ------------------------------------------------------------------------------------------ bodies
