@@ -132,7 +132,9 @@ class Submits:
     ) -> Task:
         """Submit one input; see :meth:`KlingClient.submit`."""
         self._bind()
-        expected = self._callbacks.expect(sent) if callback_url is None else None
+        expected = None
+        if callback_url is None:
+            expected = self._callbacks.expect(sent, witness.accepted if witness else None)
         request = requests.submit(sent, expected.url if expected else callback_url)
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one

@@ -81,8 +81,8 @@ class Batch:
         min_balance: Stop before a submit that could bring the account's balance below this, in
             US dollars. What a task costs is learned from the balance, which is asked for before the
             first submit, after it, and then after so many as it certainly allows, at most fifty.
-        max_rejections: Stop when so many submits in a row were rejected by the service, at no
-            charge; None never stops. What was not submitted stays planned.
+        max_rejections: Stop when so many submits in a row were rejected, or could not be sent, at
+            no charge; None never stops. What was not submitted stays planned.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -354,5 +354,4 @@ async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

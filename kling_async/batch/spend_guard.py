@@ -68,7 +68,7 @@ class SpendGuard:
         client: What asks for the balance.
         max_tasks: Tasks that may be started, in all runs; None: any number.
         min_balance: US dollars that the balance must not fall below; None: any.
-        max_rejections: Submits in a row that may be rejected; None: any number.
+        max_rejections: Submits in a row that may lead to no task; None: any number.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class SpendGuard:
         return self._models.get(model)
 
     def rejected(self, error: KlingError) -> None:
-        """Count a submit that was rejected, or not even sent since its model is refused."""
+        """Count a submit that led to no task, for whatever reason, and cost nothing."""
         self._rejections += 1
         if self._max_rejections is not None and self._rejections >= self._max_rejections:
             self.stopped = self.stopped or (
-                f"max_rejections: {self._rejections} submits in a row were rejected, the last"
-                f" with: {error}"
+                f"max_rejections: {self._rejections} submits in a row led to no task; the last"
+                f" error: {error}"
             )
 
     def refused(self, error: KlingError, model: str) -> None:

@@ -105,14 +105,18 @@ def next_step(entry: Entry, rules: Rules, *, fresh: bool) -> Step:
             return Step.SAVE
         case ItemState.UNSURE if rules.resubmit_unsure and not fresh:
             return Step.SUBMIT_ANEW
-        case ItemState.FAILED if entry.was_rejected:
-            again = rules.resubmit_rejected and not fresh
-            return Step.SUBMIT_ANEW if again else Step.TELL
-        case ItemState.FAILED if entry.attempt <= rules.resubmit_failed:
-            reason = entry.failure.reason if entry.failure else None
-            return Step.SUBMIT_ANEW if reason in rules.resubmit_reasons else Step.TELL
+        case ItemState.FAILED if _again(entry, rules, fresh=fresh):
+            return Step.SUBMIT_ANEW
         case _:
             return Step.TELL
+
+
+def _again(entry: Entry, rules: Rules, *, fresh: bool) -> bool:
+    """Whether a failed item is submitted again."""
+    if entry.was_rejected:
+        return rules.resubmit_rejected and not fresh
+    reason = entry.failure.reason if entry.failure else None
+    return entry.attempt <= rules.resubmit_failed and reason in rules.resubmit_reasons
 
 
 def moved(entry: Entry, move: Move) -> Entry:

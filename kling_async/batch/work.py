@@ -271,8 +271,8 @@ class _Job:
                 guard.refused(error, self._input.model)
                 if guard.refused_model(self._input.model) is None:
                     return False
-            case _ if error.retryable and not isinstance(error, ClientClosedError):
-                guard.stop(error)  # it has been repeated for as long as the policy allows
+            case _ if not isinstance(error, ClientClosedError):
+                guard.rejected(error)  # it has been repeated for as long as the policy allows
         raise error  # it stays planned: the next run submits it
 
     async def _submit_anew(self) -> bool:

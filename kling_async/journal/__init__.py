@@ -219,6 +219,7 @@ class Entry:
             self.state is ItemState.FAILED
             and self.ref is None
             and failure is not None
+            and failure.reason is None  # of a task that has failed
             and not failure.may_have_charged
         )
 
