@@ -7,16 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakSet
 
 from attrs import evolve
 
+from kling_async._cleanups import Cleanups
 from kling_async.abandoned import AbandonedTasks
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
 from kling_async.errors import ConfigurationError, InputError, KlingError
 from kling_async.events import Hook, Polled, TasksAbandoned
-from kling_async.fanout import FanOut, Flight, Outcome
+from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
 from kling_async.inputs import Input
 from kling_async.limits.local import LocalLimiter
 from kling_async.policy.durations import Kind
@@ -110,6 +112,8 @@ class KlingClient:
             session=session,
         )
         self._session = session
+        self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
+        self._cleanups, self._closing = Cleanups(), Cleanups()
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         polls = Polls(polling or Polling(), self._limits)
         self._running = Running(limiter, polls, self._ask)
@@ -265,8 +269,11 @@ class KlingClient:
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
         service run on there. They, and those that had ended and were not yielded yet, are named in
         a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
-        and in a note on the exception. To have ended when the next line runs, use
-        ``contextlib.aclosing``.
+        and in a note on an exception that is raised here, such as a cancellation. What is known
+        is reported at once; a submit that is answered later is reported then. To have ended when
+        the next line runs, use ``contextlib.aclosing``, which also closes ``inputs`` if it is a
+        generator. A caller that is cancelled again meanwhile does not wait, and the rest is done
+        in the background.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -277,7 +284,8 @@ class KlingClient:
             timeout: Seconds to wait for each task, counted from the service's acceptance.
 
         Raises:
-            ConfigurationError: A number makes no sense.
+            ConfigurationError: An option makes no sense. This and the next are raised at once.
+            InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
 
         async def generate(flight: Flight[Input]) -> Outcome:
@@ -294,6 +302,7 @@ class KlingClient:
                 return evolve(outcome, task_ref=flight.ref, error=error)
 
         check_timeout(timeout)
+        check_inputs(inputs)
         return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
 
     def carry(
@@ -313,20 +322,35 @@ class KlingClient:
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
             on_abandoned: Receives the references of tasks that are abandoned when it ends early,
-                where they are kept: then there is no warning in the log.
+                if you keep them: then there is no warning in the log.
         """
+        return self.fan_out(
+            work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
+        ).outcomes(items)
+
+    def fan_out(
+        self,
+        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        on_abandoned: Report | None = None,
+    ) -> FanOut[_T]:
+        """Make what :meth:`carry` runs, for a caller that also waits for its clean-up."""
         limits = self._limits
         fan_out = FanOut(
             work,
             in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
             at_the_door=limits.connections,
             ordered=ordered,
+            answered=self._submits.answered,
+            abandoned=AbandonedTasks(
+                lambda refs: self._calls.tell(TasksAbandoned, refs), on_abandoned
+            ),
+            cleanups=self._cleanups,
         )
-
-        abandoned = AbandonedTasks(
-            lambda refs: self._calls.tell(TasksAbandoned, refs), on_abandoned
-        )
-        return fan_out.outcomes(items, self._submits.answered, abandoned)
+        self._fan_outs.add(fan_out)
+        return fan_out
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -392,9 +416,17 @@ class KlingClient:
     async def close(self) -> None:
         """Let the submits that are under way be answered, then close what is our own.
 
-        Remote tasks go on. The client may be used again afterwards.
+        Fan-outs that still run are ended, and the tasks that they abandon are reported. Remote
+        tasks run on. The client may be used again afterwards. If the caller is cancelled, the
+        closing goes to its end in the background.
         """
+        await self._closing.run(self._close())
+
+    async def _close(self) -> None:
         try:
+            for fan_out in list(self._fan_outs):
+                fan_out.close(KlingError("the client was closed while the fan-out was running"))
+            await self._cleanups.finished()
             await self._submits.answered()
             await self._callbacks.close()
         finally:
