@@ -6,14 +6,16 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakSet
 
 from attrs import evolve
 
+from kling_async._cleanups import Cleanups
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
-from kling_async.errors import ConfigurationError, InputError, KlingError
-from kling_async.fanout import FanOut, Flight, Outcome
+from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
 from kling_async.inputs import Input
 from kling_async.limits.local import LocalLimiter
 from kling_async.outage import Outage
@@ -109,6 +111,8 @@ class KlingClient:
             session=session,
         )
         self._session = session
+        self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
+        self._cleanups, self._closing = Cleanups(), Cleanups()
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
@@ -252,8 +256,11 @@ class KlingClient:
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
         service run on there. They, and those that had ended and were not yielded yet, are named in
         a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
-        and in a note on the exception. To have ended when the next line runs, use
-        ``contextlib.aclosing``.
+        and in a note on an exception that is raised here, such as a cancellation. What is known
+        is reported at once; a submit that is answered later is reported then. To have ended when
+        the next line runs, use ``contextlib.aclosing``, which also closes ``inputs`` if it is a
+        generator. A caller that is cancelled again meanwhile does not wait, and the rest is done
+        in the background.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -264,7 +271,8 @@ class KlingClient:
             timeout: Seconds to wait for each task, counted from the service's acceptance.
 
         Raises:
-            ConfigurationError: A number makes no sense.
+            ConfigurationError: An option makes no sense. This and the next are raised at once.
+            InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
 
         async def generate(flight: Flight[Input]) -> Outcome:
@@ -275,12 +283,13 @@ class KlingClient:
                     raise InputError(told)
                 task = await self.submit(flight.item, witness=flight)
                 flight.enter()
-                return evolve(outcome, task_ref=task.ref, result=await task.wait(timeout))
+                return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
             except KlingError as error:
                 error.may_have_charged |= flight.ref is not None  # as with generate
                 return evolve(outcome, task_ref=flight.ref, error=error)
 
         check_timeout(timeout)
+        check_inputs(inputs)
         return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
 
     def carry(
@@ -300,18 +309,34 @@ class KlingClient:
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
             on_abandoned: Receives the references of tasks that are abandoned when it ends early,
-                where they are kept: then there is no warning in the log.
+                if you keep them: then there is no warning in the log.
         """
+        return self.fan_out(
+            work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
+        ).outcomes(items)
+
+    def fan_out(
+        self,
+        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        on_abandoned: Report | None = None,
+    ) -> FanOut[_T]:
+        """Make what :meth:`carry` runs, for a caller that also waits for its clean-up."""
         limits = self._limits
         fan_out = FanOut(
             work,
             in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
             at_the_door=limits.connections,
             ordered=ordered,
+            answered=self._submits.answered,
+            abandoned=self._running.abandoned(on_abandoned),
+            patience=self._retry.patience,
+            cleanups=self._cleanups,
         )
-
-        abandoned = self._running.abandoned(on_abandoned)
-        return fan_out.outcomes(items, self._submits.answered, abandoned)
+        self._fan_outs.add(fan_out)
+        return fan_out
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -375,10 +400,12 @@ class KlingClient:
         """Close what is the client's own, without losing what is paid.
 
         Submits that have not been sent fail with :class:`ClientClosedError`, at no cost; those
-        that have been sent are waited for. Callers that wait for tasks get a
-        :class:`ClientClosedError` with the reference. Remote tasks continue; those whose
+        that have been sent are waited for. Fan-outs that still run end with that error, and so do
+        callers that wait for a task, with its reference. Remote tasks continue; those whose
         references have not been reported yet are named in the event
-        :class:`~kling_async.TasksAbandoned` and in a warning in the log. The client may be used
+        :class:`~kling_async.TasksAbandoned` and in a warning in the log.
+
+        If the caller is cancelled, the closing continues in the background. The client may be used
         again afterwards.
         """
         await self._close(None)
@@ -386,8 +413,15 @@ class KlingClient:
     async def _close(self, error: BaseException | None) -> None:
         self._calls.loops.check()
         self._calls.interrupt()
-        self._abandon_all(error)  # what is known, before anything is awaited
+        # What is known is reported before anything is awaited.
+        for fan_out in list(self._fan_outs):
+            fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
+        self._abandon_all(error)
+        await self._closing.run(self._clean_up(error))
+
+    async def _clean_up(self, error: BaseException | None) -> None:
         try:
+            await self._cleanups.finished()
             await self._submits.close()
             self._polls.deadlines.close()
             self._abandon_all(error)
