@@ -129,7 +129,16 @@ class Deadline:
         when: The moment, in the running loop's time.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_late", "_number", "_task", "closed", "extended", "when")
+    __slots__ = (
+        "_cancelling",
+        "_deadlines",
+        "_late",
+        "_number",
+        "_task",
+        "closed",
+        "extended",
+        "when",
+    )
 
     def __init__(self, deadlines: Deadlines, when: float) -> None:
         self._deadlines = deadlines

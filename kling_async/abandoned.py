@@ -25,9 +25,13 @@ Report: TypeAlias = "Callable[[tuple[TaskRef, ...]], object]"
 
 def describe(refs: Sequence[TaskRef]) -> str:
     """Return the sentence that names abandoned tasks, all of them: each has been paid."""
-    count = "1 task runs" if len(refs) == 1 else f"{len(refs)} tasks run"
     named = ", ".join(map(str, refs))
-    return f"{count} on at the service, abandoned; attach the reference for the result: {named}"
+    if len(refs) == 1:
+        return f"1 task still runs at the service, unattended; attach it for the result: {named}"
+    return (
+        f"{len(refs)} tasks still run at the service, unattended; attach them for the results:"
+        f" {named}"
+    )
 
 
 def log_warning(refs: tuple[TaskRef, ...]) -> None:

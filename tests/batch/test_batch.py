@@ -405,7 +405,7 @@ async def test_an_error_in_the_items(emulate: Emulate, connect: Connect, run: Ru
 
     with pytest.raises(ZeroDivisionError) as caught:
         await run(await connect(emulator), breaking())  # type: ignore[arg-type]
-    assert "3 tasks were" in caught.value.__notes__[0]
+    assert "3 tasks still run" in caught.value.__notes__[0]
     assert len(await run(await connect(emulator), [])) == 3
     assert paid(emulator) == once(3)
 
