@@ -11,12 +11,19 @@ from weakref import WeakSet
 
 from attrs import evolve
 
+from kling_async._arguments import (
+    check_aware,
+    check_input,
+    check_kind,
+    check_methods,
+    checked_hooks,
+)
 from kling_async._cleanups import Cleanups
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
-from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.errors import ClientClosedError, ConfigurationError, KlingError
 from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
-from kling_async.inputs import Input
+from kling_async.limits import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.outage import Outage
 from kling_async.policy.durations import Kind
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
     from kling_async.abandoned import Report
     from kling_async.callbacks import CallbackSource
     from kling_async.events import Hook
-    from kling_async.limits import Limiter, Limits
+    from kling_async.inputs import Input
+    from kling_async.limits import Limiter
     from kling_async.limits.shared import SharedLimiter
     from kling_async.submits import Witness
 
@@ -93,14 +101,26 @@ class KlingClient:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
+        for name, value, kind in (
+            ("limits", limits, Limits),
+            ("polling", polling, Polling),
+            ("retry", retry, Retry),
+        ):
+            check_kind(name, value, kind)
+        check_methods("transport", transport, "send", "close")
+        check_methods("inbox", inbox, "callback_url", "join")
+        given_hooks = checked_hooks(hooks)
         self._owned: SharedLimiter | None = None
         if isinstance(limiter, str):
             from kling_async.limits.shared import SharedLimiter, name_of
 
             name = name_of(_checked_key(api_key))
-            limiter = self._owned = SharedLimiter(limiter, limits=limits, name=name)
-        limiter = limiter or LocalLimiter(limits)
-        self._limits = limiter.limits
+            self._owned = SharedLimiter(limiter, limits=limits, name=name)
+            keeper: Limiter = self._owned
+        else:
+            check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
+            keeper = limiter or LocalLimiter(limits)
+        self._limits = keeper.limits
         self._retry = retry or Retry()
         transport = transport or AiohttpTransport(
             base_url=requests.normal_base_url(
@@ -113,7 +133,7 @@ class KlingClient:
         self._session = session
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
-        self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
+        self._calls = Calls(transport, keeper, self._retry, given_hooks)
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
@@ -155,12 +175,14 @@ class KlingClient:
             witness: Is told right before each sending and of the acceptance.
 
         Raises:
-            InputError: The callback URL is not https. Nothing was sent.
+            InputError: It is not an input, or the callback URL is not https. Nothing was sent.
             AnswerLostError: A task may have been started and charged; see ``may_have_charged``.
             ContractError: The answer names no task; one may have been started and charged.
             ConnectError: The service cannot be reached.
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
+        check_input(input)
+        check_methods("witness", witness, "sending", "refused", "accepted")
         return await self._submits.submit(input, callback_url, witness)
 
     async def generate(
@@ -174,7 +196,8 @@ class KlingClient:
 
         Args:
             input: What to generate.
-            timeout: Seconds to wait for the end, counted from the service's acceptance.
+            timeout: Seconds to wait for the end, counted from the service's acceptance; there is
+                always a deadline.
             callback_url: A public https address that the service shall call at the end, instead
                 of the inbox. The task is polled.
 
@@ -210,10 +233,15 @@ class KlingClient:
                 Without it, it is asked after at once. Needs a running event loop.
 
         Raises:
-            InputError: The text is not a reference.
+            InputError: The text is not a reference, ``input`` is not an input, or ``submitted_at``
+                has no time zone.
         """
         if not isinstance(ref, TaskRef):
             ref = TaskRef.parse(ref)
+        if input is not None:
+            check_input(input)
+        if submitted_at is not None:
+            check_aware("submitted_at", submitted_at)
         if (running := self._running.find(ref)) is not None:
             return running
         kind = Kind(ref.model) if input is None else kind_of(input)
@@ -278,12 +306,12 @@ class KlingClient:
         async def generate(flight: Flight[Input]) -> Outcome:
             outcome = Outcome(flight.index, flight.item)
             try:
-                if not isinstance(flight.item, Input):
-                    told = f"not an input such as MasterTextToVideo: {flight.item!r:.80}"
-                    raise InputError(told)
+                check_input(flight.item)
                 task = await self.submit(flight.item, witness=flight)
                 flight.enter()
                 return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
+            except ClientClosedError:
+                raise
             except KlingError as error:
                 error.may_have_charged |= flight.ref is not None  # as with generate
                 return evolve(outcome, task_ref=flight.ref, error=error)
@@ -440,6 +468,8 @@ class KlingClient:
 
 
 def _checked_key(api_key: str | None) -> str:
+    if api_key is not None and not isinstance(api_key, str):
+        raise ConfigurationError(f"api_key must be a text, not of type {type(api_key).__name__}")
     key = (api_key or os.environ.get("APIXO_API_KEY") or "").strip()
     if not key:
         raise ConfigurationError("no API key: pass api_key=, or set APIXO_API_KEY")

@@ -130,6 +130,8 @@ class AiohttpTransport:
         connections: int,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession: {session!r:.80}")
         self._base = URL(base_url, encoded=True)
         self._deadlines = Deadlines()
         self._connections = connections
