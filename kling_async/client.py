@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+)
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +21,8 @@ from attrs import evolve
 
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
+from kling_async.download.recent import Recent
+from kling_async.download.save import Downloader
 from kling_async.errors import ConfigurationError, InputError, KlingError
 from kling_async.events import Hook, Left, Polled
 from kling_async.fanout import FanOut, Flight, Outcome
@@ -71,6 +80,8 @@ class KlingClient:
             connections are its own: see :func:`kling_async.transport.connector`.
         transport: What speaks to the service instead of aiohttp, such as a script in tests.
         hooks: Functions that are told what happens, as :mod:`kling_async.events`.
+        allow_hosts: Hosts that files may be downloaded from though they are of a private network.
+            Unless the service itself is on this machine, no others are: see :meth:`download`.
         inbox: Where the service calls back, a :class:`kling_async.webhooks.Inbox`. Each submit is
             given a URL of its own, and a callback wakes whoever waits for its task.
 
@@ -91,6 +102,7 @@ class KlingClient:
         transport: Transport | None = None,
         hooks: Iterable[Hook] = (),
         inbox: CallbackSource | None = None,
+        allow_hosts: Iterable[str] = (),
     ) -> None:
         if limits is not None and limiter is not None and not isinstance(limiter, str):
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
@@ -105,15 +117,19 @@ class KlingClient:
         limiter = limiter or LocalLimiter(limits)
         self._limits = limiter.limits
         self._retry = retry or Retry()
-        transport = transport or AiohttpTransport(
-            base_url=requests.normal_base_url(
+        address: str | None = None  # what a transport of the caller's own speaks to is not known
+        if transport is None:
+            address = requests.normal_base_url(
                 base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-            ),
-            api_key=_checked_key(api_key),
-            connections=self._limits.connections,
-            session=session,
-        )
-        self._session = session
+            )
+            transport = AiohttpTransport(
+                base_url=address,
+                api_key=_checked_key(api_key),
+                connections=self._limits.connections,
+                session=session,
+            )
+        self._downloads = Downloader(session=session, base_url=address, allow_hosts=allow_hosts)
+        self._recent = Recent()
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         polls = Polls(polling or Polling(), self._limits)
         self._running = Running(limiter, polls, self._ask)
@@ -162,7 +178,9 @@ class KlingClient:
             ConnectError: The service cannot be reached.
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
-        return await self._submits.submit(input, callback_url, witness)
+        task = await self._submits.submit(input, callback_url, witness)
+        self._recent.note(task.ref)
+        return task
 
     async def generate(
         self,
@@ -245,6 +263,8 @@ class KlingClient:
         known = self._running.find(asked) is not None
         snapshot = await self._calls.call(request, partial(self._ask_once, request, asked))
         self._running.note(snapshot, known=known)
+        if not snapshot.state.ended:
+            self._recent.note(asked)
         self._calls.tell(Polled, snapshot)
         return snapshot
 
@@ -357,7 +377,11 @@ class KlingClient:
         """Save a result's videos to a folder, and return the paths in the order of the URLs.
 
         A file that is there already is kept and not fetched again; one that did not arrive
-        whole goes on where it ended. The API key is not sent.
+        whole is continued where it ended. If a URL has expired, the service is asked once for a
+        fresh one. At most 16 files are fetched at one time; other calls wait for their turn.
+
+        The API key is not sent. Files are not fetched from this machine or a private network,
+        unless the service is on this machine or ``allow_hosts`` names the host.
 
         Args:
             result: What a finished task gave.
@@ -366,30 +390,49 @@ class KlingClient:
             overwrite: Fetch again what is there already.
 
         Raises:
-            DownloadError: A file did not arrive whole. The others are complete.
-            ResultExpiredError: A URL is dead.
+            DownloadError: A file did not arrive whole, or is no video. The others are complete.
+            ResultExpiredError: A URL is dead, and the service has no other; or its file is not
+                there yet, if the error is ``retryable``.
+            ConfigurationError: The session that was lent is closed, or a proxy is no URL.
         """
         saved = await self.save(result, folder, name=name, overwrite=overwrite)
         return tuple(Path(folder) / file.name for file in saved)
 
-    async def save(
+    async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,
         result: Result | Snapshot,
         folder: str | os.PathLike[str],
         *,
         name: str | None = None,
         overwrite: bool = False,
+        previous: Collection[SavedFile] | None = None,
+        on_renewed: Callable[[tuple[str, ...]], Awaitable[object]] | None = None,
     ) -> tuple[SavedFile, ...]:
-        """Do as :meth:`download` does, and return sizes and checksums, too."""
-        from kling_async.download import download
+        """Do as :meth:`download` does, and return sizes and checksums, too.
 
-        return await download(
+        Args:
+            result: What a finished task gave.
+            folder: Where to save; made if it does not exist.
+            name: What to call the files; else by the task's id. The suffix is added.
+            overwrite: Fetch again what is there already.
+            previous: What an earlier call has returned, for a folder that is shared. Those files
+                may be replaced. Any other file keeps its name, and the new one gets another.
+            on_renewed: Is awaited with the fresh URLs, if the result's have expired.
+        """
+
+        async def renew() -> tuple[str, ...]:
+            return (await self.status(result.ref)).result_urls
+
+        return await self._downloads.save(
             result,
             folder,
             name=name,
             overwrite=overwrite,
-            session=self._session,
+            previous=previous,
             retry=self._retry,
+            seen_at=self._recent.running_at(result.ref),
+            renew=renew,
+            on_renewed=on_renewed,
         )
 
     async def close(self) -> None:
@@ -405,7 +448,10 @@ class KlingClient:
                 if self._owned is not None:
                     await self._owned.close()
             finally:
-                await self._calls.transport.close()
+                try:
+                    await self._downloads.close()
+                finally:
+                    await self._calls.transport.close()
 
 
 def _warn(refs: tuple[TaskRef, ...]) -> None:

@@ -79,7 +79,12 @@ MOVES: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
             }
         ),
         ItemState.SUBMITTED: frozenset({ItemState.FINISHED, ItemState.FAILED}),
-        ItemState.FINISHED: frozenset({ItemState.SAVED}),
+        ItemState.FINISHED: frozenset(
+            {
+                ItemState.FINISHED,  # its URLs had expired: the service gave fresh ones
+                ItemState.SAVED,
+            }
+        ),
         ItemState.SAVED: frozenset({ItemState.SAVED}),  # the files were fetched again
         # Both cost money again: a new attempt, by explicit choice only.
         ItemState.FAILED: frozenset({ItemState.PLANNED}),
