@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+)
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -21,11 +28,11 @@ from kling_async._arguments import (
 from kling_async._cleanups import Cleanups
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
-from kling_async.errors import ClientClosedError, ConfigurationError, KlingError
+from kling_async.download.save import Downloader
+from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
 from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
 from kling_async.limits import Limits
 from kling_async.limits.local import LocalLimiter
-from kling_async.outage import Outage
 from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
 from kling_async.policy.retry import Retry
@@ -76,6 +83,8 @@ class KlingClient:
             connections are its own: see :func:`kling_async.transport.connector`.
         transport: What speaks to the service instead of aiohttp, such as a script in tests.
         hooks: Functions that are told what happens, as :mod:`kling_async.events`.
+        allow_hosts: Hosts that files may be downloaded from though they are of a private network.
+            Unless the service itself is on this machine, no others are: see :meth:`download`.
         inbox: Where the service calls back, a :class:`kling_async.webhooks.Inbox`. Each submit is
             given a URL of its own, and a callback wakes whoever waits for its task.
 
@@ -96,6 +105,7 @@ class KlingClient:
         transport: Transport | None = None,
         hooks: Iterable[Hook] = (),
         inbox: CallbackSource | None = None,
+        allow_hosts: Iterable[str] = (),
     ) -> None:
         if limits is not None and limiter is not None and not isinstance(limiter, str):
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
@@ -122,22 +132,25 @@ class KlingClient:
             keeper = limiter or LocalLimiter(limits)
         self._limits = keeper.limits
         self._retry = retry or Retry()
-        transport = transport or AiohttpTransport(
-            base_url=requests.normal_base_url(
+        address: str | None = None  # what a transport of the caller's own speaks to is not known
+        if transport is None:
+            address = requests.normal_base_url(
                 base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-            ),
-            api_key=_checked_key(api_key),
-            connections=self._limits.connections,
-            session=session,
-        )
-        self._session = session
+            )
+            transport = AiohttpTransport(
+                base_url=address,
+                api_key=_checked_key(api_key),
+                connections=self._limits.connections,
+                session=session,
+            )
+        self._downloads = Downloader(session=session, base_url=address, allow_hosts=allow_hosts)
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._calls = Calls(transport, keeper, self._retry, given_hooks)
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
-        self._submits = Submits(self._calls, polls, self._running, self._callbacks, Outage())
+        self._submits = Submits(self._calls, polls, self._running, self._callbacks)
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -389,7 +402,11 @@ class KlingClient:
         """Save a result's videos to a folder, and return the paths in the order of the URLs.
 
         A file that is there already is kept and not fetched again; one that did not arrive
-        whole goes on where it ended. The API key is not sent.
+        whole is continued where it ended. If a URL has expired, the service is asked once for a
+        fresh one. At most 16 files are fetched at one time; other calls wait for their turn.
+
+        The API key is not sent. Files are not fetched from this machine or a private network,
+        unless the service is on this machine or ``allow_hosts`` names the host.
 
         Args:
             result: What a finished task gave.
@@ -398,30 +415,51 @@ class KlingClient:
             overwrite: Fetch again what is there already.
 
         Raises:
-            DownloadError: A file did not arrive whole. The others are complete.
-            ResultExpiredError: A URL is dead.
+            DownloadError: A file did not arrive whole, or is no video. The others are complete.
+            ResultExpiredError: A URL is dead, and the service has no other; or its file is not
+                there yet, if the error is ``retryable``.
+            ConfigurationError: The session that was lent is closed, or a proxy is no URL.
         """
         saved = await self.save(result, folder, name=name, overwrite=overwrite)
         return tuple(Path(folder) / file.name for file in saved)
 
-    async def save(
+    async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,
         result: Result | Snapshot,
         folder: str | os.PathLike[str],
         *,
         name: str | None = None,
         overwrite: bool = False,
+        previous: Collection[SavedFile] | None = None,
+        on_renewed: Callable[[tuple[str, ...]], Awaitable[object]] | None = None,
     ) -> tuple[SavedFile, ...]:
-        """Do as :meth:`download` does, and return sizes and checksums, too."""
-        from kling_async.download import download
+        """Do as :meth:`download` does, and return sizes and checksums, too.
 
-        return await download(
+        Args:
+            result: What a finished task gave.
+            folder: Where to save; made if it does not exist.
+            name: What to call the files; else by the task's id. The suffix is added.
+            overwrite: Fetch again what is there already.
+            previous: What an earlier call has returned, for a folder that is shared. Those files
+                may be replaced. Any other file keeps its name, and the new one gets another.
+            on_renewed: Is awaited with the fresh URLs, if the result's have expired.
+        """
+        if not isinstance(result, Result | Snapshot):
+            raise InputError(f"not the result of a task: {result!r:.80}")
+
+        async def renew() -> tuple[str, ...]:
+            return (await self.status(result.ref)).result_urls
+
+        return await self._downloads.save(
             result,
             folder,
             name=name,
             overwrite=overwrite,
-            session=self._session,
+            previous=previous,
             retry=self._retry,
+            seen_at=self._running.recent.running_at(result.ref),
+            renew=renew,
+            on_renewed=on_renewed,
         )
 
     async def close(self) -> None:
@@ -459,7 +497,10 @@ class KlingClient:
                 if self._owned is not None:
                     await self._owned.close()
             finally:
-                await self._calls.transport.close()
+                try:
+                    await self._downloads.close()
+                finally:
+                    await self._calls.transport.close()
 
     def _abandon_all(self, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from kling_async.abandoned import AbandonedTasks
+from kling_async.download.recent import Recent
 from kling_async.errors import KlingError, NotFoundError
 from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
@@ -47,6 +48,7 @@ class Running:
     def __init__(self, calls: Calls, polls: Polls) -> None:
         self._calls = calls
         self._polls = polls
+        self.recent = Recent()
         self._held: dict[TaskRef, _Held] = {}
         # Attached, or presumed to have ended; and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
@@ -80,6 +82,8 @@ class Running:
             if task is None or not task.may_appear:
                 self._forget(ref)
             raise
+        if not snapshot.state.ended:
+            self.recent.note(ref)
         self.note(snapshot, known=task is not None)
         self._calls.tell(Polled, snapshot)
         return snapshot
@@ -88,6 +92,7 @@ class Running:
         """Note a task that the service has accepted."""
         held = _Held(task, slot, partial(self._expired, task), nonce)
         self._held[task.ref] = held
+        self.recent.note(task.ref)
         self._confirm(held)
 
     def hold(self, task: Task, nonce: str = "") -> None:

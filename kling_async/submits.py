@@ -22,11 +22,19 @@ from attrs import define
 
 from kling_async.callbacks import Expected
 from kling_async.calls import Failed
-from kling_async.errors import AnswerLostError, ClientClosedError, KlingError, RateLimitError
+from kling_async.errors import (
+    AnswerLostError,
+    APIError,
+    ClientClosedError,
+    KlingError,
+    RateLimitError,
+)
 from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs import Input
 from kling_async.limits import Slot
+from kling_async.outage import Attempt, OutageGate
 from kling_async.protocol import requests, responses, verdicts
+from kling_async.protocol.verdicts import Verdict
 from kling_async.running import attend, kind_of
 from kling_async.task import Task
 
@@ -34,7 +42,6 @@ if TYPE_CHECKING:
     from kling_async.callbacks import Callbacks
     from kling_async.calls import Calls
     from kling_async.limits import Permit
-    from kling_async.outage import Outage
     from kling_async.polls import Polls
     from kling_async.results import TaskRef
     from kling_async.running import Running
@@ -97,6 +104,7 @@ class _Submit:
     slot: Slot | None = None  # until the registry of running tasks takes it over
     was_refused: bool = False  # for the number of running tasks
     closed: bool = False  # by closing the client
+    attempt: Attempt | None = None  # to reach the service, in a fan-out or batch
     # The outcome of the sending that is under way, until the caller has taken it.
     response: asyncio.Future[Task | Failed] | None = None
 
@@ -110,13 +118,12 @@ class Submits:
         polls: Polls,
         running: Running,
         callbacks: Callbacks,
-        outage: Outage,
     ) -> None:
         self._calls = calls
         self._polls = polls
         self._running = running
         self._callbacks = callbacks
-        self._outage = outage
+        self._outage = OutageGate()
         self._limit = calls.limiter.limits.concurrent_tasks  # the effective one, last seen
         self._closing = False
         # What follows belongs to one event loop.
@@ -144,8 +151,8 @@ class Submits:
         try:
             return await self._calls.call(
                 request,
-                partial(self._once, one, patience is not None),
-                prepare=partial(self._prepare, one, patience is not None),
+                partial(self._once, one),
+                prepare=partial(self._prepare, one, patient=patience is not None),
                 patience=patience,
             )
         except asyncio.CancelledError:
@@ -158,6 +165,8 @@ class Submits:
             raise
         finally:
             self._submits.discard(one)
+            if one.attempt is not None and one.response is None:
+                one.attempt.withdrawn()  # else it is under way, and has an outcome to come
 
     async def close(self) -> None:
         """Interrupt what is pending, and wait until what is under way has been answered.
@@ -194,7 +203,7 @@ class Submits:
             )
             await asyncio.wait(waiting)
 
-    async def _prepare(self, one: _Submit, patient: bool) -> None:  # noqa: FBT001 - internal
+    async def _prepare(self, one: _Submit, *, patient: bool) -> None:
         """Wait for what comes before a permit: a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
@@ -202,14 +211,9 @@ class Submits:
             one.slot = await self._slot(first=one.was_refused)
             self._tell_limit()
         if patient:
-            await self._outage.wait()
+            one.attempt = await self._outage.wait()
 
-    async def _once(
-        self,
-        one: _Submit,
-        patient: bool,  # noqa: FBT001 - internal
-        permit: Permit,
-    ) -> Task | Failed:
+    async def _once(self, one: _Submit, permit: Permit) -> Task | Failed:
         """Send once."""
         self._polls.count_submit()
         if one.witness is not None:
@@ -230,20 +234,15 @@ class Submits:
         outcome = await response
         one.response = None
         if isinstance(outcome, Failed):
-            self._failed(one, outcome.error, patient=patient)
-        elif patient:
-            self._outage.succeeded()
+            self._failed(one, outcome.error)
         return outcome
 
-    def _failed(self, one: _Submit, error: KlingError, *, patient: bool) -> None:
+    def _failed(self, one: _Submit, error: KlingError) -> None:
         """Take note of a failure that may be repeated."""
         if isinstance(error, RateLimitError) and error.retryable and one.slot is not None:
             self._calls.limiter.refused(one.slot)
             one.slot, one.was_refused = None, True
             self._tell_limit()
-        if patient:
-            systemic = verdicts.CONSEQUENCES[verdicts.of_error(error)].systemic
-            (self._outage.failed if systemic and error.retryable else self._outage.succeeded)()
 
     async def _send(
         self, one: _Submit, permit: Permit, response: asyncio.Future[Task | Failed]
@@ -251,6 +250,7 @@ class Submits:
         """Send once, read the answer to its end, and pass it on to the caller."""
         try:
             outcome = await self._answer(one, permit)
+            _settle_attempt(one.attempt, outcome)
             await _report(one.witness, outcome)
         except asyncio.CancelledError:  # the loop itself is ending
             self._interrupted(one)
@@ -320,7 +320,7 @@ class Submits:
             "the event loop ended before a submit was answered; a task may have been started and"
             " charged",
             may_have_charged=True,
-            verdict=verdicts.Verdict.UNKNOWN,
+            verdict=Verdict.UNKNOWN,
         )
         _log.warning("%s: %r", lost, one.sent)
         self._settle(one, lost)
@@ -421,3 +421,20 @@ async def _report(witness: Witness | None, outcome: Task | Failed) -> None:
     except Exception as error:
         error.add_note(f"the submit was accepted: {outcome.ref}")
         raise
+
+
+def _settle_attempt(attempt: Attempt | None, outcome: Task | Failed) -> None:
+    """Report what an outcome says of the service: whether it can be reached."""
+    if attempt is None:
+        return
+    if not isinstance(outcome, Failed):
+        attempt.succeeded()
+        return
+    error = outcome.error
+    verdict = verdicts.of_error(error)
+    if verdict is Verdict.UNKNOWN:
+        attempt.undecided()
+    elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:
+        attempt.failed(error, error.retry_after if isinstance(error, APIError) else None)
+    else:
+        attempt.succeeded()

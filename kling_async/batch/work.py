@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from kling_async.batch.steps import Rules, Step, error_of, failure_of, moved, next_step
+from kling_async.download.files import is_spoiled
 from kling_async.errors import (
     ClientClosedError,
     JournalError,
@@ -306,10 +307,19 @@ class _Job:
         result, folder = self.entry.result, self._work.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
         self._flight.land()  # beside the generation: another may be made meanwhile
+
+        async def renewed(urls: tuple[str, ...]) -> None:
+            """Write fresh URLs before they are used: those of the journal are dead."""
+            await self._move(self.entry.state, result=evolve(result, result_urls=urls))
+
         async with self._work.saving:
-            # What is there under this name may be another batch's: this journal knows of none.
+            # Only what this journal has saved is replaced: other files are of other batches.
             files = await self._work.client.save(
-                result, folder, name=self.entry.key, overwrite=True
+                result,
+                folder,
+                name=self.entry.key,
+                previous=self.entry.files,
+                on_renewed=renewed,
             )
         await self._move(ItemState.SAVED, files=files)
         return True
@@ -352,7 +362,8 @@ class _Job:
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:
+    path = folder / file.name
     try:
-        return (folder / file.name).stat().st_size == file.size_bytes
+        return path.stat().st_size == file.size_bytes and not is_spoiled(path)
     except OSError:
         return False
