@@ -237,7 +237,8 @@ class PostgresJournal:
         try:
             await self._writer.stop(self._close)
         finally:
-            if beating is not None:
+            # That of a loop that has ended has ended with it.
+            if beating is not None and beating.get_loop() is asyncio.get_running_loop():
                 await asyncio.wait((beating,))
 
     async def _write(self, call: Call) -> object:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
-from kling_async.errors import JournalError
+from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal import (
     Claim,
     ConflictError,
@@ -548,3 +548,43 @@ async def test_what_was_rejected(journal_here: MakeJournal) -> None:
         assert [(one.attempt, one.was_rejected) for one in await entries(journal, S.PLANNED)] == [
             (2, False)
         ]
+
+
+def test_two_loops(journal_here: MakeJournal) -> None:
+    """A journal that is open on a running loop cannot be used, nor opened, on another one."""
+    refused: list[BaseException] = []
+
+    async def elsewhere(journal: Journal) -> None:
+        for use in (journal.summary(), journal.plan([]), journal.__aenter__()):
+            with pytest.raises(ConfigurationError, match="one loop at a time") as caught:
+                await use
+            refused.append(caught.value)
+
+    async def here() -> None:
+        async with journal_here() as journal:
+            await asyncio.to_thread(lambda: asyncio.run(elsewhere(journal)))
+            assert await journal.plan([]) == []
+
+    asyncio.run(here())
+    assert len(refused) == 3
+
+
+def test_one_loop_after_another(journal_here: MakeJournal) -> None:
+    """A journal that was left open, in the middle of commits, may be used and closed later."""
+    journal = journal_here()
+
+    async def begin() -> None:
+        await journal.__aenter__()
+        await journal.plan(planned("a", "b"))
+        for key in "ab":
+            task = asyncio.create_task(journal.record(sending(key)))
+            await asyncio.sleep(0)
+            task.cancel()
+
+    async def resume() -> None:
+        await journal.plan(planned("c"))
+        assert await states(journal) == {"a": "submitting", "b": "submitting", "c": "planned"}
+        await journal.close()
+
+    asyncio.run(begin())
+    asyncio.run(resume())
