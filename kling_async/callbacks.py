@@ -152,7 +152,8 @@ class Callbacks:
         self._polls.arrived()
         snapshot = callback.snapshot
         if (expected := self._expected.get(callback.nonce)) is not None:
-            expected.said = callback
+            if expected.said is None or snapshot.state.ended:  # callbacks may overtake each other
+                expected.said = callback
             if expected.lost:
                 self._find(expected, callback)
         elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
@@ -183,7 +184,7 @@ class Callbacks:
             self._running.note(said, known=True)
             task.hint(said)
         elif not (task.hint() if said.state.ended else task.hint_running()) and not self._closed:
-            attendant = asyncio.create_task(attend(task))
+            attendant = asyncio.create_task(attend(task, once=not said.state.ended))
             self._attendants.add(attendant)
             attendant.add_done_callback(self._attendants.discard)
 

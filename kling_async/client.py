@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from kling_async.abandoned import Report
+    from kling_async.abandoned import AbandonedTasks, Report
     from kling_async.callbacks import CallbackSource
     from kling_async.events import Hook
     from kling_async.limits import Limiter, Limits
@@ -109,6 +110,7 @@ class KlingClient:
             session=session,
         )
         self._session = session
+        self._closings: set[asyncio.Task[None]] = set()
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
@@ -386,11 +388,29 @@ class KlingClient:
     async def _close(self, error: BaseException | None) -> None:
         self._calls.loops.check()
         self._calls.interrupt()
-        self._abandon_all(error)  # what is known, before anything is awaited
+        abandoned = self._running.abandoned()
+        self._report(abandoned, error)  # what is known, before anything is awaited
+        # In a task of its own: if the caller is cancelled, answers to submits are read all the
+        # same, and the session is closed after them.
+        closing = asyncio.create_task(self._wind_up(abandoned, error, asyncio.current_task()))
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
         try:
-            await self._submits.close()
+            await asyncio.shield(closing)
+        except asyncio.CancelledError as cancellation:
+            abandoned.note(cancellation)
+            raise
+
+    async def _wind_up(
+        self,
+        abandoned: AbandonedTasks,
+        error: BaseException | None,
+        closer: asyncio.Task[object] | None,
+    ) -> None:
+        try:
+            await self._submits.close(closer)
             self._polls.deadlines.close()
-            self._abandon_all(error)
+            self._report(abandoned, error)
             await self._callbacks.close()
         finally:
             try:
@@ -399,10 +419,10 @@ class KlingClient:
             finally:
                 await self._calls.transport.close()
 
-    def _abandon_all(self, error: BaseException | None) -> None:
+    def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""
         running = self._running.tasks.values()
-        self._running.abandon(*(task for task in running if not task.reported), error=error)
+        abandoned.report([task.ref for task in running if not task.reported], error)
 
 
 def _checked_key(api_key: str | None) -> str:

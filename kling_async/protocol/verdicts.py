@@ -24,7 +24,14 @@ from typing import Final
 
 from attrs import frozen
 
-from kling_async.errors import AnswerLostError, ConnectError, KlingError
+from kling_async.errors import (
+    AnswerLostError,
+    AuthenticationError,
+    BalanceError,
+    ConnectError,
+    KlingError,
+    RateLimitError,
+)
 
 __all__ = [
     "CONSEQUENCES",
@@ -157,6 +164,15 @@ _TOO_MANY = 429
 _UNAVAILABLE = 503
 
 
+# For errors that carry no verdict, as those that a transport of the user's raises.
+_BY_CLASS: Final[tuple[tuple[tuple[type[KlingError], ...], Verdict], ...]] = (
+    ((ConnectError,), Verdict.NOT_SENT),
+    ((AnswerLostError,), Verdict.UNKNOWN),
+    ((RateLimitError,), Verdict.BUSY),
+    ((AuthenticationError, BalanceError), Verdict.ACCOUNT_REFUSED),
+)
+
+
 def consequence(verdict: str) -> Consequence:
     """Return what follows from a verdict, given by its value; UNKNOWN's for any other text."""
     try:
@@ -222,13 +238,14 @@ def _of_page(status: int, *, submitting: bool) -> Verdict:
 
 
 def of_error(error: KlingError) -> Verdict:
-    """Return the verdict that an error carries, or what its class and facts stand for."""
+    """Return the verdict that an error carries, or the one that its class and facts suggest."""
     try:
         return Verdict(error.verdict)
     except ValueError:
         pass
-    if isinstance(error, ConnectError):
-        return Verdict.NOT_SENT
-    if isinstance(error, AnswerLostError) or error.may_have_charged:
+    for classes, verdict in _BY_CLASS:
+        if isinstance(error, classes):
+            return verdict
+    if error.may_have_charged:
         return Verdict.UNKNOWN
     return Verdict.NOT_THE_SERVICE if error.retryable else Verdict.INPUT_REFUSED
