@@ -69,7 +69,7 @@ def test_a_receiver_that_fails(broken: str, caplog: pytest.LogCaptureFixture) ->
         "log": received.append,
         broken: fail,
     }
-    AbandonedTasks(**receive).report([ONE])
+    AbandonedTasks(receive["emit"], receive["log"]).report([ONE])
     assert received == [(ONE,)]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
