@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AuthenticationError,
         BadRequestError,
         BalanceError,
+        ClientClosedError,
         ConfigurationError,
         ConnectError,
         ContractError,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
         Retrying,
         SubmitFailed,
         Submitted,
+        TaskEnded,
+        TaskLimitChanged,
         TasksAbandoned,
     )
     from kling_async.fanout import Outcome
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
         StandardImageToVideo,
         parse_input,
     )
-    from kling_async.limits import Limiter, Limits, Slot
+    from kling_async.limits import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared import SharedLimiter
     from kling_async.policy.polling import Polling
@@ -88,6 +91,7 @@ __all__ = [
     "BalanceError",
     "Batch",
     "CalledBack",
+    "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
     "ContractError",
@@ -112,6 +116,7 @@ __all__ = [
     "NotFoundError",
     "Outcome",
     "Paused",
+    "Permit",
     "Polled",
     "Polling",
     "ProImageToVideo",
@@ -133,8 +138,10 @@ __all__ = [
     "SubmitFailed",
     "Submitted",
     "Task",
+    "TaskEnded",
     "TaskError",
     "TaskFailedError",
+    "TaskLimitChanged",
     "TaskRef",
     "TaskState",
     "TaskTimeoutError",
@@ -167,11 +174,13 @@ _HOMES = {
         "Retrying",
         "SubmitFailed",
         "Submitted",
+        "TaskEnded",
+        "TaskLimitChanged",
         "TasksAbandoned",
     ),
     "policy.polling": ("Polling",),
     "policy.retry": ("Retry",),
-    "limits": ("Limiter", "Limits", "Slot"),
+    "limits": ("Limiter", "Limits", "Permit", "Slot"),
     "limits.local": ("LocalLimiter",),
     "limits.shared": ("SharedLimiter",),
     "transport": ("Transport",),

@@ -26,9 +26,8 @@ _COUNT_BITS = 40
 
 _NEVER = float("inf")
 
-# A deadline that is noticed so many seconds late was passed while the event loop was blocked,
-# as by a debugger. What has arrived meanwhile lies unread in a socket: it is given some more
-# time, once.
+# If the timer goes off so many seconds late, the event loop was blocked, as by a debugger. What
+# has arrived meanwhile lies unread in a socket: what is inside is given some more time, once.
 _STALL = 0.1
 _EXTRA = 1.0
 
@@ -64,11 +63,12 @@ class Deadlines:
         assert self.loop is not None  # noqa: S101 - somebody has begun
         if self._timer is not None:
             self._timer.cancel()
-        if when <= self.loop.time():  # nothing that is begun inside may come first
+        now = self.loop.time()
+        if when <= now:  # nothing that is begun inside may come first
             self._timer = self.loop.call_soon(self._wake)
         else:
             self._timer = self.loop.call_at(when, self._wake)
-        self.wakes_at = when
+        self.wakes_at = max(when, now)
 
     def add(self, deadline: Deadline, when: float) -> int:
         """Take up a deadline; return its number."""
@@ -103,6 +103,7 @@ class Deadlines:
     def _wake(self) -> None:
         assert self.loop is not None  # noqa: S101 - as above
         now, queue = self.loop.time(), self.queue
+        blocked = now - self.wakes_at > _STALL
         self._timer, self.wakes_at = None, _NEVER
         while queue:
             deadline = self.inside.get(queue[0])
@@ -113,7 +114,7 @@ class Deadlines:
             if deadline is None:
                 continue
             del self.inside[number]
-            if now - deadline.when > _STALL and not deadline.extended:
+            if blocked and not deadline.extended:
                 deadline.extend(self, now + _EXTRA)
             else:
                 deadline.expire()

@@ -166,7 +166,8 @@ class Callbacks:
         self._polls.arrived()
         snapshot = callback.snapshot
         if (expected := self._expected.get(callback.nonce)) is not None:
-            expected.said = callback
+            if expected.said is None or snapshot.state.ended:  # callbacks may overtake each other
+                expected.said = callback
             if expected.lost and self._find(expected, callback) is not None:
                 self._attend(_report_found(expected, snapshot.ref))
         elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
@@ -197,7 +198,7 @@ class Callbacks:
             self._running.note(said, known=True)
             task.hint(said)
         elif not (task.hint() if said.state.ended else task.hint_running()) and not self._closed:
-            self._attend(attend(task))
+            self._attend(attend(task, once=not said.state.ended))
 
     def _attend(self, work: Coroutine[object, object, None]) -> None:
         attendant = asyncio.create_task(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from kling_async.abandoned import Report
+    from kling_async.abandoned import AbandonedTasks, Report
     from kling_async.callbacks import CallbackSource
     from kling_async.events import Hook
     from kling_async.inputs import Input
@@ -482,15 +483,28 @@ class KlingClient:
         # What is known is reported before anything is awaited.
         for fan_out in list(self._fan_outs):
             fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
-        self._abandon_all(error)
-        await self._closing.run(self._clean_up(error))
+        abandoned = self._running.abandoned()
+        self._report(abandoned, error)
+        # In a task of its own: if the caller is cancelled, answers to submits are read all the
+        # same, and the session is closed after them.
+        closer = asyncio.current_task()
+        try:
+            await self._closing.run(self._clean_up(abandoned, error, closer))
+        except asyncio.CancelledError as cancellation:
+            abandoned.note(cancellation)
+            raise
 
-    async def _clean_up(self, error: BaseException | None) -> None:
+    async def _clean_up(
+        self,
+        abandoned: AbandonedTasks,
+        error: BaseException | None,
+        closer: asyncio.Task[object] | None,
+    ) -> None:
         try:
             await self._cleanups.finished()
-            await self._submits.close()
+            await self._submits.close(closer)
             self._polls.deadlines.close()
-            self._abandon_all(error)
+            self._report(abandoned, error)
             await self._callbacks.close()
         finally:
             try:
@@ -502,10 +516,10 @@ class KlingClient:
                 finally:
                     await self._calls.transport.close()
 
-    def _abandon_all(self, error: BaseException | None) -> None:
+    def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""
         running = self._running.tasks.values()
-        self._running.abandon(*(task for task in running if not task.reported), error=error)
+        abandoned.report([task.ref for task in running if not task.reported], error)
 
 
 def _checked_key(api_key: str | None) -> str:

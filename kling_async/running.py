@@ -84,8 +84,8 @@ class Running:
             raise
         if not snapshot.state.ended:
             self.recent.note(ref)
-        self.note(snapshot, known=task is not None)
         self._calls.tell(Polled, snapshot)
+        self.note(snapshot, known=task is not None)
         return snapshot
 
     def begin(self, task: Task, slot: Slot, nonce: str = "") -> None:
@@ -198,10 +198,15 @@ def kind_of(sent: Input) -> Kind:
     return Kind(sent.model, sent.mode, duration, provider)
 
 
-async def attend(task: Task) -> None:
-    """Wait for a task that no caller waits for, so that its end is noticed."""
+async def attend(task: Task, *, once: bool = False) -> None:
+    """Wait for a task that no caller waits for, so that its end is noticed.
+
+    Args:
+        task: The task.
+        once: Ask once how it is, and do not wait.
+    """
     try:
-        await task.outcome()
+        await (task.status() if once else task.outcome())
     except KlingError:  # it is kept for those who wait for the task, or means nothing to them
         pass
     except Exception:  # noqa: BLE001 - of a transport or limiter of the user's

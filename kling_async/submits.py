@@ -105,6 +105,9 @@ class _Submit:
     was_refused: bool = False  # for the number of running tasks
     closed: bool = False  # by closing the client
     attempt: Attempt | None = None  # to reach the service, in a fan-out or batch
+    may_run: bool = False  # a task, as far as is known of the last sending
+    # The task that was started, until its reference is with the witness or the caller.
+    task: Task | None = None
     # The outcome of the sending that is under way, until the caller has taken it.
     response: asyncio.Future[Task | Failed] | None = None
 
@@ -155,8 +158,8 @@ class Submits:
                 prepare=partial(self._prepare, one, patient=patience is not None),
                 patience=patience,
             )
-        except asyncio.CancelledError:
-            self._cancelled(one)
+        except asyncio.CancelledError as error:
+            self._cancelled(one, error)
             if one.closed and caller.uncancel() <= one.cancelling:
                 raise ClientClosedError(_CLOSED) from None
             raise
@@ -168,16 +171,18 @@ class Submits:
             if one.attempt is not None and one.response is None:
                 one.attempt.withdrawn()  # else it is under way, and has an outcome to come
 
-    async def close(self) -> None:
+    async def close(self, closer: asyncio.Task[object] | None = None) -> None:
         """Interrupt what is pending, and wait until what is under way has been answered.
 
         While this waits, a submit that begins is refused.
+
+        Args:
+            closer: What closes the client. A submit of its own, whose witness does that, is left.
         """
         self._bind()
         self._closing = True
-        here = asyncio.current_task()
         try:
-            while others := [one for one in self._submits if one.caller is not here]:
+            while others := [one for one in self._submits if one.caller is not closer]:
                 for one in others:
                     if one.response is None and not one.closed:
                         one.closed = True
@@ -224,7 +229,7 @@ class Submits:
                 raise
         loop = asyncio.get_running_loop()
         response: asyncio.Future[Task | Failed] = loop.create_future()
-        one.response = response
+        one.response, one.may_run = response, True
         if one.expected is not None and one.slot is not None:
             self._callbacks.sending(one.expected, one.slot)
         # In a task of its own, so that the answer is read though the caller may have left.
@@ -232,7 +237,7 @@ class Submits:
         if not sending.done():  # pragma: no branch - it may be from Python 3.12 on
             self._sending.add(sending)
         outcome = await response
-        one.response = None
+        one.response = one.task = None
         if isinstance(outcome, Failed):
             self._failed(one, outcome.error)
         return outcome
@@ -251,7 +256,13 @@ class Submits:
         try:
             outcome = await self._answer(one, permit)
             _settle_attempt(one.attempt, outcome)
+            if isinstance(outcome, Failed):
+                one.may_run = outcome.error.may_have_charged
+            else:
+                one.task = outcome
             await _report(one.witness, outcome)
+            if one.witness is not None:
+                one.task = None
         except asyncio.CancelledError:  # the loop itself is ending
             self._interrupted(one)
             response.cancel()
@@ -260,14 +271,12 @@ class Submits:
             if not response.done():
                 response.set_exception(error)
             else:
-                self._settle(one, error)
+                self._left(one, error)
         else:
             if not response.done():
                 response.set_result(outcome)
-            elif isinstance(outcome, Failed):
-                self._settle(one, outcome.error)
-            elif one.witness is None:  # else the witness has the reference
-                self._running.abandon(outcome)
+            else:
+                self._left(one, outcome.error if isinstance(outcome, Failed) else None)
         finally:
             self._sending.discard(asyncio.current_task())
 
@@ -298,7 +307,7 @@ class Submits:
             self._callbacks.accepted(expected, task)
         return task
 
-    def _cancelled(self, one: _Submit) -> None:
+    def _cancelled(self, one: _Submit, cancellation: BaseException) -> None:
         """Conclude a submit whose caller was cancelled, unless its answer is still to come."""
         response = one.response
         if response is None:  # nothing is under way
@@ -308,14 +317,30 @@ class Submits:
             # It was answered in the moment of the cancellation.
             error = response.exception()
             outcome = None if error else response.result()
-            if isinstance(outcome, Task):
-                if one.witness is None:
-                    self._running.abandon(outcome)
-            else:
-                self._settle(one, error or (outcome.error if outcome else None))
+            error = outcome.error if isinstance(outcome, Failed) else error
+            self._left(one, error, cancellation)
+
+    def _left(
+        self,
+        one: _Submit,
+        error: BaseException | None,
+        cancellation: BaseException | None = None,
+    ) -> None:
+        """Conclude a submit that was answered when its caller had left."""
+        if one.task is not None:
+            self._running.abandon(one.task, error=cancellation)
+        elif error is not None:
+            self._settle(one, error)
 
     def _interrupted(self, one: _Submit) -> None:
         """Report a submit whose answer nothing will read, since the event loop ends."""
+        if one.task is not None:
+            self._running.abandon(one.task)
+            return
+        if not one.may_run:  # it was refused
+            if one.slot is not None:
+                one.slot.release()
+            return
         lost = AnswerLostError(
             "the event loop ended before a submit was answered; a task may have been started and"
             " charged",
@@ -325,18 +350,18 @@ class Submits:
         _log.warning("%s: %r", lost, one.sent)
         self._settle(one, lost)
 
-    def _settle(self, one: _Submit, error: BaseException | None) -> None:
+    def _settle(self, one: _Submit, error: BaseException) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
         # What else a transport raises proves nothing, once the request was under way.
-        charged = one.response is not None
+        may_run = one.may_run
         if isinstance(error, KlingError):
             if error.ref is not None:  # it was accepted
                 return
             self._calls.tell(SubmitFailed, one.sent, error)
-            charged = error.may_have_charged
+            may_run = error.may_have_charged
         if one.slot is None:
             return
-        if charged:
+        if may_run:
             one.slot.expire_in(self._polls.lifetime(kind_of(one.sent), accepted=False))
         else:
             one.slot.release()

@@ -81,12 +81,11 @@ class Task:
         self._polls = polls
         self._course = course
         self._age_known = age_known
-        self._waiters = 0
+        self._waiters: list[None] = []  # one for each caller that waits on this event loop
         self.reported: bool = False  # as abandoned
         self._snapshot: Snapshot | None = None
         self._believed: Snapshot | None = None
         self._trouble: KlingError | None = None
-        self._hints_of_running = 0  # that led to a status call
         self._running_hints = 0
         self._urls_due: float | None = None  # until when a success may have no URLs yet
         self._line: list[asyncio.Future[None]] | None = None
@@ -121,9 +120,13 @@ class Task:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        snapshot = self._snapshot = await self._registry.ask(self._ref)
+        snapshot = await self._registry.ask(self._ref)
+        if self._complete(snapshot) is None:
+            self.hint()  # those that wait ask again until the URLs can be read
+            return snapshot
+        self._snapshot = snapshot
         if snapshot.state.ended:
-            self.hint(snapshot)  # whoever waits need not ask again
+            self.hint(snapshot)  # those that wait need not ask again
         return snapshot
 
     async def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
@@ -146,14 +149,14 @@ class Task:
             ClientClosedError: The client was closed meanwhile. The remote task continues.
             ConfigurationError: The timeout is not a positive number of seconds.
         """
-        self._enter()
+        waiters = self._enter()
         try:
             return await self.outcome(timeout)
         except asyncio.CancelledError as error:
-            self._left(error)
+            self._left(waiters, error)
             raise
         finally:
-            self._waiters -= 1
+            waiters.pop()
 
     async def outcome(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Wait as :meth:`wait` does, for callers that report abandoned tasks themselves."""
@@ -177,14 +180,14 @@ class Task:
         deadline = _deadline(timeout)
         shown: Snapshot | None = None
         while shown is None or not shown.state.ended:
-            self._enter()
+            waiters = self._enter()
             try:
                 shown = await self._next(shown, timeout, deadline)
             except asyncio.CancelledError as error:
-                self._left(error)
+                self._left(waiters, error)
                 raise
             finally:
-                self._waiters -= 1
+                waiters.pop()
             yield shown
 
     def hint_running(self) -> bool:
@@ -213,22 +216,23 @@ class Task:
         self._polls.hasten(self._course)
         return self._line is not None and self._loop is asyncio.get_running_loop()
 
-    def _enter(self) -> None:
-        """Count a caller that waits on this event loop."""
+    def _enter(self) -> list[None]:
+        """Count a caller that waits on this event loop; return where it is counted."""
         self._bind()
-        self._waiters += 1
+        self._waiters.append(None)
+        return self._waiters
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._registry.check_loop()
-            self._loop, self._line, self._waiters = loop, None, 0
+            self._loop, self._line, self._waiters = loop, None, []
         return loop
 
-    def _left(self, error: BaseException) -> None:
+    def _left(self, waiters: list[None], error: BaseException) -> None:
         """Report the task if the last caller that waited for it has been cancelled."""
         ended = self._snapshot is not None and self._snapshot.state.ended
-        if self._waiters == 1 and not ended:
+        if len(waiters) == 1 and waiters is self._waiters and not ended:
             self._registry.abandon(self, error=error)
 
     async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:

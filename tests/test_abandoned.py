@@ -28,7 +28,7 @@ def test_a_report(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert [record.getMessage()] == notes(error) == [describe((ONE, TWO))]
-    assert "2 tasks were abandoned" in notes(error)[0]
+    assert notes(error)[0].startswith("2 tasks run on at the service, abandoned;")
     assert notes(error)[0].endswith(": m/1, m/2")
 
 
@@ -43,7 +43,7 @@ def test_each_reference_once(caplog: pytest.LogCaptureFixture) -> None:
     abandoned.report([TWO, ONE, THREE], error)
     assert emitted == [(ONE,), (TWO, THREE)]
     assert len(caplog.records) == 2
-    assert "1 task was" in caplog.records[0].getMessage()
+    assert "1 task runs on" in caplog.records[0].getMessage()
 
 
 def test_a_log_of_the_callers(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +69,7 @@ def test_a_receiver_that_fails(broken: str, caplog: pytest.LogCaptureFixture) ->
         "log": received.append,
         broken: fail,
     }
-    AbandonedTasks(**receive).report([ONE])
+    AbandonedTasks(receive["emit"], receive["log"]).report([ONE])
     assert received == [(ONE,)]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -86,3 +86,16 @@ def test_an_exception_that_replaces_the_first() -> None:
     abandoned.report([TWO])
     abandoned.note(error)
     assert notes(error) == [describe((ONE, TWO))]
+
+
+def test_what_another_operation_has_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A reference that is claimed already is in the note only: neither in the event nor the log."""
+    emitted: list[tuple[TaskRef, ...]] = []
+    error = ValueError()
+    abandoned = AbandonedTasks(emitted.append, claim=lambda ref: ref != ONE)
+    assert abandoned.report([ONE, TWO], error) == (ONE, TWO)
+    assert emitted == [(TWO,)]
+    assert [record.getMessage() for record in caplog.records] == [describe((TWO,))]
+    assert notes(error) == [describe((ONE, TWO))]
+    AbandonedTasks(emitted.append, claim=lambda _: False).report([ONE])
+    assert len(emitted) == len(caplog.records) == 1

@@ -15,6 +15,8 @@ from kling_async.events import (
     Retrying,
     SubmitFailed,
     Submitted,
+    TaskEnded,
+    TaskLimitChanged,
     TasksAbandoned,
 )
 from kling_async.inputs import MasterTextToVideo
@@ -30,7 +32,9 @@ EVENTS: list[Event] = [
     CalledBack(Snapshot(REF, TaskState.SUCCESS)),
     Retrying("submit", ERROR, 1, 0.5),
     Paused(2.0),
+    TaskEnded(Snapshot(REF, TaskState.FAILED)),
     TasksAbandoned((REF,)),
+    TaskLimitChanged(20, 1000),
 ]
 
 

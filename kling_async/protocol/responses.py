@@ -58,6 +58,7 @@ _OK = range(200, 300)
 _FAILURES = range(400, 600)
 _SERVER = range(500, 600)
 _TOO_MANY = 429
+_REDIRECTS = range(300, 400)
 
 _NO_ENVELOPE = (
     "it is not the service's JSON envelope, but that of a gateway, a firewall or another server"
@@ -302,6 +303,8 @@ def _refusal(
     page = code is None and status != _TOO_MANY
     if said not in _FAILURES or (page and said not in _SERVER):
         why = _NO_ENVELOPE if code is None else f"it has the code {code}"
+        if status in _REDIRECTS:
+            why = f"it is a redirect, and those are not followed; {why}"
         return _broken(request, response, why, verdict)
     words = _quotable(_words(fields), response.secret)
     kind = _ERRORS.get(said, ServerError if said in _SERVER else BadRequestError)

@@ -197,7 +197,8 @@ class Inbox:
         with self._lock:
             what = self._told(callback)
             if what != "unknown":
-                self._count("relayed" if what == "taken" else what)
+                what = "relayed" if what == "taken" else what
+                self._count(what if snapshot.state.ended else "unfinished")
 
     def _judge(self, method: str, path: str, length: int | None) -> tuple[str, str] | int:
         """Return the model and the nonce of the path, or the status to answer with."""
@@ -212,24 +213,24 @@ class Inbox:
 
     def _pass_on(self, callback: callbacks.Callback) -> int:
         with self._lock:
-            return self._count(self._told(callback), _OK)
+            what = self._told(callback)
+            return self._count(what if callback.snapshot.state.ended else "unfinished", _OK)
 
     def _told(self, callback: callbacks.Callback) -> str:
-        """Pass a callback on; return what to count it as."""
-        ended = callback.snapshot.state.ended
+        """Pass a callback on; return whether it was taken, is repeated, or its task unknown."""
         # One that says that the task still runs takes nothing from those that say how it ended.
-        what = callback.snapshot.ref, ended
+        what = callback.snapshot.ref, callback.snapshot.state.ended
         before = self._passed_on.get(what, 0)
         if before >= _OFTEN:
-            return "repeated" if ended else "unfinished"
+            return "repeated"
         # Each is told, even if one knows the task: they may share it.
         known = [listener.hear(callback) for listener in tuple(self._listeners)]
         if not any(known):
-            return ("repeated" if before else "unknown") if ended else "unfinished"
+            return "repeated" if before else "unknown"
         self._passed_on[what] = before + 1
         if len(self._passed_on) > _REMEMBERED:
             self._passed_on.popitem(last=False)
-        return ("repeated" if before else "taken") if ended else "unfinished"
+        return "repeated" if before else "taken"
 
     def _count(self, what: str, status: int = _OK) -> int:
         with self._lock:

@@ -239,7 +239,7 @@ def test_no_envelope(kind: str, body: bytes) -> None:
     """HTML, cut JSON, or JSON that is no envelope, under a good status, breaks the contract."""
     error = refusal(kind, answer(body))
     assert isinstance(error, ContractError)
-    assert "it is not the JSON envelope of the contract" in str(error)
+    assert "it is not the service's JSON envelope" in str(error)
     assert error.status == 200
     assert error.body == body.decode("utf-8", "replace")[:200]
     assert error.ref == (REF if kind == "status" else None)
@@ -257,11 +257,15 @@ def test_a_broken_contract_and_money(kind: str) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("kind", READERS)
 def test_redirects(kind: str, status: int) -> None:
-    """A redirect is against the contract, whatever its body says."""
+    """A redirect is not followed; without the envelope it is a gateway's, and costs nothing."""
+    page = refusal(kind, answer(b"", status))
+    assert (page.may_have_charged, page.retryable) == (False, True)
     error = refusal(kind, answer({"code": 200, "data": {"taskId": "a"}}, status))
-    assert isinstance(error, ContractError)
-    assert error.status == status
-    assert "it is a redirect, and those are not followed" in str(error)
+    assert (error.may_have_charged, error.retryable) == ((kind == "submit"), (kind != "submit"))
+    for one in (page, error):
+        assert isinstance(one, ContractError)
+        assert one.status == status
+        assert "it is a redirect, and those are not followed" in str(one)
 
 
 @pytest.mark.parametrize(
