@@ -19,7 +19,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -278,19 +278,18 @@ class FanOut(Generic[_T]):
 
     async def _start_all(self, source: AsyncGenerator[_T]) -> None:
         """Draw the items as long as there is room, and start a flight for each."""
-        with suppress(StopAsyncIteration):
-            for index in count():
-                while self._is_full():
-                    self._crowd.room.clear()
-                    await self._crowd.room.wait()
-                item = await anext(source)
-                if self._stopped:  # the iterable suppressed the cancellation, or eagerly failed
-                    return
-                flight = Flight(index, item, self._crowd, self._patience)
-                self._flights[flight] = None
-                flying = asyncio.create_task(self._fly(flight))
-                if flight in self._flights:  # pragma: no branch - an eager task may have ended
-                    self._flights[flight] = flying
+        indices = count()
+        async for item in source:
+            if self._stopped:  # the iterable suppressed a cancellation, or a flight failed eagerly
+                return
+            flight = Flight(next(indices), item, self._crowd, self._patience)
+            self._flights[flight] = None
+            flying = asyncio.create_task(self._fly(flight))
+            if flight in self._flights:  # pragma: no branch - an eager task may have ended
+                self._flights[flight] = flying
+            while self._is_full():
+                self._crowd.room.clear()
+                await self._crowd.room.wait()
         self._drawn_all = True
         self._news.set()
 

@@ -762,6 +762,7 @@ async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
     many = kling.generate_many(drawn)
     await asyncio.sleep(100)
     await many.aclose()
+    await kling.fan_out(lambda _: asyncio.sleep(0)).finished()
     assert drawn.count == 0
     assert not emulator.requests
 
