@@ -153,8 +153,6 @@ class _Queue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.loop.is_closed():  # an attempt was forgotten with it
-            return
         while self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
             future, _ = self._waiting.popitem(last=False)
             if future.cancelled():  # and about to leave the queue
