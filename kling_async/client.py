@@ -60,6 +60,8 @@ class KlingClient:
         api_key: The key; else ``APIXO_API_KEY`` from the environment.
         base_url: Where the API is, with or without ``/api/v1``; else ``APIXO_BASE_URL``; else
             the vendor's address. Plain ``http`` is for loopback addresses only.
+        allow_http: Allow plain ``http`` to other machines, as between the containers of a test
+            network; else ``APIXO_ALLOW_HTTP=1``. The key is sent unencrypted: a warning is logged.
         limits: What the account may do.
         limiter: What keeps the limits; give one limiter to all clients that share a key. It
             brings its own limits, so give one or the other. The address of an engine, such as
@@ -83,6 +85,7 @@ class KlingClient:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
+        allow_http: bool | None = None,
         limits: Limits | None = None,
         limiter: Limiter | str | None = None,
         polling: Polling | None = None,
@@ -106,9 +109,7 @@ class KlingClient:
         self._limits = limiter.limits
         self._retry = retry or Retry()
         transport = transport or AiohttpTransport(
-            base_url=requests.normal_base_url(
-                base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-            ),
+            base_url=_checked_base_url(base_url, allow_http=allow_http),
             api_key=_checked_key(api_key),
             connections=self._limits.connections,
             session=session,
@@ -411,6 +412,26 @@ class KlingClient:
 def _warn(refs: tuple[TaskRef, ...]) -> None:
     shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
     _log.warning("%d tasks were left at the service, unattended: %s", len(refs), shown)
+
+
+def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
+    given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
+    if allow_http is None:
+        allow_http = _switch("APIXO_ALLOW_HTTP")
+    normal = requests.normal_base_url(given, allow_http=allow_http)
+    if requests.sends_in_the_clear(normal):
+        _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
+    return normal
+
+
+def _switch(name: str) -> bool:
+    """Read an environment variable that is on or off."""
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"", "0", "false", "no", "off"}:
+        return False
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
 
 
 def _checked_key(api_key: str | None) -> str:
