@@ -158,6 +158,13 @@ class Polls:
             memory.begin(course)
         return course
 
+    def lifetime(self, kind: Kind, *, accepted: bool) -> float:
+        memory = self._memories.get(kind)
+        known = memory.durations if memory else expected(kind)
+        if accepted:
+            return max(known.late * 5, known.late + 600) if known else 3600.0
+        return known.late * 1.25 + 1 if known else 600.0
+
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Where tasks are waited for, unless that is over."""

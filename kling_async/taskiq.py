@@ -73,6 +73,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     lease: float = 60.0,
     timeout: float = DEFAULT_TIMEOUT,
     downloads: int = 4,
+    resubmit_rejected: bool = False,
     resubmit_failed: int = 0,
     resubmit_reasons: Collection[FailReason] = PASSING,
 ) -> Generate:
@@ -89,6 +90,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         lease: Seconds after which a worker that is not heard of is believed dead.
         timeout: Seconds to wait for each task.
         downloads: How many downloads may run at one time, beside the generation.
+        resubmit_rejected: Submit again what the journal holds as rejected at no charge.
         resubmit_failed: How often an item may be submitted again after its task has failed
             for one of the reasons below. Each time costs money again.
         resubmit_reasons: The reasons.
@@ -114,6 +116,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
             in_flight=concurrency,
             timeout=timeout,
             downloads=downloads,
+            resubmit_rejected=resubmit_rejected,
             resubmit_failed=resubmit_failed,
             resubmit_reasons=resubmit_reasons,
         )

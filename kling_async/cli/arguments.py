@@ -294,6 +294,11 @@ def _add_batch(commands: Commands) -> None:
         help="submit again what may have been started without our knowing; may pay twice",
     )
     command.add_argument(
+        "--resubmit-rejected",
+        action="store_true",
+        help="submit again the rows that were rejected without charge",
+    )
+    command.add_argument(
         "--in-flight", type=_count, metavar="N", help="at one time (default: concurrent tasks)"
     )
     _add_doing(command)

@@ -66,6 +66,7 @@ async def batch(args: Namespace) -> int:
     rules = Rules(
         save=args.download_to is not None,
         resubmit_unsure=args.resubmit_unsure,
+        resubmit_rejected=args.resubmit_rejected,
         resubmit_failed=args.resubmit_failed,
     )
     with Plan() as plan:
@@ -194,6 +195,7 @@ class _Run:
             timeout=args.timeout,
             downloads=args.downloads,
             resubmit_unsure=args.resubmit_unsure,
+            resubmit_rejected=args.resubmit_rejected,
             resubmit_failed=args.resubmit_failed,
             max_tasks=args.max_tasks,
             min_balance=args.min_balance,

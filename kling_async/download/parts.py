@@ -28,11 +28,13 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 from attrs.validators import instance_of, matches_re
 
+from kling_async.download.files import alone_in, begins_with, give_name
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["STRONG_ETAG", "Part", "look"]
+__all__ = ["STRONG_ETAG", "Part", "sweep"]
 
 # RFC 9110, section 8.8.3: a weak one begins with W/ and says nothing about single bytes.
 STRONG_ETAG = r'"[!#-~]+"'
@@ -144,26 +146,45 @@ class Part:
         self._digest.update(data)
         self.size += len(data)
         if self.stays and self.size - self._noted >= _NOTE_BYTES:
-            self._write_note()
+            with suppress(OSError):  # without a note it is fetched again, which is no failure
+                self._write_note()
 
-    def finish(self) -> None:
-        """Give the file its name, and return when a power cut can no longer take it away."""
+    def sync(self) -> None:
+        """Return when a power cut can no longer take the bytes away. Nothing more is written."""
         os.fsync(self._opened.fileno())
         if self._shared:
-            # Named while it is locked: else another download could take the place in between,
-            # and would hold the finished file in its hands.
             _note_of(self._place).unlink(missing_ok=True)
         else:
             self._opened.close()  # Windows gives no open file another name
-        self._place.replace(self._path)
-        self._finished = True
-        with suppress(OSError):  # some systems open no folders
-            folder = os.open(self._path.parent, os.O_RDONLY)
+
+    def publish(self, path: Path, may_replace: Callable[[Path], bool]) -> bool:
+        """Give the file a name, unless another file has it; to be called after :meth:`sync`.
+
+        A file that is the beginning of this one, or the same, is replaced: it was cut off. No
+        two processes can give one name at the same time, and so none can take away what another
+        has just saved.
+
+        Args:
+            path: The name, in the same folder.
+            may_replace: Whether the file that has the name now may be replaced.
+
+        Returns:
+            Whether the file has the name now.
+        """
+        # Named while the part is locked: else another download could take the place in between,
+        # and would write to the finished file.
+        with alone_in(path.parent) as folder:
             try:
+                give_name(self._place, path)
+            except FileExistsError:
+                if not (begins_with(self._place, path) or may_replace(path)):
+                    return False
+                self._place.replace(path)
+            self._finished = True
+            with suppress(OSError):  # some systems open no folders
                 os.fsync(folder)
-            finally:
-                os.close(folder)
-        _sweep(self._path)
+        sweep(self._path)
+        return True
 
     def close(self) -> None:
         """Leave what the next download can go on with; remove everything else."""
@@ -213,23 +234,6 @@ class Part:
         self._noted = self.size
 
 
-def look(path: Path) -> tuple[int, str] | None:
-    """Return size and checksum of a file that is complete, or None if there is none.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return None
-    with file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-    _sweep(path)
-    return size, digest
-
-
 def _places(path: Path) -> Iterator[Path]:
     """Give the places for parts that several downloads can share; none if nothing locks them."""
     if find_spec("fcntl") is not None:
@@ -254,14 +258,19 @@ def _take(place: Path, create: int = 0) -> FileIO | None:
         file = FileIO(place, "r+", opener=lambda path, flags: _open(path, flags | create))
     except OSError:
         return None
-    held = False
+    held = twin = False
     with suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(file.fileno())
         # The one who had it may have given it its final name just now.
-        held = os.path.samestat(os.fstat(file.fileno()), place.lstat())
-    if not held:
+        held = os.path.samestat(status, place.lstat())
+        # Or its process has ended between giving that name and taking this one away.
+        twin = held and status.st_nlink > 1
+    if twin:
+        place.unlink(missing_ok=True)
+    if twin or not held:
         file.close()
-    return file if held else None
+    return _take(place, create) if twin else file if held else None
 
 
 def _remove(place: Path) -> None:
@@ -269,7 +278,7 @@ def _remove(place: Path) -> None:
     place.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove what killed downloads have left of a file that is complete."""
     for place in _places(path):
         if (file := _take(place)) is not None:

@@ -94,6 +94,8 @@ def normal_base_url(url: str, *, allow_http: bool = False) -> str:
     Raises:
         ConfigurationError: It is not an absolute URL, or would send the key in the clear.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the base URL must be a text such as {DEFAULT_BASE_URL}: {url!r}")
     bare = url.strip().rstrip("/").removesuffix("/api/v1")
     parts = _split(bare)
     if parts is None or not parts.hostname or "?" in bare or "#" in bare:

@@ -30,6 +30,7 @@ from attrs import frozen
 
 from kling_async._servers import shown
 from kling_async.errors import ConfigurationError
+from kling_async.policy.retry import backoff
 from kling_async.webhooks import _relay_message
 from kling_async.webhooks._relay_engines import WAIT, Engine, EngineError, connect
 
@@ -105,7 +106,8 @@ class Relay:
         name: Which inboxes hear of each other. Without it, those that have a secret in common.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known, or a setting makes no sense.
+        ConfigurationError: The address is of no kind that is known, or a setting makes no sense; on
+            entering: it is open already, on this event loop or another one that is running.
         MissingExtraError: The package that speaks to the engine is not installed.
     """
 
@@ -134,6 +136,10 @@ class Relay:
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             raise ConfigurationError("this relay is open already: open it once in each process")
+        if self._loop is not None and self._loop.is_running():
+            raise ConfigurationError(
+                "this relay is open on another event loop that is running: make one for each loop"
+            )
         source = self._source
         engine = connect(source, self._names) if isinstance(source, str) else source
         self._new, self._empty = asyncio.Event(), asyncio.Event()
@@ -226,10 +232,9 @@ class Relay:
                         self._shown,
                         str(error) or "no answer in time",
                     )
-                delay = min(_LATEST, _SOONEST * 2 ** min(failures, 10))
                 failures += 1
-                # Not all processes at the same moment.
-                await asyncio.sleep(delay * (0.5 + random() / 2))  # noqa: S311 - no secret
+                chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
+                await asyncio.sleep(backoff(failures, _SOONEST, _LATEST, chance))
             else:
                 if failures:
                     _log.warning("callbacks are %s again at %s", done, self._shown)

@@ -501,7 +501,8 @@ async def test_journal_that_breaks_on_the_way(
     assert ended.code == 6
     unknown = f"kling-2-1/{emulator.ledger[2].task_id}"
     assert f"The journal does not know that the service has accepted {unknown}\n" in ended.err
-    assert "3 tasks go on at the service: kling-2-1/task_" in ended.err
+    assert "3 tasks were abandoned" in ended.err
+    assert ": kling-2-1/task_" in ended.err
     assert (await _summary(tmp_path)).counts[ItemState.SUBMITTED] == 2
 
 
@@ -667,3 +668,14 @@ async def test_dry_run_needs_no_temporary_folder(
     """Rows can be checked where nothing can be written."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     assert (await command("batch", _rows(tmp_path), "--dry-run")).code == 0
+
+
+async def test_rejected_rows_are_submitted_again_on_request(
+    serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """What was rejected without charge is submitted again if that is asked for, and only then."""
+    emulator = await serve("submit:1=400")
+    rows = _rows(tmp_path, 1)
+    for options, code, paid in (((), 1, 0), ((), 1, 0), (("--resubmit-rejected",), 0, 1)):
+        ended = await command("batch", rows, *options)
+        assert (ended.code, len(emulator.ledger)) == (code, paid)

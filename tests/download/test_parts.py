@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async.download.parts import Part, look
+from kling_async.download.files import look
+from kling_async.download.parts import Part, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,12 @@ def opened(folder: Path, source: str = "here") -> Part:
     part = Part(folder / "x.mp4", source)
     part.open()
     return part
+
+
+def finish(part: Part, folder: Path) -> None:
+    """Give a part its name, in place of any file."""
+    part.sync()
+    assert part.publish(folder / "x.mp4", lambda _: True)
 
 
 def leave(folder: Path, data: bytes = DATA[:1000]) -> None:
@@ -57,7 +64,7 @@ def test_a_part_is_gone_on_with(tmp_path: Path) -> None:
     part = opened(tmp_path)
     assert (part.size, part.etag, part.total) == (1000, ETAG, len(DATA))
     part.write(DATA[1000:])
-    part.finish()
+    finish(part, tmp_path)
     part.close()
     assert part.sha256 == sha256(DATA).hexdigest()
     assert names(tmp_path) == {"x.mp4"}
@@ -71,7 +78,7 @@ def test_bytes_after_the_last_note(tmp_path: Path) -> None:
         file.write(b"?" * 5000)
     part = opened(tmp_path)
     part.write(DATA[1000:])
-    part.finish()
+    finish(part, tmp_path)
     part.close()
     assert (tmp_path / "x.mp4").read_bytes() == DATA
 
@@ -175,7 +182,7 @@ def test_any_pieces_make_the_file(
         if number in stops and part.resumable:
             part.close()
             part = opened(folder)
-    part.finish()
+    finish(part, folder)
     part.close()
     assert (folder / "x.mp4").read_bytes() == data
     assert part.sha256 == sha256(data).hexdigest()
@@ -212,7 +219,7 @@ def test_a_write_after_one_that_failed(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert part.size == 1000
     part.write(DATA[1000:])
-    part.finish()
+    finish(part, tmp_path)
     part.close()
     assert (tmp_path / "x.mp4").read_bytes() == DATA
 
@@ -243,12 +250,12 @@ def test_a_stale_part_goes_with_the_file(tmp_path: Path) -> None:
         part.write(DATA[:1000])
     one.close()
     two.write(DATA[1000:])
-    two.finish()
+    finish(two, tmp_path)
     two.close()
     assert names(tmp_path) == {"x.mp4", ".x.mp4.3.part"}
     three.close()
     assert ".x.mp4.3.part" in names(tmp_path)
-    assert look(tmp_path / "x.mp4") == (len(DATA), sha256(DATA).hexdigest())
+    sweep(tmp_path / "x.mp4")
     assert names(tmp_path) == {"x.mp4"}
 
 
@@ -263,7 +270,7 @@ def test_more_downloads_than_places(tmp_path: Path) -> None:
     assert all(part.resumable for part in parts)
     parts[4].close()
     parts[5].write(DATA[1000:])
-    parts[5].finish()
+    finish(parts[5], tmp_path)
     parts[5].close()
     assert len(names(tmp_path)) == 5
     for part in parts[:4]:
@@ -281,7 +288,7 @@ def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (one, two):
         part.begin(ETAG, len(DATA))
         part.write(DATA)
-    one.finish()
+    finish(one, tmp_path)
     assert len(names(tmp_path)) == 4
     one.close()
     two.close()
@@ -298,7 +305,7 @@ def test_many_at_once(tmp_path: Path) -> None:
             part.begin(ETAG, len(DATA))
             part.write(DATA[: 100 * number])
             part.write(DATA[100 * number :])
-            part.finish()
+            finish(part, tmp_path)
             part.close()
             found = look(tmp_path / "x.mp4")
             assert found == (len(DATA), sha256(DATA).hexdigest())
@@ -331,7 +338,7 @@ def test_a_link_in_place_of_the_file(tmp_path: Path) -> None:
     leave(tmp_path)
     part = opened(tmp_path)
     part.write(DATA[1000:])
-    part.finish()
+    finish(part, tmp_path)
     part.close()
     assert names(tmp_path) == {"x.mp4"}
     assert not (tmp_path / "x.mp4").is_symlink()
@@ -365,7 +372,7 @@ def test_a_name_that_cannot_be_given(tmp_path: Path) -> None:
     part.begin(ETAG, 1)
     part.write(b"x")
     with pytest.raises(OSError, match=r"x\.mp4"):
-        part.finish()
+        finish(part, tmp_path)
     part.close()
     assert names(tmp_path) == {"x.mp4"}
 
