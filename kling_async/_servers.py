@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from kling_async.errors import ConfigurationError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -67,9 +68,7 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
     try:
         return import_module(modules.format(extra))
     except ImportError as error:
-        raise MissingExtraError(
-            f'{purpose} at {scheme}:// needs another package: pip install "kling-async[{extra}]"'
-        ) from error
+        raise missing_extra(extra, f"{purpose} at {scheme}:// needs another package") from error
 
 
 def shown(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KlingClient"]
 
+_log = logging.getLogger("kling_async")
+
 _T = TypeVar("_T")
 
 
@@ -73,6 +76,8 @@ class KlingClient:
         api_key: The key; else ``APIXO_API_KEY`` from the environment.
         base_url: Where the API is, with or without ``/api/v1``; else ``APIXO_BASE_URL``; else
             the vendor's address. Plain ``http`` is for loopback addresses only.
+        allow_http: Allow plain ``http`` to other machines, as between the containers of a test
+            network; else ``APIXO_ALLOW_HTTP=1``. The key is sent unencrypted: a warning is logged.
         limits: What the account may do.
         limiter: What keeps the limits; give one limiter to all clients that share a key. It
             brings its own limits, so give one or the other. The address of an engine, such as
@@ -98,6 +103,7 @@ class KlingClient:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
+        allow_http: bool | None = None,
         limits: Limits | None = None,
         limiter: Limiter | str | None = None,
         polling: Polling | None = None,
@@ -135,9 +141,7 @@ class KlingClient:
         self._retry = retry or Retry()
         address: str | None = None  # what a transport of the caller's own speaks to is not known
         if transport is None:
-            address = requests.normal_base_url(
-                base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-            )
+            address = _checked_base_url(base_url, allow_http=allow_http)
             transport = AiohttpTransport(
                 base_url=address,
                 api_key=_checked_key(api_key),
@@ -520,6 +524,26 @@ class KlingClient:
         """Report the tasks that run and have not been reported yet."""
         running = self._running.tasks.values()
         abandoned.report([task.ref for task in running if not task.reported], error)
+
+
+def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
+    given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
+    if allow_http is None:
+        allow_http = _switch("APIXO_ALLOW_HTTP")
+    normal = requests.normal_base_url(given, allow_http=allow_http)
+    if requests.sends_in_the_clear(normal):
+        _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
+    return normal
+
+
+def _switch(name: str) -> bool:
+    """Read an environment variable that is on or off."""
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"", "0", "false", "no", "off"}:
+        return False
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
 
 
 def _checked_key(api_key: str | None) -> str:

@@ -24,9 +24,10 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from kling_async._extras import missing_extra
 from kling_async.batch import Batch
 from kling_async.batch.steps import PASSING
-from kling_async.errors import JournalError, KlingError, MissingExtraError
+from kling_async.errors import JournalError, KlingError
 from kling_async.fleet.feed import Feed
 from kling_async.fleet.rows import error_dict, item_from, outcome_dict
 from kling_async.task import DEFAULT_TIMEOUT, check_timeout
@@ -34,7 +35,7 @@ from kling_async.task import DEFAULT_TIMEOUT, check_timeout
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
 except ImportError:
-    raise MissingExtraError('this needs taskiq: pip install "kling-async[taskiq]"') from None
+    raise missing_extra("taskiq", "this needs taskiq") from None
 
 if TYPE_CHECKING:
     import os

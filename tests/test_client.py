@@ -1025,3 +1025,40 @@ async def test_what_hooks_are_told(
     assert last.snapshot.result_urls == result.result_urls
     assert "a hook failed on Submitted" in caplog.text
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("value", "argument", "allowed"),
+    [
+        ("1", None, True),
+        ("true", None, True),
+        ("0", None, False),
+        ("", None, False),
+        ("1", False, False),
+        ("", True, True),
+    ],
+)
+def test_plain_http_in_a_test_network(
+    value: str,
+    argument: bool | None,  # noqa: FBT001
+    allowed: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Plain http to another machine needs the argument or the variable, and is warned of."""
+    monkeypatch.setenv("APIXO_ALLOW_HTTP", value)
+    url = "http://emulator:8080"
+    if allowed:
+        KlingClient(KEY, base_url=url, allow_http=argument)
+        assert "unencrypted to http://emulator:8080/api/v1" in caplog.text
+    else:
+        with pytest.raises(ConfigurationError, match="unencrypted"):
+            KlingClient(KEY, base_url=url, allow_http=argument)
+        assert caplog.text == ""
+
+
+def test_switch_that_is_neither_on_nor_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that cannot be understood is a ConfigurationError."""
+    monkeypatch.setenv("APIXO_ALLOW_HTTP", "maybe")
+    with pytest.raises(ConfigurationError, match="APIXO_ALLOW_HTTP must be 1 or 0, not 'maybe'"):
+        KlingClient(KEY)

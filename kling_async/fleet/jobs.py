@@ -21,8 +21,9 @@ from uuid import uuid4
 
 from attrs import frozen
 
+from kling_async._extras import missing_extra
 from kling_async._servers import cut
-from kling_async.errors import JournalError, MissingExtraError
+from kling_async.errors import JournalError
 from kling_async.journal._postgres_watch import longest
 from kling_async.policy.retry import backoff
 
@@ -37,9 +38,7 @@ try:
     from kling_async._postgres_line import UNDONE
     from kling_async.journal._postgres_link import COMPLAINTS, reading
 except ImportError:
-    raise MissingExtraError(
-        'a queue needs another package: pip install "kling-async[queue]"'
-    ) from None
+    raise missing_extra("queue", "a queue needs another package") from None
 
 if TYPE_CHECKING:
     from types import TracebackType

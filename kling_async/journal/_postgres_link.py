@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal._postgres_watch import Watch
 from kling_async.policy.retry import backoff
 
@@ -21,9 +22,7 @@ try:
 
     from kling_async._postgres_line import UNDONE
 except ImportError as error:
-    raise MissingExtraError(
-        'a journal on PostgreSQL needs another package: pip install "kling-async[postgres]"'
-    ) from error
+    raise missing_extra("postgres", "a journal on PostgreSQL needs another package") from error
 
 if TYPE_CHECKING:
     from kling_async.journal._postgres_address import Address

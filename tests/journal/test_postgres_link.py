@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from kling_async._extras import install_command
 from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal import ItemState, Move, Planned
 from kling_async.journal._postgres_address import Address
@@ -328,7 +329,7 @@ def test_without_the_driver(use: str) -> None:
     told = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
     )
-    assert 'pip install "kling-async[postgres]"' in told.stdout
+    assert install_command("postgres") in told.stdout
 
 
 async def test_a_wrong_password(batch_url: str) -> None:

@@ -18,6 +18,7 @@ from aiohttp import web
 from fastapi import FastAPI
 
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
+from kling_async._extras import install_command
 from kling_async.errors import AnswerLostError, ConfigurationError
 from kling_async.events import CalledBack, Event, Polled, Submitted
 from kling_async.protocol.callbacks import write_token
@@ -802,8 +803,7 @@ except MissingExtraError as error:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
     assert ran.stdout == (
-        f"what relays callbacks at {scheme}:// needs another package:"
-        f' pip install "kling-async[{extra}]"\n'
+        f"what relays callbacks at {scheme}:// needs another package: {install_command(extra)}\n"
     )
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
-from kling_async.errors import ConfigurationError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError
 from kling_async.testing import media
 from kling_async.testing.emulator.app import API, Api, Settings
 from kling_async.testing.emulator.callbacks import Callbacks
@@ -99,9 +100,7 @@ class Emulator:
         if requests_per_minute < 1 or concurrent_tasks < 1:
             raise ConfigurationError("emulator: limits must be at least 1")
         if video == "rendered" and not media.can_render():
-            raise MissingExtraError(
-                'rendered videos need the extra "emulator": pip install "kling-async[emulator]"'
-            )
+            raise missing_extra("emulator", 'rendered videos need the extra "emulator"')
         self._host = host
         self._port = port
         self._speed = speed
