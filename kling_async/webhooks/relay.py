@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineError", "Relay", "RelayCounts"]
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
@@ -122,7 +123,8 @@ class Relay:
         self._source = engine
         self._counts: Counter[str] = Counter()
         self._waiting: deque[str] = deque()
-        self._called: OrderedDict[str, int] = OrderedDict()  # by the nonce of the URL
+        # By the nonce of the URL; those that say that a task still runs are counted apart.
+        self._called: OrderedDict[tuple[str, bool], int] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
         # What follows belongs to one event loop.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,12 +190,13 @@ class Relay:
             await asyncio.wait([work])
 
     def _heard(self, callback: Callback) -> None:
-        often = self._called.get(callback.nonce, 0)
+        kind = callback.nonce, callback.snapshot.state.ended
+        often = self._called.get(kind, 0)
         line = _relay_message.write(callback)
         if often >= _OFTEN or len(line) > _relay_message.LARGEST:
             self._counts["dropped"] += 1
             return
-        _remember(self._called, callback.nonce, often + 1)
+        _remember(self._called, kind, often + 1)
         _remember(self._seen, line.partition(" ")[0], None)  # it comes back to us, too
         self._waiting.append(line)
         self._trim(_WAITING)
@@ -274,7 +277,7 @@ class Relay:
             self._inbox.relayed(message.snapshot, message.nonce)
 
 
-def _remember(table: OrderedDict[str, _T], key: str, value: _T) -> None:
+def _remember(table: OrderedDict[_K, _T], key: _K, value: _T) -> None:
     table[key] = value
     if len(table) > _REMEMBERED:
         table.popitem(last=False)

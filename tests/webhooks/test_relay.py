@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
 from kling_async._extras import install_command
 from kling_async.errors import AnswerLostError, ConfigurationError
-from kling_async.events import CalledBack, Event, Polled, Submitted
+from kling_async.events import CalledBack, Event, Polled, Submitted, TaskEnded
 from kling_async.protocol.callbacks import write_token
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
@@ -242,21 +242,20 @@ async def test_callbacks_that_are_too_large() -> None:
     assert here.relay.counts == RelayCounts(published=1, dropped=1)
 
 
-async def test_what_still_runs_is_not_told() -> None:
-    """What says that a task still runs is told to nobody, wherever it comes from."""
+@pytest.mark.parametrize("knows", [True, False])
+async def test_what_still_runs(*, knows: bool) -> None:
+    """What says that a task still runs is relayed, too, and takes no place of what says its end."""
     board = Board()
     here, there = Worker(board), Worker(board)
+    here.ear.knows, there.ear.knows = False, knows
     async with here.relay, there.relay:
-        here.called(state="processing")
-        await asyncio.sleep(1)
-        assert board == []
+        for _ in range(6):
+            here.called(state="processing")
         here.called()
         await asyncio.sleep(1)
-        board.append(board[0].replace('"success"', '"processing"').replace(" ", " ", 1))
-        board[-1] = "0" * 24 + board[-1][24:]
-        await asyncio.sleep(1)
-    assert there.relay.counts.heard == 2
-    assert there.ear.tasks == ["task_1"]
+    assert [one.snapshot.state.value for one in there.ear.heard] == ["processing"] * 4 + ["success"]
+    assert here.inbox.counts == Counts(unfinished=6, unknown=1)
+    assert there.inbox.counts == (Counts(unfinished=4, relayed=1) if knows else Counts())
 
 
 # -------------------------------------------------------------------------- who hears of each other
@@ -629,7 +628,7 @@ async def test_a_callback_at_another_worker() -> None:
     assert list(result.result_urls) == URLS
     assert service.asked == {"task_1": 1}
     kinds = [type(event) for event in service.events]
-    assert kinds == [Submitted, CalledBack, Polled]
+    assert kinds == [Submitted, CalledBack, Polled, TaskEnded]
     assert (here.inbox.counts.relayed, there.inbox.counts.relayed) == (1, 0)
 
 
