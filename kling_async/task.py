@@ -213,7 +213,7 @@ class Task:
             Whether somebody is waiting for the task. Else the first who does is told at once.
         """
         self._believed = ended or self._believed
-        self._polls.hasten(self._course)
+        self._polls.hasten(self._course, certain=ended is not None)
         return self._line is not None and self._loop is asyncio.get_running_loop()
 
     def _enter(self) -> list[None]:

@@ -30,7 +30,7 @@ __all__ = [
 # Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
 PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
 _WITH_STATUS = (errors.APIError, errors.ContractError)
-_HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE})
+_HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA})
 
 
 @frozen

@@ -99,11 +99,23 @@ def test_a_failure_that_is_not_known() -> None:
     assert next_step(entry(S.FAILED), Rules(resubmit_failed=1), fresh=False) is Step.TELL
 
 
-@pytest.mark.parametrize("reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE])
+@pytest.mark.parametrize(
+    "reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA]
+)
 def test_hopeless_reasons(reason: FailReason) -> None:
     """Nobody can ask that an input be paid for again that fails again."""
     with pytest.raises(ConfigurationError, match=reason.value):
         Rules(resubmit_reasons=[FailReason.TIMEOUT, reason])
+
+
+def test_a_refused_output() -> None:
+    """A refusal of the video that was made may be resubmitted, if the user asks for it."""
+    failed = entry(
+        S.FAILED, failure=Failure("TaskFailedError", "no", "", FailReason.CONTENT_OUTPUT)
+    )
+    assert next_step(failed, Rules(resubmit_failed=9), fresh=False) is Step.TELL
+    allowed = Rules(resubmit_failed=9, resubmit_reasons=[FailReason.CONTENT_OUTPUT])
+    assert next_step(failed, allowed, fresh=False) is Step.SUBMIT_ANEW
 
 
 @pytest.mark.parametrize("number", [-1, 0.5])
