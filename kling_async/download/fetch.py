@@ -20,14 +20,13 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from contextlib import suppress
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
 from hashlib import sha256
 from random import random
 from typing import TYPE_CHECKING
 
 from kling_async._threads import in_thread
-from kling_async.download.files import checksum, is_spoiled, look
+from kling_async.download.files import checksum, is_known, is_spoiled, look
 from kling_async.download.names import alternatives
 from kling_async.download.parts import Part, sweep
 from kling_async.download.room import RESERVE_BYTES, ROOM, NoRoomError
@@ -138,9 +137,10 @@ class File:
             return True
         if job.previous is None:
             return is_spoiled(path)
-        with suppress(OSError):  # a folder, or a file of another user
-            return (path.name, checksum(path)) in job.previous
-        return False
+        if (saved := job.previous.get(path.name)) is None:
+            return False
+        # It has a name of ours. But ours may have been removed, and then this is another's.
+        return not is_known(path) or checksum(path) == saved
 
     def _close(self) -> None:
         ROOM.release(self._part)
