@@ -15,6 +15,7 @@ from aiohttp import web
 
 from kling_async import Result, Retry, TaskRef
 from kling_async.download import MAX_BYTES, download
+from kling_async.download.room import ROOM
 from kling_async.errors import DownloadError, ResultExpiredError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ REF = TaskRef("kling-2-1", "task_1")
 VIDEO = bytes(range(256)) * 4096  # a megabyte: several chunks
 OTHER = VIDEO[::-1]
 ONCE = Retry(attempts=1)
+GIB = 1024**3
 PART = ".task_1.mp4.part"
 NOTE = ".task_1.mp4.part.json"
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -717,6 +719,27 @@ def test_a_disk_that_is_too_small_for_all(tmp_path: Path) -> None:
     assert announced == "announced 2 True True"
     assert unknown.startswith("unknown ")
     assert unknown.endswith(" True True")
+
+
+@virtual
+async def test_room_that_others_have_claimed(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """Free space that another download of this process will need is not free."""
+
+    async def large(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\nx" % (3 * GIB))
+        await reader.read()
+
+    url = f"{await serve_raw(large)}/a.mp4"
+    # Others use this disk, too: a gibibyte more or less changes nothing.
+    ROOM.claim("another", tmp_path, max(shutil.disk_usage(tmp_path).free - 2 * GIB, 0))
+    try:
+        with pytest.raises(DownloadError, match=r"no room .*needed, \d+ are free") as caught:
+            await download(result(url), tmp_path)
+    finally:
+        ROOM.release("another")
+    assert not caught.value.retryable
+    assert content(tmp_path) == {}
 
 
 @virtual

@@ -237,3 +237,57 @@ async def test_a_folder_is_no_folder(service: Service, kling: KlingClient, tmp_p
         await kling.download(Result(REF, tuple(service.urls(1))), tmp_path / "file" / "x")
     assert caught.value.ref == REF
     assert service.asked == []
+
+
+# ------------------------------------------------------------------------------ a folder of several
+
+MINE = b"\0\0\0\x18ftypmp42 mine"
+
+
+async def test_a_file_that_others_have(
+    service: Service, kling: KlingClient, tmp_path: Path
+) -> None:
+    """With `previous`, any file that has the name stays, and each try has the same other name."""
+    result = Result(REF, tuple(service.urls(1)))
+    (tmp_path / "fox.mp4").write_bytes(MINE)
+    (file,) = await kling.save(result, tmp_path, name="fox", previous=())
+    assert file.name.startswith("fox+")
+    (again,) = await kling.save(result, tmp_path, name="fox", previous=())
+    assert again == file
+    assert (tmp_path / "fox.mp4").read_bytes() == MINE
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / file.name).write_bytes(MINE)
+    (third,) = await kling.save(result, tmp_path, name="fox", previous=())
+    assert third.name not in {"fox.mp4", file.name}
+
+
+@pytest.mark.parametrize(
+    ("there", "replaced"), [(None, True), (b"cut off", True), (b"<html>", True), (MINE, False)]
+)
+async def test_a_file_of_an_earlier_call(
+    there: bytes | None,
+    replaced: bool,  # noqa: FBT001 - a parameter
+    service: Service,
+    kling: KlingClient,
+    tmp_path: Path,
+) -> None:
+    """An earlier file is replaced, whole or broken, unless another video has its name by now."""
+    first = await kling.save(Result(REF, tuple(service.urls(1))), tmp_path, previous=())
+    path = tmp_path / first[0].name
+    if there is not None:
+        path.write_bytes(there)
+    service.files = 2
+    other = Result(REF, (service.urls(1)[1],))  # under the same name
+    (second,) = await kling.save(other, tmp_path, previous=first)
+    assert (second.name == first[0].name) is replaced
+    assert (tmp_path / second.name).read_bytes() == VIDEO + b"/1.mp4"
+    assert path.read_bytes() == (VIDEO + b"/1.mp4" if replaced else MINE)
+
+
+async def test_a_folder_that_has_the_name(
+    service: Service, kling: KlingClient, tmp_path: Path
+) -> None:
+    """A folder is in nobody's way if another name will do."""
+    (tmp_path / "task_1.mp4").mkdir()
+    (file,) = await kling.save(Result(REF, tuple(service.urls(1))), tmp_path, previous=())
+    assert file.name != "task_1.mp4"
