@@ -131,21 +131,24 @@ class Guard:
 
     Attributes:
         open: All of them, because the service itself is on this machine: an emulator.
+        loopback: Loopback addresses, because the caller's own URLs are there.
         allowed: Hosts, in lower case, that may be internal.
     """
 
     open: bool = False
+    loopback: bool = False
     allowed: frozenset[str] = frozenset()
 
     def permits_internal(self, host: str) -> bool:
         """Whether this host may be one of this machine, or of a private network."""
-        return self.open or host.lower() in self.allowed
+        host = host.lower()
+        return self.open or host in self.allowed or (self.loopback and is_loopback(host))
 
-    def for_result(self, urls: tuple[str, ...]) -> Guard:
+    def for_own(self, urls: tuple[str, ...]) -> Guard:
         """Return the guard of files whose URLs were given by the caller, not by a service.
 
-        Their own hosts are as good as the caller. They may lead to internal hosts if they
-        are loopback addresses themselves.
+        Their own hosts are as good as the caller. If they are on this machine, they may lead to
+        other places on it.
         """
         hosts: set[str] = set()
         for url in urls:
@@ -153,6 +156,4 @@ class Guard:
                 hosts.add(web_url(url).raw_host or "")
             except ValueError:  # an error of its own, when it is fetched
                 continue
-        return Guard(
-            open=self.open or any(map(is_loopback, hosts)), allowed=self.allowed | frozenset(hosts)
-        )
+        return Guard(self.open, any(map(is_loopback, hosts)), self.allowed | hosts)

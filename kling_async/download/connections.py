@@ -103,8 +103,8 @@ class Connections:
                     return
                 if redirects == _MOST_REDIRECTS:
                     raise aiohttp.TooManyRedirects(answer.request_info, answer.history)
-            redirects += 1
-            url = follow(url, location)
+                redirects += 1
+                url = follow(url, location)
 
     async def _ask(
         self, url: URL, headers: Mapping[str, str], guard: Guard, pace: Pace
@@ -157,9 +157,11 @@ class Pool:
         Raises:
             ConfigurationError: The session that was lent is closed, or of another loop.
         """
+        loop = asyncio.get_running_loop()
         if self._lent is not None and self._lent.closed:
             raise ConfigurationError("the session that was lent for the download is closed")
-        loop = asyncio.get_running_loop()
+        if self._lent is not None and self._lent._loop is not loop:  # noqa: SLF001 - no public name
+            raise ConfigurationError("the session that was lent belongs to another event loop")
         if loop not in self._on:
             guard = _closing(made := self._make())
             self._on[loop] = made, guard
@@ -176,10 +178,7 @@ class Pool:
     def _make(self) -> Connections:
         lent = self._lent
         proxies = self._proxies or (Proxies() if lent is None else Proxies.of(lent))
-        try:
-            return Connections(lent, proxies)
-        except RuntimeError as error:
-            raise ConfigurationError(f"the session that was lent cannot be used: {error}") from None
+        return Connections(lent, proxies)
 
 
 class Pace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HEAD_BYTES", "not_media"]
+__all__ = ["HEAD_BYTES", "is_media", "not_media"]
 
 # As many bytes are looked at. Pages may begin with comments, and with any white space.
 HEAD_BYTES = 512
@@ -47,6 +47,11 @@ def not_media(content_type: str, head: bytes) -> str | None:
         if begin is not None and pattern.match(text, begin.end()):
             return name
     kind = content_type.partition(";")[0].strip().lower()
-    if _TEXT_TYPE.fullmatch(kind) and not _MEDIA.match(head):
+    if _TEXT_TYPE.fullmatch(kind) and not is_media(head):
         return kind
     return None
+
+
+def is_media(head: bytes) -> bool:
+    """Whether a file begins as the usual videos and pictures do. There are others."""
+    return _MEDIA.match(head) is not None

@@ -20,14 +20,13 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from contextlib import suppress
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
 from hashlib import sha256
 from random import random
 from typing import TYPE_CHECKING
 
 from kling_async._threads import in_thread
-from kling_async.download.files import checksum, is_spoiled, look
+from kling_async.download.files import checksum, is_known, look
 from kling_async.download.names import alternatives
 from kling_async.download.parts import Part, sweep
 from kling_async.download.room import RESERVE_BYTES, ROOM, NoRoomError
@@ -98,9 +97,9 @@ class File:
         self._part = part
         try:
             if not job.overwrite and job.previous is None:
-                kept = await in_thread(self._kept)
+                kept = await in_thread(self._keep)
                 if kept is not None:
-                    return SavedFile(self._url, self._path.name, *kept)
+                    return kept
             await in_thread(part.open)
             await self._fetch()
             return await in_thread(self._finish)
@@ -116,33 +115,38 @@ class File:
         finally:
             await in_thread(self._close)
 
-    def _kept(self) -> tuple[int, str] | None:
-        """Return size and checksum of a file that is there already, in a thread."""
-        found = look(self._path)
-        if found is not None:
-            sweep(self._path)  # nothing will be gone on with
-        return found
+    def _keep(self) -> SavedFile | None:
+        """Return the file that is there already, if there is one."""
+        if (found := look(self._path)) is None:
+            return None
+        sweep(self._path)  # no part of it will be gone on with
+        return SavedFile(self._url, self._path.name, *found)
 
     def _finish(self) -> SavedFile:
-        """Give the file its name, in a thread."""
-        job, part = self._job, self._part
+        """Give the file a name."""
+        part, names = self._part, alternatives(self._path.name, self._job.ref)
+        kept: tuple[int, str] | None = None
+
+        def may_replace(path: Path) -> bool:
+            nonlocal kept
+            if self._job.overwrite:
+                return True
+            if self._job.previous is not None:
+                return self._is_previous(path)
+            kept = look(path)  # another download of this file may have been complete first
+            return kept is None
+
         part.sync()
-        names = alternatives(self._path.name, job.ref)
-        while not part.publish(path := self._path.with_name(next(names)), self._may_replace):
-            # Another download of this file was complete first.
-            if job.previous is None and (kept := look(path)) is not None:
+        while not part.publish(path := self._path.with_name(next(names)), may_replace):
+            if kept is not None:
                 return SavedFile(self._url, path.name, *kept)
         return SavedFile(self._url, path.name, part.size, part.sha256)
 
-    def _may_replace(self, path: Path) -> bool:
-        job = self._job
-        if job.overwrite:
-            return True
-        if job.previous is None:
-            return is_spoiled(path)
-        with suppress(OSError):  # a folder, or a file of another user
-            return (path.name, checksum(path)) in job.previous
-        return False
+    def _is_previous(self, path: Path) -> bool:
+        """Whether a file is one that an earlier call has saved, or what is left of it."""
+        saved = (self._job.previous or {}).get(path.name)
+        # The name was given then. But that file may have been removed, and this be another's.
+        return saved is not None and (not is_known(path) or checksum(path) == saved)
 
     def _close(self) -> None:
         ROOM.release(self._part)

@@ -10,13 +10,13 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from kling_async.download.content import HEAD_BYTES, not_media
+from kling_async.download.content import HEAD_BYTES, is_media, not_media
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["alone_in", "begins_with", "checksum", "give_name", "is_spoiled", "look"]
+__all__ = ["alone_in", "begins_with", "checksum", "give_name", "is_known", "is_spoiled", "look"]
 
 _READ_BYTES = 1024**2
 
@@ -57,6 +57,16 @@ def is_spoiled(path: Path) -> bool:
     """
     with path.open("rb") as file:
         return not_media("", file.read(HEAD_BYTES)) is not None
+
+
+def is_known(path: Path) -> bool:
+    """Whether a file begins as the usual videos and pictures do.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return is_media(file.read(HEAD_BYTES))
 
 
 def begins_with(whole: Path, path: Path) -> bool:

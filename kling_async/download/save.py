@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,11 @@ from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Pool
 from kling_async.download.fetch import File
 from kling_async.download.names import file_name
+from kling_async.download.parts import sweep
 from kling_async.download.source import Job
 from kling_async.errors import (
     ConfigurationError,
     DownloadError,
-    JournalError,
     KlingError,
     ResultExpiredError,
 )
@@ -65,7 +66,7 @@ class Downloader:
         self._judges_results = base_url is not None
         self._guard = Guard(
             open=base_url is not None and is_loopback(web_url(base_url).raw_host or ""),
-            allowed=frozenset(host.lower() for host in allow_hosts),
+            allowed=frozenset(host.strip("[]").lower() for host in allow_hosts),
         )
 
     async def save(  # noqa: PLR0913 - every one is a keyword with a default
@@ -107,15 +108,16 @@ class Downloader:
         job = Job(
             result.ref,
             connections,
-            self._guard if self._judges_results else self._guard.for_result(urls),
+            self._guard if self._judges_results else self._guard.for_own(urls),
             retry or Retry(),
             overwrite=overwrite,
-            previous=None if previous is None else {(one.name, one.sha256) for one in previous},
+            previous=None if previous is None else {one.name: one.sha256 for one in previous},
             ended_at=tuple(
                 moment
                 for moment in (result.completed_at, seen_at)
                 if moment is not None and moment.tzinfo is not None
             ),
+            renewable=renew is not None,
         )
         saved: list[SavedFile] = []
         while len(saved) < len(urls):
@@ -126,11 +128,16 @@ class Downloader:
             except ResultExpiredError as expired:
                 if renew is None:
                     raise
-                urls = await _renewed(expired, urls, index, renew)
+                try:
+                    urls = await _renewed(expired, urls, index, renew)
+                except ResultExpiredError as final:
+                    if not final.retryable:  # then nothing will be gone on with
+                        await in_thread(partial(sweep, path))
+                    raise
                 if on_renewed is not None:
                     await on_renewed(urls)
                 # Once, and a fresh URL has no reason to be dead.
-                job, renew = evolve(job, patient=False), None
+                job, renew = evolve(job, renewable=False, patient=False), None
         return tuple(saved)
 
     async def close(self) -> None:
@@ -147,8 +154,6 @@ async def _renewed(
     """Return other URLs of the same files; raise if there are none."""
     try:
         fresh = await renew()
-    except JournalError:
-        raise
     except KlingError as error:
         raise ResultExpiredError(
             f"{expired}; the service gave no fresh one: {error}",

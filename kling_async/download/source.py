@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -77,10 +77,11 @@ class Job:
         guard: Which hosts they may come from.
         retry: How failed attempts are repeated.
         overwrite: Fetch what is there already, and replace it.
-        previous: None keeps what is there already. Else names and checksums of files that may be
-            replaced; of any others the names are not taken, and the file gets another one.
+        previous: None keeps what is there already. Else names of files that may be replaced, with
+            their checksums; of any others the names are not taken, and the file gets another one.
         ended_at: When the task ended, by the service and as this process has seen it, if known.
         patient: Whether 403 and 404 of a young result are waited out.
+        renewable: Whether a dead URL may be replaced by a fresh one of the same file.
     """
 
     ref: TaskRef
@@ -88,9 +89,10 @@ class Job:
     guard: Guard
     retry: Retry
     overwrite: bool = False
-    previous: Collection[tuple[str, str]] | None = None
+    previous: Mapping[str, str] | None = None
     ended_at: tuple[datetime, ...] = ()
     patient: bool = True
+    renewable: bool = False
 
 
 def is_young(ended_at: Collection[datetime], now: Collection[datetime]) -> bool:
@@ -134,7 +136,7 @@ class Source:
         try:
             async with asyncio.timeout(None) as limit:
                 fits = await self._ask(part, Pace(limit, _PACE))
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+        except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
             said = f"{type(error).__name__}: {str(error) or 'it came too slowly'}"
@@ -176,11 +178,12 @@ class Source:
     def _check_status(self, answer: aiohttp.ClientResponse, part: Part) -> None:
         status = answer.status
         if status in _DEAD:
-            part.reset()
             now = [datetime.now(UTC), *_date(answer)]
             young = self._job.patient and is_young(self._job.ended_at, now)
             if young and status != _GONE:
                 raise NotReadyError(status)
+            if not self._job.renewable:
+                part.reset()  # nothing will be gone on with
             raise self.dead(status)
         if status != _OK:
             refused = status in _CLIENT and status != _TOO_MANY

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
 from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, Retry
 from kling_async.errors import (
@@ -18,6 +19,7 @@ from kling_async.errors import (
     BalanceError,
     ConfigurationError,
     ContractError,
+    DownloadError,
     JournalError,
     RefusedError,
     ResultExpiredError,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from kling_async.testing import Emulator
     from kling_async.testing.transport import Request, Response
     from tests.batch.conftest import ReadHistories, RunBatch
-    from tests.conftest import Connect, Emulate
+    from tests.conftest import Connect, Emulate, ServeApp
 
 pytestmark = pytest.mark.virtual_time
 
@@ -468,16 +470,113 @@ async def test_files_that_are_gone(
     assert outcome.files == ()
 
 
+VIDEO = b"\0\0\0\x18ftypmp42 of another batch"
+
+
+@pytest.mark.parametrize("mine", [VIDEO, b"my own cut, three days of work"])
 async def test_a_file_of_another_batch(
+    mine: bytes, emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
+) -> None:
+    """A file that this journal has not saved keeps its name; the video gets another, for good."""
+    emulator = await emulate()
+    (tmp_path / "fox.mp4").write_bytes(mine)
+    given = [Item("fox", MasterTextToVideo("a fox"))]
+    for _ in range(2):
+        (outcome,) = await run(await connect(emulator), given, download_to=tmp_path)
+        (path,) = outcome.files
+        assert path.parent == tmp_path
+        assert path.name.startswith("fox+")
+        assert path.read_bytes()[4:8] == b"ftyp"
+        assert (tmp_path / "fox.mp4").read_bytes() == mine
+    assert files(emulator) == 1
+
+
+async def test_two_batches_one_folder(
     emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
 ) -> None:
-    """A file that is there under the item's name is not taken for its video."""
+    """Two batches whose keys are the same save beside each other, also if a file was removed."""
     emulator = await emulate()
-    (tmp_path / "fox.mp4").write_bytes(b"the video of another batch")
-    given = [Item("fox", MasterTextToVideo("a fox"))]
-    (outcome,) = await run(await connect(emulator), given, download_to=tmp_path)
-    assert outcome.files == (tmp_path / "fox.mp4",)
-    assert outcome.files[0].read_bytes()[4:8] == b"ftyp"
+    kling = await connect(emulator)
+    videos = tmp_path / "videos"
+
+    async def saved(name: str) -> Path:
+        given = [Item("fox", MasterTextToVideo(name))]
+        (outcome,) = await run(kling, given, tmp_path / f"{name}.sqlite", download_to=videos)
+        (path,) = outcome.files
+        return path
+
+    first = await saved("a")
+    first.unlink()
+    second = await saved("b")
+    assert second == first == videos / "fox.mp4"
+    second.write_bytes(VIDEO)  # all videos of this emulator are one
+    third = await saved("a")
+    assert third not in {first, second}
+    assert second.read_bytes() == VIDEO
+
+
+async def test_links_that_have_expired(
+    serve_app: ServeApp, tmp_path: Path, path: Path, run: RunBatch, histories: ReadHistories
+) -> None:
+    """A dead URL is replaced, in the journal too, by one status call; also when a file is gone."""
+    day, asked, up = 1, [], False
+
+    async def serve(request: web.Request) -> web.Response:
+        if "generateTask" in request.path:
+            return web.json_response({"code": 200, "data": {"taskId": "task_1"}})
+        if "statusTask" in request.path:
+            asked.append(day)
+            urls = json.dumps({"resultUrls": [f"{origin}/x.mp4?day={day}"]})
+            data = {"taskId": "task_1", "state": "success", "completeTime": 1, "resultJson": urls}
+            return web.json_response({"code": 200, "data": data})
+        if request.query["day"] != str(day):
+            return web.Response(status=403)
+        return web.Response(body=VIDEO) if up else web.Response(status=503)
+
+    origin = await serve_app(serve)
+
+    async def outcome() -> Outcome:
+        async with KlingClient("k" * 20, base_url=origin, retry=ONCE) as kling:
+            (outcome,) = await run(kling, items(1), download_to=tmp_path / "v")
+        return outcome
+
+    assert isinstance((await outcome()).error, DownloadError)
+    day = 2
+    failed = await outcome()  # the fresh URL is written before it is used
+    assert isinstance(failed.error, DownloadError)
+    assert failed.result is not None
+    assert failed.result.result_urls == (f"{origin}/x.mp4?day=2",)
+    up = True
+    saved = await outcome()
+    assert saved.error is None
+    assert asked == [1, 2]
+    saved.files[0].unlink()
+    day = 3
+    again = await outcome()
+    assert again.files == saved.files
+    assert again.files[0].read_bytes() == VIDEO
+    assert asked == [1, 2, 3]
+    assert (await histories())["key 0"] == [*DONE, S.FINISHED, *[S.SAVED] * 3]
+    async with SqliteJournal(path, read_only=True) as journal:
+        (entry,) = [one async for one in journal.entries()]
+    assert entry.result is not None
+    assert entry.result.result_urls == (f"{origin}/x.mp4?day=3",)
+    assert [file.url for file in entry.files] == [f"{origin}/x.mp4?day=3"]
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"<html>not found</html>", b"cut off"])
+async def test_a_spoilt_file_is_fetched_again(
+    spoilt: bytes, emulate: Emulate, connect: Connect, tmp_path: Path, run: RunBatch
+) -> None:
+    """A saved file that is empty or a page, of whatever size, is fetched again in its place."""
+    emulator = await emulate()
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path)
+    (path,) = outcome.files
+    content = path.read_bytes()
+    path.write_bytes(spoilt.ljust(len(content)) if spoilt.startswith(b"<") else spoilt)
+    (outcome,) = await run(await connect(emulator), items(1), download_to=tmp_path)
+    assert outcome.files == (path,)
+    assert path.read_bytes() == content
 
 
 async def test_a_folder_that_cannot_be_made(

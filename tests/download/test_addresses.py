@@ -161,8 +161,12 @@ def test_guards() -> None:
 
 
 def test_the_guard_of_a_caller_s_own_urls() -> None:
-    """The hosts of a caller's own URLs are good; only from loopback others may be internal."""
-    guard = Guard().for_result(("https://10.0.0.7/x.mp4", "no URL"))
+    """The hosts of a caller's own URLs are good; if on this machine, all of the machine is."""
+    guard = Guard().for_own(("https://10.0.0.7/x.mp4", "no URL"))
     assert guard.permits_internal("10.0.0.7")
     assert not guard.permits_internal("10.0.0.8")
-    assert Guard().for_result(("http://127.0.0.1:1/x",)).permits_internal("10.0.0.8")
+    assert not guard.permits_internal("127.0.0.1")
+    here = Guard().for_own(("http://127.0.0.1:1/x",))
+    assert here.permits_internal("127.0.0.2")
+    assert here.permits_internal("LOCALHOST")
+    assert not here.permits_internal("10.0.0.8")

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from kling_async import Result, Retry, TaskRef
 from kling_async.download import MAX_BYTES, download
+from kling_async.download.room import ROOM
 from kling_async.errors import DownloadError, ResultExpiredError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ REF = TaskRef("kling-2-1", "task_1")
 VIDEO = bytes(range(256)) * 4096  # a megabyte: several chunks
 OTHER = VIDEO[::-1]
 ONCE = Retry(attempts=1)
+GIB = 1024**3
 PART = ".task_1.mp4.part"
 NOTE = ".task_1.mp4.part.json"
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -530,7 +532,14 @@ async def test_a_server_that_drips(serve_raw: ServeRaw, tmp_path: Path) -> None:
 
 @virtual
 @pytest.mark.parametrize(
-    "url", ["http://a..b/x.mp4", f"http://{'x' * 64}.com/", "http://1:99999/", "http://[x"]
+    "url",
+    [
+        "http://a..b/x.mp4",
+        f"http://{'x' * 64}.com/",
+        "http://1:99999/",
+        "http://[x",
+        "http://127.1:1/",
+    ],
 )
 async def test_a_url_that_leads_nowhere(url: str, tmp_path: Path) -> None:
     """A host that cannot be one is an error of ours, not of a codec, and is not tried again."""
@@ -627,32 +636,158 @@ asyncio.run(main())
 """
 
 
-def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
-    """A file that does not fit is refused before a byte is written, or when no room is left."""
+CROWD = """
+import asyncio, os, pathlib, shutil, sys
+from aiohttp import web
+from kling_async import Result, TaskRef
+from kling_async.download import download
+from kling_async.errors import DownloadError
+
+least = 10**9
+
+async def serve(request):
+    answer = web.StreamResponse()
+    if request.path == "/announced":
+        answer.content_length = 9_000_000
+    await answer.prepare(request)
+    global least
+    for _ in range(90):
+        await answer.write(bytes(100_000))
+        least = min(least, shutil.disk_usage(sys.argv[1]).free)
+        await asyncio.sleep(0.001)
+    return answer
+
+async def main():
+    app = web.Application()
+    app.router.add_get("/{name}", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    for name in ("announced", "unknown"):
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/{name}"
+        done = await asyncio.gather(
+            *(download(Result(TaskRef("m", f"{name}{n}"), (url,)), sys.argv[1]) for n in range(5)),
+            return_exceptions=True,
+        )
+        assert all(isinstance(one, (tuple, DownloadError)) for one in done), done
+        saved = [one for one in done if isinstance(one, tuple)]
+        print(name, len(saved), len(os.listdir(sys.argv[1])) == len(saved), least >= 16 * 1024**2)
+        for path in pathlib.Path(sys.argv[1]).iterdir():
+            path.unlink()
+    await runner.cleanup()
+
+asyncio.run(main())
+"""
+
+
+def run_on_a_small_disk(folder: Path, size: str, program: str) -> list[str]:
+    """Run a program with a disk of so many bytes in a folder; give what it prints."""
     unshare = shutil.which("unshare")
-    mount = 'mount -t tmpfs -o size=20m none "$1"'
+    mount = f'mount -t tmpfs -o size={size} none "$1"'
     inside = (unshare or "unshare", "-Urm", "sh", "-c")
     if (
         unshare is None
         or subprocess.run(
-            (*inside, mount, "sh", tmp_path), capture_output=True, check=False
+            (*inside, mount, "sh", folder), capture_output=True, check=False
         ).returncode
     ):
         pytest.skip("no small disk can be had here")
     command = f'{mount} && ip link set lo up 2>/dev/null; exec "$2" -c "$3" "$1"'
     run = subprocess.run(
-        (*inside, command, "sh", tmp_path, sys.executable, FULL),
+        (*inside, command, "sh", folder, sys.executable, program),
         capture_output=True,
         check=True,
         text=True,
     )
-    announced, unknown = run.stdout.splitlines()
+    return run.stdout.splitlines()
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    """A file that does not fit is refused before a byte is written, or when no room is left."""
+    announced, unknown = run_on_a_small_disk(tmp_path, "20m", FULL)
     assert announced.startswith("announced False no room")
     assert "46777216 more bytes are needed, 20971520 are free" in announced
     assert unknown.startswith("unknown False no room")
     assert "are free" in unknown
     assert announced.endswith(" []")
     assert unknown.endswith(" []")
+
+
+def test_a_disk_that_is_too_small_for_all(tmp_path: Path) -> None:
+    """Of five files of which two fit, two are saved if their size is known; the reserve stays."""
+    announced, unknown = run_on_a_small_disk(tmp_path, "35m", CROWD)
+    assert announced == "announced 2 True True"
+    assert unknown.startswith("unknown ")
+    assert unknown.endswith(" True True")
+
+
+@virtual
+async def test_room_that_others_have_claimed(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """Free space that another download of this process will need is not free."""
+
+    async def large(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\nx" % (3 * GIB))
+        await reader.read()
+
+    url = f"{await serve_raw(large)}/a.mp4"
+    # Others use this disk, too: a gibibyte more or less changes nothing.
+    ROOM.claim("another", tmp_path, max(shutil.disk_usage(tmp_path).free - 2 * GIB, 0))
+    try:
+        with pytest.raises(DownloadError, match=r"no room .*needed, \d+ are free") as caught:
+            await download(result(url), tmp_path)
+    finally:
+        ROOM.release("another")
+    assert not caught.value.retryable
+    assert content(tmp_path) == {}
+
+
+@virtual
+async def test_too_many_open_files(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A file that cannot be opened because too many are is tried again under the policy."""
+    resource = pytest.importorskip("resource", reason="open files can be limited on Unix only")
+    one = result(f"{await serve_app(Store().serve)}/a.mp4")
+    await download(one, tmp_path, name="first")  # what is opened once is open
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_free = os.dup(0)
+    os.close(next_free)
+    loop = asyncio.get_running_loop()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, old[1]))
+    try:
+        with pytest.raises(DownloadError, match="Too many open files") as caught:
+            await download(one, tmp_path, retry=Retry(attempts=2))
+        assert caught.value.retryable
+        loop.call_later(5, resource.setrlimit, resource.RLIMIT_NOFILE, old)
+        (file,) = await download(one, tmp_path, retry=Retry(attempts=100, base=1.0, cap=1.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    assert file.name == "task_1.mp4"
+
+
+@virtual
+async def test_two_at_a_time_keep_one_file(serve_app: ServeApp, tmp_path: Path) -> None:
+    """Of two downloads into one name, the second keeps what the first has saved."""
+    stores = [Store(), Store(file=OTHER)]
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        store = stores.pop(0)
+        await asyncio.sleep(5.0 if stores else 1.0)  # the second is complete first
+        return await store.serve(request)
+
+    one = result(f"{await serve_app(serve)}/a.mp4")
+    first, second = await asyncio.gather(download(one, tmp_path), download(one, tmp_path))
+    assert first == second
+    assert content(tmp_path) == {"task_1.mp4": OTHER}
+    assert first[0].sha256 == sha256(OTHER).hexdigest()
+
+
+@virtual
+@pytest.mark.parametrize("spoilt", [b"", b"<html>not found</html>", b'{"code": 404}'])
+async def test_a_kept_file_that_is_none(spoilt: bytes, serve_app: ServeApp, tmp_path: Path) -> None:
+    """A file of an earlier run that is empty or a page is fetched again, and then replaced."""
+    (tmp_path / "task_1.mp4").write_bytes(spoilt)
+    await download(result(f"{await serve_app(Store().serve)}/a.mp4"), tmp_path)
+    assert content(tmp_path) == {"task_1.mp4": VIDEO}
 
 
 @virtual

@@ -5,6 +5,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -313,6 +314,85 @@ def test_many_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(fetch, range(6)))
     assert names(tmp_path) == {"x.mp4"}
+
+
+# -------------------------------------------------------------------------------------------- names
+
+
+def whole(folder: Path, data: bytes = DATA) -> Part:
+    """Make a part that is complete."""
+    part = opened(folder)
+    part.begin(ETAG, len(data))
+    part.write(data)
+    part.sync()
+    return part
+
+
+@pytest.mark.parametrize("other", [b"", DATA[:10], DATA])
+def test_a_file_that_was_cut_off_is_replaced(other: bytes, tmp_path: Path) -> None:
+    """The beginning of a file, or the same file, gives up its name without being asked about."""
+    (tmp_path / "x.mp4").write_bytes(other)
+    part = whole(tmp_path)
+    assert part.publish(tmp_path / "x.mp4", lambda _: False)
+    part.close()
+    assert (tmp_path / "x.mp4").read_bytes() == DATA
+    assert names(tmp_path) == {"x.mp4"}
+
+
+def test_another_file_keeps_its_name(tmp_path: Path) -> None:
+    """Another file keeps its name unless it may be replaced; the part can have another one."""
+    (tmp_path / "x.mp4").write_bytes(b"mine")
+    part = whole(tmp_path)
+    assert not part.publish(tmp_path / "x.mp4", lambda path: path.read_bytes() != b"mine")
+    assert part.publish(tmp_path / "y.mp4", lambda _: False)
+    part.close()
+    assert (tmp_path / "x.mp4").read_bytes() == b"mine"
+    assert (tmp_path / "y.mp4").read_bytes() == DATA
+    assert names(tmp_path) == {"x.mp4", "y.mp4"}
+
+
+def test_names_are_given_to_one(tmp_path: Path) -> None:
+    """Of many that want a name at the same time, one gets it."""
+
+    def save(number: int) -> bool:
+        part = whole(tmp_path, bytes([number]) * 1000)
+        try:
+            return part.publish(tmp_path / "x.mp4", lambda _: False)
+        finally:
+            part.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(save, range(1, 9)))
+    assert given.count(True) == 1
+    winner = given.index(True) + 1
+    assert (tmp_path / "x.mp4").read_bytes() == bytes([winner]) * 1000
+    assert names(tmp_path) == {"x.mp4"}
+
+
+@pytest.mark.skipif(find_spec("fcntl") is None, reason="parts are not taken over without locks")
+def test_a_part_that_has_its_name_already(tmp_path: Path) -> None:
+    """A process that is killed while it gives the name leaves a second name: it is not written."""
+    (tmp_path / "x.mp4").write_bytes(DATA)
+    os.link(tmp_path / "x.mp4", tmp_path / PART)
+    part = opened(tmp_path)
+    part.begin(ETAG, 1)
+    part.write(b"?")
+    part.close()
+    assert (tmp_path / "x.mp4").read_bytes() == DATA
+    os.link(tmp_path / "x.mp4", tmp_path / PART)
+    sweep(tmp_path / "x.mp4")
+    assert names(tmp_path) == {"x.mp4"}
+
+
+def test_notes_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file arrives although no note of it can be written on the way."""
+    part = opened(tmp_path)
+    (tmp_path / NOTE).mkdir()
+    part.begin(ETAG, 5 * 1024**2 + 1)
+    part.write(bytes(5 * 1024**2))
+    assert part.size == 5 * 1024**2
+    (tmp_path / NOTE).rmdir()
+    part.close()
 
 
 # ------------------------------------------------------------------------------- what is in the way
