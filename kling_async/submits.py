@@ -161,7 +161,9 @@ class Submits:
         except asyncio.CancelledError as error:
             self._cancelled(one, error)
             if one.closed and caller.uncancel() <= one.cancelling:
-                raise ClientClosedError(_CLOSED) from None
+                closed = ClientClosedError(_CLOSED)
+                self._calls.tell(SubmitFailed, sent, closed)
+                raise closed from None
             raise
         except Exception as error:
             self._settle(one, error)
