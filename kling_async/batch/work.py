@@ -33,6 +33,7 @@ from kling_async.journal import (
     Move,
     Summary,
 )
+from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -59,8 +60,9 @@ _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemS
 # Submits between two looks at the balance.
 _BALANCE_EVERY = 50
 
-# Seconds before the first resubmission of a failed item, doubled with each; half of it is chance.
-_PATIENCE = 30.0
+# Seconds before the first resubmission of a failed item, doubled with each up to an hour; half of
+# it is chance.
+_PATIENCE, _LONGEST_PATIENCE = 30.0, 3_600.0
 
 
 class Guard:
@@ -320,7 +322,8 @@ class _Job:
     async def _submit_anew(self) -> bool:
         if self.entry.state is ItemState.FAILED and self._work.guard.stopped is None:
             self._flight.enter()  # the others need not wait behind it
-            await asyncio.sleep(_PATIENCE * 2 ** (self.entry.attempt - 1) * (0.5 + random() / 2))  # noqa: S311 - jitter
+            chance = 0.5 + random() / 2  # noqa: S311 - jitter
+            await asyncio.sleep(backoff(self.entry.attempt, _PATIENCE, _LONGEST_PATIENCE, chance))
         return await self._submit()
 
     async def _wait(self) -> bool:

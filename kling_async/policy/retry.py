@@ -10,7 +10,20 @@ from attrs import frozen
 
 from kling_async.errors import APIError, ConfigurationError, KlingError
 
-__all__ = ["Retry"]
+__all__ = ["Retry", "backoff"]
+
+
+def backoff(attempt: int, base: float, cap: float, chance: float) -> float:
+    """Return how long to wait after failures in a row: exponential, bounded, and with jitter.
+
+    Args:
+        attempt: How many failures there have been, from 1.
+        base: Seconds, the widest first wait; doubled with each failure.
+        cap: Seconds, the widest wait.
+        chance: The share of that wait, from 0 to 1. An even random number gives "full jitter".
+    """
+    # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
+    return chance * min(cap, base * 2.0 ** min(attempt - 1, 64))
 
 
 @frozen
@@ -68,5 +81,4 @@ class Retry:
 
     def backoff(self, attempt: int, chance: float) -> float:
         """Return a wait of full jitter after so many failures, in seconds."""
-        # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
-        return chance * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))
+        return backoff(attempt, self.base, self.cap, chance)

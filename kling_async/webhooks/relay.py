@@ -30,6 +30,7 @@ from attrs import frozen
 
 from kling_async._servers import shown
 from kling_async.errors import ConfigurationError
+from kling_async.policy.retry import backoff
 from kling_async.webhooks import _relay_message
 from kling_async.webhooks._relay_engines import WAIT, Engine, EngineError, connect
 
@@ -226,10 +227,9 @@ class Relay:
                         self._shown,
                         str(error) or "no answer in time",
                     )
-                delay = min(_LATEST, _SOONEST * 2 ** min(failures, 10))
                 failures += 1
-                # Not all processes at the same moment.
-                await asyncio.sleep(delay * (0.5 + random() / 2))  # noqa: S311 - no secret
+                chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
+                await asyncio.sleep(backoff(failures, _SOONEST, _LATEST, chance))
             else:
                 if failures:
                     _log.warning("callbacks are %s again at %s", done, self._shown)
