@@ -1,6 +1,6 @@
 """Requests on one event loop: first in, first out, at the limit's pace, within its window.
 
-Two parts. aiolimiter's bucket keeps the *pace*: the limit's rate, with a burst of a second. The
+Two parts. aiolimiter's bucket keeps the *pace*: the limit's rate, with a small burst. The
 window (`kling_async.limits.window`) gives the *guarantee*, whatever the latencies.
 """
 
@@ -15,6 +15,10 @@ from kling_async.errors import ConfigurationError
 from kling_async.limits.window import RequestWindow
 
 __all__ = ["RequestPermit", "RequestQueue"]
+
+# A second of the limit, so that late timers cost no throughput; more than these are hardly ever
+# under way together.
+_MAX_BURST = 100
 
 # While no request waits, so many are taken from the bucket at a time: taking one costs as much.
 # Only of a bucket that holds several times as many, so that a small limit keeps an even pace.
@@ -51,7 +55,7 @@ class RequestQueue:
         self._loop = loop
         self.now = loop.time
         self.window = RequestWindow(requests_per_minute)
-        burst = max(1, requests_per_minute // 60)
+        burst = max(1, min(_MAX_BURST, requests_per_minute // 60))
         self._bucket = AsyncLimiter(burst, burst * 60 / requests_per_minute)
         self._at_once = _AT_ONCE if burst >= 4 * _AT_ONCE else 1
         self._spare = 0  # taken from the bucket, and not used yet
@@ -127,7 +131,7 @@ class RequestQueue:
         if not 0 <= delay < inf:
             raise ConfigurationError(f"pause() needs a delay of 0 s or more, not {delay!r}")
         now = self.now()
-        if granted_at < self._paused_at:  # it is of the storm that began the last pause
+        if granted_at <= self._paused_at:  # it is of the storm that began the last pause
             longer = now + delay - self._resume_at
             if longer <= 0 or (self._resume_at <= now and delay <= self._delay):
                 return False
