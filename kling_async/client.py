@@ -111,6 +111,7 @@ class KlingClient:
         )
         self._session = session
         self._closings: set[asyncio.Task[None]] = set()
+        self._leaving: BaseException | None = None  # what passes through `async with`
         self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
@@ -129,7 +130,11 @@ class KlingClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close(error)
+        self._leaving = error
+        try:
+            await self.close()  # which a subclass may extend
+        finally:
+            self._leaving = None
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
@@ -383,9 +388,7 @@ class KlingClient:
         :class:`~kling_async.TasksAbandoned` and in a warning in the log. The client may be used
         again afterwards.
         """
-        await self._close(None)
-
-    async def _close(self, error: BaseException | None) -> None:
+        error = self._leaving
         self._calls.loops.check()
         self._calls.interrupt()
         abandoned = self._running.abandoned()
