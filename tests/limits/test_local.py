@@ -486,7 +486,7 @@ def test_slots_never_leak(crowd: list[tuple[float, float, float]], concurrent_ta
 async def test_a_pause_holds_everything_back() -> None:
     """During a pause no request is granted, whether it waits already or comes later."""
     limiter = LocalLimiter(Limits(requests_per_minute=60))
-    permit = [await limiter.request() for _ in range(4)][0]  # the burst
+    permit, *_ = [await limiter.request() for _ in range(4)]  # the burst
     waiting = asyncio.create_task(limiter.request())
     await asyncio.sleep(0)
     assert limiter.pause(30.0, permit)
