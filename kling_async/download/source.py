@@ -171,6 +171,8 @@ class Source:
             else:
                 self._check_status(answer, part)
                 await _begin(answer, part)
+            missing = max((part.total or 0) - part.size, 0)
+            await in_thread(lambda: ROOM.claim(part, self._folder, missing))
             await self._read(answer, part, pace)
         return True
 
