@@ -286,7 +286,7 @@ async def test_tasks_that_do_not_end(serve: Serve, command: Command, tmp_path: P
 
 async def test_failed_downloads(serve: Serve, command: Command, tmp_path: Path) -> None:
     """If nothing but downloads has failed, the code is 5, and the next run fetches them."""
-    emulator = await serve("file:1=404")
+    emulator = await serve("file:1=410")
     rows = _rows(tmp_path)
     argv = ("batch", rows, "--download-to", tmp_path / "videos", "--downloads", "1")
     ended = await command(*argv)
