@@ -26,6 +26,11 @@ _COUNT_BITS = 40
 
 _NEVER = float("inf")
 
+# If the timer goes off so many seconds late, the event loop was blocked, as by a debugger. What
+# has arrived meanwhile lies unread in a socket: what is inside is given some more time, once.
+_STALL = 0.1
+_EXTRA = 1.0
+
 
 class Deadlines:
     """The queue and the timer of many deadlines, on one event loop at a time."""
@@ -58,11 +63,22 @@ class Deadlines:
         assert self.loop is not None  # noqa: S101 - somebody has begun
         if self._timer is not None:
             self._timer.cancel()
-        if when <= self.loop.time():  # nothing that is begun inside may come first
+        now = self.loop.time()
+        if when <= now:  # nothing that is begun inside may come first
             self._timer = self.loop.call_soon(self._wake)
         else:
             self._timer = self.loop.call_at(when, self._wake)
-        self.wakes_at = when
+        self.wakes_at = max(when, now)
+
+    def add(self, deadline: Deadline, when: float) -> int:
+        """Take up a deadline; return its number."""
+        self.count = count = self.count + 1
+        number = (int(when / _MICROSECOND) << _COUNT_BITS) + count
+        self.inside[number] = deadline
+        heappush(self.queue, number)
+        if when < self.wakes_at:
+            self.wake_at(when)
+        return number
 
     def leave(self, number: int) -> None:
         """Forget a deadline that nobody is inside of any more."""
@@ -73,9 +89,21 @@ class Deadlines:
         elif len(self.queue) > _FEW + 2 * len(self.inside):
             self.queue = sorted(self.inside)
 
+    def close(self) -> None:
+        """Let all that are inside expire at once, as closed."""
+        if self.loop is not asyncio.get_running_loop():
+            return
+        inside = list(self.inside.values())
+        self.inside = {}
+        self.rest()
+        for deadline in inside:
+            deadline.closed = True
+            deadline.expire()
+
     def _wake(self) -> None:
         assert self.loop is not None  # noqa: S101 - as above
         now, queue = self.loop.time(), self.queue
+        blocked = now - self.wakes_at > _STALL
         self._timer, self.wakes_at = None, _NEVER
         while queue:
             deadline = self.inside.get(queue[0])
@@ -83,8 +111,12 @@ class Deadlines:
                 self.wake_at(deadline.when)
                 return
             number = heappop(queue)
-            if deadline is not None:
-                del self.inside[number]
+            if deadline is None:
+                continue
+            del self.inside[number]
+            if blocked and not deadline.extended:
+                deadline.extend(self, now + _EXTRA)
+            else:
                 deadline.expire()
 
 
@@ -98,11 +130,22 @@ class Deadline:
         when: The moment, in the running loop's time.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_late", "_number", "_task", "when")
+    __slots__ = (
+        "_cancelling",
+        "_deadlines",
+        "_late",
+        "_number",
+        "_task",
+        "closed",
+        "extended",
+        "when",
+    )
 
     def __init__(self, deadlines: Deadlines, when: float) -> None:
         self._deadlines = deadlines
         self.when: float = when
+        self.closed: bool = False
+        self.extended: bool = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -114,12 +157,7 @@ class Deadline:
         loop = task.get_loop()
         if loop is not deadlines.loop:
             deadlines.begin(loop)
-        deadlines.count = count = deadlines.count + 1
-        self._number = number = (int(when / _MICROSECOND) << _COUNT_BITS) + count
-        deadlines.inside[number] = self
-        heappush(deadlines.queue, number)
-        if when < deadlines.wakes_at:
-            deadlines.wake_at(when)
+        self._number = deadlines.add(self, when)
 
     def __exit__(
         self,
@@ -132,6 +170,11 @@ class Deadline:
         # Whoever else has cancelled it meanwhile goes first.
         elif self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
+
+    def extend(self, deadlines: Deadlines, when: float) -> None:
+        """Give what is inside more time, once."""
+        self.extended, self.when = True, when
+        self._number = deadlines.add(self, when)
 
     def expire(self) -> None:
         """Cancel who is inside: the moment has come."""

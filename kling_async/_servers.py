@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from kling_async.errors import ConfigurationError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["cut", "in_time", "shown", "speaker"]
+__all__ = ["POSTGRES_DEFAULTS", "cut", "in_time", "shown", "speaker"]
+
+POSTGRES_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "connect_timeout": "10",
+        # A dead network is noticed within half a minute: before other workers may take over what
+        # this one has.
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "20000",  # milliseconds
+        "application_name": "kling_async",
+    }
+)
+"""libpq's parameters of each connection, unless the URL says otherwise."""
 
 # Pieces of the time for an answer. However long this process stands still, it loses one of them.
 _TICKS = 10
@@ -52,9 +68,7 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
     try:
         return import_module(modules.format(extra))
     except ImportError as error:
-        raise MissingExtraError(
-            f'{purpose} at {scheme}:// needs another package: pip install "kling-async[{extra}]"'
-        ) from error
+        raise missing_extra(extra, f"{purpose} at {scheme}:// needs another package") from error
 
 
 def shown(url: str) -> str:

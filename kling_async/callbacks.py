@@ -7,6 +7,8 @@ lost: then it tells the reference of a task that nobody would have found again.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,16 +19,20 @@ from kling_async.events import CalledBack, Submitted
 from kling_async.inputs import Input
 from kling_async.limits import Slot
 from kling_async.protocol.callbacks import Callback
-from kling_async.results import TaskState
+from kling_async.results import TaskRef, TaskState
 from kling_async.running import attend, kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from kling_async.calls import Calls
     from kling_async.polls import Polls
     from kling_async.running import Running
     from kling_async.task import Task
 
 __all__ = ["CallbackSource", "Callbacks", "Expected", "Listener"]
+
+_log = logging.getLogger("kling_async")
 
 _NONCE_BYTES = 12
 
@@ -55,6 +61,7 @@ class Expected:
     sent: Input
     nonce: str
     url: str
+    accepted: Callable[[TaskRef], Awaitable[None]] | None = None  # is to know the reference
     slot: Slot | None = None
     sent_at: float = 0.0
     said: Callback | None = None
@@ -79,12 +86,19 @@ class Callbacks:
         if inbox is not None:
             inbox.join(self)
 
-    def expect(self, sent: Input) -> Expected | None:
-        """Give a submit its URL, if there is an inbox."""
+    def expect(
+        self, sent: Input, accepted: Callable[[TaskRef], Awaitable[None]] | None = None
+    ) -> Expected | None:
+        """Give a submit its URL, if there is an inbox.
+
+        Args:
+            sent: What is submitted.
+            accepted: Is called with the reference if the answer is lost and a callback names it.
+        """
         if self._inbox is None:
             return None
         nonce = token_urlsafe(_NONCE_BYTES)
-        return Expected(sent, nonce, self._inbox.callback_url(sent.model, nonce))
+        return Expected(sent, nonce, self._inbox.callback_url(sent.model, nonce), accepted)
 
     def sending(self, expected: Expected, slot: Slot) -> None:
         """Keep what comes for a submit from now on."""
@@ -111,7 +125,7 @@ class Callbacks:
         expected.lost = True
         if not isinstance(error, Exception):  # the loop itself is ending
             self._closed = True
-        # The presumed lifetime bounds how long one is kept, and with it how many are.
+        # The presumed lifetime limits how long one is kept, and with it how many are.
         too_old = expected.sent_at - self._calls.limiter.limits.presumed_lifetime
         for one in [one for one in self._expected.values() if one.lost and one.sent_at < too_old]:
             del self._expected[one.nonce]
@@ -152,9 +166,10 @@ class Callbacks:
         self._polls.arrived()
         snapshot = callback.snapshot
         if (expected := self._expected.get(callback.nonce)) is not None:
-            expected.said = callback
-            if expected.lost:
-                self._find(expected, callback)
+            if expected.said is None or snapshot.state.ended:  # callbacks may overtake each other
+                expected.said = callback
+            if expected.lost and self._find(expected, callback) is not None:
+                self._attend(_report_found(expected, snapshot.ref))
         elif (task := self._running.called(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
@@ -165,7 +180,9 @@ class Callbacks:
         if self._running.find(ref) is not None:  # attached meanwhile, or another submit's
             return None
         task = self._running.task(ref, kind_of(expected.sent), now - expected.sent_at)
-        self._running.begin(task, expected.slot, expected.nonce)
+        self._running.hold(task, expected.nonce)
+        # The slot of the lost submit may have expired: the task has one of its own by now.
+        expected.slot.release()
         self._calls.tell(Submitted, ref, expected.sent)
         self.accepted(expected, task)
         return task
@@ -180,12 +197,24 @@ class Callbacks:
         if callback.trusted and known and useful:
             self._running.note(said, known=True)
             task.hint(said)
-        elif not task.hint() and not self._closed:
-            attendant = asyncio.create_task(attend(task))
-            self._attendants.add(attendant)
-            attendant.add_done_callback(self._attendants.discard)
+        elif not (task.hint() if said.state.ended else task.hint_running()) and not self._closed:
+            self._attend(attend(task, once=not said.state.ended))
+
+    def _attend(self, work: Coroutine[object, object, None]) -> None:
+        attendant = asyncio.create_task(work)
+        self._attendants.add(attendant)
+        attendant.add_done_callback(self._attendants.discard)
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
         if loop is not self._loop:
             self._loop, self._attendants = loop, set()
         return loop
+
+
+async def _report_found(expected: Expected, ref: TaskRef) -> None:
+    """Report a task to the observer of its submit, whose caller has had an error long ago."""
+    if expected.accepted is not None:
+        try:
+            await expected.accepted(ref)
+        except Exception:  # noqa: BLE001 - the caller that would get it has left
+            _log.exception("the task %s of a lost submit could not be recorded", ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import (
@@ -13,20 +14,26 @@ from collections.abc import (
     Iterable,
 )
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakSet
 
 from attrs import evolve
 
+from kling_async._arguments import (
+    check_aware,
+    check_input,
+    check_kind,
+    check_methods,
+    checked_hooks,
+)
+from kling_async._cleanups import Cleanups
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
-from kling_async.download.recent import Recent
 from kling_async.download.save import Downloader
-from kling_async.errors import ConfigurationError, InputError, KlingError
-from kling_async.events import Hook, Left, Polled
-from kling_async.fanout import FanOut, Flight, Outcome
-from kling_async.inputs import Input
+from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
+from kling_async.limits import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
@@ -44,19 +51,19 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from kling_async.abandoned import AbandonedTasks, Report
     from kling_async.callbacks import CallbackSource
-    from kling_async.limits import Limiter, Limits
+    from kling_async.events import Hook
+    from kling_async.inputs import Input
+    from kling_async.limits import Limiter
     from kling_async.limits.shared import SharedLimiter
     from kling_async.submits import Witness
 
 __all__ = ["KlingClient"]
 
-_T = TypeVar("_T")
-
 _log = logging.getLogger("kling_async")
 
-# References that a warning names; hooks are given all of them.
-_SHOWN = 20
+_T = TypeVar("_T")
 
 
 class KlingClient:
@@ -69,6 +76,8 @@ class KlingClient:
         api_key: The key; else ``APIXO_API_KEY`` from the environment.
         base_url: Where the API is, with or without ``/api/v1``; else ``APIXO_BASE_URL``; else
             the vendor's address. Plain ``http`` is for loopback addresses only.
+        allow_http: Allow plain ``http`` to other machines, as between the containers of a test
+            network; else ``APIXO_ALLOW_HTTP=1``. The key is sent unencrypted: a warning is logged.
         limits: What the account may do.
         limiter: What keeps the limits; give one limiter to all clients that share a key. It
             brings its own limits, so give one or the other. The address of an engine, such as
@@ -94,6 +103,7 @@ class KlingClient:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
+        allow_http: bool | None = None,
         limits: Limits | None = None,
         limiter: Limiter | str | None = None,
         polling: Polling | None = None,
@@ -108,20 +118,30 @@ class KlingClient:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
+        for name, value, kind in (
+            ("limits", limits, Limits),
+            ("polling", polling, Polling),
+            ("retry", retry, Retry),
+        ):
+            check_kind(name, value, kind)
+        check_methods("transport", transport, "send", "close")
+        check_methods("inbox", inbox, "callback_url", "join")
+        given_hooks = checked_hooks(hooks)
         self._owned: SharedLimiter | None = None
         if isinstance(limiter, str):
             from kling_async.limits.shared import SharedLimiter, name_of
 
             name = name_of(_checked_key(api_key))
-            limiter = self._owned = SharedLimiter(limiter, limits=limits, name=name)
-        limiter = limiter or LocalLimiter(limits)
-        self._limits = limiter.limits
+            self._owned = SharedLimiter(limiter, limits=limits, name=name)
+            keeper: Limiter = self._owned
+        else:
+            check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
+            keeper = limiter or LocalLimiter(limits)
+        self._limits = keeper.limits
         self._retry = retry or Retry()
         address: str | None = None  # what a transport of the caller's own speaks to is not known
         if transport is None:
-            address = requests.normal_base_url(
-                base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-            )
+            address = _checked_base_url(base_url, allow_http=allow_http)
             transport = AiohttpTransport(
                 base_url=address,
                 api_key=_checked_key(api_key),
@@ -129,10 +149,11 @@ class KlingClient:
                 session=session,
             )
         self._downloads = Downloader(session=session, base_url=address, allow_hosts=allow_hosts)
-        self._recent = Recent()
-        self._calls = Calls(transport, limiter, self._retry, tuple(hooks))
-        polls = Polls(polling or Polling(), self._limits)
-        self._running = Running(limiter, polls, self._ask)
+        self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
+        self._cleanups, self._closing = Cleanups(), Cleanups()
+        self._calls = Calls(transport, keeper, self._retry, given_hooks)
+        self._polls = polls = Polls(polling or Polling(), self._limits)
+        self._running = Running(self._calls, polls)
         self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
         self._submits = Submits(self._calls, polls, self._running, self._callbacks)
 
@@ -148,7 +169,7 @@ class KlingClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self._close(error)
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
@@ -172,15 +193,15 @@ class KlingClient:
             witness: Is told right before each sending and of the acceptance.
 
         Raises:
-            InputError: The callback URL is not https. Nothing was sent.
+            InputError: It is not an input, or the callback URL is not https. Nothing was sent.
             AnswerLostError: A task may have been started and charged; see ``may_have_charged``.
             ContractError: The answer names no task; one may have been started and charged.
             ConnectError: The service cannot be reached.
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
-        task = await self._submits.submit(input, callback_url, witness)
-        self._recent.note(task.ref)
-        return task
+        check_input(input)
+        check_methods("witness", witness, "sending", "refused", "accepted")
+        return await self._submits.submit(input, callback_url, witness)
 
     async def generate(
         self,
@@ -193,7 +214,8 @@ class KlingClient:
 
         Args:
             input: What to generate.
-            timeout: Seconds to wait for the end, counted from the service's acceptance.
+            timeout: Seconds to wait for the end, counted from the service's acceptance; there is
+                always a deadline.
             callback_url: A public https address that the service shall call at the end, instead
                 of the inbox. The task is polled.
 
@@ -229,10 +251,15 @@ class KlingClient:
                 Without it, it is asked after at once. Needs a running event loop.
 
         Raises:
-            InputError: The text is not a reference.
+            InputError: The text is not a reference, ``input`` is not an input, or ``submitted_at``
+                has no time zone.
         """
         if not isinstance(ref, TaskRef):
             ref = TaskRef.parse(ref)
+        if input is not None:
+            check_input(input)
+        if submitted_at is not None:
+            check_aware("submitted_at", submitted_at)
         if (running := self._running.find(ref)) is not None:
             return running
         kind = Kind(ref.model) if input is None else kind_of(input)
@@ -256,21 +283,7 @@ class KlingClient:
         """
         asked = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
         task = self._running.find(asked)
-        return await (self._ask(asked) if task is None else task.status())
-
-    async def _ask(self, asked: TaskRef) -> Snapshot:
-        request = requests.status(asked)
-        known = self._running.find(asked) is not None
-        snapshot = await self._calls.call(request, partial(self._ask_once, request, asked))
-        self._running.note(snapshot, known=known)
-        if not snapshot.state.ended:
-            self._recent.note(asked)
-        self._calls.tell(Polled, snapshot)
-        return snapshot
-
-    async def _ask_once(self, request: requests.Request, asked: TaskRef) -> Snapshot:
-        response = await self._calls.send(request)
-        return responses.status(request, response, asked, datetime.now(UTC))
+        return await (self._running.ask(asked) if task is None else task.status())
 
     def generate_many(
         self,
@@ -287,9 +300,13 @@ class KlingClient:
         it never hides the others.
 
         Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
-        service go on there. They, and those that had ended and were not told yet, are named in a
-        warning of the logger ``kling_async`` and in the event :class:`~kling_async.Left`. To
-        have ended when the next line runs, use ``contextlib.aclosing``.
+        service run on there. They, and those that had ended and were not yielded yet, are named in
+        a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
+        and in a note on an exception that is raised here, such as a cancellation. What is known
+        is reported at once; a submit that is answered later is reported then. To have ended when
+        the next line runs, use ``contextlib.aclosing``, which also closes ``inputs`` if it is a
+        generator. A caller that is cancelled again meanwhile does not wait, and the rest is done
+        in the background.
 
         Args:
             inputs: Any iterable or async iterable. An error that it raises ends the loop and
@@ -300,23 +317,25 @@ class KlingClient:
             timeout: Seconds to wait for each task, counted from the service's acceptance.
 
         Raises:
-            ConfigurationError: A number makes no sense.
+            ConfigurationError: An option makes no sense. This and the next are raised at once.
+            InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
 
         async def generate(flight: Flight[Input]) -> Outcome:
             outcome = Outcome(flight.index, flight.item)
             try:
-                if not isinstance(flight.item, Input):
-                    told = f"not an input such as MasterTextToVideo: {flight.item!r:.80}"
-                    raise InputError(told)
+                check_input(flight.item)
                 task = await self.submit(flight.item, witness=flight)
                 flight.enter()
-                return evolve(outcome, task_ref=task.ref, result=await task.wait(timeout))
+                return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
+            except ClientClosedError:
+                raise
             except KlingError as error:
                 error.may_have_charged |= flight.ref is not None  # as with generate
                 return evolve(outcome, task_ref=flight.ref, error=error)
 
         check_timeout(timeout)
+        check_inputs(inputs)
         return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
 
     def carry(
@@ -326,7 +345,7 @@ class KlingClient:
         *,
         in_flight: int | None = None,
         ordered: bool = False,
-        left: Callable[[tuple[TaskRef, ...]], object] | None = None,
+        on_abandoned: Report | None = None,
     ) -> AsyncGenerator[Outcome]:
         """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
 
@@ -335,21 +354,35 @@ class KlingClient:
             items: Any iterable or async iterable.
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
-            left: Is told of tasks that go on when it ends early, instead of a warning in the log.
+            on_abandoned: Receives the references of tasks that are abandoned when it ends early,
+                if you keep them: then there is no warning in the log.
         """
+        return self.fan_out(
+            work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
+        ).outcomes(items)
+
+    def fan_out(
+        self,
+        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        on_abandoned: Report | None = None,
+    ) -> FanOut[_T]:
+        """Make what :meth:`carry` runs, for a caller that also waits for its clean-up."""
         limits = self._limits
         fan_out = FanOut(
             work,
             in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
             at_the_door=limits.connections,
             ordered=ordered,
+            answered=self._submits.answered,
+            abandoned=self._running.abandoned(on_abandoned),
+            patience=self._retry.patience,
+            cleanups=self._cleanups,
         )
-
-        def told(refs: tuple[TaskRef, ...]) -> None:
-            (left or _warn)(refs)
-            self._calls.tell(Left, refs)
-
-        return fan_out.outcomes(items, self._submits.answered, told)
+        self._fan_outs.add(fan_out)
+        return fan_out
 
     async def balance(self) -> float:
         """Ask for the account's balance, in US dollars.
@@ -359,12 +392,9 @@ class KlingClient:
             RequestError: No usable answer came.
         """
         request = requests.balance()
-
-        async def once() -> float:
-            response = await self._calls.send(request)
-            return responses.balance(request, response, datetime.now(UTC))
-
-        return await self._calls.call(request, once)
+        return await self._calls.read(
+            request, lambda response: responses.balance(request, response, datetime.now(UTC))
+        )
 
     async def download(
         self,
@@ -419,6 +449,8 @@ class KlingClient:
                 may be replaced. Any other file keeps its name, and the new one gets another.
             on_renewed: Is awaited with the fresh URLs, if the result's have expired.
         """
+        if not isinstance(result, Result | Snapshot):
+            raise InputError(f"not the result of a task: {result!r:.80}")
 
         async def renew() -> tuple[str, ...]:
             return (await self.status(result.ref)).result_urls
@@ -430,18 +462,53 @@ class KlingClient:
             overwrite=overwrite,
             previous=previous,
             retry=self._retry,
-            seen_at=self._recent.running_at(result.ref),
+            seen_at=self._running.recent.running_at(result.ref),
             renew=renew,
             on_renewed=on_renewed,
         )
 
     async def close(self) -> None:
-        """Let the submits that are under way be answered, then close what is our own.
+        """Close what is the client's own, without losing what is paid.
 
-        Remote tasks go on. The client may be used again afterwards.
+        Submits that have not been sent fail with :class:`ClientClosedError`, at no cost; those
+        that have been sent are waited for. Fan-outs that still run end with that error, and so do
+        callers that wait for a task, with its reference. Remote tasks continue; those whose
+        references have not been reported yet are named in the event
+        :class:`~kling_async.TasksAbandoned` and in a warning in the log.
+
+        If the caller is cancelled, the closing continues in the background. The client may be used
+        again afterwards.
         """
+        await self._close(None)
+
+    async def _close(self, error: BaseException | None) -> None:
+        self._calls.loops.check()
+        self._calls.interrupt()
+        # What is known is reported before anything is awaited.
+        for fan_out in list(self._fan_outs):
+            fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
+        abandoned = self._running.abandoned()
+        self._report(abandoned, error)
+        # In a task of its own: if the caller is cancelled, answers to submits are read all the
+        # same, and the session is closed after them.
+        closer = asyncio.current_task()
         try:
-            await self._submits.answered()
+            await self._closing.run(self._clean_up(abandoned, error, closer))
+        except asyncio.CancelledError as cancellation:
+            abandoned.note(cancellation)
+            raise
+
+    async def _clean_up(
+        self,
+        abandoned: AbandonedTasks,
+        error: BaseException | None,
+        closer: asyncio.Task[object] | None,
+    ) -> None:
+        try:
+            await self._cleanups.finished()
+            await self._submits.close(closer)
+            self._polls.deadlines.close()
+            self._report(abandoned, error)
             await self._callbacks.close()
         finally:
             try:
@@ -453,13 +520,35 @@ class KlingClient:
                 finally:
                     await self._calls.transport.close()
 
+    def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
+        """Report the tasks that run and have not been reported yet."""
+        running = self._running.tasks.values()
+        abandoned.report([task.ref for task in running if not task.reported], error)
 
-def _warn(refs: tuple[TaskRef, ...]) -> None:
-    shown = ", ".join(map(str, refs[:_SHOWN])) + (", ..." if len(refs) > _SHOWN else "")
-    _log.warning("%d tasks were left at the service, unattended: %s", len(refs), shown)
+
+def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
+    given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
+    if allow_http is None:
+        allow_http = _switch("APIXO_ALLOW_HTTP")
+    normal = requests.normal_base_url(given, allow_http=allow_http)
+    if requests.sends_in_the_clear(normal):
+        _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
+    return normal
+
+
+def _switch(name: str) -> bool:
+    """Read an environment variable that is on or off."""
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"", "0", "false", "no", "off"}:
+        return False
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
 
 
 def _checked_key(api_key: str | None) -> str:
+    if api_key is not None and not isinstance(api_key, str):
+        raise ConfigurationError(f"api_key must be a text, not of type {type(api_key).__name__}")
     key = (api_key or os.environ.get("APIXO_API_KEY") or "").strip()
     if not key:
         raise ConfigurationError("no API key: pass api_key=, or set APIXO_API_KEY")

@@ -5,10 +5,12 @@
     KlingError                    .may_have_charged .retryable .ref
       ConfigurationError          the client was set up wrongly; also ValueError
       InputError                  the input breaks a rule; .problems; also ValueError
+      ClientClosedError           the client was closed before the request was sent
       RequestError                the service gave no usable answer
         ConnectError              nothing was sent
         AnswerLostError           it was sent, and no answer came
-        ContractError             an answer came that the contract does not know; .status .body
+        ContractError             an answer that is not the service's, or that cannot be read;
+                                  .status .body
       APIError                    the service said no; .status .code .message .retry_after
         BadRequestError           400 and other 4xx
         AuthenticationError       401
@@ -53,6 +55,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BalanceError",
+    "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
     "ContractError",
@@ -85,6 +88,8 @@ class KlingError(Exception):
         may_have_charged: A task may have been started and billed by the failed call.
         retryable: The same call may succeed later without any change.
         ref: The remote task concerned, where one exists. It can be attached again.
+        verdict: What the outcome of the request proves, where a request failed: one of the
+            values in ``docs/explanation/how-money-is-kept.md``, such as ``"busy"``.
     """
 
     def __init__(
@@ -94,11 +99,13 @@ class KlingError(Exception):
         may_have_charged: bool = False,
         retryable: bool = False,
         ref: TaskRef | None = None,
+        verdict: str = "",
     ) -> None:
         super().__init__(message)
         self.may_have_charged = may_have_charged
         self.retryable = retryable
         self.ref = ref
+        self.verdict = verdict
 
     # Unpickling calls the class with the message alone and then restores the attributes:
     # that is why every keyword of every subclass has a default.
@@ -128,15 +135,39 @@ class InputError(KlingError, ValueError):
         super().__init__(message or "; ".join(str(problem) for problem in self.problems))
 
 
+class ClientClosedError(KlingError):
+    """The client was closed before the request was sent, or while a task was waited for.
+
+    The request that was interrupted cost nothing. With a ``ref``, the remote task continues and
+    can be attached again. The client may be used again.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        may_have_charged: bool = False,
+        retryable: bool = True,
+        ref: TaskRef | None = None,
+    ) -> None:
+        super().__init__(message, may_have_charged=may_have_charged, retryable=retryable, ref=ref)
+
+
 class RequestError(KlingError):
     """The service gave no usable answer."""
 
 
 class ConnectError(RequestError):
-    """No connection could be made, so nothing was sent. Repeating is free."""
+    """No connection could be made, so nothing was sent. Repeating is free.
 
-    def __init__(self, message: str = "", *, ref: TaskRef | None = None) -> None:
-        super().__init__(message, retryable=True, ref=ref)
+    ``retryable`` is false where waiting does not help, as with a certificate that fails
+    verification.
+    """
+
+    def __init__(
+        self, message: str = "", *, retryable: bool = True, ref: TaskRef | None = None
+    ) -> None:
+        super().__init__(message, retryable=retryable, ref=ref, verdict="not sent")
 
 
 class AnswerLostError(RequestError):
@@ -148,7 +179,10 @@ class AnswerLostError(RequestError):
 
 
 class ContractError(RequestError):
-    """An answer arrived that the contract does not know.
+    """An answer arrived that is not the service's, or that the contract does not know.
+
+    Without the service's envelope, an answer comes from a gateway, a firewall or another server
+    at the base URL, whatever its status: it says nothing about the input or the task.
 
     Attributes:
         status: The HTTP status.
@@ -164,8 +198,15 @@ class ContractError(RequestError):
         may_have_charged: bool = False,
         retryable: bool = False,
         ref: TaskRef | None = None,
+        verdict: str = "",
     ) -> None:
-        super().__init__(message, may_have_charged=may_have_charged, retryable=retryable, ref=ref)
+        super().__init__(
+            message,
+            may_have_charged=may_have_charged,
+            retryable=retryable,
+            ref=ref,
+            verdict=verdict,
+        )
         self.status = status
         self.body: str = body[:BODY_EXCERPT]
 
@@ -191,8 +232,15 @@ class APIError(KlingError):
         may_have_charged: bool = False,
         retryable: bool = False,
         ref: TaskRef | None = None,
+        verdict: str = "",
     ) -> None:
-        super().__init__(text, may_have_charged=may_have_charged, retryable=retryable, ref=ref)
+        super().__init__(
+            text,
+            may_have_charged=may_have_charged,
+            retryable=retryable,
+            ref=ref,
+            verdict=verdict,
+        )
         self.status = status
         self.code = code
         self.message: str = message[:BODY_EXCERPT]
@@ -200,7 +248,10 @@ class APIError(KlingError):
 
 
 class BadRequestError(APIError):
-    """The service found the request invalid (400 and other 4xx). Change it."""
+    """The service found the request invalid (400 and other 4xx). Change it.
+
+    Of 409 and other statuses that the contract does not name, ``may_have_charged`` is true.
+    """
 
 
 class AuthenticationError(APIError):

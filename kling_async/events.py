@@ -18,12 +18,14 @@ __all__ = [
     "CalledBack",
     "Event",
     "Hook",
-    "Left",
     "Paused",
     "Polled",
     "Retrying",
     "SubmitFailed",
     "Submitted",
+    "TaskEnded",
+    "TaskLimitChanged",
+    "TasksAbandoned",
 ]
 
 
@@ -75,11 +77,48 @@ class Paused:
 
 
 @frozen
-class Left:
-    """A fan-out or batch has ended early; nobody was told what became of these tasks."""
+class TaskEnded:
+    """The end of a task is known: once for each task that this client has waited for or submitted.
+
+    ``snapshot.state`` says how it ended.
+    """
+
+    snapshot: Snapshot
+
+
+@frozen
+class TasksAbandoned:
+    """Nothing waits for these tasks any more, and they run at the service: store the references.
+
+    Reported when a caller that waited is cancelled, a fan-out or batch is left early, or the
+    client is closed. Each task is reported once.
+    """
 
     refs: tuple[TaskRef, ...]
 
 
-Event = Submitted | SubmitFailed | Polled | CalledBack | Retrying | Paused | Left
+@frozen
+class TaskLimitChanged:
+    """The service allows fewer running tasks than the limits say, or more than it seemed to.
+
+    Attributes:
+        tasks: How many may run at one time from now on.
+        limit: How many the limits allow.
+    """
+
+    tasks: int
+    limit: int
+
+
+Event = (
+    Submitted
+    | SubmitFailed
+    | Polled
+    | CalledBack
+    | TaskEnded
+    | TasksAbandoned
+    | TaskLimitChanged
+    | Retrying
+    | Paused
+)
 Hook = Callable[[Event], object]

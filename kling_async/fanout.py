@@ -8,28 +8,38 @@ million inputs stays flat in memory, however slow the account or the caller is.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import frozen
 
-from kling_async.errors import ConfigurationError, KlingError
+from kling_async._cleanups import outlive
+from kling_async.errors import ConfigurationError, InputError, KlingError
 from kling_async.inputs import Input
 from kling_async.results import Result, TaskRef
 
-__all__ = ["FanOut", "Flight", "Outcome", "draw"]
+if TYPE_CHECKING:
+    from kling_async._cleanups import Cleanups
+    from kling_async.abandoned import AbandonedTasks
+
+__all__ = ["FanOut", "Flight", "Outcome", "check_inputs", "closing_generator", "draw"]
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger("kling_async")
 
 
 @frozen
@@ -59,13 +69,45 @@ class Outcome:
 
 
 async def draw(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T]:
-    """Draw from an iterable of either kind."""
+    """Yield from an iterable of either kind; if it is a generator, it is closed with this one."""
     if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
+        arriving = aiter(items)
+        try:
+            async for item in arriving:
+                yield item
+        finally:
+            if isinstance(arriving, AsyncGenerator):
+                await arriving.aclose()
     else:
-        for item in items:
-            yield item
+        with closing_generator(iter(items)) as ready:
+            for item in ready:
+                yield item
+
+
+@contextmanager
+def closing_generator(items: Iterator[_T]) -> Iterator[Iterator[_T]]:
+    """Close an iterator at the end, if it is a generator: only that one has code left to run."""
+    try:
+        yield items
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def check_inputs(inputs: object) -> None:
+    """Check that this can be iterated over for inputs, before anything is sent.
+
+    Raises:
+        InputError: It is a single input, a text, a mapping, a class, or not iterable at all.
+    """
+    iterable = isinstance(inputs, Iterable | AsyncIterable) or hasattr(inputs, "__getitem__")
+    if iterable and not isinstance(inputs, str | bytes | bytearray | Mapping | type):
+        return
+    seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
+    raise InputError(
+        "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
+        f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
+    )
 
 
 class _Crowd:
@@ -83,11 +125,13 @@ class Flight(Generic[_T]):
         index: Its place among the items, from 0.
         item: What was drawn.
         ref: The remote task, as soon as there is one.
+        patience: Seconds for which its submit is repeated during an outage.
     """
 
-    def __init__(self, index: int, item: _T, crowd: _Crowd) -> None:
+    def __init__(self, index: int, item: _T, crowd: _Crowd, patience: float) -> None:
         self.index = index
         self.item = item
+        self.patience = patience
         self.ref: TaskRef | None = None
         self._crowd = crowd
         self._entered = self._landed = False
@@ -137,74 +181,115 @@ class FanOut(Generic[_T]):
 
     Args:
         work: What is done with an item. What it raises ends everything and is raised; what
-            it returns is told, unless that is None.
-        in_flight: How many may be drawn and not have landed, or have landed and not been told.
-        at_the_door: How many of those may stand before the limits.
-        ordered: Tell the outcomes in the order of the items.
+            it returns is yielded, unless that is None.
+        in_flight: How many may be drawn and not have landed, or have landed and not been yielded.
+        at_the_door: How many of those may wait for the limits.
+        ordered: Yield the outcomes in the order of the items.
+        answered: Waits until every submit under way has been answered.
+        abandoned: Reports the tasks whose outcomes are not yielded, if this ends early.
+        cleanups: Runs what is left to do then.
+        patience: Seconds for which a submit is repeated during an outage.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all are given by name, in one place
         self,
         work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
         *,
         in_flight: int,
         at_the_door: int,
         ordered: bool,
+        answered: Callable[[], Awaitable[object]],
+        abandoned: AbandonedTasks,
+        cleanups: Cleanups,
+        patience: float,
     ) -> None:
-        if not isinstance(in_flight, int) or in_flight < 1:
+        if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
             raise ConfigurationError(f"in_flight must be at least 1, not {in_flight!r}")
+        if not isinstance(ordered, bool):
+            raise ConfigurationError(f"ordered must be True or False, not {ordered!r}")
         self._work = work
         self._in_flight = in_flight
         self._at_the_door = at_the_door
         self._ordered = ordered
-        self._flights: dict[Flight[_T], asyncio.Task[None]] = {}
+        self._answered = answered
+        self._abandoned = abandoned
+        self._cleanups = cleanups
+        self._patience = patience
+        # A flight that failed or was cancelled stays here: its task is abandoned. The value is
+        # None until create_task() returns, before which an eager task may have ended.
+        self._flights: dict[Flight[_T], asyncio.Task[None] | None] = {}
         self._ended: dict[int, Outcome | None] = {}
-        self._next = 0  # the index that is to be told next, if in order
+        self._next = 0  # the index that is to be yielded next, if in order
         self._crash: BaseException | None = None
-        self._drawn_all = self._stopped = False
+        self._drawn_all = self._stopped = self._left = False
         self._crowd = _Crowd()
         self._news = asyncio.Event()
+        self._feeder: asyncio.Task[None] | None = None
+        self._cleanup: asyncio.Task[None] | None = None
 
-    async def outcomes(
-        self,
-        items: Iterable[_T] | AsyncIterable[_T],
-        answered: Callable[[], Awaitable[object]],
-        left: Callable[[tuple[TaskRef, ...]], object],
-    ) -> AsyncGenerator[Outcome]:
+    async def outcomes(self, items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[Outcome]:
         """Yield what becomes of each item.
 
         Args:
-            items: What to draw from. What it raises ends everything, and is raised.
-            answered: Waits until every submit under way has been answered.
-            left: Is told which tasks go on, or have ended and were not told, if this ends early.
+            items: What to draw from. What it raises ends everything, and is raised. If it is a
+                generator, it is closed at the end.
         """
         self._feeder = asyncio.create_task(self._feed(items))
+        if self._stopped:  # pragma: no cover - an eager task has failed: Python 3.12 and later
+            self._feeder.cancel()
         try:
-            while (index := await self._news_of()) is not None:
+            while (index := await self._next_ended()) is not None:
                 outcome = self._ended.pop(index)
                 self._crowd.room.set()
                 if outcome is not None:
                     yield outcome
-        finally:
-            refs = await self._end(answered)
-            if refs:
-                left(refs)
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        await self._leave(self._crash)
         if self._crash is not None:
-            if refs:
-                named = ", ".join(map(str, refs))
-                self._crash.add_note(f"{len(refs)} tasks go on at the service: {named}")
             raise self._crash
 
+    def close(self, error: BaseException) -> None:
+        """End a run from outside: its loop gets what has ended already, and then the error.
+
+        The clean-up is left to ``cleanups``. A run in which nothing is under way, or which belongs
+        to another event loop, is left alone.
+        """
+        if self._feeder is None or (self._drawn_all and not self._flights):
+            return
+        if self._feeder.get_loop() is asyncio.get_running_loop():
+            self._fail(error)
+            self._abandon(error)
+
+    async def finished(self) -> None:
+        """Wait until the clean-up of a run that was left has ended."""
+        if self._cleanup is not None:
+            await asyncio.wait((self._cleanup,))
+
     async def _feed(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
-        with self._ending_all(), suppress(StopAsyncIteration):
-            indices = count()
+        try:
             async with aclosing(draw(items)) as source:
-                while True:
-                    while self._is_full():
-                        self._crowd.room.clear()
-                        await self._crowd.room.wait()
-                    flight = Flight(next(indices), await anext(source), self._crowd)
-                    self._flights[flight] = asyncio.create_task(self._fly(flight))
+                await self._start_all(source)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
+            if self._stopped and isinstance(error, Exception):
+                _log.exception("the iterable of the inputs failed while it was closed")
+            self._fail(error)
+
+    async def _start_all(self, source: AsyncGenerator[_T]) -> None:
+        """Draw the items as long as there is room, and start a flight for each."""
+        indices = count()
+        async for item in source:
+            if self._stopped:  # the iterable suppressed a cancellation, or a flight failed eagerly
+                return
+            flight = Flight(next(indices), item, self._crowd, self._patience)
+            self._flights[flight] = None
+            flying = asyncio.create_task(self._fly(flight))
+            if flight in self._flights:  # pragma: no branch - an eager task may have ended
+                self._flights[flight] = flying
+            while self._is_full():
+                self._crowd.room.clear()
+                await self._crowd.room.wait()
         self._drawn_all = True
         self._news.set()
 
@@ -217,34 +302,34 @@ class FanOut(Generic[_T]):
         )
 
     async def _fly(self, flight: Flight[_T]) -> None:
-        outcome = None
-        with self._ending_all():
+        try:
             outcome = await self._work(flight)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
+            self._fail(error)
+            return
         del self._flights[flight]
         self._ended[flight.index] = outcome
         flight.land()
         self._news.set()
 
-    @contextmanager
-    def _ending_all(self) -> Iterator[None]:
-        """End everything at once with what is raised: the caller may be busy, and gets it later."""
-        try:
-            yield
-        except (Exception, asyncio.CancelledError) as crash:
-            if not self._stopped:  # else it is our own cancellation, or comes of it
-                self._crash = crash
-                self._stop()
-                self._news.set()
-            raise
+    def _fail(self, error: BaseException) -> None:
+        """End everything at once: the caller may be busy, and gets the error later."""
+        if not self._stopped:  # else it is our own cancellation, or comes of it
+            self._crash = error
+            self._stop()
+            self._news.set()
 
     def _stop(self) -> None:
         """Cancel everything of ours, once: a second time would cut short what must be tidied up."""
         if not self._stopped:
             self._stopped = True
-            for work in (self._feeder, *self._flights.values()):
-                work.cancel()
+            for task in self._tasks():
+                task.cancel()
 
-    async def _news_of(self) -> int | None:
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [task for task in (self._feeder, *self._flights.values()) if task is not None]
+
+    async def _next_ended(self) -> int | None:
         """Return the index of the next that has ended, or None when there will be no more."""
         while True:
             index = self._next if self._ordered else next(iter(self._ended), None)
@@ -252,20 +337,40 @@ class FanOut(Generic[_T]):
                 self._next += 1
                 return index
             if self._crash is not None or (self._drawn_all and not self._flights):
-                return min(self._ended, default=None)  # late ones that stood behind the crash
+                return min(self._ended, default=None)  # late ones, behind the crash in order
             self._news.clear()
             await self._news.wait()
 
-    async def _end(self, answered: Callable[[], Awaitable[object]]) -> tuple[TaskRef, ...]:
-        """Stop everything of ours; return the tasks whose outcomes nobody has been told."""
-        untold = [outcome.task_ref for outcome in self._ended.values() if outcome]
-        flights = dict(self._flights)
+    async def _leave(self, error: BaseException | None) -> None:
+        """Abandon what is left, and clean up; the exception is the one that the caller will see."""
+        self._left = True
+        try:
+            await outlive(self._abandon(error))
+        except asyncio.CancelledError as again:  # takes the place of the error
+            self._abandoned.note(again)
+            raise
+
+    def _abandon(self, error: BaseException | None) -> asyncio.Task[None]:
+        """Stop everything of ours and report what is known, before anything is awaited."""
+        self._report(error)
         self._stop()
-        await asyncio.gather(self._feeder, *flights.values(), return_exceptions=True)
-        if flights:
-            await answered()
-        # What they raised holds frames, which hold the caller's iterable, and this.
-        self._flights.clear()
-        del self._feeder
-        refs = (*untold, *(flight.ref for flight in flights))
-        return tuple(ref for ref in refs if ref is not None)
+        if self._cleanup is None:
+            self._cleanup = self._cleanups.start(self._clean_up(error))
+        return self._cleanup
+
+    async def _clean_up(self, error: BaseException | None) -> None:
+        """Wait for what was stopped, and report what became known meanwhile."""
+        try:
+            await asyncio.wait(self._tasks())
+            if self._flights:
+                await self._answered()
+        finally:
+            self._report(error)
+            self._flights.clear()  # what they raised holds frames, which hold the iterable
+
+    def _report(self, error: BaseException | None) -> None:
+        """Report the tasks whose outcomes will not be yielded, as far as they are known."""
+        refs = [flight.ref for flight in self._flights]
+        if self._left:
+            refs += [outcome.task_ref for outcome in self._ended.values() if outcome]
+        self._abandoned.report(refs, error)

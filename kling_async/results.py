@@ -50,9 +50,11 @@ _ENDED = (TaskState.SUCCESS, TaskState.FAILED)
 class FailReason(StrEnum):
     """Our small enum over the vendor's open set of fail codes."""
 
-    CONTENT = "content"  # the same input will be refused again
+    CONTENT = "content"  # the input was refused; the same input will be refused again
+    CONTENT_OUTPUT = "content_output"  # the video was refused; another try may pass
     PROMPT = "prompt"
     IMAGE = "image"
+    MEDIA = "media"  # a video, a sound or another file that was sent
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     GENERATION = "generation"

@@ -1,11 +1,17 @@
-"""Submits: a slot first, then sent and heard to the end, even if the caller has gone.
+"""Submits: a slot first, then one request whose answer is read even if the caller has left.
 
 A remote task holds its slot from before its submit until it is known to have ended.
+
+A submit is *pending* while nothing of it is under way: it waits for a slot, a permit, or its
+next attempt. Closing the client interrupts pending submits, which costs nothing. Once the request
+is sent it runs in an asyncio task of its own, to its answer: no cancellation of the caller, and
+no closing, interrupts that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -15,29 +21,54 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import define
 
 from kling_async.callbacks import Expected
-from kling_async.errors import AnswerLostError, KlingError
-from kling_async.events import SubmitFailed, Submitted
+from kling_async.calls import Failed
+from kling_async.errors import (
+    AnswerLostError,
+    APIError,
+    ClientClosedError,
+    KlingError,
+    RateLimitError,
+)
+from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs import Input
 from kling_async.limits import Slot
-from kling_async.protocol import requests, responses
+from kling_async.outage import Attempt, OutageGate
+from kling_async.protocol import requests, responses, verdicts
+from kling_async.protocol.verdicts import Verdict
 from kling_async.running import attend, kind_of
 from kling_async.task import Task
 
 if TYPE_CHECKING:
     from kling_async.callbacks import Callbacks
     from kling_async.calls import Calls
+    from kling_async.limits import Permit
     from kling_async.polls import Polls
     from kling_async.results import TaskRef
     from kling_async.running import Running
 
 __all__ = ["Submits", "Witness"]
 
-# Seconds between looks for tasks that nobody waits for, while a submit waits for a slot.
+_log = logging.getLogger("kling_async")
+
+# Seconds between looks for tasks that nothing waits for, while a submit waits for a slot.
 _SWEEP_EVERY = 1.0
+
+# Seconds after which the wait for the answers of submits is reported in the log.
+_QUIET = 0.5
+
+# Seconds between looks for callers that have not left yet, while the client is closed.
+_TURN = 0.001
+
+_CLOSED = "the client was closed before the submit was sent; nothing was charged"
 
 
 class Witness(Protocol):
-    """Is told of a submit, step by step: for those who keep books of what may cost money."""
+    """Observes a submit, step by step: for those who record what may cost money.
+
+    An attribute ``patience``, if there is one, is the number of seconds for which the submit is
+    repeated while the service cannot be reached or is unavailable, instead of
+    :attr:`Retry.attempts` and :attr:`Retry.deadline`.
+    """
 
     async def sending(self) -> None:
         """Do what must be done before the request leaves, and may cost money from then on.
@@ -47,12 +78,16 @@ class Witness(Protocol):
         """
 
     async def refused(self, error: KlingError) -> None:
-        """Note that it was not taken and cost nothing. Before it is sent again, ``sending``."""
+        """Note that it was not accepted and cost nothing. Before a repetition, ``sending``.
+
+        What this raises, :meth:`KlingClient.submit` raises, and nothing more is sent.
+        """
 
     async def accepted(self, ref: TaskRef) -> None:
-        """Note the task. This is told even if the caller has gone meanwhile.
+        """Note the task. This is called even if the caller was cancelled meanwhile.
 
         What this raises, :meth:`KlingClient.submit` raises, with ``ref`` and ``may_have_charged``.
+        The request was accepted, and is never sent again.
         """
 
 
@@ -62,22 +97,41 @@ class _Submit:
 
     sent: Input
     request: requests.Request
-    slot: Slot
     witness: Witness | None
     expected: Expected | None
-    heard: asyncio.Future[Task] | None = None  # the answer to its last sending
+    caller: asyncio.Task[object]
+    cancelling: int  # requests to cancel the caller that were there before
+    slot: Slot | None = None  # until the registry of running tasks takes it over
+    was_refused: bool = False  # for the number of running tasks
+    closed: bool = False  # by closing the client
+    attempt: Attempt | None = None  # to reach the service, in a fan-out or batch
+    may_run: bool = False  # a task, as far as is known of the last sending
+    # The task that was started, until its reference is with the witness or the caller.
+    task: Task | None = None
+    # The outcome of the sending that is under way, until the caller has taken it.
+    response: asyncio.Future[Task | Failed] | None = None
 
 
 class Submits:
     """Turns inputs into tasks."""
 
-    def __init__(self, calls: Calls, polls: Polls, running: Running, callbacks: Callbacks) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        polls: Polls,
+        running: Running,
+        callbacks: Callbacks,
+    ) -> None:
         self._calls = calls
         self._polls = polls
         self._running = running
         self._callbacks = callbacks
+        self._outage = OutageGate()
+        self._limit = calls.limiter.limits.concurrent_tasks  # the effective one, last seen
+        self._closing = False
         # What follows belongs to one event loop.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._submits: set[_Submit] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -87,114 +141,248 @@ class Submits:
         self, sent: Input, callback_url: str | None = None, witness: Witness | None = None
     ) -> Task:
         """Submit one input; see :meth:`KlingClient.submit`."""
-        expected = self._callbacks.expect(sent) if callback_url is None else None
+        self._bind()
+        expected = None
+        if callback_url is None:
+            expected = self._callbacks.expect(sent, witness.accepted if witness else None)
         request = requests.submit(sent, expected.url if expected else callback_url)
-        one = _Submit(sent, request, await self._slot(), witness, expected)
+        caller = asyncio.current_task()
+        assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
+        one = _Submit(sent, request, witness, expected, caller, caller.cancelling())
+        self._submits.add(one)
+        patience: float | None = getattr(witness, "patience", None)
         try:
-            return await self._calls.call(request, partial(self._once, one))
-        except asyncio.CancelledError:
-            heard = one.heard
-            if heard is None:
-                one.slot.release()
-            elif heard.done() and not heard.cancelled() and (refused := heard.exception()):
-                self._settle(one, refused)  # else the answer is still to come
+            return await self._calls.call(
+                request,
+                partial(self._once, one),
+                prepare=partial(self._prepare, one, patient=patience is not None),
+                patience=patience,
+            )
+        except asyncio.CancelledError as error:
+            self._cancelled(one, error)
+            if one.closed and caller.uncancel() <= one.cancelling:
+                closed = ClientClosedError(_CLOSED)
+                self._calls.tell(SubmitFailed, sent, closed)
+                raise closed from None
             raise
         except Exception as error:
-            if one.heard is None:  # the witness would not have it sent
-                one.slot.release()
             self._settle(one, error)
             raise
+        finally:
+            self._submits.discard(one)
+            if one.attempt is not None and one.response is None:
+                one.attempt.withdrawn()  # else it is under way, and has an outcome to come
+
+    async def close(self, closer: asyncio.Task[object] | None = None) -> None:
+        """Interrupt what is pending, and wait until what is under way has been answered.
+
+        While this waits, a submit that begins is refused.
+
+        Args:
+            closer: What closes the client. A submit of its own, whose witness does that, is left.
+        """
+        self._bind()
+        self._closing = True
+        try:
+            while others := [one for one in self._submits if one.caller is not closer]:
+                for one in others:
+                    if one.response is None and not one.closed:
+                        one.closed = True
+                        one.caller.cancel()
+                await self.answered()
+                await asyncio.sleep(_TURN)  # the callers take their answers, or leave
+            await self.answered()
+        finally:
+            self._closing = False
 
     async def answered(self) -> None:
         """Wait until every submit under way has been answered."""
         self._bind()
-        if self._sending:
-            await asyncio.wait(self._sending)
+        if not self._sending:
+            return
+        _, waiting = await asyncio.wait(self._sending, timeout=_QUIET)
+        if waiting:
+            _log.warning(
+                "waiting up to %g s for the answers to submits under way: %d; if you interrupt"
+                " this, a task may have been started and charged without a reference",
+                self._calls.retry.request_timeout,
+                len(waiting),
+            )
+            await asyncio.wait(waiting)
 
-    async def _once(self, one: _Submit) -> Task:
+    async def _prepare(self, one: _Submit, *, patient: bool) -> None:
+        """Wait for what comes before a permit: a slot and, in a fan-out, the end of an outage."""
+        if self._closing:
+            raise ClientClosedError(_CLOSED)
+        if one.slot is None:
+            one.slot = await self._slot(first=one.was_refused)
+            self._tell_limit()
+        if patient:
+            one.attempt = await self._outage.wait()
+
+    async def _once(self, one: _Submit, permit: Permit) -> Task | Failed:
         """Send once."""
-        one.heard = None
         self._polls.count_submit()
         if one.witness is not None:
-            await one.witness.sending()
+            try:
+                await one.witness.sending()
+            except BaseException:
+                permit.answered()
+                raise
         loop = asyncio.get_running_loop()
-        heard: asyncio.Future[Task] = loop.create_future()
-        one.heard = heard
-        if one.expected is not None:
+        response: asyncio.Future[Task | Failed] = loop.create_future()
+        one.response, one.may_run = response, True
+        if one.expected is not None and one.slot is not None:
             self._callbacks.sending(one.expected, one.slot)
-        # In a task of its own, so that the answer is heard though the caller may be gone.
-        sending = _begin(loop, self._send(one, heard))
+        # In a task of its own, so that the answer is read though the caller may have left.
+        sending = _begin(loop, self._send(one, permit, response))
         if not sending.done():  # pragma: no branch - it may be from Python 3.12 on
             self._sending.add(sending)
-        return await heard
+        outcome = await response
+        one.response = one.task = None
+        if isinstance(outcome, Failed):
+            self._failed(one, outcome.error)
+        return outcome
 
-    async def _send(self, one: _Submit, heard: asyncio.Future[Task]) -> None:
-        """Send once, and hear the answer to its end."""
+    def _failed(self, one: _Submit, error: KlingError) -> None:
+        """Take note of a failure that may be repeated."""
+        if isinstance(error, RateLimitError) and error.retryable and one.slot is not None:
+            self._calls.limiter.refused(one.slot)
+            one.slot, one.was_refused = None, True
+            self._tell_limit()
+
+    async def _send(
+        self, one: _Submit, permit: Permit, response: asyncio.Future[Task | Failed]
+    ) -> None:
+        """Send once, read the answer to its end, and pass it on to the caller."""
         try:
-            task = await self._answer(one)
-            if not heard.done():
-                heard.set_result(task)
+            outcome = await self._answer(one, permit)
+            _settle_attempt(one.attempt, outcome)
+            if isinstance(outcome, Failed):
+                one.may_run = outcome.error.may_have_charged
+            else:
+                one.task = outcome
+            await _report(one.witness, outcome)
+            if one.witness is not None:
+                one.task = None
         except asyncio.CancelledError:  # the loop itself is ending
-            told = "the event loop ended before a submit was answered; it may have been charged"
-            self._settle(one, AnswerLostError(told, may_have_charged=True))
-            heard.cancel()
+            self._interrupted(one)
+            response.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
-            failed = error
-            if isinstance(error, KlingError) and not error.may_have_charged and one.witness:
-                try:
-                    await one.witness.refused(error)
-                except Exception as worse:  # noqa: BLE001 - as above
-                    failed = worse
-            if not heard.done():
-                heard.set_exception(failed)
+            if not response.done():
+                response.set_exception(error)
             else:
-                self._settle(one, failed)
+                self._left(one, error)
+        else:
+            if not response.done():
+                response.set_result(outcome)
+            else:
+                self._left(one, outcome.error if isinstance(outcome, Failed) else None)
         finally:
             self._sending.discard(asyncio.current_task())
 
-    async def _answer(self, one: _Submit) -> Task:
-        """Send, and return the task that was started."""
+    async def _answer(self, one: _Submit, permit: Permit) -> Task | Failed:
+        """Send, and return the task that was started, or the failure."""
         try:
-            response = await self._calls.send(one.request)
+            response = await self._calls.send(one.request, permit)
             ref = responses.submit(one.request, response, one.sent.model, datetime.now(UTC))
         except BaseException as error:
             found = self._callbacks.failed(one.expected, error) if one.expected else None
-            if found is None or not isinstance(error, Exception):
-                raise
-            task = found  # it has even ended already
-        else:
-            task = self._accepted(one, ref)
-        if one.witness is not None:
-            await _told(one.witness, task.ref)
-        return task
+            if found is not None and isinstance(error, Exception):
+                one.slot = None
+                return found  # it has even ended already
+            if isinstance(error, KlingError):
+                return Failed(error)
+            raise
+        return self._accepted(one, ref)
 
     def _accepted(self, one: _Submit, ref: TaskRef) -> Task:
         """Note the task that a submit has started."""
+        assert one.slot is not None  # noqa: S101 - nothing is sent without
         expected = one.expected
         task = self._running.task(ref, kind_of(one.sent), called_back=expected is not None)
         self._running.begin(task, one.slot, expected.nonce if expected else "")
+        one.slot = None
         self._calls.tell(Submitted, ref, one.sent)
         if expected is not None:
             self._callbacks.accepted(expected, task)
         return task
 
+    def _cancelled(self, one: _Submit, cancellation: BaseException) -> None:
+        """Conclude a submit whose caller was cancelled, unless its answer is still to come."""
+        response = one.response
+        if response is None:  # nothing is under way
+            if one.slot is not None:
+                one.slot.release()
+        elif response.done() and not response.cancelled():
+            # It was answered in the moment of the cancellation.
+            error = response.exception()
+            outcome = None if error else response.result()
+            error = outcome.error if isinstance(outcome, Failed) else error
+            self._left(one, error, cancellation)
+
+    def _left(
+        self,
+        one: _Submit,
+        error: BaseException | None,
+        cancellation: BaseException | None = None,
+    ) -> None:
+        """Conclude a submit that was answered when its caller had left."""
+        if one.task is not None:
+            self._running.abandon(one.task, error=cancellation)
+        elif error is not None:
+            self._settle(one, error)
+
+    def _interrupted(self, one: _Submit) -> None:
+        """Report a submit whose answer nothing will read, since the event loop ends."""
+        if one.task is not None:
+            self._running.abandon(one.task)
+            return
+        if not one.may_run:  # it was refused
+            if one.slot is not None:
+                one.slot.release()
+            return
+        lost = AnswerLostError(
+            "the event loop ended before a submit was answered; a task may have been started and"
+            " charged",
+            may_have_charged=True,
+            verdict=Verdict.UNKNOWN,
+        )
+        _log.warning("%s: %r", lost, one.sent)
+        self._settle(one, lost)
+
     def _settle(self, one: _Submit, error: BaseException) -> None:
         """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
-        # What else a transport raises proves nothing; with a reference, it has not failed.
-        if isinstance(error, KlingError) and error.ref is None:
+        # What else a transport raises proves nothing, once the request was under way.
+        may_run = one.may_run
+        if isinstance(error, KlingError):
+            if error.ref is not None:  # it was accepted
+                return
             self._calls.tell(SubmitFailed, one.sent, error)
-            if not error.may_have_charged:
-                one.slot.release()
+            may_run = error.may_have_charged
+        if one.slot is None:
+            return
+        if may_run:
+            one.slot.expire_in(self._polls.lifetime(kind_of(one.sent), accepted=False))
+        else:
+            one.slot.release()
 
-    async def _slot(self) -> Slot:
-        """Wait for a slot. Tasks that nobody waits for must not hold all of them for ever."""
+    def _tell_limit(self) -> None:
+        """Pass a change of the effective limit of running tasks to the hooks."""
+        limiter = self._calls.limiter
+        if limiter.effective_tasks != self._limit:
+            self._limit = limiter.effective_tasks
+            self._calls.tell(TaskLimitChanged, self._limit, limiter.limits.concurrent_tasks)
+
+    async def _slot(self, *, first: bool) -> Slot:
+        """Wait for a slot. Tasks that nothing waits for must not hold all of them for ever."""
         loop = self._bind()
         self._short += 1
-        if self._look is None:  # who need not wait is far away when it comes
+        if self._look is None:  # those that need not wait are done long before it comes
             self._look = loop.call_later(_SWEEP_EVERY, self._looks)
         try:
-            return await self._calls.limiter.slot()
+            return await self._calls.limiter.slot(first=first)
         finally:
             if loop is self._loop:
                 self._short -= 1
@@ -224,7 +412,8 @@ class Submits:
         if loop is not self._loop:
             if self._look is not None:
                 self._look.cancel()
-            self._loop, self._sending, self._short = loop, set(), 0
+            self._loop, self._short = loop, 0
+            self._submits, self._sending = set(), set()
             self._sweeper = self._look = None
         return loop
 
@@ -234,17 +423,45 @@ def _begin(
 ) -> asyncio.Task[None]:
     """Begin a task, if Python can at once and not in the loop's next turn, which costs more.
 
-    All callers of one turn would let go of their last answers first, and only then take new
-    memory. A task factory that somebody has set is not passed by.
+    All callers of one turn would release their last answers first, and only then take new
+    memory. A task factory that the user has set is not bypassed.
     """
     if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
         return asyncio.Task(sending, loop=loop, eager_start=True)  # pragma: no cover - not on 3.11
     return loop.create_task(sending)
 
 
-async def _told(witness: Witness, ref: TaskRef) -> None:
+async def _report(witness: Witness | None, outcome: Task | Failed) -> None:
+    """Report the outcome of one sending to the witness."""
+    if witness is None:
+        return
+    if isinstance(outcome, Failed):
+        if not outcome.error.may_have_charged:
+            await witness.refused(outcome.error)
+        return
     try:
-        await witness.accepted(ref)
+        await witness.accepted(outcome.ref)
     except KlingError as error:
-        error.ref, error.may_have_charged = ref, True
+        # The witness's own error: of the submit, it is certain that it was accepted.
+        error.ref, error.may_have_charged, error.retryable = outcome.ref, True, False
         raise
+    except Exception as error:
+        error.add_note(f"the submit was accepted: {outcome.ref}")
+        raise
+
+
+def _settle_attempt(attempt: Attempt | None, outcome: Task | Failed) -> None:
+    """Report what an outcome says of the service: whether it can be reached."""
+    if attempt is None:
+        return
+    if not isinstance(outcome, Failed):
+        attempt.succeeded()
+        return
+    error = outcome.error
+    verdict = verdicts.of_error(error)
+    if verdict is Verdict.UNKNOWN:
+        attempt.undecided()
+    elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:
+        attempt.failed(error, error.retry_after if isinstance(error, APIError) else None)
+    else:
+        attempt.succeeded()

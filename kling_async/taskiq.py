@@ -24,9 +24,10 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from kling_async._extras import missing_extra
 from kling_async.batch import Batch
 from kling_async.batch.steps import PASSING
-from kling_async.errors import JournalError, KlingError, MissingExtraError
+from kling_async.errors import JournalError, KlingError
 from kling_async.fleet.feed import Feed
 from kling_async.fleet.rows import error_dict, item_from, outcome_dict
 from kling_async.task import DEFAULT_TIMEOUT, check_timeout
@@ -34,7 +35,7 @@ from kling_async.task import DEFAULT_TIMEOUT, check_timeout
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
 except ImportError:
-    raise MissingExtraError('this needs taskiq: pip install "kling-async[taskiq]"') from None
+    raise missing_extra("taskiq", "this needs taskiq") from None
 
 if TYPE_CHECKING:
     import os
@@ -72,6 +73,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     lease: float = 60.0,
     timeout: float = DEFAULT_TIMEOUT,
     downloads: int = 4,
+    resubmit_rejected: bool = False,
     resubmit_failed: int = 0,
     resubmit_reasons: Collection[FailReason] = PASSING,
 ) -> Generate:
@@ -88,6 +90,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         lease: Seconds after which a worker that is not heard of is believed dead.
         timeout: Seconds to wait for each task.
         downloads: How many downloads may run at one time, beside the generation.
+        resubmit_rejected: Submit again what the journal holds as rejected at no charge.
         resubmit_failed: How often an item may be submitted again after its task has failed
             for one of the reasons below. Each time costs money again.
         resubmit_reasons: The reasons.
@@ -113,6 +116,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
             in_flight=concurrency,
             timeout=timeout,
             downloads=downloads,
+            resubmit_rejected=resubmit_rejected,
             resubmit_failed=resubmit_failed,
             resubmit_reasons=resubmit_reasons,
         )

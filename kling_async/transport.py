@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from aiohttp import hdrs
@@ -24,8 +24,11 @@ from kling_async.errors import (
     ContractError,
 )
 from kling_async.protocol.responses import Response, redact
+from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
     from kling_async.protocol.requests import Request
 
 __all__ = ["AiohttpTransport", "Transport", "connector"]
@@ -41,8 +44,7 @@ _SUBMIT_KEEPALIVE = 0.1
 
 _USER_AGENT = f"kling-async/{__version__} aiohttp/{aiohttp.__version__}"
 
-# What proves that a request was never sent: no connection stood. Everything else that aiohttp
-# may raise leaves open whether the service has read the request.
+# What proves of a request without a body that it was never sent: there was no connection.
 _NOT_SENT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -50,6 +52,18 @@ _NOT_SENT = (
     aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
 )
+
+# What does not get better by waiting: a certificate, or a port that speaks another protocol.
+_LASTING = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
+
+# Encodings that every installation can read. aiohttp would also ask for br and zstd if some
+# package for them is installed, in a version that may not be able to read the answer.
+_ENCODINGS = "gzip, identity"
+
+# Bytes of the longest header line that is read. Gateways add headers of their own, and aiohttp
+# refuses an answer with one of more than 8,190 bytes, which a paid task's must not suffer.
+_MAX_HEADER_BYTES = 128 * 1024
+_MAX_HEADERS = 1024
 
 
 class Transport(Protocol):
@@ -116,6 +130,8 @@ class AiohttpTransport:
         connections: int,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession: {session!r:.80}")
         self._base = URL(base_url, encoded=True)
         self._deadlines = Deadlines()
         self._connections = connections
@@ -123,6 +139,7 @@ class AiohttpTransport:
         self._headers = {
             hdrs.AUTHORIZATION: f"Bearer {api_key}",
             hdrs.ACCEPT: "application/json",
+            hdrs.ACCEPT_ENCODING: _ENCODINGS,
             hdrs.USER_AGENT: _USER_AGENT,
         }
         self._lent = session
@@ -135,30 +152,33 @@ class AiohttpTransport:
         session = self._at_hand() or await self._session()
         # Our own session has the key among its defaults; one that is lent is not changed.
         headers = self._headers if session is self._lent else {}
+        sent: _Body | None = None
         if request.body is not None:
             headers = {**headers, hdrs.CONTENT_TYPE: "application/json"}
+            sent = _Body(request.body)
         body = bytearray()
         try:
             with Deadline(self._deadlines, asyncio.get_running_loop().time() + timeout):
                 async with await session.request(
                     request.method,
                     _address(self._base, request.path),
-                    data=request.body,
+                    data=sent,
                     headers=headers,
                     timeout=_timeouts(timeout, session is self._lent),
                     # A redirect would carry the key to wherever it points.
                     allow_redirects=False,
                     raise_for_status=False,
+                    auto_decompress=True,
+                    max_line_size=_MAX_HEADER_BYTES,
+                    max_field_size=_MAX_HEADER_BYTES,
+                    max_headers=_MAX_HEADERS,
                 ) as answer:
                     while not answer.content.at_eof():
                         body += await answer.content.readany()
                         if len(body) > MAX_BODY_BYTES:
                             raise self._too_large(request, answer.status, bytes(body))
-        except _NOT_SENT as error:
-            said = f"no connection, nothing was sent: {self._words(error)}"
-            raise ConnectError(said, ref=request.ref) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._raise_lost(request, error)
+            raise self._failure(request, error, sent) from None
         except ValueError as error:  # a host that cannot be one, a lent session with its own auth
             said = f"no request can be made of the base URL and session: {self._words(error)}"
             raise ConfigurationError(said) from None
@@ -173,6 +193,11 @@ class AiohttpTransport:
         if self._lent is not None:
             if self._lent.closed:
                 raise ConfigurationError("the session that was lent to the client is closed")
+            if self._lent._loop is not asyncio.get_running_loop():  # noqa: SLF001 - .loop warns
+                raise ConfigurationError(
+                    "the session that was lent to the client belongs to another event loop:"
+                    " make it on the loop that uses the client"
+                )
             return self._lent
         own = self._own.get(asyncio.get_running_loop())
         return None if own is None or own[0].closed else own[0]
@@ -207,22 +232,69 @@ class AiohttpTransport:
             may_have_charged=submitting,
             retryable=not submitting,
             ref=request.ref,
+            verdict=Verdict.UNKNOWN,
         )
 
     def _words(self, error: BaseException) -> str:
         said = redact(str(error), self._key)
         return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
-    def _raise_lost(self, request: Request, error: BaseException) -> NoReturn:
+    def _failure(
+        self, request: Request, error: BaseException, sent: _Body | None
+    ) -> ConnectError | AnswerLostError:
+        """Return our error for one of aiohttp's, by what is certain about the request.
+
+        A submit was not sent if no connection was ever assigned to it, whichever timer ended it:
+        then no byte of its body was written. aiohttp's error is not chained, since some kinds
+        hold the request's headers.
+        """
+        words = self._words(error)
+        if isinstance(error, _NOT_SENT) if sent is None else not sent.written:
+            advice = _advice(error)
+            return ConnectError(
+                f"no connection, nothing was sent: {words}{advice}",
+                retryable=not advice,
+                ref=request.ref,
+            )
         submitting = request.kind == "submit"
-        told = "a task may have been started and charged" if submitting else "it may be repeated"
-        # aiohttp's own error is not chained: some kinds hold the request's headers.
-        raise AnswerLostError(
-            f"the answer to the {request.kind} was lost ({told}): {self._words(error)}",
+        charged = "a task may have been started and charged" if submitting else "it may be repeated"
+        return AnswerLostError(
+            f"the answer to the {request.kind} was lost ({charged}): {words}",
             may_have_charged=submitting,
             retryable=not submitting,
             ref=request.ref,
-        ) from None
+            verdict=Verdict.UNKNOWN,
+        )
+
+
+class _Body(aiohttp.BytesPayload):
+    """The body of a submit, which notes when it is written to a connection.
+
+    aiohttp writes a request's headers together with its body, once a connection is assigned to
+    the request: a body that was never written proves that nothing was sent.
+    """
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value)
+        self.written: bool = False
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.written = True
+        await super().write_with_length(writer, content_length)
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about a failure that waiting does not help; empty for any other."""
+    if isinstance(error, _LASTING):
+        return (
+            "; the certificate cannot be verified: set SSL_CERT_FILE to the file of your own"
+            " certificate authority, or lend a session with ssl="
+        )
+    if isinstance(error, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION" in str(error):
+        return "; the port does not speak TLS: is the base URL's scheme http?"
+    return ""
 
 
 def _address(base: URL, path: str) -> URL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from random import Random
@@ -147,6 +148,97 @@ class Watched(Deadlines):
     """Deadlines of which it can be seen whether anybody holds them."""
 
     __slots__ = ("__weakref__",)
+
+
+# ------------------------------------------------------------------ a blocked loop, and closing
+
+
+def block(seconds: float) -> None:
+    """Let the virtual clock go on while the loop does nothing, as blocking code does."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop._virtual.now += seconds  # noqa: SLF001 - nothing else moves it
+
+
+@pytest.mark.parametrize(("blocked", "outcome"), [(0.0, None), (5.05, None), (5.2, "answer")])
+async def test_a_blocked_loop(blocked: float, outcome: str | None) -> None:
+    """If the loop was blocked when the moment came, there is a second more, else none."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+    loop.call_later(0, block, blocked)
+    loop.call_later(max(5.0, blocked) + 0.5, answer.set_result, "answer")
+    got = None
+    with contextlib.suppress(TimeoutError), Deadline(Deadlines(), now() + 5):
+        got = await answer
+    assert got == outcome
+    assert now() == pytest.approx(max(5.0, blocked) + (0.5 if outcome else 0.0), abs=0.01)
+
+
+async def test_a_blocked_loop_extends_once() -> None:
+    """The second more is given once, though the loop is blocked again."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(0, block, 6.0)
+    loop.call_later(6.5, block, 3.0)
+    with pytest.raises(TimeoutError):
+        await wait(Deadlines(), 60, 5)
+    assert now() == pytest.approx(9.5, abs=0.01)
+
+
+async def test_others_while_the_loop_was_blocked() -> None:
+    """Each whose moment came while the loop was blocked has a second more; a later one its time."""
+    deadlines = Deadlines()
+    asyncio.get_running_loop().call_later(0, block, 10.0)
+
+    async def late(deadline: float) -> float:
+        with pytest.raises(TimeoutError):
+            await wait(deadlines, 60, deadline)
+        return now()
+
+    ends = await asyncio.gather(*map(late, (5.0, 9.95, 10.5, 12.0)))
+    assert ends == pytest.approx([11.0, 11.0, 10.5, 12.0], abs=0.01)
+
+
+async def test_closing() -> None:
+    """Closing ends all that are inside at once, as closed; the next one is not concerned."""
+    deadlines, closed = Deadlines(), []
+    deadlines.close()  # nothing is inside
+
+    async def inside(deadline: Deadline) -> None:
+        with pytest.raises(TimeoutError), deadline:
+            await asyncio.sleep(60)
+        closed.append(deadline.closed)
+
+    inner = [Deadline(deadlines, now() + moment) for moment in (5, 50)]
+    async with asyncio.TaskGroup() as group:
+        for one in inner:
+            group.create_task(inside(one))
+        await asyncio.sleep(1)
+        deadlines.close()
+    assert now() == pytest.approx(1, abs=0.01)
+    assert closed == [True, True]
+    assert not deadlines.queue
+    after = Deadline(deadlines, now() + 5)
+    await inside(after)
+    assert closed == [True, True, False]
+
+
+def test_closing_from_another_loop() -> None:
+    """Closing on a loop that has never used it leaves those of the last loop alone."""
+    deadlines = Deadlines()
+    left = VirtualLoop()
+    task = left.create_task(wait(deadlines, 4, 5))
+    left.run_until_complete(asyncio.sleep(1))
+
+    async def close() -> None:
+        deadlines.close()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(close())
+    left.run_until_complete(task)
+    left.close()
+
+
+# ------------------------------------------------------------------------------------- what is left
 
 
 async def test_nothing_is_left_behind() -> None:

@@ -9,6 +9,7 @@ from kling_async import errors
 from kling_async.errors import (
     AnswerLostError,
     APIError,
+    ClientClosedError,
     ConfigurationError,
     ConnectError,
     ContractError,
@@ -19,9 +20,11 @@ from kling_async.errors import (
     MissingExtraError,
     Problem,
     ResultExpiredError,
+    ServerError,
     TaskError,
     TaskFailedError,
     TaskTimeoutError,
+    own,
 )
 from kling_async.results import FailReason, Snapshot, TaskRef, TaskState
 
@@ -47,6 +50,7 @@ VALUES = {
     "fail_message": "no",
     "reason": FailReason.CONTENT,
     "url": "https://example.com/a.mp4",
+    "verdict": "busy",
 }
 
 
@@ -90,8 +94,9 @@ def test_every_error_of_the_module_is_public() -> None:
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_error_pickles(cls: type[KlingError], protocol: int) -> None:
-    """An error comes back from a pickle with its class, text and every attribute."""
+    """An error comes back from a pickle with its class, text, verdict and every attribute."""
     error = full(cls)
+    error.verdict = "unknown"
     error.add_note("a note")
     again = pickle.loads(pickle.dumps(error, protocol))  # noqa: S301 - our own bytes
     assert type(again) is cls
@@ -123,8 +128,27 @@ def test_every_error_answers_the_three_questions(cls: type[KlingError]) -> None:
     error = cls()
     assert isinstance(error, KlingError)
     assert error.ref is None
-    assert error.retryable is issubclass(cls, ConnectError | DownloadError | LimiterError)
+    assert error.retryable is issubclass(
+        cls, ClientClosedError | ConnectError | DownloadError | LimiterError
+    )
+    assert error.verdict == ("not sent" if cls is ConnectError else "")
     assert error.may_have_charged is issubclass(cls, TaskError)
+
+
+def test_an_error_for_each_waiter() -> None:
+    """`own` returns an equal error that is another object; what cannot be copied is returned."""
+    error = ServerError("busy", status=503, verdict="unavailable")
+    error.add_note("a note")
+    again = own(error)
+    assert again is not error
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+    class UncopyableError(Exception):
+        def __reduce__(self) -> str:
+            raise TypeError
+
+    foreign = UncopyableError()
+    assert own(foreign) is foreign
 
 
 def test_problems_become_the_message() -> None:

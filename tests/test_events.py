@@ -10,12 +10,14 @@ from kling_async.events import (
     CalledBack,
     Event,
     Hook,
-    Left,
     Paused,
     Polled,
     Retrying,
     SubmitFailed,
     Submitted,
+    TaskEnded,
+    TaskLimitChanged,
+    TasksAbandoned,
 )
 from kling_async.inputs import MasterTextToVideo
 from kling_async.results import Snapshot, TaskRef, TaskState
@@ -30,7 +32,9 @@ EVENTS: list[Event] = [
     CalledBack(Snapshot(REF, TaskState.SUCCESS)),
     Retrying("submit", ERROR, 1, 0.5),
     Paused(2.0),
-    Left((REF,)),
+    TaskEnded(Snapshot(REF, TaskState.FAILED)),
+    TasksAbandoned((REF,)),
+    TaskLimitChanged(20, 1000),
 ]
 
 

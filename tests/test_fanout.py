@@ -6,12 +6,15 @@ import itertools
 import json
 import logging
 import tracemalloc
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+import aiohttp
+import anyio
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome, Polling, Retry, TaskRef
+from kling_async.abandoned import describe
 from kling_async.errors import (
     AnswerLostError,
     AuthenticationError,
@@ -19,15 +22,16 @@ from kling_async.errors import (
     ConfigurationError,
     ContractError,
     InputError,
+    KlingError,
     RateLimitError,
     RefusedError,
     ServerError,
     TaskFailedError,
     TaskTimeoutError,
 )
-from kling_async.events import Event, Left, Submitted
+from kling_async.events import Event, Submitted, TasksAbandoned
 from kling_async.fanout import draw
-from kling_async.testing import ScriptedTransport
+from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
@@ -151,7 +155,7 @@ async def test_no_failure_hides_another(emulate: Emulate, connect: Connect) -> N
     )
     kling = await connect(emulator, retry=Retry(attempts=1))
     inputs: list[Input] = [*foxes(10), "no input", *foxes(1)]  # type: ignore[list-item]
-    many = kling.generate_many(inputs, in_flight=1, timeout=100)
+    many = kling.generate_many(inputs, in_flight=1, timeout=200)
     outcomes = [outcome async for outcome in many]
     told = [(type(one.error), one.error and one.error.may_have_charged) for one in outcomes]
     assert told == [
@@ -182,7 +186,7 @@ async def test_a_refused_status_may_have_cost(emulate: Emulate, connect: Connect
     assert outcome.task_ref in kling.running
 
 
-@pytest.mark.parametrize("in_flight", [0, -1, 1.5])
+@pytest.mark.parametrize("in_flight", [0, -1, 1.5, True])
 def test_how_many_in_flight(in_flight: int) -> None:
     """A number in flight that is none is refused before anything is drawn."""
     kling = KlingClient(KEY)
@@ -339,12 +343,13 @@ async def left_alone(
     await asyncio.sleep(0)
     assert not leftovers()
     started = set(refs(emulator))
-    (left,) = [event for event in events if isinstance(event, Left)]
-    assert set(left.refs) == started - set(told)
-    assert len(left.refs) == len(set(left.refs))
-    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
-    assert f"{len(left.refs)} tasks" in record.getMessage()
-    assert str(left.refs[0]) in record.getMessage()
+    reports = [event.refs for event in events if isinstance(event, TasksAbandoned)]
+    left = [ref for report in reports for ref in report]
+    assert set(left) == started - set(told)
+    assert len(left) == len(set(left))
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    abandoned = [text for text in warnings if "unattended" in text]
+    assert abandoned == [describe(report) for report in reports]
     before = len(emulator.requests)
     await asyncio.sleep(1000)
     assert len(emulator.requests) == before
@@ -364,8 +369,8 @@ async def test_broken_off(
     kling = await connect(emulator, hooks=[events.append])
     async with aclosing(kling.generate_many(wrap(foxes()), in_flight=30)) as many:
         outcome = await anext(many)
-    await left_alone(emulator, events, leftovers, caplog, [outcome.task_ref])
     assert len(kling.running) >= 29
+    await left_alone(emulator, events, leftovers, caplog, [outcome.task_ref])
 
 
 async def test_broken_off_without_closing(
@@ -400,14 +405,14 @@ async def test_what_had_ended_and_was_not_told(
 async def test_many_are_left(
     emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning names twenty tasks, and says how many there are."""
+    """The warning names every task, and says how many there are."""
     emulator = await emulate(duration=by_number(60, rest=600))
     kling = await connect(emulator)
     async with aclosing(kling.generate_many(foxes(), in_flight=50)) as many:
         await anext(many)
     (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
-    assert record.getMessage().count("kling-2-1/") == 20
-    assert record.getMessage().endswith(", ...")
+    assert record.getMessage().count("kling-2-1/") == len(kling.running)
+    assert f"{len(kling.running)} tasks" in record.getMessage()
 
 
 async def test_nothing_was_left(
@@ -419,7 +424,7 @@ async def test_nothing_was_left(
     async with aclosing(kling.generate_many(foxes(1))) as many:
         await anext(many)
     assert not caplog.records
-    assert not [event for event in events if isinstance(event, Left)]
+    assert not [event for event in events if isinstance(event, TasksAbandoned)]
 
 
 async def test_cancelled(
@@ -439,8 +444,8 @@ async def test_cancelled(
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
-    await left_alone(emulator, events, leftovers, caplog)
     assert len(kling.running) == 30
+    await left_alone(emulator, events, leftovers, caplog)
 
 
 async def test_cancelled_while_the_service_answers(
@@ -506,8 +511,7 @@ async def test_an_error_in_the_iterable(
     with pytest.raises(BrokenError) as caught:
         await anext(kling.generate_many(wrap(breaking(150))))
     notes = "".join(caught.value.__notes__)
-    assert f"{len(emulator.ledger)} tasks" in notes
-    assert all(str(ref) in notes for ref in refs(emulator))
+    assert all(notes.count(str(ref)) == 1 for ref in refs(emulator))
     await left_alone(emulator, events, leftovers, caplog)
 
 
@@ -559,11 +563,42 @@ async def test_an_error_while_the_caller_is_busy(emulate: Emulate, connect: Conn
         await anext(many)
 
 
-async def test_an_iterable_that_is_none(emulate: Emulate, connect: Connect) -> None:
-    """What cannot be gone through raises what Python says."""
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        MasterTextToVideo("a fox"),
+        "a fox",
+        b"a fox",
+        {"prompt": "a fox"},
+        MasterTextToVideo,
+        foxes,
+        None,
+        3,
+    ],
+)
+def test_not_an_iterable_of_inputs(inputs: Iterable[Input]) -> None:
+    """A single input, a text, a mapping, a class, or no iterable at all is refused at the call."""
+    with pytest.raises(InputError, match=r"pass an iterable of inputs, such as \["):
+        KlingClient(KEY).generate_many(inputs)
+
+
+async def test_an_old_sequence(emulate: Emulate, connect: Connect) -> None:
+    """A sequence that has only ``__getitem__`` is iterated over, as by Python."""
+
+    class Foxes:
+        def __getitem__(self, index: int) -> Input:
+            return list(foxes(2))[index]
+
     kling = await connect(await emulate())
-    with pytest.raises(TypeError, match="not iterable"):
-        await anext(kling.generate_many(3))  # type: ignore[arg-type]
+    many = kling.generate_many(Foxes())  # type: ignore[arg-type]
+    assert len([one async for one in many]) == 2
+
+
+@pytest.mark.parametrize("ordered", ["yes", 1, None])
+def test_an_order_that_is_none(ordered: bool) -> None:  # noqa: FBT001
+    """What is neither true nor false is refused at the call."""
+    with pytest.raises(ConfigurationError, match="ordered must be True or False"):
+        KlingClient(KEY).generate_many([], ordered=ordered)
 
 
 async def test_an_iterable_that_was_cancelled(
@@ -596,23 +631,128 @@ async def test_a_transport_that_breaks(leftovers: Leftovers) -> None:
     assert not leftovers()
 
 
-@wraps
-async def test_a_generator_is_closed(wrap: Wrap, emulate: Emulate, connect: Connect) -> None:
-    """The generator that was drawn from comes to its end when the loop is left."""
-    kling = await connect(await emulate())
-    closed = asyncio.Event()
+class Watched:
+    """Generators that note when they are closed, and how."""
 
-    def watched() -> Iterator[Input]:
+    def __init__(self) -> None:
+        self.closed: list[type[BaseException] | None] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.closed.append(type(error))
+            raise
+        else:
+            self.closed.append(None)
+
+    def ready(self) -> Iterator[Input]:
+        with self.watching():
+            yield from foxes()
+
+    async def arriving(self) -> AsyncIterator[Input]:
+        with self.watching():
+            for fox in foxes():
+                yield fox
+
+    async def awaiting(self) -> AsyncIterator[Input]:
+        with self.watching():
+            for fox in foxes(1):
+                yield fox
+            await asyncio.Event().wait()
+
+    async def tidying(self) -> AsyncIterator[Input]:
+        try:
+            for fox in foxes():
+                yield fox
+        finally:
+            await asyncio.sleep(5)
+            self.closed.append(None)
+
+    async def stubborn(self) -> AsyncIterator[Input]:
+        with self.watching():
+            yield MasterTextToVideo("a fox")
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            yield MasterTextToVideo("one too many")
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("ready", GeneratorExit),
+        ("arriving", GeneratorExit),
+        ("awaiting", asyncio.CancelledError),
+        ("tidying", None),
+        ("stubborn", GeneratorExit),
+    ],
+)
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_generator_is_closed(
+    kind: str,
+    how: type[BaseException] | None,
+    cancelled: bool,  # noqa: FBT001
+    emulate: Emulate,
+    connect: Connect,
+    leftovers: Leftovers,
+) -> None:
+    """The caller's generator is closed with the fan-out, wherever it waits at that moment."""
+    emulator = await emulate(duration=by_number(60, rest=60))
+    kling = await connect(emulator)
+    watched = Watched()
+    inputs = getattr(watched, kind)()
+    async with aclosing(kling.generate_many(inputs, in_flight=3)) as many:
+        if cancelled:
+            waiting = asyncio.ensure_future(anext(many))
+            await asyncio.sleep(30)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        else:
+            await anext(many)
+    assert watched.closed == [how]
+    assert not leftovers()
+    assert len(emulator.ledger) <= 6
+
+
+async def test_an_iterator_that_was_lent() -> None:
+    """Only a generator is closed; an iterator or file of the caller's is left as it is."""
+    numbers = iter(range(5))
+    async with aclosing(draw(numbers)) as drawn:
+        assert await anext(drawn) == 0
+    assert list(numbers) == [1, 2, 3, 4]
+
+    class Slow:
+        def __aiter__(self) -> Slow:
+            return self
+
+        async def __anext__(self) -> int:
+            return 7
+
+        async def aclose(self) -> None:
+            raise AssertionError
+
+    async with aclosing(draw(Slow())) as arriving:
+        assert await anext(arriving) == 7
+
+
+async def test_a_generator_that_fails_to_close(
+    emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error while the generator is closed is logged: the caller has gone."""
+    kling = await connect(await emulate())
+
+    def broken() -> Iterator[Input]:
         try:
             yield from foxes()
         finally:
-            closed.set()
+            raise BrokenError
 
-    async with aclosing(kling.generate_many(wrap(watched()), in_flight=3)) as many:
+    async with aclosing(kling.generate_many(broken(), in_flight=3)) as many:
         await anext(many)
-    del many
-    async with asyncio.timeout(10):
-        await closed.wait()
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is BrokenError
 
 
 async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
@@ -623,8 +763,192 @@ async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
     many = kling.generate_many(drawn)
     await asyncio.sleep(100)
     await many.aclose()
+    await kling.fan_out(lambda _: asyncio.sleep(0)).finished()
     assert drawn.count == 0
     assert not emulator.requests
+
+
+# ------------------------------------------------------------------------------- cancelled for good
+
+
+async def cancel_until_done(task: asyncio.Task[None]) -> None:
+    """Cancel a task in every turn of the loop until it ends, as an anyio scope does."""
+    turns = 0
+    while not task.done():
+        task.cancel()
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns < 20  # it waits for nothing, and so does not spin
+
+
+async def test_cancelled_until_it_ends(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is known is reported at once, what is answered later follows, each task once."""
+    emulator = await emulate("submit:6-=slow:5", duration=by_number(60, rest=600))
+    events: list[Event] = []
+    kling = await connect(emulator, hooks=[events.append])
+    watched = Watched()
+
+    async def main() -> None:
+        async for _ in kling.generate_many(watched.tidying(), in_flight=10):
+            raise AssertionError
+
+    waiting = asyncio.create_task(main())
+    await asyncio.sleep(2)
+    known = kling.running
+    assert len(known) == 5
+    await cancel_until_done(waiting)
+    (first,) = [event for event in events if isinstance(event, TasksAbandoned)]
+    assert set(first.refs) == set(known)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        waiting.result()
+    assert caught.value.__notes__ == [describe(first.refs)]
+    await asyncio.sleep(20)
+    assert len(kling.running) == 10
+    assert watched.closed == [None]
+    await left_alone(emulator, events, leftovers, caplog)
+
+
+def open_sessions() -> set[int]:
+    """Name the sessions that are not closed."""
+    objects = gc.get_objects()
+    return {id(one) for one in objects if isinstance(one, aiohttp.ClientSession) if not one.closed}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("closing", [False, True])
+async def test_an_anyio_scope(
+    inside: bool,  # noqa: FBT001
+    closing: bool,  # noqa: FBT001
+    emulate: Emulate,
+    leftovers: Leftovers,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A scope that cancels client and loop together leaves nothing open, and nothing unreported."""
+    emulator = await emulate("submit:6-=slow:5", duration=by_number(*[1] * 5, rest=600))
+    events: list[Event] = []
+    told = []
+    before = open_sessions()  # the emulator's
+    with anyio.move_on_after(62) as scope:
+        async with (
+            KlingClient(emulator.key, base_url=emulator.base_url, hooks=[events.append]) as kling,
+            AsyncExitStack() as stack,
+        ):
+            many = kling.generate_many(foxes(), in_flight=10)
+            if closing:
+                await stack.enter_async_context(aclosing(many))
+            async for outcome in many:
+                told.append(outcome.task_ref)
+                if inside:
+                    await asyncio.sleep(1000)
+    assert scope.cancelled_caught
+    del many  # as when a function has ended
+    await asyncio.sleep(20)
+    assert open_sessions() <= before
+    await left_alone(emulator, events, leftovers, caplog, told)
+
+
+async def test_the_client_is_closed(
+    emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that is closed ends its fan-outs; their loops get what has ended, then an error."""
+    emulator = await emulate(duration=by_number(60, 70, rest=600))
+    events: list[Event] = []
+    before = open_sessions()
+    kling = await connect(emulator, hooks=[events.append])
+    watched = Watched()
+    many = kling.generate_many(watched.tidying(), in_flight=10)
+    ended = [await anext(many)]
+    await asyncio.sleep(100)
+    await kling.close()
+    assert watched.closed == [None]  # which has taken a while
+    assert open_sessions() <= before
+    ended.append(await anext(many))
+    with pytest.raises(KlingError, match="the client was closed") as caught:
+        await anext(many)
+    assert [one.index for one in ended] == [0, 1]
+    notes = "".join(caught.value.__notes__)
+    assert all(str(ref) in notes for ref in kling.running)
+    await left_alone(emulator, events, leftovers, caplog, [one.task_ref for one in ended])
+
+
+async def test_the_client_is_closed_when_all_has_ended(emulate: Emulate, connect: Connect) -> None:
+    """Where nothing is under way, closing the client takes nothing from a loop."""
+    kling = await connect(await emulate())
+    many = kling.generate_many(foxes(3))
+    await anext(many)
+    await asyncio.sleep(100)
+    await kling.close()
+    assert len([one async for one in many]) == 2
+
+
+def test_a_fan_out_of_an_earlier_loop() -> None:
+    """What an event loop has left behind does not keep a later one from closing the client."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(Service()))
+
+    async def leave() -> AsyncGenerator[Outcome]:
+        many = kling.generate_many(foxes(), in_flight=3)
+        await anext(many)
+        return many
+
+    with closing(VirtualLoop()) as loop:
+        many = loop.run_until_complete(leave())
+        asyncio.run(kling.close())
+        loop.run_until_complete(many.aclose())
+
+
+# ----------------------------------------------------------------------------------- eager tasks
+
+EAGER = getattr(asyncio, "eager_task_factory", None)
+
+
+@pytest.fixture
+async def eager() -> None:
+    """Start tasks at once, within ``create_task``, as applications may have it."""
+    if EAGER is None:
+        pytest.skip("eager tasks are of Python 3.12")
+    asyncio.get_running_loop().set_task_factory(EAGER)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_eager_tasks(emulate: Emulate, connect: Connect, leftovers: Leftovers) -> None:
+    """With eager tasks, items that end before their task is known are yielded like all others."""
+    kling = await connect(await emulate())
+    wrong: list[Input] = ["no input"] * 20  # type: ignore[list-item]
+    many = kling.generate_many([*wrong, *foxes(2), *wrong], in_flight=2)
+    outcomes = [one async for one in many]
+    assert sorted(one.index for one in outcomes) == list(range(42))
+    assert sum(one.result is not None for one in outcomes) == 2
+    assert [one async for one in kling.generate_many([])] == []
+    async with aclosing(kling.generate_many(foxes(), in_flight=5)) as many:
+        await anext(many)
+    assert not leftovers()
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("before", [0, 1, 4])
+async def test_eager_tasks_that_fail(before: int, leftovers: Leftovers) -> None:
+    """Work that fails within ``create_task`` ends everything, and nothing more is started."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
+    begun: list[int] = []
+
+    async def work(flight: Flight[int]) -> Outcome | None:
+        begun.append(flight.index)
+        flight.enter()
+        if flight.index == before:
+            raise BrokenError
+        await asyncio.Event().wait()
+        return None
+
+    for in_flight in (before + 1, before + 5):
+        begun.clear()
+        with pytest.raises(BrokenError):
+            await anext(kling.carry(work, range(10), in_flight=in_flight))
+        assert begun == list(range(before + 1))
+    with pytest.raises(BrokenError):
+        await anext(kling.generate_many(breaking(0)))
+    assert not leftovers()
 
 
 # ------------------------------------------------------------------------------- work of one's own
@@ -700,20 +1024,7 @@ async def test_work_that_fails(busy: bool, leftovers: Leftovers) -> None:  # noq
     with pytest.raises(BrokenError) as caught:
         await anext(many)
     assert caught.value.args == (1,)
-    assert caught.value.__notes__ == ["4 tasks go on at the service: m/1, m/2, m/3, m/4"]
+    named = [TaskRef("m", f"{number}") for number in (1, 2, 3, 4)]
+    assert caught.value.__notes__ == [describe(named)]
     assert sorted(tidied) == [2, 3, 4]
     assert not leftovers()
-
-
-async def test_draw_closes_nothing_of_the_callers() -> None:
-    """A generator that was lent can be drawn from again after its drawing was closed."""
-    numbers = iter(range(5))
-
-    async def slow() -> AsyncGenerator[int]:
-        for number in numbers:
-            yield number
-
-    lent = slow()
-    async with aclosing(draw(lent)) as drawn:
-        assert await anext(drawn) == 0
-    assert [number async for number in lent] == [1, 2, 3, 4]

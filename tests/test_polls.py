@@ -45,9 +45,10 @@ RUNNING = Snapshot(REF, TaskState.PROCESSING)
 SUCCESS = Snapshot(REF, TaskState.SUCCESS)
 FAILED = Snapshot(REF, TaskState.FAILED)
 
-# One request a second, of which polls are to use 0.9: what a task wishes for shows at once.
-SLOW = Limits(requests_per_minute=60)
-ALONE = 1 / 0.9
+# Three polls at one time, as with all limits up to 599: three quarters of four connections.
+FEW = Limits(requests_per_minute=400)
+# An attached task alone, at the age at which it is presumed to be: a fortieth of 60 s.
+ALONE = 1.5
 
 
 def now() -> float:
@@ -141,7 +142,7 @@ async def test_the_order_of_due_times() -> None:
 
 async def test_the_first_come_are_served_first() -> None:
     """Those whose time has come together are let through in the order in which they came."""
-    polls = Polls(Polling(), Limits(10, 3))
+    polls = Polls(Polling(), FEW)
     order: list[int] = []
 
     async def ask(number: int) -> None:
@@ -163,7 +164,7 @@ async def test_age_counts_from_the_submit() -> None:
     assert [await poll(polls, late)] == about(130 + 1 + (130 - 90) * 0.1)
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(10, 3), Limits(3000, 100)])
+@pytest.mark.parametrize("limits", [Limits(), FEW, Limits(3000, 100)])
 async def test_the_room(limits: Limits) -> None:
     """No more than three quarters of the connections serve polls at one time."""
     polls = Polls(Polling(), limits)
@@ -234,7 +235,7 @@ def test_one_timer() -> None:
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_cancellation(at: str) -> None:
     """A waiter who is cancelled at any point makes room for the next, and wishes for nothing."""
-    polls = Polls(Polling(), SLOW)
+    polls = Polls(Polling(), FEW)
     courses = [polls.course(ATTACHED, None) for _ in range(3)]
     asking = [asyncio.create_task(poll(polls, course, takes=5)) for course in courses]
     # Both have been asked after once, so they wish for polls.
@@ -266,7 +267,7 @@ async def test_cancellation(at: str) -> None:
 
 async def test_wishes_of_those_who_have_gone() -> None:
     """Hundreds who give up, before or after they were let through, leave no wish behind."""
-    polls = Polls(Polling(), SLOW)
+    polls = Polls(Polling(), FEW)
     courses = [polls.course(ATTACHED, None) for _ in range(400)]
     await together(*(poll(polls, course) for course in courses))
     waits = [asyncio.create_task(poll(polls, course, takes=50)) for course in courses]
@@ -343,7 +344,7 @@ async def test_hastened_before_anybody_waits() -> None:
 
 async def test_hastened_without_room() -> None:
     """Without room, who is hastened takes his turn among those who are due, and takes it once."""
-    polls = Polls(Polling(), Limits(10, 3))
+    polls = Polls(Polling(), FEW)
     held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=10)) for _ in range(3)]
     course = polls.course(FIVE)
     wait = asyncio.create_task(poll(polls, course))
@@ -378,7 +379,7 @@ async def test_a_task_that_was_hastened_for_nothing() -> None:
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_hastened_and_cancelled(at: str) -> None:
     """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
-    polls = Polls(Polling(), SLOW)
+    polls = Polls(Polling(), FEW)
     course = polls.course(ATTACHED, None)
     await poll(polls, course)
     held = [
@@ -401,7 +402,7 @@ async def test_hastened_and_cancelled(at: str) -> None:
 
 def test_hastened_on_the_next_loop() -> None:
     """Waiters of a loop that ends late take nothing from the one who waits on the next."""
-    polls = Counted(Polling(), Limits(10, 3))
+    polls = Counted(Polling(), FEW)
     made: list[Course] = []
 
     async def leave() -> asyncio.Task[float]:
@@ -459,7 +460,7 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
 
     async def go_on(wait: asyncio.Task[float]) -> None:
         polls.check()
-        polls.hasten(course[0])
+        polls.hasten(course[0], certain=True)
         await asyncio.sleep(1e-3)
         assert wait.done()
         await asyncio.sleep(100)
@@ -479,16 +480,16 @@ class Counted(Polls):
 
     def check(self) -> None:
         """Compare the counters with what is there."""
-        places = [turn for _, _, turn in self._queue]
+        places = [turn for _, _, turn, _ in self._queue]
         waiting = {id(turn) for turn in places if not turn.done()}
         assert self._gone == len(places) - len(waiting)
         assert 0 <= self._asking <= self._room
-        assert self._wished > -1e-9
+        assert min(self._weights, self._ends) > -1e-9
 
     @property
     def rest(self) -> tuple[int, int, int, float]:
         """What is counted; nothing, once everybody has gone."""
-        return len(self._queue), self._gone, self._asking, round(self._wished, 6)
+        return len(self._queue), self._gone, self._asking, round(self._weights + self._ends, 6)
 
 
 async def follow(polls: Polls, course: Course, says: Snapshot | None, takes: float) -> None:
@@ -523,7 +524,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
     """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
 
     async def main() -> None:
-        polls = Counted(Polling(), Limits(10, 3))
+        polls = Counted(Polling(), FEW)
         courses = [
             polls.course(
                 FIVE if number % 2 else NEW, None if number > 5 else 50.0, called_back=flag
@@ -558,8 +559,8 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
 
 async def test_those_who_were_hastened_are_swept() -> None:
     """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
-    polls = Counted(Polling(), Limits(10, 3))
-    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=30)) for _ in range(3)]
+    polls = Counted(Polling(), Limits())
+    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=30)) for _ in range(75)]
     courses = [polls.course(FIVE, n / 100) for n in range(600)]
     waits = [asyncio.create_task(poll(polls, course)) for course in courses]
     await asyncio.sleep(1)
@@ -702,7 +703,7 @@ def test_loops_one_after_another() -> None:
 
 def test_a_loop_that_was_left_in_the_middle() -> None:
     """Those who wait or ask on a loop that is not run any more take nothing from the next one."""
-    polls = Polls(Polling(), SLOW)
+    polls = Polls(Polling(), FEW)
     left = asyncio.Runner(loop_factory=VirtualLoop)
 
     async def leave() -> list[asyncio.Task[float]]:
@@ -728,50 +729,121 @@ def test_a_loop_that_was_left_in_the_middle() -> None:
 # --------------------------------------------------------------------------- what all of them share
 
 
-async def test_wishes_share_the_limit() -> None:
-    """Where all together wish for more than the limit leaves, every wait is stretched alike."""
-    polls = Polls(Polling(), SLOW)
-    courses = [polls.course(ATTACHED, None) for _ in range(9)]
+async def test_polls_share_the_limit() -> None:
+    """Where all together ask for more than the limit allows, each is polled in its turn."""
+    polls = Polls(Polling(), Limits(60, 3))
+    courses = [polls.course(NEW, 19.0) for _ in range(9)]
     moments: list[float] = []
 
-    async def follow(course: Course) -> None:
-        while now() < 600:
-            moments.append(await poll(polls, course))
+    async def follow(course: Course) -> list[float]:
+        mine = []
+        while now() < 60:
+            mine.append(await poll(polls, course))
+        moments.extend(mine)
+        return mine
 
-    await together(*map(follow, courses))
-    minutes = Counter(int(moment // 60) for moment in moments)
-    # At most 54; fewer while the wishes shrink, since a wait was planned with what was wished then.
-    assert all(30 <= minutes[minute] <= 54 for minute in range(1, 10))
-    assert sum(minutes.values()) > 400
+    polled = await together(*map(follow, courses))
+    assert 57 <= sum(moment <= 60 for moment in moments) <= 60
+    numbers = [len(mine) for mine in polled]
+    assert max(numbers) - min(numbers) <= 2
 
 
 async def test_submits_come_first() -> None:
     """While many are submitted, polls have a quarter of the limit, and later all that is free."""
-    polls = Polls(Polling(), SLOW)
-    for _ in range(100):
-        polls.count_submit()
-    assert [await gap(polls)] == about(4)
-    await asyncio.sleep(1000)
-    assert [await gap(polls)] == about(ALONE)
+    polls = Polls(Polling(), Limits(60, 3))
 
+    async def follow(course: Course, until: float) -> int:
+        number = 0
+        while now() < until:
+            await poll(polls, course)
+            number += 1
+        return number
 
-async def test_submits_long_ago() -> None:
-    """A crowd that was submitted a minute ago, before any poll, takes little from the polls."""
-    polls = Polls(Polling(), SLOW)
-    for _ in range(10):
-        polls.count_submit()
+    async def submit() -> None:
+        while now() < 100:
+            polls.count_submit()
+            await asyncio.sleep(1)
+
+    courses = [polls.course(NEW, 10.0) for _ in range(3)]
+    *numbers, _ = await together(*(follow(course, 100) for course in courses), submit())
+    assert 20 <= sum(value or 0 for value in numbers) <= 30
     await asyncio.sleep(60)
-    assert ALONE < await gap(polls) < 1.5
+    number = sum(await together(*(follow(course, now() + 60) for course in courses)))
+    assert 18 <= number <= 60
+
+
+async def test_the_spacing_of_many() -> None:
+    """The more tasks share a limit, the later is the first poll and the longer are the waits."""
+    polls = Polls(Polling(), Limits(1000, 100))
+    waits = [asyncio.create_task(poll(polls, polls.course(FIVE))) for _ in range(100)]
+    await asyncio.sleep(0)
+    course = polls.course(FIVE)
+    first = await poll(polls, course)
+    assert 62 < first < 67
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    began = now()
+    assert [await poll(polls, polls.course(FIVE)) - began] == about(60)
 
 
 async def test_a_poll_without_an_answer() -> None:
     """After trouble the next poll is put off as by an answer; one cut short is made up for."""
-    polls = Polls(Polling(), SLOW)
+    polls = Polls(Polling(), FEW)
     course = polls.course(ATTACHED, None)
     assert [await poll(polls, course, None)] == about(0)
     assert [await poll(polls, course, None)] == about(0)
     polls.postpone(course)
     assert [await poll(polls, course, None)] == about(ALONE)
+
+
+# ------------------------------------------------------------------------------------------- hints
+
+
+async def test_hints_are_bounded() -> None:
+    """Five hints about a task are acted on, no two within a second; then it is polled as usual."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    moments = []
+    for _ in range(8):
+        for _ in range(3):
+            polls.hasten(course)
+        moments.append(await poll(polls, course))
+    assert moments == about(0, 1, 2, 3, 4, 5, 6, 7)
+    assert course.hints == 5
+
+
+async def test_a_certain_end_is_no_hint() -> None:
+    """What is known for certain is acted on at once, however many hints there were before."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    for _ in range(6):
+        polls.hasten(course)
+        await poll(polls, course)
+    wait = asyncio.create_task(poll(polls, course))
+    await asyncio.sleep(0.25)
+    at = now()
+    polls.hasten(course)
+    await asyncio.sleep(0)
+    assert not wait.done()
+    polls.hasten(course, certain=True)
+    assert [await wait] == about(at)
+
+
+# ------------------------------------------------------------------------------ presumed lifetimes
+
+
+async def test_lifetimes() -> None:
+    """How long a slot is kept without news follows what is known of the kind, and the limits."""
+    polls = Polls(Polling(), Limits(presumed_lifetime=1000.0))
+    assert polls.lifetime(FIVE, accepted=True) == 90 + 600
+    assert polls.lifetime(FIVE, accepted=False) == 90 * 1.25 + 2
+    assert polls.lifetime(NEW, accepted=True) == 1000
+    assert polls.lifetime(NEW, accepted=False) == 300
+    for _ in range(40):
+        await live(polls, FIVE, 2.0)
+    assert 3 < polls.lifetime(FIVE, accepted=False) < 6
+    assert polls.lifetime(FIVE, accepted=True) == pytest.approx(602, abs=1)
 
 
 # ----------------------------------------------------------------------------------- attached tasks
@@ -787,8 +859,8 @@ def created(ago: float) -> Snapshot:
 @pytest.mark.parametrize(
     ("ago", "kind", "wait"),
     [
-        (None, ATTACHED, 1.0),  # presumed to be as old as the first are when they end
-        (60, ATTACHED, 1.0),
+        (None, ATTACHED, 1.5),  # presumed to be as old as the first are when they end
+        (60, ATTACHED, 1.5),
         (40, ATTACHED, 2.0),
         (170, ATTACHED, 1 + 50 * 0.1),
         (99999, ATTACHED, 15.0),
@@ -810,9 +882,11 @@ async def test_clocks_that_disagree() -> None:
     polls = Polls(Polling(), Limits())
     course = polls.course(ATTACHED, None)
     said = created(-99999)
-    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(0, 1)
+    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(0, ALONE)
     await asyncio.sleep(109)
-    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(110, 116)
+    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(
+        110.5, 110.5 + 6.05
+    )
 
 
 async def test_what_attached_tasks_teach() -> None:

@@ -45,8 +45,8 @@ def test_no_other_states() -> None:
 def test_reasons_are_small_words() -> None:
     """The reasons are written as what they are, for logs and JSON."""
     assert json.dumps(list(FailReason)) == (
-        '["content", "prompt", "image", "timeout", "unavailable", "generation", "balance",'
-        ' "unknown"]'
+        '["content", "content_output", "prompt", "image", "media", "timeout", "unavailable",'
+        ' "generation", "balance", "unknown"]'
     )
 
 

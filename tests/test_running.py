@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
-from kling_async import Limits, MasterTextToVideo, Polling, Snapshot, StandardImageToVideo, TaskRef
+from kling_async import (
+    Limits,
+    MasterTextToVideo,
+    Polling,
+    Retry,
+    Snapshot,
+    StandardImageToVideo,
+    TaskRef,
+)
+from kling_async.calls import Calls
 from kling_async.errors import NotFoundError
+from kling_async.events import Event, Polled, TaskEnded, TasksAbandoned
 from kling_async.limits.local import LocalLimiter
 from kling_async.limits.memory import MemoryEngine
 from kling_async.limits.shared import SharedLimiter
@@ -16,9 +26,12 @@ from kling_async.policy.durations import Kind
 from kling_async.polls import Polls
 from kling_async.results import TaskState
 from kling_async.running import Running, attend, kind_of
+from kling_async.testing import ScriptedTransport
+from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
     from kling_async.task import Task
+    from kling_async.testing.transport import Request, Response
 
 pytestmark = pytest.mark.virtual_time
 
@@ -37,19 +50,28 @@ class Service:
         self.limiter = limiter or LocalLimiter()
         self.says = RUNNING
         self.raises: Exception | None = None
-        self.running = Running(self.limiter, Polls(Polling(first=1.0), Limits()), self._ask)
+        self.events: list[Event] = []
+        transport = ScriptedTransport(self._reply)
+        calls = Calls(transport, self.limiter, Retry(), (self.events.append,))
+        self.running = Running(calls, Polls(Polling(first=1.0), Limits()))
 
-    async def _ask(self, ref: TaskRef) -> Snapshot:
+    def _reply(self, request: Request) -> Response:
         if self.raises is not None:
             raise self.raises
-        self.note(self.says)
-        return self.says
+        assert request.ref is not None
+        urls = {"resultUrls": self.says.result_urls}
+        task_id, state = request.ref.task_id, self.says.vendor_state
+        return answer({"taskId": task_id, "state": state, "resultJson": urls})
 
-    async def begin(self, nonce: str = "") -> Task:
+    async def begin(self, nonce: str = "", ref: TaskRef = REF) -> Task:
         """Note a task that was just accepted."""
-        task = self.running.task(REF, KIND)
+        task = self.running.task(ref, KIND)
         self.running.begin(task, await self.limiter.slot(), nonce)
         return task
+
+    def told(self, kind: type[Event]) -> list[Event]:
+        """Return the events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
 
     def note(self, said: Snapshot) -> None:
         """Hear an answer that was asked for at this moment."""
@@ -100,6 +122,8 @@ async def test_the_slot_of_a_process_that_died() -> None:
         for ref in (REF, TaskRef("kling-2-1", "task_2")):
             service.running.begin(service.running.task(ref, KIND), await dead.slot())
         await dead.close()
+        task = other.running.task(REF, KIND, None)
+        other.running.attach(task)
         other.note(RUNNING)
         other.note(evolve(SUCCESS, ref=ref))
         await asyncio.sleep(0.1)
@@ -136,8 +160,6 @@ async def test_an_older_answer() -> None:
     service.running.note(RUNNING, known=True)
     assert service.running.tasks == {}
     assert service.slots == 0
-    service.note(RUNNING)  # of a task that is not known any more
-    assert service.slots == 1
 
 
 @pytest.mark.parametrize("seen", [True, False])
@@ -154,20 +176,15 @@ async def test_an_older_answer_on_an_attached_task(*, seen: bool) -> None:
     assert service.slots == 0
 
 
-async def test_a_task_that_is_found_running() -> None:
-    """A task that was not known and is seen to be running holds a slot; an ended one does not."""
+async def test_a_task_of_another_process() -> None:
+    """A task that is only asked about holds no slot here, and its end is no event."""
     service = Service()
-    service.note(SUCCESS)
-    assert service.slots == 0
-    service.note(RUNNING)
-    assert service.slots == 1
-    task = service.running.find(REF)
-    assert task is not None
-    assert task.ref == REF
-    service.note(RUNNING)
-    assert service.slots == 1
-    service.note(SUCCESS)
-    assert service.slots == 0
+    for said in (SUCCESS, RUNNING, SUCCESS):
+        service.says = said
+        assert await service.running.ask(REF) == said
+        assert service.slots == 0
+        assert service.running.find(REF) is None
+    assert [type(event) for event in service.events] == [Polled] * 3
 
 
 async def test_attached() -> None:
@@ -253,7 +270,7 @@ def test_kinds() -> None:
 
 
 async def test_attending() -> None:
-    """Waiting on behalf of nobody ends with the task, and raises nothing that is ours."""
+    """Waiting for a task that no caller waits for ends with it, and raises no error of ours."""
     service = Service()
     task = await service.begin()
     service.says = FAILED
@@ -261,6 +278,145 @@ async def test_attending() -> None:
     assert service.slots == 0
     service.raises = NotFoundError("no such task", status=404, ref=REF)
     await attend(service.running.task(REF, KIND))
+    service.raises = None
+    service.says = RUNNING
+    asked = len(service.told(Polled))
+    await attend(service.running.task(REF, KIND), once=True)
+    assert len(service.told(Polled)) == asked + 1
+
+
+async def test_attending_with_a_foreign_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the user's transport or limiter ends the waiting, and is logged with the task."""
+    service = Service()
     service.raises = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
-        await attend(service.running.task(REF, KIND))
+    await attend(service.running.task(REF, KIND))
+    (record,) = caplog.records
+    assert record.getMessage() == f"watching {REF} failed"
+    assert record.exc_info is not None
+
+
+# ----------------------------------------------------------------------------- ends and references
+
+
+@pytest.mark.parametrize("ended", [SUCCESS, FAILED])
+async def test_the_end_is_told_once(ended: Snapshot) -> None:
+    """The end of a task is one event, after the event of the answer that says so."""
+    service = Service()
+    await service.begin()
+    service.says = ended
+    for _ in range(3):
+        await service.running.ask(REF)
+    assert [type(event) for event in service.events] == [Polled, TaskEnded, Polled, Polled]
+    (end,) = service.told(TaskEnded)
+    assert isinstance(end, TaskEnded)
+    assert end.snapshot.state is ended.state
+
+
+async def test_the_end_of_an_attached_task() -> None:
+    """The end of an attached task is an event, too, also if it was never seen to run."""
+    service = Service()
+    task = service.running.task(REF, KIND, None)
+    service.running.attach(task)
+    service.note(SUCCESS)
+    service.note(SUCCESS)
+    assert service.events == [TaskEnded(SUCCESS)]
+
+
+async def test_a_404_of_a_young_task() -> None:
+    """A 404 within 60 s of the acceptance takes no slot away; a later one does, and forgets it."""
+    service = Service()
+    await service.begin()
+    service.raises = NotFoundError("no such task", status=404, ref=REF)
+    await asyncio.sleep(50)
+    with pytest.raises(NotFoundError):
+        await service.running.ask(REF)
+    assert service.slots == 1
+    await asyncio.sleep(11)
+    with pytest.raises(NotFoundError):
+        await service.running.ask(REF)
+    assert service.slots == 0
+    assert service.running.find(REF) is None
+    assert not service.told(TaskEnded)
+
+
+async def test_a_404_of_an_unknown_task() -> None:
+    """A 404 for a task that is not known is raised, and changes nothing."""
+    service = Service()
+    service.raises = NotFoundError("no such task", status=404, ref=REF)
+    with pytest.raises(NotFoundError):
+        await service.running.ask(REF)
+    assert service.slots == 0
+
+
+async def test_an_expired_slot() -> None:
+    """A task whose slot has expired is not among those that run; one that is held may return."""
+    service = Service(LocalLimiter(Limits(presumed_lifetime=10.0)))
+    task = await service.begin()
+    other = TaskRef(REF.model, "task_2")
+    await service.begin(ref=other)
+    await asyncio.sleep(11)
+    assert service.slots == 0
+    assert service.running.tasks == {}
+    assert service.running.find(REF) is task
+    gc.collect()
+    assert service.running.find(other) is None
+    service.note(RUNNING)
+    assert service.running.tasks == {REF: task}
+    assert service.slots == 1
+    service.note(SUCCESS)
+    assert service.events == [TaskEnded(SUCCESS)]
+
+
+async def test_an_old_slot_that_expires() -> None:
+    """The end of a slot does not forget another task object that has taken its place."""
+    limiter = LocalLimiter(Limits(presumed_lifetime=10.0))
+    one, other = Service(limiter), Service(limiter)
+    await one.begin()
+    held = other.running.task(REF, KIND, 1.0)
+    other.running.hold(held)  # shares the slot
+    one.note(SUCCESS)
+    again = await one.begin()
+    one.running._expired(held)  # noqa: SLF001 - as a late callback of the loop would
+    assert one.running.tasks == {REF: again}
+
+
+# --------------------------------------------------------------------------------------- abandoned
+
+
+def notes(error: BaseException) -> list[str]:
+    """Return the notes of an exception."""
+    return getattr(error, "__notes__", [])
+
+
+async def test_abandoned_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An abandoned task is one event and one warning; each exception has a note."""
+    service = Service()
+    task = await service.begin()
+    errors = [ValueError(), ValueError()]
+    for error in errors:
+        service.running.abandon(task, error=error)
+    assert service.events == [TasksAbandoned((REF,))]
+    assert len(caplog.records) == 1
+    for error in errors:
+        assert str(REF) in notes(error)[0]
+    assert task.reported
+
+
+async def test_abandoned_by_several_operations() -> None:
+    """Of several operations that abandon a task one reports it, each the others of its own."""
+    service = Service()
+    tasks = [await service.begin(ref=TaskRef(REF.model, f"task_{n}")) for n in range(3)]
+    service.running.abandon(tasks[0])
+    received: list[tuple[TaskRef, ...]] = []
+    operation = service.running.abandoned(received.append)
+    operation.report([task.ref for task in tasks])
+    assert received == [(tasks[1].ref, tasks[2].ref)]
+    assert service.events == [TasksAbandoned((tasks[0].ref,)), TasksAbandoned(received[0])]
+
+
+async def test_abandoned_after_the_end() -> None:
+    """The outcome of a task that has ended can be abandoned, too."""
+    service = Service()
+    received: list[tuple[TaskRef, ...]] = []
+    service.running.abandoned(received.append).report([REF])
+    assert received == [(REF,)]

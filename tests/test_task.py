@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async._loops import OneLoop
 from kling_async.errors import (
     AnswerLostError,
+    AuthenticationError,
+    ClientClosedError,
     ConfigurationError,
     ContractError,
     KlingError,
@@ -24,6 +27,8 @@ from kling_async.task import DEFAULT_TIMEOUT, Task
 from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from kling_async import Result
     from tests.conftest import Connect, Emulate
 
@@ -42,25 +47,39 @@ def now() -> float:
 
 
 class Service:
-    """Answers status calls from a table of seconds to states or errors, and counts them."""
+    """Answers status calls from a table of seconds to states or errors, and counts them.
+
+    It is the registry of its tasks, and notes which of them are abandoned.
+    """
 
     def __init__(self, *plan: tuple[float, str | KlingError], delay: float = 0.0) -> None:
         self.plan = plan
         self.delay = delay
         self.asked: list[float] = []
+        self.abandoned: list[tuple[TaskRef, BaseException | None]] = []
+        self.loops = OneLoop("client")
 
-    async def __call__(self, ref: TaskRef) -> Snapshot:
+    def abandon(self, *tasks: Task, error: BaseException | None = None) -> None:
+        self.abandoned += [(task.ref, error) for task in tasks]
+
+    def check_loop(self) -> None:
+        self.loops.check()
+
+    async def ask(self, ref: TaskRef) -> Snapshot:
         self.asked.append(now())
         await asyncio.sleep(self.delay)
         said = [what for at, what in self.plan if at <= now()][-1]
         if isinstance(said, KlingError):
             raise said
+        if said == "success without urls":
+            return Snapshot(ref, TaskState.SUCCESS, "success")
         state = TaskState(said) if said in set(TaskState) else TaskState.PROCESSING
         return Snapshot(ref, state, said, result_urls=URLS if said == "success" else ())
 
     def task(self, polling: Polling = FIVE, *, age: float | None = 0.0) -> Task:
-        polls = Polls(polling, Limits())
-        return Task(REF, self, polls, polls.course(KIND, age))
+        self.polls = polls = Polls(polling, Limits())
+        course = polls.course(KIND, age)
+        return Task(REF, KIND, self, polls, course, age_known=age is not None)
 
 
 async def test_await_is_wait() -> None:
@@ -378,6 +397,26 @@ async def test_a_watcher_and_an_end_beyond_doubt() -> None:
     assert states == [("processing", 1), ("success", 7)]
 
 
+async def test_hints_that_it_runs() -> None:
+    """A hint that the task still runs has it polled at once, five times and no more."""
+    service = Service((0, "processing"))
+    task = service.task(Polling())
+    wait = asyncio.create_task(task.wait())
+    for number in range(8):
+        await asyncio.sleep(2.5)
+        assert task.hint_running() is True
+        await asyncio.sleep(0.1)
+        assert sum(at >= now() - 0.2 for at in service.asked) == (number < 5)
+    wait.cancel()
+    await asyncio.wait([wait])
+
+
+async def test_hints_that_it_runs_while_nothing_waits() -> None:
+    """If nothing waits for the task, that is returned for the first five."""
+    task = Service((0, "processing")).task(Polling())
+    assert [task.hint_running() for _ in range(7)] == [False] * 5 + [True] * 2
+
+
 def test_a_hint_on_another_loop() -> None:
     """Waiters of a loop that was left are not waiting here; who comes to wait here asks at once."""
     service = Service((0, "processing"))
@@ -437,16 +476,19 @@ async def test_trouble_that_has_passed_is_forgotten() -> None:
     assert caught.value.__cause__ is None
 
 
+GONE = NotFoundError("no such task", status=404, ref=REF)
+
+
 @pytest.mark.parametrize(
     "error",
     [
-        NotFoundError("no such task", status=404, ref=REF),
+        AuthenticationError("bad key", status=401, ref=REF),
         ContractError("nonsense", ref=REF),
-        ContractError("nonsense", retryable=True, ref=REF),
+        ClientClosedError("closed", ref=REF),
     ],
 )
 async def test_what_is_raised_at_once(error: KlingError) -> None:
-    """A refusal, and an answer that makes no sense, end the wait."""
+    """An error that is not repeatable, and the closing of the client, end the wait."""
     service = Service((0, "processing"), (10, error))
     with pytest.raises(type(error)) as caught:
         await service.task()
@@ -454,17 +496,74 @@ async def test_what_is_raised_at_once(error: KlingError) -> None:
     assert now() == pytest.approx(10, abs=0.1)
 
 
+async def test_pages_of_a_gateway_are_waited_out() -> None:
+    """An answer that is not the service's does not end the wait."""
+    page = ContractError("nonsense", retryable=True, ref=REF)
+    service = Service((0, "processing"), (10, page), (40, "success"))
+    assert (await service.task()).result_urls == URLS
+    assert now() == pytest.approx(40, abs=0.1)
+
+
+async def test_a_404_after_the_acceptance() -> None:
+    """A 404 within 60 s of the acceptance is waited out, by a status call every two seconds."""
+    service = Service((0, GONE), (20.5, "success"))
+    assert (await service.task()).result_urls == URLS
+    assert service.asked == pytest.approx([2 * n for n in range(12)], abs=0.1)
+
+
+async def test_a_404_that_lasts() -> None:
+    """A 404 more than 60 s after the acceptance is raised."""
+    service = Service((0, GONE))
+    with pytest.raises(NotFoundError) as caught:
+        await service.task()
+    assert caught.value is GONE
+    assert now() == pytest.approx(60, abs=0.1)
+
+
+@pytest.mark.parametrize("age", [None, 60.0, 1000.0])
+async def test_a_404_of_another_task(age: float | None) -> None:
+    """A 404 for a task that is older, or whose age is not known, is raised at once."""
+    service = Service((0, GONE))
+    with pytest.raises(NotFoundError):
+        await service.task(age=age)
+    assert len(service.asked) == 1
+
+
 async def test_success_without_urls() -> None:
-    """A success without result URLs is an error that says so."""
+    """A success without result URLs is asked again every two seconds, and has them soon."""
+    service = Service((0, "success without urls"), (15, "success"))
+    task = service.task()
+    assert (await task).result_urls == URLS
+    assert service.asked == pytest.approx([2 * n for n in range(9)], abs=0.1)
 
-    async def ask(ref: TaskRef) -> Snapshot:
-        return Snapshot(ref, TaskState.SUCCESS, "success")
 
-    polls = Polls(FIVE, Limits())
-    task = Task(REF, ask, polls, polls.course(KIND))
+async def test_success_that_stays_without_urls() -> None:
+    """A success whose result URLs are not there after 60 s is an error that says so."""
+    service = Service((0, "success without urls"))
     with pytest.raises(ContractError, match="no result URLs") as caught:
-        await task
+        await service.task()
     assert caught.value.ref == REF
+    assert now() == pytest.approx(60, abs=0.1)
+    assert len(service.asked) == 31
+
+
+async def test_the_deadline_while_urls_are_missing() -> None:
+    """A deadline in that time says what is missing."""
+    service = Service((0, "success without urls"))
+    with pytest.raises(TaskTimeoutError, match="result URLs are not there yet"):
+        await service.task().wait(timeout=10)
+
+
+async def test_a_status_call_before_the_urls() -> None:
+    """A status call that sees a success without URLs does not end the wait for them."""
+    service = Service((0, "processing"), (3, "success without urls"), (10, "success"))
+    task = service.task()
+    waiter = asyncio.create_task(task.wait())
+    await asyncio.sleep(3.5)
+    assert (await task.status()).state is TaskState.SUCCESS
+    assert (await waiter).result_urls == URLS
+    assert now() == pytest.approx(11.5, abs=0.1)
+    assert (await task).result_urls == URLS
 
 
 # ---------------------------------------------------------------------------------------- deadline
@@ -516,13 +615,148 @@ async def test_the_default_deadline() -> None:
     assert now() == pytest.approx(1800, abs=0.1)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-async def test_a_timeout_that_is_none(timeout: float) -> None:
-    """There is always a deadline: a timeout must be positive and finite."""
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), True, "60", None])
+async def test_a_timeout_that_is_none(timeout: object) -> None:
+    """There is always a deadline: a timeout must be a positive and finite number."""
     service = Service((0, "success"))
     with pytest.raises(ConfigurationError, match="timeout"):
-        await service.task().wait(timeout=timeout)
+        await service.task().wait(timeout=timeout)  # type: ignore[arg-type] # wrong on purpose
     assert not service.asked
+    assert not service.abandoned
+
+
+# ------------------------------------------------------------------------------------ cancellation
+
+
+async def watch(task: Task) -> None:
+    """Watch a task to its end."""
+    async for _ in task.watch():
+        pass
+
+
+@pytest.mark.parametrize("how", [Task.wait, watch])
+@pytest.mark.parametrize("delay", [0.0, 10.0])
+async def test_a_cancelled_wait(how: Callable[[Task], Awaitable[object]], delay: float) -> None:
+    """A task whose only waiter is cancelled, between two polls or during one, is abandoned."""
+    service = Service((0, "processing"), delay=delay)
+    task = service.task()
+    waiter = asyncio.ensure_future(how(task))
+    await asyncio.sleep(3)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await waiter
+    assert service.abandoned == [(REF, caught.value)]
+
+
+async def test_a_watcher_that_is_busy() -> None:
+    """A watcher that is cancelled outside of the watching has not abandoned the task."""
+    service = Service((0, "processing"))
+
+    async def look() -> None:
+        async for _ in service.task().watch():
+            await asyncio.sleep(100)
+
+    waiter = asyncio.create_task(look())
+    await asyncio.sleep(3)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert not service.abandoned
+
+
+async def test_the_last_of_several_waiters() -> None:
+    """While another waiter still waits, no cancelled one has abandoned the task."""
+    service = Service((0, "processing"), delay=1.0)
+    task = service.task()
+    waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
+    for number, waiter in enumerate(waiters):
+        await asyncio.sleep(3)
+        assert not service.abandoned
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        assert len(service.abandoned) == (number == 2)
+
+
+async def test_cancelled_all_at_once() -> None:
+    """Waiters that are cancelled together abandon the task once."""
+    service = Service((0, "processing"))
+    task = service.task()
+    waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
+    await asyncio.sleep(3)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.wait(waiters)
+    assert len(service.abandoned) == 1
+
+
+async def test_cancelled_after_the_end() -> None:
+    """A task that is seen to have ended is not abandoned, though its waiter is cancelled."""
+    service = Service((0, "processing"))
+    task = service.task()
+    waiter = asyncio.create_task(task.wait())
+    await asyncio.sleep(3)
+    service.plan = ((0, "success"),)
+    await task.status()
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert not service.abandoned
+
+
+async def test_an_outcome_that_is_cancelled() -> None:
+    """Those that report abandoned tasks themselves wait by `outcome`, which reports nothing."""
+    service = Service((0, "processing"))
+    waiter = asyncio.create_task(service.task().outcome())
+    await asyncio.sleep(3)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert not service.abandoned
+
+
+def test_waiters_of_a_loop_that_was_left_are_not_counted() -> None:
+    """Waiters of an earlier loop that end late do not hide that the last one here was cancelled."""
+    service = Service((0, "processing"))
+    tasks: list[Task] = []
+
+    async def leave() -> list[asyncio.Task[Result]]:
+        tasks.append(service.task(Polling()))
+        waits = [asyncio.create_task(tasks[0].wait()) for _ in range(3)]
+        await asyncio.sleep(10)
+        return waits
+
+    async def begin() -> asyncio.Task[Result]:
+        return await begun(tasks[0])
+
+    async def cancel(waits: list[asyncio.Task[Result]]) -> None:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    waits = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        wait = runner.run(begin())
+        left.run(cancel(waits))
+        assert not service.abandoned
+        runner.run(cancel([wait]))
+        assert len(service.abandoned) == 1
+    left.close()
+
+
+async def test_closing_ends_the_waits() -> None:
+    """When the client is closed each waiter is raised an error with the reference, at once."""
+    service = Service((0, "processing"), delay=1.0)
+    task = service.task()
+    waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
+    await asyncio.sleep(3)
+    service.polls.deadlines.close()
+    await asyncio.wait(waiters)
+    for waiter in waiters:
+        error = waiter.exception()
+        assert isinstance(error, ClientClosedError)
+        assert (error.ref, error.may_have_charged, error.retryable) == (REF, True, True)
+    assert not service.abandoned  # the client does that
+    assert now() < 3.1
+    service.plan = ((0, "success"),)
+    assert (await task).result_urls == URLS
 
 
 # ------------------------------------------------------------------------------------------- loops
@@ -585,7 +819,7 @@ async def test_trouble_with_a_real_service(emulate: Emulate, connect: Connect) -
 
 
 async def test_an_unknown_task(emulate: Emulate, connect: Connect) -> None:
-    """Waiting for a task that does not exist is refused with its reference."""
+    """Waiting for a task that does not exist raises an error with its reference."""
     kling: KlingClient = await connect(await emulate())
     with pytest.raises(NotFoundError) as caught:
         await kling.attach(REF)

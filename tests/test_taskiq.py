@@ -28,6 +28,7 @@ from kling_async import (
     Retry,
 )
 from kling_async import taskiq as kling_taskiq
+from kling_async._extras import install_command
 from kling_async.journal import Entry, ItemState
 from kling_async.journal.postgres import PostgresJournal
 
@@ -312,7 +313,7 @@ except MissingExtraError as error:
     done = subprocess.run(
         (sys.executable, "-c", script), capture_output=True, text=True, check=True
     )
-    assert 'pip install "kling-async[taskiq]"' in done.stdout
+    assert install_command("taskiq") in done.stdout
 
 
 # What follows has a server for a broker, and workers that are killed.

@@ -9,7 +9,6 @@ it is reported, and submitted again only if you say so, because it may cost mone
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import Counter
 from collections.abc import (
@@ -19,18 +18,22 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from kling_async._cleanups import Cleanups
 from kling_async._threads import in_thread
+from kling_async.abandoned import log_journaled
 from kling_async.batch.claims import Claims
+from kling_async.batch.spend_guard import SpendGuard
 from kling_async.batch.steps import PASSING, Item, Rules, item_of
-from kling_async.batch.work import Guard, Work
+from kling_async.batch.work import Work
 from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError
-from kling_async.fanout import Outcome, draw
+from kling_async.fanout import Outcome, check_inputs, closing_generator, draw
 from kling_async.inputs import Input, parse_input
 from kling_async.journal import Entry, Hold, ItemState, Journal, Planned, Summary
 from kling_async.journal.opening import journal_at
@@ -40,11 +43,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.client import KlingClient
+    from kling_async.fanout import FanOut
     from kling_async.results import FailReason
 
 __all__ = ["Batch", "Item"]
-
-_log = logging.getLogger("kling_async")
 
 # Items planned in one commit, where they are at hand.
 _AT_ONCE = 256
@@ -70,6 +72,8 @@ class Batch:
             runs 16 at the most.
         resubmit_unsure: Submit again what the journal holds as unsure when it is opened.
             This may pay twice.
+        resubmit_rejected: Submit again what the journal holds as rejected when it is opened:
+            those failed items whose submit the service refused, at no charge.
         resubmit_failed: How often an item may be submitted again after its task has failed
             for one of the reasons below. Each time costs money again.
         resubmit_reasons: The reasons. Content, prompt and image are not accepted: the same
@@ -77,8 +81,11 @@ class Batch:
         max_tasks: Stop before more tasks than these have been started, all runs of the journal
             together. Of several workers that share a journal, each counts what was started
             before its run began, and its own.
-        min_balance: Stop when the account's balance is below this, in US dollars. It is asked
-            for before the first submit and then after every fifty.
+        min_balance: Stop before a submit that could bring the account's balance below this, in
+            US dollars. What a task costs is learned from the balance, which is asked for before the
+            first submit, after it, and then after so many as it certainly allows, at most fifty.
+        max_rejections: Stop when so many submits in a row were rejected, or could not be sent, at
+            no charge; None never stops. What was not submitted stays planned.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -94,14 +101,23 @@ class Batch:
         timeout: float = DEFAULT_TIMEOUT,
         downloads: int = 4,
         resubmit_unsure: bool = False,
+        resubmit_rejected: bool = False,
         resubmit_failed: int = 0,
         resubmit_reasons: Collection[FailReason] = PASSING,
         max_tasks: int | None = None,
         min_balance: float | None = None,
+        max_rejections: int | None = 50,
     ) -> None:
-        for name, value in (("downloads", downloads), ("max_tasks", max_tasks)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+        counts = {
+            "downloads": downloads,
+            "max_tasks": max_tasks,
+            "max_rejections": max_rejections,
+        }
+        for name, value in counts.items():
+            if value is not None and (type(value) is not int or value < 1):
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        if min_balance is not None and not _is_number(min_balance):
+            raise ConfigurationError(f"min_balance must be US dollars, not {min_balance!r}")
         check_timeout(timeout)
         self._client = client
         self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
@@ -111,16 +127,22 @@ class Batch:
         self._rules = Rules(
             save=download_to is not None,
             resubmit_unsure=resubmit_unsure,
+            resubmit_rejected=resubmit_rejected,
             resubmit_failed=resubmit_failed,
             resubmit_reasons=tuple(resubmit_reasons),
         )
-        self._guard = Guard(client, max_tasks=max_tasks, min_balance=min_balance)
+        self._guard = SpendGuard(
+            client,
+            max_tasks=max_tasks,
+            min_balance=min_balance,
+            max_rejections=max_rejections,
+        )
         self._saving = asyncio.Semaphore(downloads)
         self._counts: Counter[ItemState] = Counter()
-        self._outcomes: AsyncGenerator[Outcome] | None = None
-        self._work: Work | None = None
-        self._closing = asyncio.Lock()
-        self._over = asyncio.Event()
+        self._run: _Run | None = None
+        self._cleanups = Cleanups()
+        self._over = asyncio.Event()  # unless a run has not ended yet
+        self._over.set()
 
     async def __aenter__(self) -> Self:
         await self._journal.__aenter__()
@@ -132,10 +154,7 @@ class Batch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            await self._end()
-        finally:
-            await self._journal.__aexit__(kind, error, traceback)
+        await self._cleanups.run(self._close(kind, error, traceback))
 
     @property
     def counts(self) -> Mapping[ItemState, int]:
@@ -144,7 +163,7 @@ class Batch:
 
     @property
     def stopped(self) -> str | None:
-        """Why the run has submitted nothing more, if it was stopped: a limit of yours."""
+        """Why the run has submitted nothing more, if it was stopped."""
         return self._guard.stopped
 
     async def summary(self) -> Summary:
@@ -155,7 +174,7 @@ class Batch:
         """
         return await self._journal.summary()
 
-    async def run(
+    def run(
         self,
         items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None = None,
         *,
@@ -186,13 +205,14 @@ class Batch:
                 What runs goes on, and is found by the next run.
             AuthenticationError: The key is refused; nothing more was submitted.
             BalanceError: The balance is too low, or below ``min_balance``; the same.
-            ConfigurationError: ``download_to`` cannot be made or written to; nothing was sent.
+            ConfigurationError: ``download_to`` cannot be made or written to, or a run of this
+                batch has not ended yet; nothing was sent. An option makes no sense: this and the
+                next are raised at once.
+            InputError: ``items`` is a single input, a text or a mapping, or not iterable.
         """
-        if (folder := self._folder) is not None:  # a paid video needs a place
-            await in_thread(lambda: check_folder(folder))
-        self._guard.open(await self._journal.summary())
-        self._counts = Counter()
-        self._work = work = Work(
+        if items is not None:
+            check_inputs(items)
+        work = Work(
             self._client,
             self._journal,
             Claims(self._journal),
@@ -201,52 +221,50 @@ class Batch:
             folder=self._folder,
             saving=self._saving,
             timeout=self._timeout,
-            counts=self._counts,
+            counts=Counter(),
+        )
+        fan_out = self._client.fan_out(
+            work.do, in_flight=self._in_flight, ordered=ordered, on_abandoned=log_journaled
         )
         under_way: set[str] = set()
         entries = self._fed(items, under_way) if feed else self._entries(items, work)
-        outcomes = self._client.carry(
-            work.do,
-            entries,
-            in_flight=self._in_flight,
-            ordered=ordered,
-            left=lambda refs: _log.info("%d tasks go on; the journal has them", len(refs)),
-        )
-        self._outcomes = outcomes
+        return self._outcomes(_Run(fan_out, fan_out.outcomes(entries), work), under_way)
+
+    async def _outcomes(self, run: _Run, under_way: set[str]) -> AsyncGenerator[Outcome]:
+        if not self._over.is_set():
+            raise ConfigurationError("a run of this batch has not ended yet: end its loop first")
         self._over.clear()
         try:
-            async for outcome in outcomes:
-                under_way.discard(str(outcome.key))
-                yield outcome
-        finally:
+            if (folder := self._folder) is not None:  # a paid video needs a place
+                await in_thread(lambda: check_folder(folder))
+            self._guard.open(await self._journal.summary())
+            self._run, self._counts = run, run.work.counts
             try:
-                await self._close(outcomes, work)
-                await entries.aclose()
+                async for outcome in run.outcomes:
+                    under_way.discard(str(outcome.key))
+                    yield outcome
             finally:
-                self._over.set()
+                await self._cleanups.run(run.end())
+        finally:
+            self._over.set()
         self._guard.close()
 
-    async def _end(self) -> None:
-        """End a run whose loop was left, before the journal is closed."""
-        if self._outcomes is not None and self._work is not None:
-            try:
-                await self._close(self._outcomes, self._work)
-            except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
-                await self._over.wait()
-
-    async def _close(self, outcomes: AsyncGenerator[Outcome], work: Work) -> None:
-        """End a run; both who leaves its loop and the end of the batch may come here at a time."""
-        async with self._closing:
-            over = True
-            try:
-                await outcomes.aclose()
-                await work.give_up()
-            except RuntimeError:  # it goes on, in the loop of another asyncio.Task
-                over = False
-                raise
-            finally:
-                if over:
-                    await work.claims.close()
+    async def _close(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End a run whose loop was left, then close the journal."""
+        try:
+            if self._run is not None:
+                try:
+                    await self._run.end()
+                except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
+                    await self._over.wait()
+                    await self._run.end()  # it may have been cancelled, and left that to this
+        finally:
+            await self._journal.__aexit__(kind, error, traceback)
 
     async def _entries(
         self,
@@ -308,10 +326,10 @@ class Batch:
                     for planned in await self._plan([item]):
                         yield planned
             return
-        source = iter(items)
-        while some := list(islice(source, _AT_ONCE)):
-            for planned in await self._plan(some):
-                yield planned
+        with closing_generator(iter(items)) as source:
+            while some := list(islice(source, _AT_ONCE)):
+                for planned in await self._plan(some):
+                    yield planned
 
     async def _plan(self, items: list[Input | Item]) -> list[tuple[Entry, Input]]:
         given = [item_of(item) for item in items]
@@ -319,6 +337,37 @@ class Batch:
             [Planned(item.key, item.input.to_dict()) for item in given]
         )
         return [(entry, item.input) for entry, item in zip(entries, given, strict=True)]
+
+
+class _Run:
+    """What a run has open, until it is left."""
+
+    def __init__(
+        self,
+        fan_out: FanOut[tuple[Entry, Input]],
+        outcomes: AsyncGenerator[Outcome],
+        work: Work,
+    ) -> None:
+        self.outcomes = outcomes
+        self.work = work
+        self._fan_out = fan_out
+        self._ending = asyncio.Lock()
+
+    async def end(self) -> None:
+        """End the run; its own loop and the end of the batch may both come here, at one time.
+
+        Raises:
+            RuntimeError: It is still going on, in the loop of another asyncio.Task.
+        """
+        async with self._ending, AsyncExitStack() as last:
+            last.push_async_callback(self.work.claims.close)
+            try:
+                await self.outcomes.aclose()
+            except RuntimeError:
+                last.pop_all()
+                raise
+            await self._fan_out.finished()  # a loop that was cancelled has not waited for it
+            await self.work.give_up()
 
 
 async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]]:
@@ -331,3 +380,7 @@ async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]
             some = []
     if some:
         yield some
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -29,7 +29,8 @@ __all__ = [
 
 # Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
 PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
-_HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE})
+_WITH_STATUS = (errors.APIError, errors.ContractError)
+_HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA})
 
 
 @frozen
@@ -48,7 +49,7 @@ class Step(Enum):
     """What an item needs next."""
 
     SUBMIT = auto()
-    SUBMIT_ANEW = auto()  # a new attempt, which costs money again
+    SUBMIT_ANEW = auto()  # a new attempt, which costs money again unless it was rejected
     WAIT = auto()
     SAVE = auto()
     TELL = auto()
@@ -61,6 +62,7 @@ class Rules:
     Attributes:
         save: Results are downloaded.
         resubmit_unsure: Submit again what may have been charged.
+        resubmit_rejected: Submit again what was rejected, at no charge.
         resubmit_failed: How often a failed item may be submitted again.
         resubmit_reasons: For which reasons.
 
@@ -70,11 +72,12 @@ class Rules:
 
     save: bool = False
     resubmit_unsure: bool = False
+    resubmit_rejected: bool = False
     resubmit_failed: int = 0
     resubmit_reasons: Collection[FailReason] = PASSING
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.resubmit_failed, int) or self.resubmit_failed < 0:
+        if type(self.resubmit_failed) is not int or self.resubmit_failed < 0:
             raise ConfigurationError(
                 f"resubmit_failed must be a count, not {self.resubmit_failed!r}"
             )
@@ -90,8 +93,8 @@ def next_step(entry: Entry, rules: Rules, *, fresh: bool) -> Step:
     Args:
         entry: How it stands.
         rules: What the caller has allowed.
-        fresh: It got there in this run. Who allows that unsure items be submitted again speaks
-            of those that he has been told of, not of those to come.
+        fresh: It got there in this run. A caller who allows that unsure or rejected items are
+            submitted again means those that were reported before, not those to come.
     """
     match entry.state:
         case ItemState.PLANNED:
@@ -102,11 +105,18 @@ def next_step(entry: Entry, rules: Rules, *, fresh: bool) -> Step:
             return Step.SAVE
         case ItemState.UNSURE if rules.resubmit_unsure and not fresh:
             return Step.SUBMIT_ANEW
-        case ItemState.FAILED if entry.attempt <= rules.resubmit_failed:
-            reason = entry.failure.reason if entry.failure else None
-            return Step.SUBMIT_ANEW if reason in rules.resubmit_reasons else Step.TELL
+        case ItemState.FAILED if _again(entry, rules, fresh=fresh):
+            return Step.SUBMIT_ANEW
         case _:
             return Step.TELL
+
+
+def _again(entry: Entry, rules: Rules, *, fresh: bool) -> bool:
+    """Whether a failed item is submitted again."""
+    if entry.was_rejected:
+        return rules.resubmit_rejected and not fresh
+    reason = entry.failure.reason if entry.failure else None
+    return entry.attempt <= rules.resubmit_failed and reason in rules.resubmit_reasons
 
 
 def moved(entry: Entry, move: Move) -> Entry:
@@ -154,6 +164,7 @@ def failure_of(error: KlingError) -> Failure:
         fail_code=failed.fail_code if failed else "",
         reason=failed.reason if failed else None,
         may_have_charged=error.may_have_charged,
+        status=error.status or None if isinstance(error, _WITH_STATUS) else None,
     )
 
 
@@ -174,4 +185,6 @@ def error_of(entry: Entry) -> KlingError | None:
         kind = KlingError  # another version may know more
     error = kind(failure.message)
     error.may_have_charged, error.ref = failure.may_have_charged, entry.ref
+    if isinstance(error, _WITH_STATUS):
+        error.status = failure.status or 0
     return error

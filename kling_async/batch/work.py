@@ -13,122 +13,48 @@ from attrs import evolve
 from kling_async.batch.steps import Rules, Step, error_of, failure_of, moved, next_step
 from kling_async.download.files import is_spoiled
 from kling_async.errors import (
-    AuthenticationError,
-    BadRequestError,
-    BalanceError,
-    ContractError,
-    InputError,
+    ClientClosedError,
     JournalError,
     KlingError,
-    NotFoundError,
-    RefusedError,
     TaskFailedError,
+    own,
 )
 from kling_async.fanout import Outcome
 from kling_async.journal import (
     GIVEN_UP,
     Claim,
+    ConflictError,
     Entry,
     Failure,
     Hold,
     ItemState,
     Journal,
     Move,
-    Summary,
 )
+from kling_async.policy.retry import backoff
+from kling_async.protocol import verdicts
+from kling_async.protocol.verdicts import ItemFate, Verdict
 
 if TYPE_CHECKING:
     from collections import Counter
     from pathlib import Path
 
     from kling_async.batch.claims import Claims
+    from kling_async.batch.spend_guard import SpendGuard
     from kling_async.client import KlingClient
     from kling_async.fanout import Flight
     from kling_async.inputs import Input
     from kling_async.results import Result, SavedFile, TaskRef
     from kling_async.task import Task
 
-__all__ = ["Guard", "Work"]
-
-# A submit that met one of these would meet it again: the input is to blame.
-_REJECTED = (BadRequestError, RefusedError, NotFoundError, InputError, ContractError)
-
-# One that met these says that every other would, too.
-_FUTILE = (AuthenticationError, BalanceError)
+__all__ = ["Work"]
 
 # What is told of an item that stands so is how it has ended.
 _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
 
-# Submits between two looks at the balance.
-_BALANCE_EVERY = 50
-
-# Seconds before the first resubmission of a failed item, doubled with each; half of it is chance.
-_PATIENCE = 30.0
-
-
-class Guard:
-    """Stops the submits of a batch before the money does."""
-
-    def __init__(
-        self, client: KlingClient, *, max_tasks: int | None, min_balance: float | None
-    ) -> None:
-        self._client = client
-        self._max_tasks = max_tasks
-        self._min_balance = min_balance
-        self._looking = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._tasks = self._submits = self._under_way = 0
-        self._error: KlingError | None = None
-        self.stopped: str | None = None
-
-    def open(self, summary: Summary) -> None:
-        """Begin a run, with what all runs before it have started."""
-        self._tasks, self._submits, self._under_way = summary.attempts, 0, 0
-        self._error = self.stopped = None
-
-    def close(self) -> None:
-        """Raise what has stopped the run, if it was an error."""
-        if self._error is not None:
-            raise self._error
-
-    async def allows(self) -> bool:
-        """Whether one more task may be started; if so, :meth:`answered` must follow."""
-        if self._min_balance is not None and self.stopped is None:
-            async with self._looking:
-                await self._look(self._min_balance)
-        if self.stopped is None and self._max_tasks is not None and self._tasks >= self._max_tasks:
-            self.stopped = f"max_tasks: {self._tasks} tasks have been started, in all runs"
-        if self.stopped is not None:
-            return False
-        self._tasks += 1
-        self._under_way += 1
-        return True
-
-    def answered(self, *, started: bool) -> None:
-        """Note the end of a submit that was allowed. It counts if it may have started a task."""
-        self._tasks -= not started
-        self._under_way -= 1
-        if not self._under_way:
-            self._idle.set()
-
-    def stop(self, error: KlingError) -> None:
-        """Submit nothing more, since every submit would end like this one."""
-        if self._error is None:
-            self._error, self.stopped = error, str(error)
-
-    async def _look(self, least: float) -> None:
-        if self._submits % _BALANCE_EVERY == 0 and self.stopped is None:
-            while self._under_way:  # what is not charged yet cannot be seen in the balance
-                self._idle.clear()
-                await self._idle.wait()
-            try:
-                dollars = await self._client.balance()
-            except _FUTILE as error:
-                self.stop(error)
-                return
-            if dollars < least:
-                self.stop(BalanceError(f"the balance is {dollars:.2f} USD, below {least:.2f}"))
-        self._submits += 1
+# Seconds before the first resubmission of a failed item, doubled with each up to an hour; half of
+# it is chance.
+_PATIENCE, _LONGEST_PATIENCE = 30.0, 3_600.0
 
 
 class Work:
@@ -141,7 +67,7 @@ class Work:
         claims: Claims,
         *,
         rules: Rules,
-        guard: Guard,
+        guard: SpendGuard,
         folder: Path | None,
         saving: asyncio.Semaphore,
         timeout: float,
@@ -156,7 +82,8 @@ class Work:
         self.saving = saving
         self.timeout = timeout
         self.counts = counts
-        self.sending: set[str] = set()  # the keys of those that were sent and not heard of yet
+        # The attempts of those that were sent and have no answer yet, by their keys.
+        self.sending: dict[str, int] = {}
 
     def attach(self, entry: Entry, given: Input) -> Task:
         """Find the task of an item that is submitted, and hold its slot."""
@@ -186,12 +113,20 @@ class Work:
 
     async def give_up(self) -> None:
         """Write down, when the run has been left, which answers were lost meanwhile."""
-        now = datetime.now(UTC)
-        lost = [Move(key, ItemState.UNSURE, now, failure=GIVEN_UP) for key in self.sending]
+        now, sending = datetime.now(UTC), ItemState.SUBMITTING
+        lost = [
+            Move(key, ItemState.UNSURE, now, failure=GIVEN_UP, expected=sending, attempt=attempt)
+            for key, attempt in self.sending.items()
+        ]
         self.sending.clear()
         if lost:
             with suppress(JournalError):  # then whoever opens it next finds them so
-                await self.journal.record(*lost)
+                try:
+                    await self.journal.record(*lost)
+                except ConflictError:  # of one an answer was written after all
+                    for move in lost:
+                        with suppress(ConflictError):
+                            await self.journal.record(move)
 
     async def _claim(self, entry: Entry) -> Claim:
         """Take an item in hand, if there is anything to be done with it."""
@@ -229,6 +164,8 @@ class _Job:
         _, self._input = flight.item
         self._error = error_of(entry)
         self._fresh = fresh
+        self._task: Task | None = None  # of this run's own submit
+        self.patience: float | None = flight.patience
 
     async def done(self) -> Outcome | None:
         """Take step after step, until there is none or one has failed."""
@@ -244,7 +181,9 @@ class _Job:
             while (step := next_step(self.entry, self._work.rules, fresh=self._fresh)) in steps:
                 if not await steps[step]():
                     return None if self.entry.state is ItemState.PLANNED else self._outcome()
-        except JournalError:  # nothing can be done any more without paying blindly
+        except ConflictError as error:  # another run has moved it: that one reports what follows
+            self._error = error
+        except (JournalError, ClientClosedError):  # nothing more can be done, or recorded
             raise
         except KlingError as error:
             if self.entry.ref is not None and self.entry.result is None:  # a task exists
@@ -280,21 +219,31 @@ class _Job:
         await self._move(ItemState.PLANNED, failure=failure_of(error))
 
     async def accepted(self, ref: TaskRef) -> None:
-        """Write the reference, before anybody waits for it."""
+        """Write the reference, before the task is waited for; also of an item that is unsure."""
         self._flight.ref = ref
-        await self._move(ItemState.SUBMITTED, ref=ref)
+        try:
+            await self._move(ItemState.SUBMITTED, ref=ref)
+        except ConflictError as error:
+            # When a run is left, what was not answered yet is written down as unsure.
+            if error.state is not ItemState.UNSURE or error.attempt != self.entry.attempt:
+                raise
+            self.entry = evolve(self.entry, state=ItemState.UNSURE)
+            await self._move(ItemState.SUBMITTED, ref=ref)
 
     # The steps. Each returns whether to go on with the item in this run.
 
     async def _submit(self) -> bool:
-        guard = self._work.guard
+        guard, model = self._work.guard, self._input.model
+        if (refused := guard.refused_model(model)) is not None:
+            guard.rejected(refused)
+            raise own(refused)  # it stays planned
         if not await guard.allows():
             return False
         try:
             if self.entry.state is not ItemState.PLANNED:
                 await self._move(ItemState.PLANNED)
                 self._error = None
-            await self._work.client.submit(self._input, witness=self)
+            self._task = await self._work.client.submit(self._input, witness=self)
         except JournalError:
             raise
         except KlingError as failed:
@@ -307,37 +256,48 @@ class _Job:
         return await self._not_submitted(error)
 
     async def _not_submitted(self, error: KlingError) -> bool:
-        if isinstance(error, _FUTILE) and not error.may_have_charged:
-            self._work.guard.stop(error)
-            return False
+        """Conclude a submit by its verdict; see the table in protocol/verdicts.py."""
+        guard = self._work.guard
         self._fresh = True
         self._error = error
-        if error.may_have_charged:
-            await self._move(ItemState.UNSURE, failure=failure_of(error))
-        elif isinstance(error, _REJECTED):
-            await self._move(ItemState.FAILED, failure=failure_of(error))
-        else:
-            raise error  # it stays planned: the next run submits it
-        return True
+        match verdicts.CONSEQUENCES[verdicts.of_error(error)].fate:
+            case ItemFate.UNSURE:
+                await self._move(ItemState.UNSURE, failure=failure_of(error))
+                return True
+            case ItemFate.FAILED:
+                guard.rejected(error)
+                await self._move(ItemState.FAILED, failure=failure_of(error))
+                return True
+            case ItemFate.STOP:
+                guard.refused(error, self._input.model)
+                if guard.refused_model(self._input.model) is None:
+                    return False
+            case _ if not isinstance(error, ClientClosedError):
+                guard.rejected(error)  # it has been repeated for as long as the policy allows
+        raise error  # it stays planned: the next run submits it
 
     async def _submit_anew(self) -> bool:
-        if self.entry.state is ItemState.FAILED and self._work.guard.stopped is None:
+        failed = self.entry.state is ItemState.FAILED and not self.entry.was_rejected
+        if failed and self._work.guard.stopped is None:
             self._flight.enter()  # the others need not wait behind it
-            await asyncio.sleep(_PATIENCE * 2 ** (self.entry.attempt - 1) * (0.5 + random() / 2))  # noqa: S311 - jitter
+            chance = 0.5 + random() / 2  # noqa: S311 - jitter
+            await asyncio.sleep(backoff(self.entry.attempt, _PATIENCE, _LONGEST_PATIENCE, chance))
         return await self._submit()
 
     async def _wait(self) -> bool:
-        task = self._work.attach(self.entry, self._input)
+        # A task that has ended within its submit is not found again by its reference.
+        task = self._task or self._work.attach(self.entry, self._input)
         self._flight.ref = self.entry.ref
         self._flight.enter()
         try:
-            result = await task.wait(self._work.timeout)
+            result = await task.outcome(self._work.timeout)
         except TaskFailedError as error:
             self._fresh = True
             self._error = error
             await self._move(ItemState.FAILED, failure=failure_of(error))
-        except _FUTILE as error:
-            self._work.guard.stop(error)
+        except KlingError as error:
+            if verdicts.of_error(error) is Verdict.ACCOUNT_REFUSED:
+                self._work.guard.refused(error, self._input.model)
             raise
         else:
             await self._move(ItemState.FINISHED, result=result)
@@ -373,17 +333,32 @@ class _Job:
         failure: Failure | None = None,
         files: tuple[SavedFile, ...] = (),
     ) -> None:
-        now = datetime.now(UTC)
-        move = Move(self.entry.key, state, now, ref, result, failure, files)
+        move = Move(
+            self.entry.key,
+            state,
+            datetime.now(UTC),
+            ref,
+            result,
+            failure,
+            files,
+            expected=self.entry.state,
+            attempt=self.entry.attempt,
+        )
         await self._work.journal.record(move)
         counts, sending = self._work.counts, self._work.sending
         counts[self.entry.state] -= 1
         counts[state] += 1
         self.entry = moved(self.entry, move)
-        (sending.add if state is ItemState.SUBMITTING else sending.discard)(self.entry.key)
+        if state is ItemState.SUBMITTING:
+            sending[self.entry.key] = self.entry.attempt
+        else:
+            sending.pop(self.entry.key, None)
 
     def _outcome(self) -> Outcome:
-        return self._work.outcome(self._flight.index, self.entry, self._input, self._error)
+        entry = self.entry
+        if entry.ref is None and self._flight.ref is not None:  # it could not be written down
+            entry = evolve(entry, ref=self._flight.ref)
+        return self._work.outcome(self._flight.index, entry, self._input, self._error)
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:

@@ -6,16 +6,15 @@ Results go to stdout, everything else to stderr. An error is a sentence and an e
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kling_async.cli import arguments, codes
+from kling_async.cli.log import log_to_stderr
 from kling_async.cli.output import Output
+from kling_async.cli.signals import on_signals
+from kling_async.cli.streams import guarded_streams
 from kling_async.errors import KlingError
 
 if TYPE_CHECKING:
@@ -38,17 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: For ``--help``, ``--version`` and wrong usage, as argparse does.
     """
-    code = codes.FAILED
-    try:
+    with guarded_streams():
         try:
             args = arguments.parser().parse_args(argv)
-            code = _run(args)
-        finally:
-            sys.stdout.flush()
-    except* BrokenPipeError:  # whoever read our output has gone; a group if a task wrote it
-        # The interpreter flushes once more at its end, and must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+        except SystemExit as end:  # --help, --version, or wrong usage
+            raise SystemExit(Output(json=False).end(_number(end))) from None
+        return Output(json=args.json).end(_run(args))
+
+
+def _number(end: SystemExit) -> int:
+    return end.code if isinstance(end.code, int) else codes.OK
 
 
 def _run(args: Namespace) -> int:
@@ -57,7 +55,7 @@ def _run(args: Namespace) -> int:
         with asyncio.Runner() as runner:
             return runner.run(_until_terminated(args))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        # What still runs has been told by the command itself.
+        # What still runs has been reported by the command itself.
         return int(args.interrupted)
 
 
@@ -68,18 +66,17 @@ def _command(args: Namespace) -> Callable[[Namespace], Awaitable[int]]:
 
 
 async def _until_terminated(args: Namespace) -> int:
-    """Run a command; SIGTERM ends it as Ctrl-C does."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    """Run a command; SIGTERM and SIGHUP end it as Ctrl-C does."""
+    task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in a task
-    # Not on Windows, and not outside the main thread.
-    with suppress(NotImplementedError, RuntimeError):
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    on_signals(task.cancel)
     return await run(args)
 
 
 async def run(args: Namespace) -> int:
     """Run a parsed command on the running loop; return its exit code."""
     try:
-        return await _command(args)(args)
+        with log_to_stderr(as_json=args.json):
+            return await _command(args)(args)
     except KlingError as error:
         return Output(json=args.json).error(error)

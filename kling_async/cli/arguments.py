@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING
 
 from kling_async._version import __version__
 from kling_async.cli import codes
-from kling_async.inputs import (
-    Input,
-    MasterImageToVideo,
-    MasterTextToVideo,
-    ProImageToVideo,
-    StandardImageToVideo,
-    parse_input,
-)
+from kling_async.cli.row_rules import COLUMNS, MODES
+from kling_async.inputs import Input, parse_input
 from kling_async.task import DEFAULT_TIMEOUT
 from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
@@ -28,12 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["input_of", "parser"]
 
-_ALIASES = {
-    "standard": StandardImageToVideo.mode,
-    "pro": ProImageToVideo.mode,
-    "master-text": MasterTextToVideo.mode,
-    "master-image": MasterImageToVideo.mode,
-}
 _FIELDS = (
     "prompt",
     "image_url",
@@ -52,7 +40,10 @@ JSON Lines: one JSON object on each line, with the fields of an input, for examp
   {"key": "fox", "mode": "master-text-to-video", "prompt": "a fox", "duration": 5}
 CSV: the first line names the columns, of
   %s.
-  An empty cell is not set. Cells are parted by commas, semicolons or tabs.
+  Cells are separated by commas, semicolons or tabs.
+
+In both, null or an empty cell is not set, 5.0 means 5, and mode may be short, as with --mode.
+A row without a mode means standard-image-to-video, the service's default.
 
 key is your name for a row: the journal knows it by that, and its files are called so. Without
 one, a checksum of the row is its key."""
@@ -66,7 +57,9 @@ _EXIT_CODES = _table("exit codes", codes.MEANINGS)
 _SERVICE = (
     "environment:\n"
     "  APIXO_API_KEY   the key; no option, since others can see command lines\n"
-    "  APIXO_BASE_URL  the service's address, if it is not the vendor's own"
+    "  APIXO_BASE_URL  the service's address, if it is not the vendor's own\n"
+    "  APIXO_ALLOW_HTTP=1  allow plain http to other machines: test networks only, since the key\n"
+    "                  is sent unencrypted"
 )
 _RULE_PARTS = {
     "KIND": f"one of {', '.join(KINDS)}",
@@ -124,7 +117,7 @@ def input_of(args: argparse.Namespace) -> Input:
     mode = args.mode or (
         "pro" if args.end_image_url else "standard" if args.image_url else "master-text"
     )
-    return parse_input({"mode": _ALIASES.get(mode, mode), **given})
+    return parse_input({"mode": MODES.get(mode, mode), **given})
 
 
 def _command(
@@ -166,12 +159,14 @@ def _add_timeout(command: argparse.ArgumentParser) -> None:
 
 
 def _add_input(command: argparse.ArgumentParser) -> None:
-    command.add_argument("prompt", metavar="PROMPT", help="what shall be seen")
+    command.add_argument(
+        "prompt", metavar="PROMPT", help="what is to be seen; - reads it from stdin"
+    )
     command.add_argument(
         "--mode",
-        choices=[*_ALIASES, *_ALIASES.values()],
+        choices=[*MODES, *MODES.values()],
         metavar="MODE",
-        help=f"one of {', '.join(_ALIASES)}, or in full: {', '.join(_ALIASES.values())}."
+        help=f"one of {', '.join(MODES)}, or in full: {', '.join(MODES.values())}."
         " Without it: pro if --end-image is given, standard if --image is, else master-text",
     )
     command.add_argument("--image", dest="image_url", metavar="URL", help="the image to animate")
@@ -199,7 +194,7 @@ def _add_generate(commands: Commands) -> None:
     )
     command.add_argument(
         "--download-to",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="save the videos there, and print their paths instead of the URLs",
     )
@@ -236,7 +231,7 @@ def _add_download(commands: Commands) -> None:
     command = _command(commands, "download", "save the videos of finished tasks")
     _add_refs(command)
     command.add_argument(
-        "--to", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
+        "--to", type=_path, default=Path(), metavar="DIR", help="where to (default: here)"
     )
     command.add_argument(
         "--overwrite", action="store_true", help="fetch again what is there already"
@@ -253,10 +248,11 @@ def _add_batch(commands: Commands) -> None:
         commands,
         "batch",
         "make a video of every row of a file; run it again, and it goes on where it was",
-        epilog=f"{_ROWS % _wrapped(('key', 'model', 'mode', *_FIELDS))}\n\n"
-        f"{_SERVICE}\n\n{_EXIT_CODES}",
+        epilog=f"{_ROWS % _wrapped(COLUMNS)}\n\n{_SERVICE}\n\n{_EXIT_CODES}",
     )
-    command.add_argument("file", type=Path, metavar="FILE", help="the rows, as below")
+    command.add_argument(
+        "file", type=_path, metavar="FILE", help="the rows, as below; - reads them from stdin"
+    )
     command.add_argument(
         "--format", choices=["jsonl", "csv"], help="of FILE (default: csv if it ends with .csv)"
     )
@@ -264,8 +260,9 @@ def _add_batch(commands: Commands) -> None:
         "--journal",
         type=_place,
         metavar="PATH|URL",
-        help="what says how every row stands: a file on a local disk (default: FILE with"
-        " .journal.sqlite for its suffix), or postgresql://user@host/database?batch=NAME,"
+        help="what says how every row stands: a file on a local disk (default:"
+        " FILE.journal.sqlite; required if FILE is stdin or a pipe), or"
+        " postgresql://user@host/database?batch=NAME,"
         " which several workers may share; its password is better in PGPASSWORD or ~/.pgpass",
     )
     command.add_argument(
@@ -297,6 +294,11 @@ def _add_batch(commands: Commands) -> None:
         help="submit again what may have been started without our knowing; may pay twice",
     )
     command.add_argument(
+        "--resubmit-rejected",
+        action="store_true",
+        help="submit again the rows that were rejected without charge",
+    )
+    command.add_argument(
         "--in-flight", type=_count, metavar="N", help="at one time (default: concurrent tasks)"
     )
     _add_doing(command)
@@ -305,7 +307,7 @@ def _add_batch(commands: Commands) -> None:
 def _add_doing(command: argparse.ArgumentParser) -> None:
     """Say how items are brought to their ends."""
     command.add_argument(
-        "--download-to", type=Path, metavar="DIR", help="save the videos there, as they finish"
+        "--download-to", type=_path, metavar="DIR", help="save the videos there, as they finish"
     )
     command.add_argument(
         "--min-balance", type=_positive, metavar="USD", help="stop when the account has less"
@@ -391,7 +393,7 @@ def _add_report(commands: Commands) -> None:
         "journal",
         type=_place,
         metavar="JOURNAL",
-        help="such as clips.journal.sqlite, or postgresql://user@host/database?batch=NAME",
+        help="such as clips.jsonl.journal.sqlite, or postgresql://user@host/database?batch=NAME",
     )
     command.add_argument(
         "--format",
@@ -402,13 +404,13 @@ def _add_report(commands: Commands) -> None:
     )
     command.add_argument(
         "--output",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="where to write (default: stdout; html: index.html in DIR, or beside the journal)",
     )
     command.add_argument(
         "--videos",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="where the batch has saved its videos, for html (default: beside the journal)",
     )
@@ -493,11 +495,11 @@ def _add_demo(commands: Commands) -> None:
         f"{_EXIT_CODES}\n\n{_FAULTS}".replace("{{", "{").replace("}}", "}"),
     )
     command.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="default: a sample of all four modes"
+        "file", type=_path, nargs="?", metavar="FILE", help="default: a sample of all four modes"
     )
     command.add_argument(
         "--to",
-        type=Path,
+        type=_path,
         default=Path("kling-demo"),
         metavar="DIR",
         help="where to save videos, pictures and index.html (default: %(default)s);"
@@ -546,8 +548,17 @@ def _add_emulator(command: argparse.ArgumentParser, *, speed: float) -> None:
     )
 
 
+def _path(text: str) -> Path:
+    """Return a path; a shell expands no ``~`` behind an equals sign."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user: the name begins so
+        return path
+
+
 def _place(text: str) -> Path | str:
-    return text if "://" in text else Path(text)
+    return text if "://" in text else _path(text)
 
 
 def _positive(text: str) -> float:

@@ -6,8 +6,8 @@ import asyncio
 import shlex
 import sys
 from collections import Counter
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, aclosing
+from typing import IO, TYPE_CHECKING
 
 from kling_async._servers import shown as without_password
 from kling_async.batch import Batch
@@ -17,10 +17,14 @@ from kling_async.cli.board import board
 from kling_async.cli.commands import connect
 from kling_async.cli.counts import WORDS, Tally, span, standing
 from kling_async.cli.enqueue import check, enqueue
+from kling_async.cli.journal_place import journal_place, naming_the_option
 from kling_async.cli.output import PROGRAM, Output, printable, write
-from kling_async.cli.plan import Plan, known
+from kling_async.cli.plan import Known, Plan, known
+from kling_async.cli.row_rules import ASSUMED_MODE
 from kling_async.cli.rows import json_rows
 from kling_async.cli.spreadsheet import csv_rows
+from kling_async.cli.text_file import STDIN, open_input
+from kling_async.download.folder import check_folder
 from kling_async.errors import (
     ConfigurationError,
     InputError,
@@ -50,9 +54,9 @@ _SHOWN = 5
 
 async def batch(args: Namespace) -> int:
     """Check all rows, then generate from every one; go on where the journal ends."""
-    journal: Path | str = args.journal or args.file.with_name(f"{args.file.stem}.journal.sqlite")
-    there = await is_there(journal)
-    if there and not args.resume:
+    journal = journal_place(args)
+    there = journal is not None and await is_there(journal)
+    if journal is not None and there and not args.resume:
         raise ConfigurationError(
             f"there is a journal at {shown(journal)} already: give another with --journal, or go on"
             " with it, without --no-resume"
@@ -62,28 +66,47 @@ async def batch(args: Namespace) -> int:
     rules = Rules(
         save=args.download_to is not None,
         resubmit_unsure=args.resubmit_unsure,
+        resubmit_rejected=args.resubmit_rejected,
         resubmit_failed=args.resubmit_failed,
     )
     with Plan() as plan:
-        await plan.read(_rows(args), await known(journal, rules) if there else {}, args.limit)
+        held = await _held(args, journal if there else None, rules)
+        async with open_input(args.file) as file:
+            await plan.read(_rows(args, file), held, args.limit)
         if plan.wrong and not args.skip_invalid:
             raise plan.complaint()
         if plan.wrong:
             Output(json=args.json).error(plan.complaint(), codes.FAILED)
         if not plan.rows:
             raise InputError(f"{args.file}: there are no {'good ' * bool(plan.wrong)}rows in it")
+        if journal is not None and plan.foreign and not args.enqueue:
+            raise ConfigurationError(
+                f"the journal {shown(journal)} has {plan.foreign:,} running tasks of other rows,"
+                f" and none of the rows of {args.file}: name another with --journal"
+            )
         if args.dry_run:
             return await _rehearse(args, plan, journal if there else None)
         if args.enqueue:
             return await enqueue(args, plan)
+        assert journal is not None  # noqa: S101 - but for a dry run there is one
+        if args.download_to is not None:
+            await asyncio.to_thread(check_folder, args.download_to)
         return await _Run(args, plan, journal).code()
 
 
-def _rows(args: Namespace) -> Iterator[tuple[int, dict[str, object] | InputError]]:
+async def _held(args: Namespace, journal: Path | str | None, rules: Rules) -> Mapping[int, Known]:
+    """Read what a journal has, if there is one."""
+    if journal is None:
+        return {}
+    with naming_the_option(args):
+        return await known(journal, rules)
+
+
+def _rows(args: Namespace, file: IO[bytes]) -> Iterator[tuple[int, dict[str, object] | InputError]]:
     spreadsheet = (
         args.file.suffix.lower() == ".csv" if args.format is None else args.format == "csv"
     )
-    return csv_rows(args.file) if spreadsheet else json_rows(args.file)
+    return csv_rows(args.file, file) if spreadsheet else json_rows(args.file, file)
 
 
 def _limits(args: Namespace) -> Limits:
@@ -110,6 +133,7 @@ async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> 
         *([f"  {save:,} videos would be fetched"] if save else []),
         *([f"  the rest stays as it is: {standing(plan.states)}"] if plan.states else []),
         *([f"  about {span(seconds)}, by the vendor's figures"] if submit + attach else []),
+        *_remarks(plan),
     ]
     fields = {
         "rows": plan.rows,
@@ -121,9 +145,18 @@ async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> 
         "stay": {state.value: count for state, count in plan.states.items()},
         "invalid": len(plan.wrong),
         "seconds": round(seconds, 1),
+        **({"assumed_mode": {ASSUMED_MODE: plan.without_mode}} if plan.without_mode else {}),
+        **({"not_in_file": plan.strangers} if plan.strangers else {}),
     }
     Output(json=args.json).result(lines, fields)
     return codes.FAILED if plan.wrong else codes.OK
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """Name what may not be what was meant."""
+    assumed = f"  {plan.without_mode:,} rows have no mode: {ASSUMED_MODE} is assumed"
+    strangers = f"  {plan.strangers:,} items of the journal are not in the file"
+    return [*([assumed] if plan.without_mode else []), *([strangers] if plan.strangers else [])]
 
 
 class _Run:
@@ -162,18 +195,23 @@ class _Run:
             timeout=args.timeout,
             downloads=args.downloads,
             resubmit_unsure=args.resubmit_unsure,
+            resubmit_rejected=args.resubmit_rejected,
             resubmit_failed=args.resubmit_failed,
             max_tasks=args.max_tasks,
             min_balance=args.min_balance,
         )
         self._tally.counts = lambda: batch.counts
-        async with kling, batch:
+        async with kling, AsyncExitStack() as stack:
+            with naming_the_option(args):
+                await stack.enter_async_context(batch)
             return await self._go(kling, batch)
 
     async def _go(self, kling: KlingClient, batch: Batch) -> int:
         before = (await batch.summary()).counts
         if any(before.values()):
             self._say(f"resuming {self._place}: {standing(before)}")
+        for line in _remarks(self._plan):
+            self._say(line.strip())
         error: KlingError | None = None
         try:
             await self._follow(batch)
@@ -182,7 +220,7 @@ class _Run:
             raise
         except KlingError as stopped:
             error = stopped
-        except (asyncio.CancelledError, BrokenPipeError):
+        except asyncio.CancelledError:
             await self._interrupted(kling, batch)
             raise
         self._sum_up(Counter(batch.counts), (await batch.summary()).attempts)
@@ -278,9 +316,12 @@ class _Run:
 
     def _again(self, **changes: object) -> str:
         """Write the command line that goes on: as it was, but for what pays twice."""
-        usual = vars(arguments.parser().parse_args(["batch", str(self._args.file)]))
+        usual = {**vars(arguments.parser().parse_args(["batch", "-"])), "file": self._args.file}
         given = {**vars(self._args), "resume": True, "resubmit_unsure": False, **changes}
-        words = [PROGRAM, "batch", str(self._args.file)]
+        file = str(self._args.file)
+        # A name may begin as an option does.
+        file = f"./{file}" if file.startswith("-") and self._args.file != STDIN else file
+        words = [PROGRAM, "batch", file]
         for name, value in given.items():
             if value != usual[name]:
                 option = f"--{name.replace('_', '-')}"

@@ -48,7 +48,7 @@ async def board(tally: Tally, label: str, *, silent: bool = False) -> AsyncItera
 
 
 @asynccontextmanager
-async def _again(show: Callable[[], None], pause: float) -> AsyncIterator[None]:
+async def _again(show: Callable[[], object], pause: float) -> AsyncIterator[None]:
     async def go_on() -> None:
         while True:
             await asyncio.sleep(pause)

@@ -19,9 +19,11 @@ __all__ = [
     "JOURNAL",
     "MEANINGS",
     "OK",
+    "OUTPUT",
     "RUNNING",
     "UNSURE",
     "USAGE",
+    "OutputError",
     "code_of",
 ]
 
@@ -32,6 +34,7 @@ RUNNING = 3
 UNSURE = 4
 DOWNLOAD = 5
 JOURNAL = 6
+OUTPUT = 7
 INTERRUPTED = 130
 
 MEANINGS = {
@@ -42,8 +45,14 @@ MEANINGS = {
     UNSURE: "a task may have been started and charged: look before you repeat",
     DOWNLOAD: "the video is made, its download failed",
     JOURNAL: "the journal cannot be used; what it holds is not lost",
-    INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; what still runs is named",
+    OUTPUT: "the work is done, but stdout could not be written",
+    INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or SIGHUP; what still runs is named",
 }
+
+
+class OutputError(KlingError):
+    """What a command has done could not be written to stdout."""
+
 
 _CODES: tuple[tuple[type[KlingError], int], ...] = (
     (TaskTimeoutError, RUNNING),
@@ -52,6 +61,7 @@ _CODES: tuple[tuple[type[KlingError], int], ...] = (
     (MissingExtraError, USAGE),
     (DownloadError, DOWNLOAD),
     (JournalError, JOURNAL),
+    (OutputError, OUTPUT),
 )
 
 

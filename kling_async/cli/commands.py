@@ -13,7 +13,9 @@ from kling_async.cli import codes
 from kling_async.cli.arguments import input_of
 from kling_async.cli.output import Output, snapshot_dict
 from kling_async.cli.progress import Progress, follow, progress, tell
+from kling_async.cli.text_file import STDIN, read_stdin
 from kling_async.client import KlingClient
+from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.policy.durations import Kind, expected
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
+    from kling_async.inputs import Input
     from kling_async.limits import Limits
 
 __all__ = ["balance", "connect", "download", "generate", "service", "status", "submit", "wait"]
@@ -79,17 +82,16 @@ async def service(
         # Leaving it lets a submit under way be answered, so that no reference is missing below.
         async with kling:
             yield kling
-    except (asyncio.CancelledError, BrokenPipeError, BaseExceptionGroup) as end:
-        running = dict.fromkeys((*awaited, *kling.running))
-        # Nothing needs saying to one who has closed the pipe, unless something is left behind.
-        if running or unsure or isinstance(end, asyncio.CancelledError):
-            Output(json=args.json).interrupted(running, unsure)
+    except asyncio.CancelledError:
+        Output(json=args.json).interrupted(dict.fromkeys((*awaited, *kling.running)), unsure)
         raise
 
 
 async def generate(args: Namespace) -> int:
     """Submit, wait, and print the result."""
-    sent = input_of(args)
+    sent = await _input(args)
+    if args.download_to is not None:
+        await asyncio.to_thread(check_folder, args.download_to)
     shown = progress(silent=args.json)
     polling = Polling(first=args.first_poll)
     known = expected(Kind(sent.model, sent.mode, args.duration or 5))
@@ -109,17 +111,17 @@ async def generate(args: Namespace) -> int:
         fields = result.to_dict()
         if args.download_to is not None:
             lines = fields["files"] = await _save(kling, result, args.download_to)
-        Output(json=args.json).result(lines, fields)
+        Output(json=args.json).result(lines, fields, new=task.ref)
     return codes.OK
 
 
 async def submit(args: Namespace) -> int:
     """Submit, and print the reference."""
-    sent = input_of(args)
+    sent = await _input(args)
     shown = progress(silent=args.json)
     async with service(args, shown) as kling:
         task = await kling.submit(sent, callback_url=args.callback_url)
-        Output(json=args.json).result([str(task.ref)], {"ref": str(task.ref)})
+        Output(json=args.json).result([str(task.ref)], {"ref": str(task.ref)}, new=task.ref)
     return codes.OK
 
 
@@ -178,6 +180,7 @@ async def download(args: Namespace) -> int:
         output.result(files, {"ref": str(ref), "files": files})
 
     output = Output(json=args.json)
+    await asyncio.to_thread(check_folder, args.to)
     return await _each(args, one)
 
 
@@ -188,6 +191,13 @@ async def balance(args: Namespace) -> int:
         dollars = await kling.balance()
     Output(json=args.json).result([f"{dollars:.2f}"], {"balance": dollars})
     return codes.OK
+
+
+async def _input(args: Namespace) -> Input:
+    """Build the input that the options describe, with its prompt from stdin if that is ``-``."""
+    if args.prompt == str(STDIN):
+        args.prompt = await read_stdin()
+    return input_of(args)
 
 
 async def _each(args: Namespace, one: Callable[[KlingClient, TaskRef], Awaitable[None]]) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
+from kling_async._extras import install_command
 from kling_async.cli import codes
 from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
 from kling_async.cli.output import write
@@ -56,8 +57,7 @@ _FOOTER = (
 )
 
 _WITHOUT_EXTRA = (
-    "Every video will be the same small clip. To see your own pictures and prompts move:"
-    ' pip install "kling-async[emulator]"'
+    "Every video will be the same small clip. To see your own pictures and prompts move: "
 )
 
 
@@ -74,7 +74,7 @@ async def demo(args: Namespace) -> int:
     )
     shown = progress(total=len(raw))
     if args.video == "auto" and not media.can_render():
-        shown.note(_WITHOUT_EXTRA)
+        shown.note(_WITHOUT_EXTRA + install_command("emulator"))
     begun = asyncio.get_running_loop().time()
     try:
         with _staging(args.to) as staging:

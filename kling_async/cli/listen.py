@@ -12,6 +12,7 @@ from aiohttp import web
 from kling_async.cli import arrivals, codes
 from kling_async.cli.output import write
 from kling_async.cli.receiver import Receiver
+from kling_async.cli.streams import failure_of
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ async def listen(args: Namespace) -> int:
             ) from None
         _greet(args, runner.addresses[0][1])
         left: int | None = args.count
-        while left != 0:
+        # What only shows something has nothing more to do when its output is lost.
+        while left != 0 and failure_of(sys.stdout) is None:
             arrival = await receiver.arrived.get()
             _show(args, arrival)
             if left is not None and arrival.snapshot is not None:

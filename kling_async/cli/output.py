@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from kling_async.cli import codes
+from kling_async.cli.streams import failure_of
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Output", "printable", "snapshot_dict", "write"]
 
 PROGRAM = "kling-async"
+
+_log = logging.getLogger("kling_async")
 
 # A file may have very many wrong rows.
 _MOST_LINES = 20
@@ -27,13 +31,36 @@ class Output:
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
-    def result(self, lines: Iterable[str], fields: Mapping[str, object]) -> None:
-        """Write a result to stdout: its lines for a reader, its fields for a program."""
+    def result(
+        self, lines: Iterable[str], fields: Mapping[str, object], *, new: TaskRef | None = None
+    ) -> None:
+        """Write a result to stdout: its lines for a reader, its fields for a program.
+
+        Args:
+            lines: For a reader.
+            fields: For a program.
+            new: The task that this command has started. If stdout cannot be written, its
+                reference goes to stderr.
+        """
         if self.json:
-            write(sys.stdout, json.dumps(fields, ensure_ascii=False))
+            written = write(sys.stdout, json.dumps(fields))
         else:
-            for line in lines:
-                write(sys.stdout, printable(line))
+            shown = [printable(line) for line in lines]
+            written = not shown or write(sys.stdout, "\n".join(shown))
+        if written or new is None:
+            return
+        if self.json:
+            self.error(_lost(new))
+        else:
+            self._complain(f"To go on: {PROGRAM} wait {new}")
+
+    def end(self, code: int) -> int:
+        """Return the exit code of a command; report it if stdout could not be written."""
+        sys.stdout.flush()
+        if failure_of(sys.stdout) is None:
+            return code
+        lost = self.error(_lost())
+        return code if code != codes.OK else lost
 
     def error(self, error: KlingError, code: int | None = None) -> int:
         """Write an error to stderr; return its exit code, or the one that is given."""
@@ -47,7 +74,7 @@ class Output:
                 "retryable": error.retryable,
                 "ref": error.ref and str(error.ref),
             }
-            self._complain(json.dumps(fields, ensure_ascii=False))
+            self._complain(json.dumps(fields))
             return code
         lines = str(error).split("\n")
         for line in lines[:_MOST_LINES]:
@@ -76,13 +103,21 @@ class Output:
             self._complain(f"{PROGRAM}: interrupted; no task is known to be running")
 
     def _complain(self, line: str) -> None:
-        write(sys.stderr, line)
+        # A reference may be in it: what stderr does not take is left to the log.
+        if not write(sys.stderr, line):
+            _log.error("%s", line)
 
 
-def write(stream: TextIO, line: str) -> None:
-    """Write a line at once: whoever reads it may be waiting for it."""
+def write(stream: TextIO, line: str) -> bool:
+    """Write a line at once, since its reader may wait for it; return whether that worked."""
     stream.write(f"{line}\n")
     stream.flush()
+    return failure_of(stream) is None
+
+
+def _lost(ref: TaskRef | None = None) -> codes.OutputError:
+    reason = failure_of(sys.stdout)
+    return codes.OutputError(f"the results cannot be written to stdout: {reason}", ref=ref)
 
 
 def printable(text: str) -> str:

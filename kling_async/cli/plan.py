@@ -7,14 +7,14 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
 from kling_async.batch.steps import Item, Rules, Step, content_key, next_step
+from kling_async.cli.row_rules import row_input
+from kling_async.cli.text_file import spool
 from kling_async.errors import ConfigurationError, InputError, Problem
-from kling_async.inputs import Input, parse_input
 from kling_async.journal import ItemState
 from kling_async.journal.opening import journal_at
 from kling_async.policy.durations import Kind, expected
@@ -78,6 +78,10 @@ class Plan:
         steps: What they need next.
         states: How those stand that the journal has, and that need nothing more.
         wrong: What is wrong with the others, one line for each.
+        without_mode: How many of the rows to be done name no mode.
+        strangers: How many items the journal has that are not in the file.
+        foreign: How many tasks run of which none is in the file, as if the journal were another
+            file's.
     """
 
     def __init__(self) -> None:
@@ -85,9 +89,12 @@ class Plan:
         self.steps: Counter[Step] = Counter()
         self.states: Counter[ItemState] = Counter()
         self.wrong: list[str] = []
+        self.without_mode: int = 0
+        self.strangers: int = 0
+        self.foreign: int = 0
         self._problems: list[Problem] = []
         self._work = self._longest = 0.0
-        self._spool = TemporaryFile()  # noqa: SIM115 - it is closed on leaving
+        self._spool = spool()
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +122,12 @@ class Plan:
                 self._check(number, row, journal, numbers, limit)
             self._spool.flush()
         except OSError as error:
-            told = f"no room for temporary files: {error.strerror or error}"
-            raise ConfigurationError(told) from None
+            told = f"no room for temporary files: {error.strerror or error}; set TMPDIR to a folder"
+            raise ConfigurationError(f"{told} that has some") from None
+        strangers = [had for key, had in journal.items() if key not in numbers]
+        self.strangers = len(strangers)
+        if len(strangers) == len(journal):
+            self.foreign = sum(had.state is ItemState.SUBMITTED for had in strangers)
 
     def complaint(self) -> InputError:
         """Return what is wrong with the rows as one error."""
@@ -157,6 +168,7 @@ class Plan:
         else:
             if limit is None or self.rows < limit:
                 self._take(item, had)
+                self.without_mode += isinstance(row, dict) and "mode" not in row
 
     def _take(self, item: Item, had: Known | None) -> None:
         step = had.step if had else Step.SUBMIT
@@ -176,7 +188,7 @@ def _item(row: dict[str, object] | InputError) -> tuple[Item, str]:
     if isinstance(row, InputError):
         raise row
     fields = {name: value for name, value in row.items() if name != "key"}
-    sent: Input = parse_input(fields)
+    sent = row_input(fields)
     content = content_key(sent.to_dict())
     return Item(row.get("key", content), sent), content  # type: ignore[arg-type]  # it checks that itself
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -14,7 +15,9 @@ from kling_async.cli import codes
 from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
 from kling_async.cli.counts import WORDS
 from kling_async.cli.output import printable, write
-from kling_async.cli.spreadsheet import COLUMNS, Writer
+from kling_async.cli.row_rules import COLUMNS
+from kling_async.cli.spreadsheet import Writer
+from kling_async.cli.streams import Guarded, failure_of
 from kling_async.errors import ConfigurationError
 from kling_async.journal import Entry, ItemState
 from kling_async.journal.opening import journal_at, shown
@@ -66,9 +69,7 @@ async def report(args: Namespace) -> int:
         if args.format == "html":
             write(sys.stdout, str(await _html(args, journal)))
         else:
-            # A mark at the start tells spreadsheets that a file is UTF-8.
-            encoding = "utf-8-sig" if args.format == "csv" else "utf-8"
-            with _stream(args.output, encoding) as stream:
+            with _stream(args.output, csv=args.format == "csv") as stream:
                 await writers[args.format](journal, stream)
     return codes.OK
 
@@ -93,12 +94,16 @@ async def _csv(journal: Journal, stream: TextIO) -> None:
         fields = _fields(entry)
         given = (entry.input.get(name) for name in COLUMNS[1:])
         writer.row([entry.key, *given, *(_cell(fields[name]) for name in _STANDING)])
+        if failure_of(stream):
+            return
 
 
 async def _json(journal: Journal, stream: TextIO) -> None:
     async for entry in journal.entries():
         fields = {"key": entry.key, "input": entry.input, **_fields(entry)}
-        stream.write(f"{json.dumps(fields, ensure_ascii=False)}\n")
+        stream.write(f"{json.dumps(fields)}\n")
+        if failure_of(stream):
+            return
 
 
 async def _html(args: Namespace, journal: Journal) -> Path:
@@ -208,12 +213,15 @@ def _card(
 
 
 @contextmanager
-def _stream(place: Path | None, encoding: str = "utf-8") -> Iterator[TextIO]:
+def _stream(place: Path | None, *, csv: bool = False) -> Iterator[TextIO]:
     if place is None:
+        if csv and isinstance(sys.stdout, io.TextIOWrapper | Guarded):
+            sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
     try:
-        with place.open("w", encoding=encoding, newline="\n") as stream:
+        # A mark at the start tells spreadsheets that a file is UTF-8.
+        with place.open("w", encoding="utf-8-sig" if csv else "utf-8", newline="\n") as stream:
             yield stream
     except OSError as error:
         raise ConfigurationError(f"cannot write {place}: {error.strerror or error}") from None

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import frozen
 
+from kling_async.cli.row_rules import row_fields, row_input
+from kling_async.cli.text_file import lines
 from kling_async.errors import InputError, Problem
-from kling_async.inputs import Input, parse_input
+from kling_async.inputs import Input
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import IO
 
-__all__ = ["PLACE", "RawRow", "Row", "json_rows", "lines", "parse", "read"]
+__all__ = ["PLACE", "RawRow", "Row", "json_rows", "parse", "read"]
 
 PLACE = "{emulator}"
 """Stands for the emulator's origin in any text of a row."""
@@ -31,7 +34,7 @@ class RawRow:
     """A line of the file and its JSON value. Rows are numbered as an editor numbers lines."""
 
     number: int
-    value: object
+    value: dict[str, object]
 
 
 @frozen
@@ -42,34 +45,22 @@ class Row:
     input: Input
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Go through the lines of a file, with their numbers and their ends.
+def json_rows(
+    path: Path, file: IO[bytes] | None = None
+) -> Iterator[tuple[int, dict[str, object] | InputError]]:
+    """Go through the rows of a JSON Lines file: each is the fields that are set, or what is wrong.
+
+    Args:
+        path: The file, or what to call it.
+        file: The open file; without one, the path is opened.
 
     Raises:
-        InputError: The file cannot be read, or is not UTF-8.
+        InputError: The file cannot be read, or is not text.
     """
-    try:
-        # Lines end with \\n alone: in text, U+2028 in a prompt could be taken for an end, too.
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise InputError(f"{path}: row {number} is not UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def json_rows(path: Path) -> Iterator[tuple[int, dict[str, object] | InputError]]:
-    """Go through the rows of a JSON Lines file: each is an object, or what is wrong with it.
-
-    Raises:
-        InputError: The file cannot be read, or is not UTF-8.
-    """
-    for number, line in lines(path):
+    for number, line in lines(path, file):
         if line.strip():
             try:
-                yield number, _json(line)
+                yield number, row_fields(_json(line))
             except InputError as error:
                 yield number, error
 
@@ -95,7 +86,7 @@ def parse(rows: list[RawRow], origin: str) -> list[Row]:
     return _all(
         rows,
         lambda row: row.number,
-        lambda row: Row(row.number, _input(_replace(row.value, origin))),
+        lambda row: Row(row.number, _input(row, origin)),
     )
 
 
@@ -132,8 +123,10 @@ def _refuse(words: str) -> NoReturn:
     raise InputError(words)
 
 
-def _input(value: object) -> Input:
-    return parse_input(value)  # type: ignore[arg-type]  # it checks that itself
+def _input(row: RawRow, origin: str) -> Input:
+    return row_input(
+        row_fields({name: _replace(value, origin) for name, value in row.value.items()})
+    )
 
 
 def _replace(value: object, origin: str) -> object:

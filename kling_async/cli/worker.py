@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kling_async.cli import codes
 from kling_async.cli.commands import connect
 from kling_async.cli.counts import span
 from kling_async.cli.output import PROGRAM, Output, printable, write
+from kling_async.cli.signals import on_signals
 from kling_async.errors import KlingError, TaskFailedError
 from kling_async.fleet import Worker
 from kling_async.fleet.rows import outcome_dict
+from kling_async.journal._postgres_address import Address
 from kling_async.limits import Limits
 from kling_async.policy.polling import Polling
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator
 
     from kling_async.fanout import Outcome
 
 __all__ = ["worker"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # What became of items, in the words of the summary, and what that means for the exit code: money
 # first, then what may be had by running again.
@@ -41,6 +38,9 @@ _CODES = {
 
 async def worker(args: Namespace) -> int:
     """Work until the queue is empty, or until the command is ended from outside."""
+    if not args.json:
+        # At once: the packages of the queue take seconds to import, and the database may be away.
+        write(sys.stderr, printable(f"{PROGRAM}: {_plan(args)}"))
     kling = connect(
         args,
         [],
@@ -67,6 +67,15 @@ async def worker(args: Namespace) -> int:
         ).code()
 
 
+def _plan(args: Namespace) -> str:
+    address = Address.parse(args.journal, args.name)
+    return (
+        f"worker of {address.url}: connects, then takes items from its queue, up to"
+        f" {args.concurrency:,} at one time, until"
+        f" {'the queue is empty' if args.until_empty else 'SIGTERM or Ctrl-C'}"
+    )
+
+
 class _Run:
     """One run, and what is said of it."""
 
@@ -80,9 +89,9 @@ class _Run:
         """Do everything; return the exit code."""
         clock = asyncio.get_running_loop().time
         begun, error = clock(), None
+        on_signals(self._stop, interrupt=True)
         try:
-            with self._until_signalled():
-                await self._worker.run(self._tell)
+            await self._worker.run(self._tell)
         except KlingError as failed:
             error = failed
         self._sum_up(clock() - begun)
@@ -90,23 +99,6 @@ class _Run:
         if code == codes.JOURNAL:
             return code
         return next((code for word, code in _CODES.items() if self._counts[word]), code)
-
-    @contextmanager
-    def _until_signalled(self) -> Iterator[None]:
-        """Let SIGTERM and Ctrl-C drain the worker, and end it at once the second time."""
-        loop = asyncio.get_running_loop()
-        caught = []
-        for number in _SIGNALS:
-            try:
-                loop.add_signal_handler(number, self._stop)
-            except (NotImplementedError, RuntimeError):  # Windows, or outside the main thread
-                continue
-            caught.append(number)
-        try:
-            yield
-        finally:
-            for number in caught:
-                loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
         self._say(f"taking nothing more; up to {self._args.drain:g} s for what runs")

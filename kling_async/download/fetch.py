@@ -32,6 +32,7 @@ from kling_async.download.parts import Part, sweep
 from kling_async.download.room import RESERVE_BYTES, ROOM, NoRoomError
 from kling_async.download.source import CHUNK_BYTES, GRACE, NotReadyError, Source
 from kling_async.errors import AnswerLostError, APIError, DownloadError, RequestError
+from kling_async.policy.retry import backoff
 from kling_async.results import SavedFile
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class File:
                 missing_since = min(missing_since, clock())
                 if clock() - missing_since >= GRACE:
                     raise self._from.dead(error.status, young=True) from None
-                delay = min(retry.backoff(attempt, (1 + random()) / 2), _GRACE_CAP)  # noqa: S311 - jitter
+                chance = (1 + random()) / 2  # noqa: S311 - jitter
+                delay = backoff(attempt, retry.base, _GRACE_CAP, chance)
             except OSError as error:
                 if error.errno not in _TOO_MANY_OPEN:
                     raise self._from.error(f"cannot save {self._path}: {error}") from None

@@ -21,9 +21,11 @@ from uuid import uuid4
 
 from attrs import frozen
 
+from kling_async._extras import missing_extra
 from kling_async._servers import cut
-from kling_async.errors import JournalError, MissingExtraError
+from kling_async.errors import JournalError
 from kling_async.journal._postgres_watch import longest
+from kling_async.policy.retry import backoff
 
 try:
     import psycopg
@@ -33,11 +35,10 @@ try:
     from pgqueuer.queries import Queries
     from psycopg import sql
 
-    from kling_async.journal._postgres_link import AGAIN, COMPLAINTS, reading
+    from kling_async._postgres_line import UNDONE
+    from kling_async.journal._postgres_link import COMPLAINTS, reading
 except ImportError:
-    raise MissingExtraError(
-        'a queue needs another package: pip install "kling-async[queue]"'
-    ) from None
+    raise missing_extra("queue", "a queue needs another package") from None
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -233,12 +234,12 @@ class Jobs:
                 except psycopg.Error as error:
                     if self._db is not None and self._db.closed:
                         await self._close()
-                    passing = self._db is None or isinstance(error, AGAIN)
+                    passing = self._db is None or isinstance(error, UNDONE)
                     over = time.monotonic() > began + self._patience
                     # One that may have been lost long ago is made anew, in any hurry.
                     if not passing or (over and (attempt or not had)):
                         raise self._complaint(error) from error
-                await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+                await asyncio.sleep(backoff(attempt + 1, 0.02, 1.0, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     async def _connect(self) -> psycopg.AsyncConnection:

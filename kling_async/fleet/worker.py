@@ -49,6 +49,7 @@ class Worker:
         until_empty: End when nothing is left in the queue, and no other worker has any of it.
         timeout: Seconds to wait for each task.
         downloads: How many downloads may run at one time, beside the generation.
+        resubmit_rejected: Submit again what the journal holds as rejected at no charge.
         resubmit_failed: How often an item may be submitted again after its task has failed
             for one of the reasons below. Each time costs money again.
         resubmit_reasons: The reasons.
@@ -75,6 +76,7 @@ class Worker:
         until_empty: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
         downloads: int = 4,
+        resubmit_rejected: bool = False,
         resubmit_failed: int = 0,
         resubmit_reasons: Collection[FailReason] = PASSING,
         min_balance: float | None = None,
@@ -102,6 +104,7 @@ class Worker:
             in_flight=concurrency,
             timeout=timeout,
             downloads=downloads,
+            resubmit_rejected=resubmit_rejected,
             resubmit_failed=resubmit_failed,
             resubmit_reasons=resubmit_reasons,
             min_balance=min_balance,

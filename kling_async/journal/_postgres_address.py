@@ -6,22 +6,12 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from attrs import field, frozen
 
+from kling_async._servers import POSTGRES_DEFAULTS
 from kling_async.errors import ConfigurationError
 
 __all__ = ["Address", "is_address"]
 
 SCHEMES = ("postgresql://", "postgres://")
-
-# What is asked of libpq unless the URL says otherwise. A network that is dead is noticed within
-# half a minute: before anybody else may think that this worker has died.
-DEFAULTS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "20000",
-    "application_name": "kling_async",
-}
 
 _UNNAMED = "default"
 
@@ -96,7 +86,7 @@ class Address:
         if not name.isprintable() or len(name) > _LONGEST or name.strip() != name:
             raise ConfigurationError(f"a batch's name must be printable text, not {name!r:.80}")
         others = [(key, value) for key, value in params if key != "batch"]
-        others += [pair for pair in DEFAULTS.items() if pair[0] not in dict(others)]
+        others += [pair for pair in POSTGRES_DEFAULTS.items() if pair[0] not in dict(others)]
         query = urlencode(others, quote_via=quote)  # libpq knows no + for a blank
         conninfo = f"postgresql://{parts.netloc}{parts.path}?{query}"
         user = login.partition(":")[0]

@@ -11,29 +11,29 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from kling_async.errors import ConfigurationError, JournalError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal._postgres_watch import Watch
+from kling_async.policy.retry import backoff
 
 try:
     import psycopg
-    from psycopg import errors
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    from kling_async._postgres_line import UNDONE
 except ImportError as error:
-    raise MissingExtraError(
-        'a journal on PostgreSQL needs another package: pip install "kling-async[postgres]"'
-    ) from error
+    raise missing_extra("postgres", "a journal on PostgreSQL needs another package") from error
 
 if TYPE_CHECKING:
     from kling_async.journal._postgres_address import Address
 
-__all__ = ["AGAIN", "COMPLAINTS", "Connection", "DamageError", "Link", "reading"]
+__all__ = ["COMPLAINTS", "Connection", "DamageError", "Link", "reading"]
 
 _T = TypeVar("_T")
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-# What may be tried again at once: the server has undone it because of somebody else.
-AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+# How often a transaction is repeated that the server has undone because of another one.
 _TIMES = 5
 
 # What a server complains of, by the beginning of its code, and what to do about it.
@@ -48,18 +48,21 @@ COMPLAINTS = {
 # Seconds for what is left to be done when the journal is closed: once more, if it was cut.
 _CLOSING = 2
 
-# Of every connection. Whoever goes away in the middle of a transaction, or stands still there, must
-# not keep the others from what it has locked, and is gone before they give up waiting for that; and
-# what is told as written must not depend on the next second.
+# Of every transaction, and of nothing else: through a pooler the session is another application's
+# as soon as it ends. Whoever goes away in the middle, or is suspended there, must not keep the
+# others from what it has locked, and is disconnected before they give up waiting for that; what
+# the server still runs ends soon after we have given it up; and what is reported as written must
+# not depend on the next second.
 _SETTINGS = """
-    SELECT set_config('TimeZone', 'UTC', false),
-        set_config('idle_in_transaction_session_timeout', '5s', false),
-        set_config('lock_timeout', '10s', false),
-        set_config('tcp_keepalives_idle', '10', false),
-        set_config('tcp_keepalives_interval', '5', false),
-        set_config('tcp_keepalives_count', '3', false),
+    SELECT set_config('TimeZone', 'UTC', true),
+        set_config('idle_in_transaction_session_timeout', '5s', true),
+        set_config('lock_timeout', '10s', true),
+        set_config('statement_timeout', %s, true),
+        set_config('tcp_keepalives_idle', '10', true),
+        set_config('tcp_keepalives_interval', '5', true),
+        set_config('tcp_keepalives_count', '3', true),
         set_config('synchronous_commit', CASE current_setting('synchronous_commit')
-            WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)
+            WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true)
 """
 
 
@@ -128,6 +131,7 @@ class Link:
         self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED" + " READ ONLY" * read_only
         self._db: _Connection | None = None
         self._longest = longest
+        self._statement_timeout = f"{round(2 * longest * 1000)}ms"  # after the watch has cut it
         self._watch = Watch(longest)
         self._hurried = False
         self._patience = patience
@@ -165,7 +169,7 @@ class Link:
                 except psycopg.Error as error:
                     if end is None:  # a silence counts from its beginning
                         end = (began if self._watch.was_cut else time.monotonic()) + patience
-                    if isinstance(error, AGAIN) and attempt < _TIMES:
+                    if isinstance(error, UNDONE) and attempt < _TIMES:
                         continue
                     if not self._is_lost():
                         raise
@@ -176,7 +180,7 @@ class Link:
                 else:
                     self._left = self._patience
                     return answer
-                time.sleep(min(0.02 * 2**attempt, 1.0))
+                time.sleep(backoff(attempt + 1, 0.02, 1.0, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     def _try(self, job: Callable[[Connection], _T]) -> _T:
@@ -188,18 +192,26 @@ class Link:
     def _transact(self, db: _Connection, job: Callable[[Connection], _T]) -> _T:
         # In a pipeline, statements whose answers are not asked for yet cost no round trip. With
         # the driver's own transaction() each would cost three more.
+        failure: BaseException | None = None
         try:
             with db.pipeline() as db.pipe:
-                db.execute(self._begin)
-                answer = job(db)
-                db.execute("COMMIT")
-        except BaseException:
-            with suppress(psycopg.Error):  # then it is lost, and the server does it by itself
-                db.execute("ROLLBACK")
-            raise
+                try:
+                    db.execute(self._begin)
+                    db.execute(_SETTINGS, (self._statement_timeout,))
+                    answer = job(db)
+                    db.execute("COMMIT")
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    failure = error  # the driver logs a warning if one leaves its pipeline
+                else:
+                    return answer
+        except psycopg.Error as error:  # in a pipeline one may be noticed only at its end
+            failure = failure or error
         finally:
             db.pipe = None
-        return answer
+        with suppress(psycopg.Error):  # then it is lost, and the server does it by itself
+            db.execute("ROLLBACK")
+        assert failure is not None  # noqa: S101 - for the type checker
+        raise failure
 
     @contextmanager
     def _watching(self, db: _Connection) -> Iterator[None]:
@@ -220,16 +232,9 @@ class Link:
         conninfo = self._conninfo
         if self._hurried:
             conninfo = make_conninfo(conninfo, connect_timeout=_CLOSING)
-        db = _Connection.connect(
+        return _Connection.connect(
             conninfo, autocommit=True, prepare_threshold=None, cursor_factory=_Cursor
         )
-        try:
-            with self._watching(db):
-                db.execute(_SETTINGS)
-        except BaseException:
-            db.close()
-            raise
-        return db
 
     def _is_lost(self) -> bool:
         """Whether there is no connection; one that was lost is let go of."""

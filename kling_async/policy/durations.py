@@ -6,11 +6,18 @@ slowest; the fewer were seen, the wider the marks are set. It begins with eight 
 over the vendor's figures, and each result that comes in takes the place of one of them. So one
 result of an unknown kind is enough to start, and a service that has become twice as slow is
 known as such forty results later.
+
+Three things follow from it: when to poll (:mod:`kling_async.policy.polling`), what share of the
+tasks still runs at an age, and after how long a task is presumed to have ended although the
+service has not said so.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
+from itertools import pairwise
+from math import inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import frozen
@@ -20,13 +27,27 @@ if TYPE_CHECKING:
 
     from kling_async.results import Snapshot
 
-__all__ = ["Durations", "Kind", "expected", "took"]
+__all__ = ["Durations", "Kind", "expected", "presumed_lifetime", "took"]
 
 MEMORY = 40
 _SEEDS = 8
 
 # An unseen end lies before the only question. A tenth less each time finds it in a few steps.
 _BEFORE = 0.9
+
+# A task that was accepted is presumed to have ended five times later than nearly all of its kind,
+# or ten minutes later if that is longer: a service in trouble is slow, and a slot that is given
+# away too early leads to refused submits.
+_ACCEPTED_FACTOR = 5.0
+_ACCEPTED_MARGIN = 600.0
+
+# A submit without an answer has probably started no task. If it has, the task ends like others.
+_UNSURE_FACTOR = 1.25
+_UNSURE_MARGIN = 2.0
+
+# Seconds for such a submit where nothing is known of the kind: twice and a half the longest of the
+# vendor's figures.
+_UNSURE_UNKNOWN = 300.0
 
 # The vendor's figures, in seconds: "a 5 s video takes about 60-90 s". Of a task whose mode and
 # length are not known, the range of all.
@@ -72,6 +93,47 @@ class Durations:
         return self._marks[1]
 
     @cached_property
+    def mean(self) -> float:
+        """How long a task takes on average."""
+        return sum(self.seen) / len(self.seen)
+
+    @cached_property
+    def weight(self) -> float:
+        """The integral of the square root of :meth:`running` between the marks, in seconds.
+
+        Polls that are ``sqrt(running(age))`` seconds apart would be so many for each task.
+        """
+        return sum(
+            (later - age) * (sqrt(share) + sqrt(smaller)) / 2
+            for (age, share), (later, smaller) in pairwise(zip(*self._survival, strict=True))
+        )
+
+    def running(self, age: float) -> float:
+        """Return the share of tasks that still run at an age, more than 0 and at most 1."""
+        ages, shares = self._survival
+        after = bisect_right(ages, age)
+        if after == 0:
+            return 1.0
+        if after == len(ages):
+            return shares[-1]
+        before = after - 1
+        passed = (age - ages[before]) / (ages[after] - ages[before])
+        return shares[before] + (shares[after] - shares[before]) * passed
+
+    @cached_property
+    def _survival(self) -> tuple[list[float], list[float]]:
+        """Ages from the early to the late mark, and the share that still runs at each of them.
+
+        Straight lines between them smooth what so few tasks can show. Some always run on after
+        the late mark: half as many as each of the tasks seen accounts for.
+        """
+        early, late = self._marks
+        between = sorted(one for one in self.seen if early < one < late)
+        pieces = len(between) + 1
+        shares = [1 - number / pieces for number in range(pieces)]
+        return [early, *between, late], [*shares, 0.5 / pieces]
+
+    @cached_property
     def _marks(self) -> tuple[float, float]:
         ranked, many = sorted(self.seen), len(self.seen)
         odd = many // MEMORY
@@ -97,6 +159,22 @@ def expected(kind: Kind) -> Durations | None:
     # The first is the first to be replaced: the extremes stay longest.
     spread.sort(key=lambda one: abs(one - (low + high) / 2))
     return Durations(tuple(spread), _SEEDS)
+
+
+def presumed_lifetime(known: Durations | None, *, accepted: bool) -> float:
+    """Return the seconds after which a task is presumed to have ended, for want of an answer.
+
+    Args:
+        known: How long such tasks take, or None where nothing is known.
+        accepted: The service has accepted the task; the seconds count from when it last said
+            that the task runs, and are infinite where nothing is known. Otherwise it is not
+            known whether a submit has started a task, and they count from the submit.
+    """
+    if accepted:
+        if known is None:
+            return inf
+        return max(known.late * _ACCEPTED_FACTOR, known.late + _ACCEPTED_MARGIN)
+    return _UNSURE_UNKNOWN if known is None else known.late * _UNSURE_FACTOR + _UNSURE_MARGIN
 
 
 def took(snapshot: Snapshot, ages: Sequence[float]) -> float | None:

@@ -1,16 +1,19 @@
 """Whether a request is sent again, and when: a pure decision.
 
 What may be repeated at all was settled when the error was made: ``retryable`` is false for
-every submit that may have started a task. What is left is how long to wait and when to stop.
+every submit that may have started a task (``protocol/verdicts.py``). What remains is how long to
+wait and when to stop.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from attrs import frozen
 
-from kling_async.errors import APIError, ConfigurationError, KlingError
+from kling_async.errors import APIError, ConfigurationError, KlingError, RateLimitError
 
-__all__ = ["Retry"]
+__all__ = ["Retry", "backoff"]
 
 
 @frozen
@@ -21,12 +24,18 @@ class Retry:
     jitter"), at most ``cap``. A ``Retry-After`` from the service is the least wait, up to ``cap``.
     A wait that would pass the deadline is not begun: the error is raised.
 
+    A 429 is bounded by time, not by attempts: a submit waits for up to ``patience`` seconds, since
+    a full account has a free place again when one of its tasks ends. The submits of a fan-out
+    or batch wait as long for a service that cannot be reached or is unavailable.
+
     Attributes:
         attempts: How often a request is sent at the most; 1 never repeats.
         base: Seconds, the widest first wait.
         cap: Seconds, the longest single wait.
         deadline: Seconds from the first sending after which nothing is repeated.
         request_timeout: Seconds that one sending may take in all.
+        patience: Seconds from the first sending of a submit for which a 429 is waited for; in
+            fan-outs and batches, an outage too.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -37,16 +46,28 @@ class Retry:
     cap: float = 60.0
     deadline: float = 180.0
     request_timeout: float = 30.0
+    patience: float = 3600.0
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
+        if type(self.attempts) is not int or self.attempts < 1:
             raise ConfigurationError(f"retry needs attempts >= 1, not {self.attempts!r}")
-        for name in ("base", "cap", "deadline", "request_timeout"):
-            value: float = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ConfigurationError(f"retry needs {name} > 0, not {value!r}")
+        for name in ("base", "cap", "deadline", "request_timeout", "patience"):
+            value: object = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 < cast("float", value) < float("inf"):
+                raise ConfigurationError(
+                    f"retry needs {name} > 0 as a number of seconds, not {value!r}"
+                )
 
-    def wait(self, error: KlingError, attempt: int, elapsed: float, chance: float) -> float | None:
+    def wait(
+        self,
+        error: KlingError,
+        attempt: int,
+        elapsed: float,
+        chance: float,
+        *,
+        patience: float | None = None,
+    ) -> float | None:
         """Decide about a request that has just failed.
 
         Args:
@@ -54,19 +75,33 @@ class Retry:
             attempt: How often it has been sent, from 1.
             elapsed: Seconds since it was first sent.
             chance: An even random number from 0 up to 1.
+            patience: Seconds for which it is repeated, however often; None: as ``attempts`` and
+                ``deadline`` say.
 
         Returns:
             Seconds to wait before it is sent again, or None to give up.
         """
-        if not error.retryable or attempt >= self.attempts:
+        if not error.retryable or self.attempts == 1:
             return None
-        delay = self.backoff(attempt, chance)
+        counted = patience is None and not isinstance(error, RateLimitError)
+        if counted and attempt >= self.attempts:
+            return None
+        delay = backoff(attempt, self.base, self.cap, chance)
         asked = error.retry_after if isinstance(error, APIError) else None
         if asked is not None:
             delay = max(delay, min(asked, self.cap))
-        return delay if elapsed + delay <= self.deadline else None
+        limit = self.deadline if patience is None else patience
+        return delay if elapsed + delay <= limit else None
 
-    def backoff(self, attempt: int, chance: float) -> float:
-        """Return a wait of full jitter after so many failures, in seconds."""
-        # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
-        return chance * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))
+
+def backoff(attempt: int, base: float, cap: float, chance: float) -> float:
+    """Return how long to wait after failures in a row: exponential, bounded, and with jitter.
+
+    Args:
+        attempt: How many failures there have been, from 1.
+        base: Seconds, the widest first wait; doubled with each failure.
+        cap: Seconds, the widest wait.
+        chance: The share of that wait, from 0 to 1. An even random number gives "full jitter".
+    """
+    # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
+    return chance * min(cap, base * 2.0 ** min(attempt - 1, 64))

@@ -16,7 +16,7 @@ _CODES = {
     "SensitiveContent": FailReason.CONTENT,
     "SensitiveContentDetected": FailReason.CONTENT,
     "InputImageSensitiveContentDetected": FailReason.CONTENT,
-    "InputOutputSensitiveContentDetected": FailReason.CONTENT,
+    "InputOutputSensitiveContentDetected": FailReason.CONTENT_OUTPUT,
     "NSFW": FailReason.CONTENT,
     "ProhibitedContentDetected": FailReason.CONTENT,
     "PROMPT_TOO_LONG": FailReason.PROMPT,
@@ -32,24 +32,39 @@ _CODES = {
     "INSUFFICIENT_CREDITS": FailReason.BALANCE,
 }
 
-# For codes that are not in the table. Content comes first: taking a refusal of content for
-# trouble with an image could lead to repeating what is pointless to repeat.
+# For codes that are not in the table: the first row of which all fragments occur in the code.
+# Content comes first: taking a refusal of content for trouble with an image could lead to
+# repeating what is pointless to repeat. Inputs of this vendor's image-to-video models are images
+# and texts, so that sensitive video or audio is that of the output.
+_REFUSED = ("sensitive", "nsfw", "prohibited", "violation")
 _FRAGMENTS = (
-    ("sensitive", FailReason.CONTENT),
-    ("nsfw", FailReason.CONTENT),
-    ("prohibited", FailReason.CONTENT),
-    ("violation", FailReason.CONTENT),
-    ("prompt", FailReason.PROMPT),
-    ("image", FailReason.IMAGE),
-    ("credit", FailReason.BALANCE),
-    ("balance", FailReason.BALANCE),
+    *(((word, "output"), FailReason.CONTENT_OUTPUT) for word in _REFUSED),
+    *(((word, "input"), FailReason.CONTENT) for word in _REFUSED),
+    *(
+        ((word, media), FailReason.CONTENT_OUTPUT)
+        for word in _REFUSED
+        for media in ("video", "audio")
+    ),
+    *(((word,), FailReason.CONTENT) for word in _REFUSED),
+    (("prompt",), FailReason.PROMPT),
+    (("image",), FailReason.IMAGE),
+    (("video",), FailReason.MEDIA),
+    (("audio",), FailReason.MEDIA),
+    (("lora",), FailReason.MEDIA),
+    (("invalid", "url"), FailReason.MEDIA),
+    (("credit",), FailReason.BALANCE),
+    (("balance",), FailReason.BALANCE),
 )
 
 
 _ADVICE = {
     FailReason.CONTENT: "the content was refused; the same input will be refused again",
+    FailReason.CONTENT_OUTPUT: (
+        "the video that was made was refused; submitting again may succeed and costs again"
+    ),
     FailReason.PROMPT: "change the prompt",
     FailReason.IMAGE: "check that the image is reachable, JPEG, PNG or WebP, at most 10 MB",
+    FailReason.MEDIA: "check that the file behind each URL is reachable and of the right kind",
     FailReason.TIMEOUT: "the service took too long; submitting again may succeed and costs again",
     FailReason.UNAVAILABLE: "the model is unavailable; submit again later",
     FailReason.GENERATION: "the generation failed; submitting again may succeed and costs again",
@@ -68,7 +83,7 @@ def reason_of(fail_code: str) -> FailReason:
     if known := _CODES.get(fail_code):
         return known
     folded = fail_code.casefold()
-    for fragment, reason in _FRAGMENTS:
-        if fragment in folded:
-            return reason
-    return FailReason.UNKNOWN
+    return next(
+        (reason for words, reason in _FRAGMENTS if all(word in folded for word in words)),
+        FailReason.UNKNOWN,
+    )

@@ -17,7 +17,15 @@ from kling_async.results import TaskRef
 if TYPE_CHECKING:
     from kling_async.inputs import Input
 
-__all__ = ["Request", "balance", "normal_base_url", "status", "submit"]
+__all__ = [
+    "Request",
+    "balance",
+    "is_loopback",
+    "normal_base_url",
+    "sends_in_the_clear",
+    "status",
+    "submit",
+]
 
 DEFAULT_BASE_URL = "https://api.apixo.ai/api/v1"
 
@@ -76,12 +84,18 @@ def balance() -> Request:
     return Request("balance", "/apikeys/current-balance")
 
 
-def normal_base_url(url: str) -> str:
+def normal_base_url(url: str, *, allow_http: bool = False) -> str:
     """Bring a base URL, given with or without ``/api/v1``, into the form that paths follow.
+
+    Args:
+        url: The URL.
+        allow_http: Allow plain http to other machines than this one.
 
     Raises:
         ConfigurationError: It is not an absolute URL, or would send the key in the clear.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the base URL must be a text such as {DEFAULT_BASE_URL}: {url!r}")
     bare = url.strip().rstrip("/").removesuffix("/api/v1")
     parts = _split(bare)
     if parts is None or not parts.hostname or "?" in bare or "#" in bare:
@@ -90,12 +104,19 @@ def normal_base_url(url: str) -> str:
         )
     if "@" in parts.netloc:
         raise ConfigurationError("the base URL must not hold a user name or password")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    if not allow_http and sends_in_the_clear(bare):
         raise ConfigurationError(
             f"the base URL {url!r} would send the API key unencrypted: use https"
-            " (plain http is for loopback addresses only)"
+            " (plain http is for loopback addresses only; in a test network, allow it with"
+            " APIXO_ALLOW_HTTP=1 or KlingClient(allow_http=True))"
         )
     return f"{bare}/api/v1"
+
+
+def sends_in_the_clear(base_url: str) -> bool:
+    """Whether a request to a valid base URL can be read on its way to another machine."""
+    parts = urlsplit(base_url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
 def is_loopback(host: str) -> bool:

@@ -32,8 +32,10 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
+from kling_async.protocol import verdicts
 from kling_async.protocol.converter import read_json, read_status
 from kling_async.protocol.failures import advice_on, reason_of
+from kling_async.protocol.verdicts import Verdict
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
@@ -53,12 +55,16 @@ __all__ = [
 
 _SUCCESS = 200
 _OK = range(200, 300)
-_REDIRECT = range(300, 400)
-_CLIENT = range(400, 500)
+_FAILURES = range(400, 600)
 _SERVER = range(500, 600)
+_TOO_MANY = 429
+_REDIRECTS = range(300, 400)
 
-# A submit that met one of these was turned away at the door: nothing was started.
-_TURNED_AWAY = (429, 503)
+_NO_ENVELOPE = (
+    "it is not the service's JSON envelope, but that of a gateway, a firewall or another server"
+    " (does the base URL end before /api/v1, and is it the service's?)"
+)
+_CHARGED = "a task may have been started and charged"
 
 _ERRORS: dict[int, type[APIError]] = {
     401: AuthenticationError,
@@ -241,6 +247,7 @@ def result(ended: Snapshot) -> Result:
             status=200,
             may_have_charged=True,
             ref=ref,
+            verdict=Verdict.ANSWERED,
         )
     return Result(
         ref=ref,
@@ -274,67 +281,61 @@ def _data(request: Request, response: Response, now: datetime) -> object:
     fields = envelope if isinstance(envelope, dict) else {}
     if response.status == _SUCCESS == fields.get("code"):
         return fields.get("data")
-    code = _code(fields.get("code"), response.status)
-    # An answer is good only if both agree. Where both complain, HTTP's status decides: it is
-    # what proxies and the service itself act upon.
-    verdict = code if response.status in _OK else response.status
-    if verdict in _OK and fields:
+    words = _quotable(_words(fields), response.secret)
+    submitting = request.kind == "submit"
+    verdict = verdicts.of_answer(response.status, fields, words, submitting=submitting)
+    if verdict is Verdict.ANSWERED:
         return fields.get("data")
-    if verdict in _CLIENT or verdict in _SERVER:
-        raise _api_error(request, response, fields, verdict, code, now)
-    if verdict in _REDIRECT:
-        raise _broken(request, response, "it is a redirect, and those are not followed")
-    raise _broken(request, response, "it is not the JSON envelope of the contract")
+    raise _refusal(request, response, fields, verdict, now)
 
 
-def _code(value: object, default: int) -> int:
-    """Read the envelope's code, which may be missing or written as text."""
-    if value is None:
-        return default
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value[:9])
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _api_error(  # noqa: PLR0913, PLR0917 - one value from all that is known of one answer
+def _refusal(
     request: Request,
     response: Response,
     fields: dict[str, object],
-    verdict: int,
-    code: int,
+    verdict: Verdict,
     now: datetime,
-) -> APIError:
+) -> APIError | ContractError:
+    """Return the error for an answer that is not a success."""
+    code = verdicts.envelope_code(fields, response.status)
+    status = response.status
+    said = code if code is not None and status in _OK else status
+    page = code is None and status != _TOO_MANY
+    if said not in _FAILURES or (page and said not in _SERVER):
+        why = _NO_ENVELOPE if code is None else f"it has the code {code}"
+        if status in _REDIRECTS:
+            why = f"it is a redirect, and those are not followed; {why}"
+        return _broken(request, response, why, verdict)
     words = _quotable(_words(fields), response.secret)
-    kind = _ERRORS.get(verdict, ServerError if verdict in _SERVER else BadRequestError)
+    kind = _ERRORS.get(said, ServerError if said in _SERVER else BadRequestError)
     if kind is BadRequestError and "insufficient" in words.casefold():
         kind = BalanceError
-    unsure = request.kind == "submit" and _may_have_started(fields, response.status, code)
-    passing = kind is RateLimitError or kind is ServerError
     words = words[:BODY_EXCERPT]  # after the key is out, so that no part of it is left
     spoken = f": {words}" if words else ""
-    advice = "a task may have been started and charged" if unsure else _ADVICE[kind]
+    charged, retryable = _facts(request, verdict)
+    advice = _CHARGED if charged else _ADVICE[kind]
     return kind(
-        f"{request.kind} answered {verdict}{spoken} ({advice})",
-        status=response.status,
-        code=code,
+        f"{request.kind} answered {said}{spoken} ({advice})",
+        status=status,
+        code=status if code is None else code,
         message=words,
         retry_after=retry_after(response, now),
-        may_have_charged=unsure,
-        retryable=passing and not unsure,
+        may_have_charged=charged,
+        retryable=retryable,
         ref=request.ref,
+        verdict=verdict,
     )
 
 
-def _may_have_started(fields: dict[str, object], status: int, code: int) -> bool:
-    """Whether a failed submit may have started a task all the same."""
-    data = fields.get("data")
-    names_task = isinstance(data, dict) and bool(data.get("taskId"))
-    trouble = any(one in _SERVER and one not in _TURNED_AWAY for one in (status, code))
-    # A code that speaks of success beside a status that does not leaves the refusal unproven.
-    return names_task or trouble or code in _OK
+def _facts(request: Request, verdict: Verdict) -> tuple[bool, bool]:
+    """Return whether a request may have cost money, and whether it may be repeated."""
+    follows = verdicts.CONSEQUENCES[verdict]
+    if request.kind == "submit":
+        return follows.may_have_charged, follows.repeated
+    return False, follows.read_repeated
 
 
-def _words(fields: dict[str, object]) -> str:
+def _words(fields: Mapping[str, object]) -> str:
     """Return the service's own words: the message and, for a 400, the detail beside it."""
     data = fields.get("data")
     detail = data.get("error") if isinstance(data, dict) else None
@@ -342,17 +343,19 @@ def _words(fields: dict[str, object]) -> str:
     return ": ".join(said)
 
 
-def _broken(request: Request, response: Response, why: str) -> ContractError:
-    submitting = request.kind == "submit"
-    charged = "; a task may have been started and charged" if submitting else ""
+def _broken(
+    request: Request, response: Response, why: str, verdict: Verdict = Verdict.UNKNOWN
+) -> ContractError:
+    charged, retryable = _facts(request, verdict)
     return ContractError(
-        f"{request.kind} answered HTTP {response.status} against the contract: {why}{charged};"
-        f" the answer begins {response.excerpt!r}",
+        f"{request.kind} answered HTTP {response.status} against the contract: {why}"
+        f"{f'; {_CHARGED}' if charged else ''}; the answer begins {response.excerpt!r}",
         status=response.status,
         body=response.excerpt,
-        may_have_charged=submitting,
-        retryable=not submitting,
+        may_have_charged=charged,
+        retryable=retryable,
         ref=request.ref,
+        verdict=verdict,
     )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.errors import MissingExtraError
+from kling_async._extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -97,9 +97,7 @@ async def _client(
 
 
 def _needs_extra() -> None:
-    raise MissingExtraError(
-        'the kling fixtures need pytest-asyncio: pip install "kling-async[pytest]"'
-    )
+    raise missing_extra("pytest", "the kling fixtures need pytest-asyncio")
 
 
 # What these are is pytest's affair.

@@ -3,10 +3,10 @@
 A scenario is a list of rules. Each says: the Nth thing of a kind goes wrong in this way.
 
 Kinds of requests: ``submit``, ``status``, ``balance``, ``file`` (a result video), ``any`` (all that
-arrive, but for sample pictures). What can go wrong with them stands in `FAULTS`. The kind ``task``
-counts the tasks that were really started; what can become of them stands in `OUTCOMES`. The kind
+arrive, but for sample pictures). `FAULTS` lists what can go wrong with them. The kind ``task``
+counts the tasks that were really started; `OUTCOMES` lists what can become of them. The kind
 ``callback`` counts those of them that have a callback URL, in the order of their submits, however
-late each ends and however often it is posted; what can happen stands in `CALLBACKS`. Counting
+late each ends and however often it is posted; `CALLBACKS` lists what can happen. Counting
 starts at 1 with the emulator. Where two rules fit, the first one wins.
 
 Which ones: ``3``, ``2-4``, ``5-`` (from the fifth on), ``*5`` (every fifth), ``*`` (all of them).
@@ -16,6 +16,7 @@ So ``callback:*5=lost`` and then ``callback:*4=double`` lose 20 % of all callbac
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Self
 
 from attrs import evolve, frozen
@@ -23,7 +24,7 @@ from attrs import evolve, frozen
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 __all__ = ["CALLBACKS", "FAULTS", "KINDS", "OUTCOMES", "REQUESTS", "Rule", "Scenario", "Which"]
 
@@ -36,20 +37,34 @@ FAULTS: Final[Mapping[str, str]] = {
     "402": "balance too low",
     "403": "content refused",
     "404": "not found",
+    "405": "method not allowed",
+    "408": "request timeout",
+    "409": "conflict",
     "410": "gone",
+    "413": "payload too large",
+    "422": "unprocessable",
+    "423": "locked",
+    "425": "too early",
     "429": "too many requests; 429:7 adds the header Retry-After: 7",
+    "499": "client closed request",
     "500": "internal error",
     "502": "a gateway's HTML page",
     "503": "unavailable; 503:30 adds the header Retry-After: 30",
     "504": "a gateway's HTML page",
+    "page": "an HTML page with this status, as of a gateway or a firewall: page:403, page:200",
+    "redirect": "a redirect (302) to a page for logging in; redirect:307 for another status",
     "code": "HTTP 200 with an envelope that says otherwise: code:500",
     "reset": "the connection is reset before anything is done",
     "hang": "no answer until the client goes away",
+    # The request is carried out, but later than it came.
+    "late": "counted and carried out 10 s after it came; late:2.5 for another number of seconds",
     # The request is carried out, a task starts and is paid for, and then the answer suffers.
     "lost-answer": "carried out, then the connection drops without an answer",
     "garbage": "carried out, then 200 with something that is not JSON",
     "truncated": "carried out, then a complete answer with half of the body",
     "cut": "carried out, then the connection drops in the middle of the body",
+    "late-page": "carried out, then an HTML page with this status in place of the answer: "
+    "late-page:503",
     "slow": "carried out, but the answer comes 10 s late; slow:2.5 for another number of seconds",
     # The file is served, but otherwise than before. For the kinds file and any.
     "changed": "a file: it has other content and another ETag; file:2-=changed from the second on",
@@ -64,6 +79,9 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "object-result": "succeeds with resultJson as an object instead of a string",
     "no-cost-time": "succeeds without costTime",
     "unknown-state": "says processing_r2 while it runs",
+    "unseen": "status answers 404 for its first 5 s; unseen:20 for another number of seconds",
+    "urls-late": "says success, and 2 s later where its result is; urls-late:5 for another number",
+    "file-late": "its file answers 404 for 3 s after its end; file-late:10 for another number",
 }
 
 CALLBACKS: Final[Mapping[str, str]] = {
@@ -84,9 +102,18 @@ CALLBACKS: Final[Mapping[str, str]] = {
 # What a rule may say depends on its kind; the others are requests.
 _TABLES: Final = {"task": OUTCOMES, "callback": CALLBACKS}
 _OF_FILES: Final = frozenset({"changed", "no-range", "weak-etag"})
-_NEEDS_DETAIL: Final = frozenset({"code", "fail"})
-_TAKES_DETAIL: Final = _NEEDS_DETAIL | {"429", "503", "slow", "delay", "double"}
-_SECONDS: Final = frozenset({"slow", "delay", "double"})
+_SECONDS: Final = frozenset({"late", "slow", "delay", "double", "unseen", "urls-late", "file-late"})
+# What a detail must look like, in words and as a pattern.
+_STATUS: Final = ("an HTTP status from 200 to 599", re.compile(r"[2-5]\d{2}", re.ASCII))
+_FORMS: Final[Mapping[str, tuple[str, re.Pattern[str]]]] = {
+    "code": ("a number of three digits", re.compile(r"[1-9]\d{2}", re.ASCII)),
+    "page": _STATUS,
+    "late-page": _STATUS,
+    "redirect": ("301, 302, 303, 307 or 308", re.compile(r"30[12378]", re.ASCII)),
+    **dict.fromkeys(_SECONDS, ("a number of seconds", re.compile(r"\d+(\.\d+)?", re.ASCII))),
+}
+_NEEDS_DETAIL: Final = frozenset({"code", "fail", "page", "late-page"})
+_TAKES_DETAIL: Final = _FORMS.keys() | _NEEDS_DETAIL | {"429", "503"}
 _WHICH: Final = re.compile(r"(?P<every>\*\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\d*))?", re.ASCII)
 
 
@@ -174,12 +201,10 @@ def _check(kind: str, name: str, detail: str) -> None:
     if detail and name not in _TAKES_DETAIL:
         message = f"scenario: {name!r} takes no value, got {detail!r}"
         raise ConfigurationError(message)
-    if name == "code" and not re.fullmatch(r"[1-9]\d{2}", detail, re.ASCII):
-        message = f"scenario: code takes a number of three digits, got {detail!r}"
-        raise ConfigurationError(message)
-    if name in _SECONDS and detail and not re.fullmatch(r"\d+(\.\d+)?", detail, re.ASCII):
-        message = f"scenario: {name} takes a number of seconds, got {detail!r}"
-        raise ConfigurationError(message)
+    if detail and name in _FORMS:
+        words, pattern = _FORMS[name]
+        if not pattern.fullmatch(detail):
+            raise ConfigurationError(f"scenario: {name} takes {words}, got {detail!r}")
     if not detail.isprintable():
         message = f"scenario: {detail!r} holds characters that cannot be sent"
         raise ConfigurationError(message)

@@ -112,7 +112,7 @@ class Inbox:
             raise ConfigurationError(f"an inbox needs max_body_bytes >= 1, not {max_body_bytes!r}")
         self._max_body_bytes = max_body_bytes
         self._listeners: WeakSet[Listener] = WeakSet()
-        self._passed_on: OrderedDict[TaskRef, int] = OrderedDict()
+        self._passed_on: OrderedDict[tuple[TaskRef, bool], int] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._lock = RLock()  # a hook that is told of a callback may read the counts
 
@@ -182,8 +182,6 @@ class Inbox:
             snapshot = callbacks.read(body, model)
         except ContractError:
             return self._count("malformed", _MALFORMED)  # it comes again, and may be whole then
-        if not snapshot.state.ended:
-            return self._count("unfinished", _OK)
         return self._pass_on(callbacks.Callback(snapshot, nonce, not self._confirm))
 
     def relayed(self, snapshot: Snapshot, nonce: str) -> None:
@@ -195,13 +193,12 @@ class Inbox:
             snapshot: How it says that the task stands.
             nonce: Which submit's URL it came to.
         """
-        if not snapshot.state.ended:
-            return
         callback = callbacks.Callback(snapshot, nonce, not self._confirm, relayed=True)
         with self._lock:
-            what = self._told(snapshot.ref, callback)
+            what = self._told(callback)
             if what != "unknown":
-                self._count("relayed" if what == "taken" else what)
+                what = "relayed" if what == "taken" else what
+                self._count(what if snapshot.state.ended else "unfinished")
 
     def _judge(self, method: str, path: str, length: int | None) -> tuple[str, str] | int:
         """Return the model and the nonce of the path, or the status to answer with."""
@@ -216,17 +213,21 @@ class Inbox:
 
     def _pass_on(self, callback: callbacks.Callback) -> int:
         with self._lock:
-            return self._count(self._told(callback.snapshot.ref, callback), _OK)
+            what = self._told(callback)
+            return self._count(what if callback.snapshot.state.ended else "unfinished", _OK)
 
-    def _told(self, ref: TaskRef, callback: callbacks.Callback) -> str:
-        before = self._passed_on.get(ref, 0)
+    def _told(self, callback: callbacks.Callback) -> str:
+        """Pass a callback on; return whether it was taken, is repeated, or its task unknown."""
+        # One that says that the task still runs takes nothing from those that say how it ended.
+        what = callback.snapshot.ref, callback.snapshot.state.ended
+        before = self._passed_on.get(what, 0)
         if before >= _OFTEN:
             return "repeated"
         # Each is told, even if one knows the task: they may share it.
         known = [listener.hear(callback) for listener in tuple(self._listeners)]
         if not any(known):
             return "repeated" if before else "unknown"
-        self._passed_on[ref] = before + 1
+        self._passed_on[what] = before + 1
         if len(self._passed_on) > _REMEMBERED:
             self._passed_on.popitem(last=False)
         return "repeated" if before else "taken"

@@ -1,14 +1,21 @@
-"""Callbacks relayed by PostgreSQL 12 or later: one small table, and NOTIFY."""
+"""Callbacks relayed by PostgreSQL 12 or later: one small table, and NOTIFY.
+
+Each call is one message to the server (see :mod:`kling_async._postgres_line`): the lock that
+keeps rows in order is never held while a process is suspended. Through a pooler a session may
+belong to others at any time, so that LISTEN is of no use there: then the table is read at short
+intervals.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import psycopg
 
-from kling_async._postgres_line import Line
+from kling_async._postgres_line import Line, Rows, execute, is_pooled
 from kling_async.webhooks._relay_engines import LOOK_BACK, READ_AT_ONCE, WAIT, EngineError
 from kling_async.webhooks._relay_message import LARGEST
 
@@ -18,6 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["PostgresEngine", "engine"]
 
 _T = TypeVar("_T")
+
+# Seconds after which the server ends a statement. The relay itself waits as long.
+_SILENCE = 2.0
+
+# Seconds between two reads through a pooler.
+_POLL = 0.5
+
 # Seconds between two looks for old rows, and after which a row is old.
 _PURGE_EVERY, _OLD = 60.0, 3_600
 
@@ -36,16 +50,18 @@ _KNOWN = "SELECT to_regclass('kling_async_callbacks') IS NOT NULL"
 
 # One writer at a time, until its rows can be seen: else ids could appear out of order, and a
 # reader who has seen the higher one would never see the lower.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('kling_async_callbacks'))"
-_WRITE = """
+_PUBLISH = """
+SELECT pg_advisory_xact_lock(hashtext('kling_async_callbacks'));
 INSERT INTO kling_async_callbacks (name, line)
-SELECT name, line FROM unnest(%(names)s::text[]) name, unnest(%(lines)s::bytea[]) line
+SELECT name, line FROM unnest(%(names)s::text[]) name, unnest(%(lines)s::bytea[]) line;
+SELECT pg_notify('kling_async_callbacks', '')
 """
-_ANNOUNCE = "SELECT pg_notify('kling_async_callbacks', '')"
+# One process at a time; who finds another at it leaves it to that.
 _PURGE = """
 DELETE FROM kling_async_callbacks WHERE id IN (
     SELECT id FROM kling_async_callbacks
-    WHERE at < clock_timestamp() - %(old)s * interval '1 second' ORDER BY id LIMIT 10000)
+    WHERE (SELECT pg_try_advisory_xact_lock(hashtext('kling_async_callbacks purge')))
+        AND at < clock_timestamp() - %(old)s * interval '1 second' ORDER BY id LIMIT 10000)
 """
 
 # Where to begin: before the first row of the last while. A server that has taken over may know
@@ -62,12 +78,6 @@ FROM kling_async_callbacks
 WHERE id > %(seen)s AND name = ANY(%(names)s) ORDER BY id LIMIT %(limit)s
 """
 
-# Whoever goes away in the middle of writing must not keep the others from it.
-_SETTINGS = """
-SELECT set_config('idle_in_transaction_session_timeout', '5s', false),
-    set_config('lock_timeout', '5s', false)
-"""
-
 
 class PostgresEngine:
     """An :class:`~kling_async.webhooks._relay_engines.Engine` in PostgreSQL.
@@ -78,33 +88,24 @@ class PostgresEngine:
     def __init__(self, url: str, names: Sequence[str]) -> None:
         self._names = list(names)
         self._listener = Line(url, self._begin)
-        self._writer = Line(url, _prepare)
+        self._writer = Line(url, _prepare, silent=True)
+        self._pooled = False
         self._seen: int | None = None
         self._purge_at = float("-inf")
 
     async def publish(self, lines: Sequence[str]) -> None:
         """Keep lines, and wake those who wait for them."""
         now = asyncio.get_running_loop().time()
-        purge = now >= self._purge_at
-
-        values = {"names": self._names, "lines": [line.encode() for line in lines]}
-
-        async def write(db: Connection) -> None:
-            async with db.pipeline(), db.transaction():
-                await db.execute(_LOCK)
-                await db.execute(_WRITE, values)
-                await db.execute(_ANNOUNCE)
-                if purge:
-                    await db.execute(_PURGE, {"old": _OLD})
-
-        await _do(self._writer, write)
-        if purge:
+        if now >= self._purge_at:
+            await _do(self._writer, _statement(_PURGE, {"old": _OLD}))
             self._purge_at = now + _PURGE_EVERY
+        values = {"names": self._names, "lines": [line.encode() for line in lines]}
+        await _do(self._writer, _statement(_PUBLISH, values))
 
     async def read(self) -> list[str]:
         """Return new lines, or none after a while."""
         if not (lines := await _do(self._listener, self._new)):
-            await _do(self._listener, _wait)
+            await (asyncio.sleep(_POLL) if self._pooled else _do(self._listener, _wait))
             lines = await _do(self._listener, self._new)
         return lines
 
@@ -116,9 +117,11 @@ class PostgresEngine:
     async def _begin(self, db: Connection) -> None:
         """Begin where reading ended, or a while ago, whichever was earlier."""
         await _prepare(db)
-        await db.execute("LISTEN kling_async_callbacks")
-        cursor = await db.execute(_BEGIN, {"back": LOOK_BACK})
-        ((first,),) = cast("list[tuple[int]]", await cursor.fetchall())
+        self._pooled = await is_pooled(db)
+        if not self._pooled:
+            await db.execute("LISTEN kling_async_callbacks")
+        (rows,) = await execute(db, _BEGIN, {"back": LOOK_BACK}, within=_SILENCE)
+        ((first,),) = cast("list[tuple[int]]", rows)
         self._seen = first if self._seen is None else min(first, self._seen)
 
     async def _new(self, db: Connection) -> list[str]:
@@ -128,11 +131,17 @@ class PostgresEngine:
             "limit": READ_AT_ONCE,
             "largest": LARGEST,
         }
-        cursor = await db.execute(_READ, values)
-        rows = cast("list[tuple[int, bytes]]", await cursor.fetchall())
-        if rows:
-            self._seen = rows[-1][0]
-        return [line.decode(errors="replace") for _, line in rows]
+        (rows,) = await execute(db, _READ, values, within=_SILENCE)
+        found = cast("list[tuple[int, bytes]]", rows)
+        if found:
+            self._seen = found[-1][0]
+        return [line.decode(errors="replace") for _, line in found]
+
+
+def _statement(
+    query: str, values: Mapping[str, object]
+) -> Callable[[Connection], Awaitable[list[Rows]]]:
+    return partial(execute, query=query, values=values, within=_SILENCE)
 
 
 async def _do(line: Line, work: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -150,10 +159,9 @@ async def _wait(db: Connection) -> None:
 
 
 async def _prepare(db: Connection) -> None:
-    await db.execute(_SETTINGS)
-    ((known,),) = await (await db.execute(_KNOWN)).fetchall()
+    ((known,),) = (await execute(db, _KNOWN, within=_SILENCE))[0]
     if not known:
-        await db.execute(_TABLE)
+        await execute(db, _TABLE, within=_SILENCE)
 
 
 def engine(url: str, names: Sequence[str]) -> PostgresEngine:

@@ -9,7 +9,7 @@ from typing import TypeAlias, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, RedisError
 
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks._relay_engines import LOOK_BACK, READ_AT_ONCE, WAIT, EngineError
@@ -20,6 +20,9 @@ _Streams: TypeAlias = "Sequence[tuple[bytes, Sequence[tuple[bytes, Mapping[bytes
 
 # Seconds after which the network is taken to be dead.
 _SILENCE = 2.0
+
+# A key that does not exist. To change it is a write that does nothing, and needs no other right.
+_PROBE = "{kling_async:callbacks}:"
 
 # Lines of one stream: a minute's callbacks at the highest limits that an account has. Redis may
 # keep a few more.
@@ -49,12 +52,14 @@ class RedisEngine:
                 protocol=2,
             )
         except ValueError:  # its words may show a password
-            raise ConfigurationError(f"the address of the relay at {scheme}:// is none") from None
+            raise ConfigurationError(f"invalid {scheme}:// URL of a relay's engine") from None
         self._redis = Redis(connection_pool=pool)
         # In braces is what a cluster looks at: it keeps all of them together.
         self._keys = [f"{{kling_async:callbacks}}:{name}" for name in names]
         self._seen: dict[str, str] = {}  # the last id of each stream
         self._placed = False
+        self._silent = False  # the last read has returned nothing
+        self._reconnect = False  # before the next read
 
     async def publish(self, lines: Sequence[str]) -> None:
         """Keep lines, and wake those who wait for them."""
@@ -66,20 +71,30 @@ class RedisEngine:
                     pipe.expire(key, _FORGET)
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            raise EngineError(f"{type(error).__name__}: {error}") from error
+            # The connection may lead to a server that was replaced by another (READONLY), or that
+            # has lost its master (MASTERDOWN): a new one may lead to the right server.
+            self._reconnect = True
+            await self._disconnect()
+            raise _engine_error(error) from error
 
     async def read(self) -> list[str]:
         """Return new lines, or none after a while."""
         try:
+            if self._reconnect:
+                self._reconnect = False
+                await self._disconnect()
             if not self._placed:
                 await self._place()
+            if self._silent:  # a server that was replaced lets us read, and has nothing new
+                await self._redis.expire(_PROBE, _FORGET)
             answer = await self._redis.execute_command(  # type: ignore[no-untyped-call]
                 *("XREAD", "COUNT", READ_AT_ONCE, "BLOCK", int(WAIT * 1000)),
                 *("STREAMS", *self._seen, *self._seen.values()),
             )
         except (RedisError, OSError) as error:
-            self._placed = False
-            raise EngineError(f"{type(error).__name__}: {error}") from error
+            self._placed, self._reconnect = False, True
+            raise _engine_error(error) from error
+        self._silent = not answer
         lines = []
         for key, entries in cast("_Streams", answer):
             for number, fields in entries:
@@ -94,6 +109,11 @@ class RedisEngine:
         with suppress(RedisError, OSError):
             await self._redis.connection_pool.disconnect()
 
+    async def _disconnect(self) -> None:
+        """Close the connections that are not in use."""
+        with suppress(RedisError, OSError):
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+
     async def _place(self) -> None:
         """Begin where reading ended, or a while ago, whichever was earlier."""
         seconds, _ = await self._redis.time()
@@ -101,6 +121,16 @@ class RedisEngine:
         for key in self._keys:
             self._seen[key] = min(begin, self._seen.get(key, begin), key=_number)
         self._placed = True
+
+
+def _engine_error(error: Exception) -> EngineError | ConfigurationError:
+    """Return our error for one of the driver's."""
+    if isinstance(error, AskError):  # or MovedError
+        return ConfigurationError(
+            f"the relay's engine is a node of a Redis cluster that keeps other keys ({error}): give"
+            " the URL of a server that is not in cluster mode"
+        )
+    return EngineError(f"{type(error).__name__}: {error}")
 
 
 def _number(seen: str) -> tuple[int, int]:

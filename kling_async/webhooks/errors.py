@@ -97,8 +97,10 @@ TABLE: Final[Mapping[type[KlingError], Row]] = {
 
 FAILED: Final[Mapping[FailReason, int]] = {
     FailReason.CONTENT: 422,
+    FailReason.CONTENT_OUTPUT: 502,
     FailReason.PROMPT: 422,
     FailReason.IMAGE: 422,
+    FailReason.MEDIA: 422,
     FailReason.TIMEOUT: 504,
     FailReason.UNAVAILABLE: 503,
     FailReason.GENERATION: 502,

@@ -18,8 +18,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
+from kling_async._extras import missing_extra
 from kling_async.client import KlingClient  # noqa: TC001 - FastAPI reads annotations
-from kling_async.errors import KlingError, MissingExtraError
+from kling_async.errors import KlingError
 from kling_async.webhooks import _edge, asgi
 
 try:
@@ -27,7 +28,7 @@ try:
     from fastapi.requests import HTTPConnection, Request  # noqa: TC002 - the same
     from fastapi.responses import Response
 except ModuleNotFoundError:
-    raise MissingExtraError('this edge needs FastAPI: pip install "kling-async[fastapi]"') from None
+    raise missing_extra("fastapi", "this edge needs FastAPI") from None
 
 if TYPE_CHECKING:
     from kling_async.webhooks import Inbox

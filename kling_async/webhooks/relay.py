@@ -30,6 +30,7 @@ from attrs import frozen
 
 from kling_async._servers import shown
 from kling_async.errors import ConfigurationError
+from kling_async.policy.retry import backoff
 from kling_async.webhooks import _relay_message
 from kling_async.webhooks._relay_engines import WAIT, Engine, EngineError, connect
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineError", "Relay", "RelayCounts"]
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
@@ -105,7 +107,8 @@ class Relay:
         name: Which inboxes hear of each other. Without it, those that have a secret in common.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known, or a setting makes no sense.
+        ConfigurationError: The address is of no kind that is known, or a setting makes no sense; on
+            entering: it is open already, on this event loop or another one that is running.
         MissingExtraError: The package that speaks to the engine is not installed.
     """
 
@@ -120,7 +123,8 @@ class Relay:
         self._source = engine
         self._counts: Counter[str] = Counter()
         self._waiting: deque[str] = deque()
-        self._called: OrderedDict[str, int] = OrderedDict()  # by the nonce of the URL
+        # By the nonce of the URL; those that say that a task still runs are counted apart.
+        self._called: OrderedDict[tuple[str, bool], int] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
         # What follows belongs to one event loop.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -134,6 +138,10 @@ class Relay:
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             raise ConfigurationError("this relay is open already: open it once in each process")
+        if self._loop is not None and self._loop.is_running():
+            raise ConfigurationError(
+                "this relay is open on another event loop that is running: make one for each loop"
+            )
         source = self._source
         engine = connect(source, self._names) if isinstance(source, str) else source
         self._new, self._empty = asyncio.Event(), asyncio.Event()
@@ -182,12 +190,13 @@ class Relay:
             await asyncio.wait([work])
 
     def _heard(self, callback: Callback) -> None:
-        often = self._called.get(callback.nonce, 0)
+        kind = callback.nonce, callback.snapshot.state.ended
+        often = self._called.get(kind, 0)
         line = _relay_message.write(callback)
         if often >= _OFTEN or len(line) > _relay_message.LARGEST:
             self._counts["dropped"] += 1
             return
-        _remember(self._called, callback.nonce, often + 1)
+        _remember(self._called, kind, often + 1)
         _remember(self._seen, line.partition(" ")[0], None)  # it comes back to us, too
         self._waiting.append(line)
         self._trim(_WAITING)
@@ -226,10 +235,9 @@ class Relay:
                         self._shown,
                         str(error) or "no answer in time",
                     )
-                delay = min(_LATEST, _SOONEST * 2 ** min(failures, 10))
                 failures += 1
-                # Not all processes at the same moment.
-                await asyncio.sleep(delay * (0.5 + random() / 2))  # noqa: S311 - no secret
+                chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
+                await asyncio.sleep(backoff(failures, _SOONEST, _LATEST, chance))
             else:
                 if failures:
                     _log.warning("callbacks are %s again at %s", done, self._shown)
@@ -269,7 +277,7 @@ class Relay:
             self._inbox.relayed(message.snapshot, message.nonce)
 
 
-def _remember(table: OrderedDict[str, _T], key: str, value: _T) -> None:
+def _remember(table: OrderedDict[_K, _T], key: _K, value: _T) -> None:
     table[key] = value
     if len(table) > _REMEMBERED:
         table.popitem(last=False)

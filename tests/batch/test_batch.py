@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import anyio
 import pytest
 
 from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, TaskRef
@@ -17,8 +18,8 @@ from kling_async.errors import (
     JournalError,
     TaskTimeoutError,
 )
-from kling_async.events import Event, Left
-from kling_async.journal import ItemState, Move
+from kling_async.events import Event, TasksAbandoned
+from kling_async.journal import Claim, Entry, Hold, ItemState, Move
 from kling_async.journal.sqlite import SqliteJournal
 from kling_async.results import FailReason
 from kling_async.testing import ScriptedTransport
@@ -338,8 +339,8 @@ async def test_the_loop_is_left(
     assert not leftovers()
     (record,) = caplog.records  # no warning: the journal has them
     assert record.levelno == logging.INFO
-    (left,) = [event for event in events if isinstance(event, Left)]
-    assert record.getMessage() == f"{len(left.refs)} tasks go on; the journal has them"
+    (left,) = [event for event in events if isinstance(event, TasksAbandoned)]
+    assert record.getMessage() == (f"tasks still running, which the journal has: {len(left.refs)}")
     assert {entry.ref for entry in entries} <= set(left.refs)
     assert summary.attempts == len(emulator.ledger)
     assert not summary.counts[S.SUBMITTING]
@@ -405,9 +406,133 @@ async def test_an_error_in_the_items(emulate: Emulate, connect: Connect, run: Ru
 
     with pytest.raises(ZeroDivisionError) as caught:
         await run(await connect(emulator), breaking())  # type: ignore[arg-type]
-    assert "3 tasks go on" in caught.value.__notes__[0]
+    assert "3 tasks still run" in caught.value.__notes__[0]
     assert len(await run(await connect(emulator), [])) == 3
     assert paid(emulator) == once(3)
+
+
+class Noting(SqliteJournal):
+    """A journal that takes a while to write, and notes which claims are held."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.held: set[str] = set()
+
+    async def claim(self, *entries: Entry) -> list[Claim]:
+        claims = await super().claim(*entries)
+        self.held.update(claim.entry.key for claim in claims if claim.hold is Hold.MINE)
+        return claims
+
+    async def release(self, *keys: str, ended: bool = False) -> None:
+        await asyncio.sleep(0.1)
+        self.held.difference_update(keys)
+        await super().release(*keys, ended=ended)
+
+    async def record(self, *moves: Move) -> None:
+        await asyncio.sleep(0.1)
+        await super().record(*moves)
+
+
+@pytest.mark.parametrize("after", [2.0, 4.05, 62.0])
+@pytest.mark.parametrize("way", ["loop", "body", "scope", "close"])
+async def test_cancelled_at_every_await(
+    way: str,
+    after: float,
+    emulate: Emulate,
+    connect: Connect,
+    path: Path,
+    run: RunBatch,
+    leftovers: Leftovers,
+) -> None:
+    """However it is cancelled, the journal is closed with all that was paid, and without claims."""
+    emulator = await emulate("submit:*3=slow:5")
+    kling = await connect(emulator, limits=FIVE)
+    journal, closed = Noting(path), asyncio.Event()
+
+    async def given() -> AsyncIterator[Item]:
+        try:
+            for item in items():
+                yield item
+        finally:
+            closed.set()
+
+    async def main() -> None:
+        async with Batch(kling, journal=journal) as batch:
+            async for _ in batch.run(given()):
+                if way == "body":
+                    await asyncio.sleep(1000)
+
+    if way == "scope":
+        with anyio.move_on_after(after):
+            await main()
+    else:
+        running = asyncio.create_task(main())
+        await asyncio.sleep(after)
+        while not running.done():
+            running.cancel()
+            await asyncio.sleep(0 if way != "close" else 0.05)
+    await asyncio.sleep(30)
+    assert closed.is_set()
+    assert not journal.held
+    assert not leftovers()
+    async with SqliteJournal(path) as again:
+        summary = await again.summary()
+    assert summary.attempts == len(emulator.ledger)
+    assert not summary.counts[S.SUBMITTING]
+    assert not summary.counts[S.UNSURE]
+    before = len(emulator.requests)
+    await asyncio.sleep(1000)
+    assert len(emulator.requests) == before
+    await run(await connect(emulator, limits=FIVE), items(10))
+    assert set(paid(emulator).values()) == {1}
+
+
+async def test_the_loop_of_another_task_is_cancelled(
+    emulate: Emulate, connect: Connect, path: Path, leftovers: Leftovers
+) -> None:
+    """The end of the batch waits for the clean-up of a loop whose task does not wait for it."""
+    emulator = await emulate("submit:*=slow:5")
+    kling = await connect(emulator, limits=FIVE)
+    journal = Noting(path)
+
+    async def consume() -> None:
+        async for _ in batch.run(items()):
+            raise AssertionError
+
+    async with Batch(kling, journal=journal) as batch:
+        consuming = asyncio.create_task(consume())
+        await asyncio.sleep(2)
+
+        async def cancel() -> None:
+            await asyncio.sleep(1)
+            while not consuming.done():
+                consuming.cancel()
+                await asyncio.sleep(0)
+
+        cancelling = asyncio.create_task(cancel())
+    await cancelling
+    assert not leftovers()
+    assert not journal.held
+    async with SqliteJournal(path) as again:
+        assert (await again.summary()).counts[S.SUBMITTED] == len(emulator.ledger) == 5
+
+
+async def test_a_run_is_never_begun(emulate: Emulate, connect: Connect, path: Path) -> None:
+    """A run that is not iterated over sends nothing, and the batch ends."""
+    emulator = await emulate()
+    async with Batch(await connect(emulator), journal=path) as batch:
+        batch.run(items())
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("given", [MasterTextToVideo("a fox"), "a fox", {}, Item, 3])
+async def test_not_an_iterable_of_items(given: Any, path: Path) -> None:  # noqa: ANN401
+    """A single input, a text, a mapping, a class, or no iterable is refused at the call."""
+    async with Batch(KlingClient("a-key"), journal=path) as batch:
+        with pytest.raises(InputError, match="pass an iterable of inputs"):
+            batch.run(given)
+        with pytest.raises(ConfigurationError, match="ordered"):
+            batch.run([], ordered="yes")  # type: ignore[arg-type]
 
 
 # -------------------------------------------------------------------------- a journal that fails
@@ -444,11 +569,12 @@ async def test_a_journal_that_fails(
         await run(kling, items(4), Full(path, room))
     assert not leftovers()
     started = {TaskRef(one.model, one.task_id) for one in emulator.ledger}
-    named = {ref for event in events if isinstance(event, Left) for ref in event.refs}
+    named = {ref for event in events if isinstance(event, TasksAbandoned) for ref in event.refs}
     assert named >= set(kling.running)
     assert named <= started
     if named:
-        assert f"{len(named)} tasks" in caught.value.__notes__[-1]
+        notes = "".join(caught.value.__notes__)
+        assert all(notes.count(str(ref)) == 1 for ref in named)
     before = len(emulator.requests)
     await asyncio.sleep(1000)
     assert len(emulator.requests) == before

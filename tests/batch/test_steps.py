@@ -19,6 +19,7 @@ from kling_async.errors import (
     AnswerLostError,
     BalanceError,
     ConfigurationError,
+    ContractError,
     InputError,
     JournalError,
     KlingError,
@@ -98,11 +99,23 @@ def test_a_failure_that_is_not_known() -> None:
     assert next_step(entry(S.FAILED), Rules(resubmit_failed=1), fresh=False) is Step.TELL
 
 
-@pytest.mark.parametrize("reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE])
+@pytest.mark.parametrize(
+    "reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA]
+)
 def test_hopeless_reasons(reason: FailReason) -> None:
     """Nobody can ask that an input be paid for again that fails again."""
     with pytest.raises(ConfigurationError, match=reason.value):
         Rules(resubmit_reasons=[FailReason.TIMEOUT, reason])
+
+
+def test_a_refused_output() -> None:
+    """A refusal of the video that was made may be resubmitted, if the user asks for it."""
+    failed = entry(
+        S.FAILED, failure=Failure("TaskFailedError", "no", "", FailReason.CONTENT_OUTPUT)
+    )
+    assert next_step(failed, Rules(resubmit_failed=9), fresh=False) is Step.TELL
+    allowed = Rules(resubmit_failed=9, resubmit_reasons=[FailReason.CONTENT_OUTPUT])
+    assert next_step(failed, allowed, fresh=False) is Step.SUBMIT_ANEW
 
 
 @pytest.mark.parametrize("number", [-1, 0.5])
@@ -175,7 +188,8 @@ def test_keys_that_are_none(key: str) -> None:
     [
         TaskFailedError("no", fail_code="NSFW", reason=FailReason.CONTENT, ref=REF),
         AnswerLostError("lost", may_have_charged=True, ref=REF),
-        BalanceError("too low", ref=REF),
+        BalanceError("too low", ref=REF, status=402),
+        ContractError("odd", status=200, ref=REF),
     ],
     ids=type,
 )
@@ -189,6 +203,7 @@ def test_an_error_survives_the_journal(error: KlingError) -> None:
     if isinstance(error, TaskFailedError):
         assert isinstance(again, TaskFailedError)
         assert (again.fail_code, again.reason) == (error.fail_code, error.reason)
+    assert getattr(again, "status", None) == getattr(error, "status", None)
 
 
 @pytest.mark.parametrize("kind", ["SomeErrorOfAnotherVersion", "Problem", "annotations"])

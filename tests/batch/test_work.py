@@ -5,7 +5,9 @@ import itertools
 import json
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -24,10 +26,12 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
-from kling_async.journal import ItemState
+from kling_async.journal import ItemState, Move
 from kling_async.journal.sqlite import SqliteJournal
-from kling_async.results import FailReason
+from kling_async.results import FailReason, TaskRef
 from kling_async.testing import ScriptedTransport
+from kling_async.testing.transport import answer
+from kling_async.webhooks import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +49,7 @@ S = ItemState
 DONE = [S.PLANNED, S.SUBMITTING, S.SUBMITTED, S.FINISHED]
 FAILED = [*DONE[:3], S.FAILED]
 ONCE = Retry(attempts=1)
+URLS = json.dumps({"resultUrls": ["https://example.com/a.mp4"]})
 
 
 def items(number: int | None = None) -> Iterator[Item]:
@@ -280,7 +285,7 @@ async def test_max_tasks_and_another_attempt(
 
 
 async def test_min_balance(emulate: Emulate, connect: Connect, path: Path) -> None:
-    """The batch stops below the balance; what runs is finished, and then the error raised."""
+    """The batch stops before it falls below; what runs is finished, and then the error raised."""
     emulator = await emulate(balance=100.0)  # 60 tasks cost 72
     outcomes: list[Outcome] = []
     async with Batch(await connect(emulator), journal=path, min_balance=50) as batch:
@@ -292,9 +297,9 @@ async def test_min_balance(emulate: Emulate, connect: Connect, path: Path) -> No
         with pytest.raises(BalanceError, match=r"below 50\.00"):
             await consume()
         assert batch.stopped is not None
-    assert len(emulator.ledger) == 50
-    assert [one.error for one in outcomes] == [None] * 50
-    assert sum(arrival.kind == "balance" for arrival in emulator.requests) == 2
+    assert len(emulator.ledger) == 41  # 50.80 USD are left, and a task costs 1.20
+    assert [one.error for one in outcomes] == [None] * 41
+    assert sum(arrival.kind == "balance" for arrival in emulator.requests) < 12
 
 
 async def test_too_poor_from_the_start(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
@@ -598,3 +603,165 @@ async def test_what_stands_in_the_journal_is_legal(
     with pytest.raises(JournalError, match="cannot become"):
         await run(await connect(emulator), items(3), Meddled(path))
     assert posts(emulator) == 0
+
+
+# --------------------------------------------------------------------------------- two at a time
+
+
+async def test_two_runs_at_once(emulate: Emulate, connect: Connect, path: Path) -> None:
+    """While a run of a batch has not ended, another is refused: nothing is paid twice."""
+    emulator = await emulate()
+
+    async with Batch(await connect(emulator), journal=path) as batch:
+
+        async def run() -> list[Outcome]:
+            return [outcome async for outcome in batch.run(items(5))]
+
+        done, refused = sorted(
+            await asyncio.gather(run(), run(), return_exceptions=True),
+            key=lambda answer: isinstance(answer, ConfigurationError),
+        )
+    assert isinstance(done, list)
+    assert [outcome.error for outcome in done] == [None] * 5
+    assert isinstance(refused, ConfigurationError)
+    assert set(paid(emulator).values()) == {1}
+    assert len(paid(emulator)) == 5
+
+
+async def test_answers_that_are_lost_beside_one_that_came(
+    emulate: Emulate, connect: Connect, path: Path
+) -> None:
+    """When a run is left, what has no answer is unsure, though another item was moved meanwhile."""
+    emulator = await emulate("submit:1-=hang")
+    journal = SqliteJournal(path)
+    async with Batch(await connect(emulator), journal=journal) as batch:
+        running = asyncio.create_task(anext(batch.run(items(3))))
+        while batch.counts.get(S.SUBMITTING) != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        moment = datetime.now(UTC)
+        await journal.record(Move("key 1", S.SUBMITTED, moment, ref=TaskRef("m", "t")))
+        running.cancel()
+        await asyncio.wait([running])
+        states = [entry.state async for entry in journal.entries()]
+    assert states == [S.UNSURE, S.SUBMITTED, S.UNSURE]
+
+
+# ---------------------------------------------------------------------- what leads to no task
+
+
+async def test_rejected_rows_have_a_way_back(
+    emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """What was rejected at no charge is submitted again if the caller asks for that, once a run."""
+    emulator = await emulate("submit:1=403", "submit:3=403")
+    kling = await connect(emulator)
+    (first, *_) = await run(kling, items(1))
+    assert isinstance(first.error, RefusedError)
+    (same,) = await run(kling, items(1))
+    assert isinstance(same.error, RefusedError)
+    assert posts(emulator) == 1
+    (second,) = await run(kling, items(1), resubmit_rejected=True)
+    assert second.result is not None
+    assert (await histories())["key 0"] == [*DONE[:2], S.PLANNED, S.FAILED, *DONE]
+    (again,) = await run(kling, itertools.islice(items(), 1, 2), resubmit_rejected=True)
+    assert isinstance(again.error, RefusedError)
+    assert posts(emulator) == 3
+
+
+async def test_a_failed_task_is_no_rejection(
+    emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """A task that has failed may have cost money, and is not submitted again as a rejection."""
+    emulator = await emulate("task:1=fail:NSFW_DETECTED")
+    kling = await connect(emulator)
+    for _ in range(2):
+        await run(kling, items(1), resubmit_rejected=True)
+    assert len(emulator.ledger) == 1
+
+
+@pytest.mark.parametrize("page", ["page:403", "page:404", "page:405"])
+async def test_a_gateway_rejects_nothing(
+    page: str, emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
+) -> None:
+    """A gateway's page of a few minutes costs no row: all of them get their results."""
+    emulator = await emulate(f"submit:1-8={page}")
+    outcomes = await run(await connect(emulator), items(6))
+    assert [outcome.error for outcome in outcomes] == [None] * 6
+    assert set(map(tuple, (await histories()).values())) <= {
+        (S.PLANNED, *[S.SUBMITTING, S.PLANNED] * times, *DONE[1:]) for times in range(9)
+    }
+
+
+async def test_rejections_without_end(emulate: Emulate, connect: Connect, path: Path) -> None:
+    """A batch whose submits are all rejected stops by itself; the rest stays planned."""
+    emulator = await emulate("submit:*=403")
+    kling = await connect(emulator, limits=Limits(400, 4))
+    async with Batch(kling, journal=path, max_rejections=10) as batch:
+        outcomes = [outcome async for outcome in batch.run(items(300))]
+        summary = await batch.summary()
+        assert batch.stopped is not None
+        assert "10 submits in a row led to no task" in batch.stopped
+    assert 10 <= posts(emulator) < 20
+    assert summary.counts[S.FAILED] == len([one for one in outcomes if one.error])
+    assert summary.counts[S.PLANNED] + summary.counts[S.FAILED] == sum(summary.counts.values())
+
+
+async def test_rejections_between_acceptances(
+    emulate: Emulate, connect: Connect, run: RunBatch
+) -> None:
+    """Rejections that are not in a row stop nothing."""
+    emulator = await emulate("submit:*2=403")
+    outcomes = await run(await connect(emulator), items(30), in_flight=1, max_rejections=2)
+    assert len(outcomes) == 30
+    assert len(emulator.ledger) == 15
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+async def test_a_task_that_ends_within_its_submit(confirm: bool, run: RunBatch) -> None:  # noqa: FBT001
+    """Items whose callbacks overtake the answers to their submits end at once."""
+    inbox = Inbox("https://example.com/kling", secret="s" * 32, confirm=confirm)
+
+    def script(request: Request) -> Response:
+        said: dict[str, object] = {"state": "success", "resultJson": URLS}
+        if request.kind == "status":
+            assert request.ref is not None
+            return answer({**said, "taskId": request.ref.task_id})
+        said["taskId"] = f"t{len(transport.requests)}"
+        url = json.loads(request.body or b"")["callback_url"]
+        inbox.handle(
+            "POST", urlsplit(url).path, "", json.dumps({"code": 200, "data": said}).encode()
+        )
+        return answer({"taskId": said["taskId"]})
+
+    transport = ScriptedTransport(script)
+    async with KlingClient("a-key", transport=transport, inbox=inbox) as kling:
+        outcomes = await run(kling, items(20), in_flight=2)
+    assert [outcome.error for outcome in outcomes] == [None] * 20
+    assert now() < 5
+
+
+async def test_an_unsure_item_whose_callback_comes(
+    path: Path, histories: ReadHistories, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reference that a callback names later takes the place of unsure, and is waited for."""
+    inbox = Inbox("https://example.com/kling", secret="s" * 32)
+    urls: list[str] = []
+
+    def script(request: Request) -> Response:
+        if request.kind == "submit":
+            urls.append(json.loads(request.body or b"")["callback_url"])
+            raise AnswerLostError("lost", may_have_charged=True)
+        return answer({"taskId": "found", "state": "success", "resultJson": URLS})
+
+    async with KlingClient("a-key", transport=ScriptedTransport(script), inbox=inbox) as kling:
+        async with Batch(kling, journal=path) as batch:
+            (unsure,) = [outcome async for outcome in batch.run(items(1))]
+            assert isinstance(unsure.error, AnswerLostError)
+            body = {"code": 200, "data": {"taskId": "found", "state": "processing"}}
+            inbox.handle("POST", urlsplit(urls[0]).path, "", json.dumps(body).encode())
+            await asyncio.sleep(1)
+            (found,) = [outcome async for outcome in batch.run(items(1))]
+        assert found.result is not None
+        assert str(found.task_ref) == "kling-2-1/found"
+    assert len(urls) == 1
+    assert (await histories())["key 0"] == [*DONE[:2], S.UNSURE, *DONE[2:]]

@@ -40,7 +40,7 @@ def inputs(many: int) -> Iterator[MasterTextToVideo]:
 async def work(many: int, folder: Path | None) -> dict[str, float]:
     """Generate from so many inputs, in a batch if there is a folder; return what it took."""
     limits = Limits(requests_per_minute=ENOUGH)
-    service = Service(lambda now, dice: 1.0, limits, latency=(0.0, 0.0))
+    service = Service(lambda now, dice, number: 1.0, limits, latency=(0.0, 0.0))
     process = psutil.Process()
     sizes_bytes = [process.memory_info().rss]
     done, begun = 0, time.perf_counter()

@@ -62,6 +62,8 @@ class Case:
         slow_after: Tasks that begin after this moment take twice as long.
         stuck: The share of tasks that take half an hour.
         timeout: Seconds that the caller waits for a task.
+        staggered: Each of the first tasks, as many as there are slots, takes up to a whole
+            duration longer, so that the tasks after them do not begin and end together.
     """
 
     tasks: int
@@ -73,9 +75,12 @@ class Case:
     slow_after: float = float("inf")
     stuck: float = 0.0
     timeout: float = 3600.0
+    staggered: bool = False
 
-    def duration(self, now: float, dice: Random) -> float:
+    def duration(self, now: float, dice: Random, number: int) -> float:
         """Give a task the time that it takes."""
+        if self.staggered and number < self.limits.concurrent_tasks:
+            return dice.uniform(*DURATION) + dice.uniform(0.0, sum(DURATION) / 2)
         if dice.random() < self.stuck:
             return STUCK
         return dice.uniform(*DURATION) * (2.0 if now >= self.slow_after else 1.0)
@@ -111,7 +116,8 @@ class Figures:
     def steady(self) -> list[float]:
         """How late the client was while all slots were in use and no longer in step."""
         slots = self.case.limits.concurrent_tasks
-        return self.late[2 * slots : -slots]
+        # Tasks that begin staggered teach durations of their own for a while.
+        return self.late[(3 if self.case.staggered else 2) * slots : -slots]
 
 
 class Service:
@@ -119,7 +125,7 @@ class Service:
 
     def __init__(
         self,
-        duration: Callable[[float, Random], float],
+        duration: Callable[[float, Random, int], float],
         limits: Limits,
         *,
         latency: tuple[float, float] = LATENCY,
@@ -189,7 +195,7 @@ class Service:
         ends = self._ends
         while ends and ends[0] <= now:
             heappop(ends)
-        duration = self._duration(now, self._dice)
+        duration = self._duration(now, self._dice, self.submits)
         heappush(ends, now + duration)
         self.most = max(self.most, len(ends))
         self.over += len(ends) > self._limits.concurrent_tasks

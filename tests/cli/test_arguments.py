@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kling_async.cli.arguments import input_of, parser
@@ -117,3 +119,14 @@ def test_help_of_faults(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "processing_r2" in said
     assert "overtaken" in said
     assert "{{" not in said
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde in a path is the home folder, where there is such a user; a URL is left alone."""
+    monkeypatch.setenv("HOME", "/home/fox")
+    parse = parser().parse_args
+    args = parse(["batch", "~/a.csv", "--journal=~/j", "--download-to=~/videos"])
+    expected = [Path("/home/fox") / name for name in ("a.csv", "j", "videos")]
+    assert [args.file, args.journal, args.download_to] == expected
+    assert parse(["batch", "~no-such-user/x"]).file == Path("~no-such-user/x")
+    assert parse(["report", "postgresql://h/~d"]).journal == "postgresql://h/~d"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import shlex
+import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def _counts(ended: Ended) -> Mapping[str, int]:
 
 
 async def _summary(folder: Path) -> Summary:
-    async with SqliteJournal(folder / "clips.journal.sqlite", read_only=True) as journal:
+    async with SqliteJournal(folder / "clips.jsonl.journal.sqlite", read_only=True) as journal:
         return await journal.summary()
 
 
@@ -61,7 +62,7 @@ async def test_all_rows_become_videos(serve: Serve, command: Command, tmp_path: 
     assert len(emulator.ledger) == 3
     assert _counts(ended) == {"saved": 3}
     assert "Tasks that may have cost money, all runs together: 3\n" in ended.err
-    assert f"Journal: {tmp_path / 'clips.journal.sqlite'}\nVideos: {videos}\n" in ended.err
+    assert f"Journal: {tmp_path / 'clips.jsonl.journal.sqlite'}\nVideos: {videos}\n" in ended.err
     assert "Next:" not in ended.err
 
 
@@ -96,7 +97,7 @@ async def test_a_second_run_repeats_nothing(serve: Serve, command: Command, tmp_
     again = await command("batch", rows)
     assert again.code == 0
     assert sorted(again.out.splitlines()) == sorted(first.out.splitlines())
-    journal = tmp_path / "clips.journal.sqlite"
+    journal = tmp_path / "clips.jsonl.journal.sqlite"
     assert again.err.startswith(f"resuming {journal}: 3 finished\n")
     assert "resuming" not in first.err
     assert len(emulator.ledger) == 3
@@ -124,7 +125,7 @@ async def test_wrong_rows_start_nothing(serve: Serve, command: Command, tmp_path
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("kling-async: row 5: prompt: is required")
     assert emulator.requests == ()
-    assert not (tmp_path / "clips.journal.sqlite").exists()
+    assert not (tmp_path / "clips.jsonl.journal.sqlite").exists()
 
 
 async def test_wrong_rows_are_left_out(serve: Serve, command: Command, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ async def test_failed_rows(serve: Serve, command: Command, tmp_path: Path) -> No
     assert named[-1] == "  and 2 more"
     assert lines[lines.index("Next:") + 1 :] == [
         "  # all items",
-        f"  kling-async report {tmp_path / 'clips.journal.sqlite'}",
+        f"  kling-async report {tmp_path / 'clips.jsonl.journal.sqlite'}",
         "  # submits again what may pass, and pays again",
         f"  kling-async batch {rows} --in-flight 1 --resubmit-failed 1",
     ]
@@ -365,7 +366,7 @@ async def test_limits_of_the_account(serve: Serve, command: Command, tmp_path: P
 
 async def test_batch_for_a_program(serve: Serve, command: Command, tmp_path: Path) -> None:
     """With JSON, every outcome is an object on stdout, and stderr has nothing but errors."""
-    emulator = await serve("task:1=fail:NSFW_DETECTED", "file:1=404")
+    emulator = await serve("task:1=fail:NSFW_DETECTED", "file:1=410")
     rows = _rows(tmp_path)
     rows.write_text(f"nonsense\n{rows.read_text()}")
     argv = ("--in-flight", "1", "--skip-invalid", "--download-to", tmp_path / "videos")
@@ -452,7 +453,7 @@ async def test_journal_in_use(serve: Serve, command: Command, tmp_path: Path) ->
     """A journal that another batch has open is one sentence and code 6; nothing is sent."""
     emulator = await serve()
     rows = _rows(tmp_path)
-    async with SqliteJournal(tmp_path / "clips.journal.sqlite"):
+    async with SqliteJournal(tmp_path / "clips.jsonl.journal.sqlite"):
         ended = await command("batch", rows)
     assert ended.code == 6
     assert "is in use by another batch" in ended.err
@@ -500,7 +501,8 @@ async def test_journal_that_breaks_on_the_way(
     assert ended.code == 6
     unknown = f"kling-2-1/{emulator.ledger[2].task_id}"
     assert f"The journal does not know that the service has accepted {unknown}\n" in ended.err
-    assert "3 tasks go on at the service: kling-2-1/task_" in ended.err
+    assert "3 tasks still run at the service" in ended.err
+    assert ": kling-2-1/task_" in ended.err
     assert (await _summary(tmp_path)).counts[ItemState.SUBMITTED] == 2
 
 
@@ -523,7 +525,7 @@ async def test_journal_that_breaks_at_the_end(
 async def test_other_items_of_the_journal(serve: Serve, command: Command, tmp_path: Path) -> None:
     """Items of the journal that the file does not name stay as they are."""
     emulator = await serve()
-    async with SqliteJournal(tmp_path / "clips.journal.sqlite") as journal:
+    async with SqliteJournal(tmp_path / "clips.jsonl.journal.sqlite") as journal:
         await journal.plan([Planned("mine", {**TEXT, "model": "kling-2-1"})])
     ended = await command("batch", _rows(tmp_path, 1))
     assert (ended.code, _keys(ended)) == (0, ["a"])
@@ -555,3 +557,125 @@ def test_resuming_is_the_default() -> None:
     parse = arguments.parser().parse_args
     assert parse(["batch", "x"]).resume is True
     assert parse(["batch", "x", "--no-resume"]).resume is False
+
+
+async def test_each_file_has_its_own_journal(
+    serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """Files that differ in their suffix alone have two journals."""
+    emulator = await serve("task:*=stuck")
+    table = tmp_path / "clips.csv"
+    table.write_text("key;mode;prompt\nx;master-text-to-video;a fox\n")
+    for rows in (_rows(tmp_path, 1), table):
+        ended = await command("batch", rows, "--timeout", "10")
+        assert (ended.code, _counts(ended)) == (3, {"running": 1})
+        assert rows.with_name(f"{rows.name}.journal.sqlite").exists()
+    assert len(emulator.ledger) == 2
+
+
+async def test_journal_of_an_earlier_version(
+    serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """A journal by the earlier name is gone on with; what another file has running is refused."""
+    emulator = await serve("task:*=stuck")
+    rows = _rows(tmp_path, 1)
+    earlier = tmp_path / "clips.journal.sqlite"
+    await command("batch", rows, "--timeout", "10", "--journal", earlier)
+    assert (await command("batch", rows, "--timeout", "10")).code == 3
+    assert sorted(tmp_path.glob("*.sqlite")) == [earlier]
+    table = tmp_path / "clips.csv"
+    table.write_text("key;mode;prompt\nx;master-text-to-video;a fox\n")
+    ended = await command("batch", table)
+    assert ended.code == 2
+    assert f"the journal {earlier} has 1 running tasks of other rows" in ended.err
+    assert "--journal" in ended.err
+    assert len(emulator.ledger) == 1
+
+
+async def test_other_items_are_reported_first(
+    serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """Items of the journal that are not in the file are reported, in a dry run, too."""
+    await serve()
+    rows = _rows(tmp_path, 2)
+    await command("batch", rows)
+    _rows(tmp_path, 1)
+    dry = await command("batch", rows, "--dry-run")
+    assert "  1 items of the journal are not in the file\n" in dry.out
+    assert (await command("batch", rows, "--dry-run", "--json")).objects[0]["not_in_file"] == 1
+    assert "\n1 items of the journal are not in the file\n" in (await command("batch", rows)).err
+
+
+async def test_folder_that_cannot_be_made(serve: Serve, command: Command, tmp_path: Path) -> None:
+    """A folder for videos that cannot be made is code 2, before anything is sent or written."""
+    emulator = await serve()
+    (tmp_path / "file").touch()
+    to = ("--download-to", tmp_path / "file" / "videos")
+    for argv in (("batch", _rows(tmp_path)), ("generate", "a fox")):
+        ended = await command(*argv, *to)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert "Not a directory" in ended.err
+    ended = await command("download", "kling-2-1/task_1", "--to", to[1])
+    assert ended.code == 2
+    assert emulator.requests == ()
+    assert not list(tmp_path.glob("*.sqlite"))
+
+
+@pytest.mark.parametrize("name", [".", "/"])
+async def test_folder_of_rows(command: Command, name: str) -> None:
+    """A folder is no file of rows, and is one line."""
+    ended = await command("batch", name)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "is a folder" in ended.err
+
+
+async def test_place_that_cannot_be_written(serve: Serve, command: Command, tmp_path: Path) -> None:
+    """If no journal can be beside the rows, the error names the option that helps."""
+    emulator = await serve()
+    rows = _rows(tmp_path)
+    (tmp_path / "clips.jsonl.journal.sqlite").mkdir()
+    ended = await command("batch", rows)
+    assert ended.code == 6
+    assert "; or name another place with --journal" in ended.err
+    ended = await command("batch", rows, "--journal", rows / "j")
+    assert ended.code == 6
+    assert "or name another" not in ended.err
+    assert emulator.requests == ()
+
+
+@pytest.mark.parametrize("place", ["/dev/j.sqlite", "/proc/self/j.sqlite"])
+async def test_journal_among_devices(command: Command, tmp_path: Path, place: str) -> None:
+    """A journal that the next start of the machine would lose is refused."""
+    ended = await command("batch", _rows(tmp_path), "--journal", place)
+    assert ended.code == 2
+    assert "would be lost" in ended.err
+
+
+async def test_names_that_begin_with_a_dash(
+    serve: Serve, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that goes on with a file of any name can be run as it is printed."""
+    await serve("task:*=stuck")
+    monkeypatch.chdir(tmp_path)
+    _rows(tmp_path, 1).rename(tmp_path / "-x.jsonl")
+    ended = await command("batch", "--timeout", "10", "--", "-x.jsonl")
+    assert "  kling-async batch ./-x.jsonl --timeout 10\n" in ended.err
+
+
+async def test_dry_run_needs_no_temporary_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows can be checked where nothing can be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert (await command("batch", _rows(tmp_path), "--dry-run")).code == 0
+
+
+async def test_rejected_rows_are_submitted_again_on_request(
+    serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """What was rejected without charge is submitted again if that is asked for, and only then."""
+    emulator = await serve("submit:1=422")
+    rows = _rows(tmp_path, 1)
+    for options, code, paid in (((), 1, 0), ((), 1, 0), (("--resubmit-rejected",), 0, 1)):
+        ended = await command("batch", rows, *options)
+        assert (ended.code, len(emulator.ledger)) == (code, paid)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from kling_async.cli import codes
@@ -40,6 +43,7 @@ REF = TaskRef("kling-2-1", "task_1")
         (ResultExpiredError("no", ref=REF), 5),
         (JournalError("no"), 6),
         (JournalError("no", may_have_charged=True), 6),
+        (codes.OutputError("no", ref=REF), 7),
     ],
 )
 def test_exit_code_of_an_error(error: KlingError, code: int) -> None:
@@ -49,4 +53,11 @@ def test_exit_code_of_an_error(error: KlingError, code: int) -> None:
 
 def test_every_code_has_a_meaning() -> None:
     """The help names all of the codes that there are."""
-    assert list(codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 6, 130]
+    assert list(codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 6, 7, 130]
+
+
+def test_guide_has_the_same_table() -> None:
+    """The guide explains every code that the help names."""
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "command-line.md"
+    table = re.findall(r"^\| (\d+) \| (.+) \|$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {int(code): words for code, words in table} == codes.MEANINGS

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Retry, StandardImageToVideo
 from kling_async.cli import arguments, run
+from kling_async.cli.emulate import _address_towards, _reachable, _settings
 from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
 
 if TYPE_CHECKING:
@@ -97,3 +99,44 @@ async def test_rule_that_is_none(command: Command) -> None:
     ended = await command("emulate", "--fault", "submit:1=boom")
     assert ended.code == 2
     assert "lost-answer" in ended.err
+
+
+async def test_emulator_for_other_machines(
+    emulating: Emulating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is printed for all addresses is one of this machine, and works as it is printed."""
+    env = await emulating("--host", "0.0.0.0", "--video", "small")
+    assert "0.0.0.0" not in env["APIXO_BASE_URL"]
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    async with KlingClient() as kling:
+        assert await kling.balance() == 1000.0
+        result = await kling.generate(MasterTextToVideo("a fox"))
+    assert result.result_urls[0].startswith(env["APIXO_BASE_URL"])
+    assert ("unencrypted" in caplog.text) == ("APIXO_ALLOW_HTTP" in env)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://127.0.0.1:5", False),
+        ("http://[::1]:5", False),
+        ("http://emulator:8080", True),
+        ("http://10.0.0.5:8080", True),
+    ],
+)
+def test_plain_http_is_allowed_where_it_must_be(origin: str, allowed: bool) -> None:  # noqa: FBT001
+    """The switch is printed with addresses that a client refuses without it, and only there."""
+    assert _reachable(origin) == origin
+    assert ("export APIXO_ALLOW_HTTP=1" in _settings(origin, "k")) == allowed
+
+
+def test_all_addresses_of_version_6() -> None:
+    """An address of version 6 is put in brackets."""
+    assert re.fullmatch(r"http://\[[0-9a-f:]+\]:5", _reachable("http://[::]:5"))
+
+
+def test_no_network() -> None:
+    """Where there is no way to anywhere else, it is the loopback address."""
+    nowhere = (socket.AF_INET, "255.255.255.255", "127.0.0.1")
+    assert _address_towards(*nowhere) == "127.0.0.1"

@@ -29,9 +29,9 @@ def test_result_for_a_reader(capsys: Capture) -> None:
 
 
 def test_result_for_a_program(capsys: Capture) -> None:
-    """A program gets the fields as one JSON object on one line."""
+    """A program gets the fields as one JSON object on one line, in ASCII."""
     Output(json=True).result(["not shown"], {"url": "é\n"})
-    assert capsys.readouterr() == ('{"url": "é\\n"}\n', "")
+    assert capsys.readouterr() == ('{"url": "\\u00e9\\n"}\n', "")
 
 
 def test_error_for_a_reader(capsys: Capture) -> None:

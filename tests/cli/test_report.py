@@ -62,7 +62,7 @@ def _moves(
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Path]:
     """Give a journal that is open for writing, with an item of nearly every kind."""
-    path = tmp_path / "clips.journal.sqlite"
+    path = tmp_path / "clips.jsonl.journal.sqlite"
     files = (SavedFile(URL, "saved.mp4", 1000, "0" * 64), SavedFile(URL, "saved-2.mp4", 1000, "1"))
     async with SqliteJournal(path) as opened:
         await opened.plan([Planned(key, FOX) for key in ("saved", "made", "runs", "new", "bad")])
@@ -175,7 +175,7 @@ async def test_page(journal: Path, command: Command, tmp_path: Path) -> None:
     assert page.count('<div class="stage none yet">') == 3
     assert '<b class="bad">1</b> unsure' in page
     assert "https://example.com/fox.jpg" in page
-    assert "Made from clips.journal.sqlite." in page
+    assert "Made from clips.jsonl.journal.sqlite." in page
     assert "are shown" not in page
 
 

@@ -79,7 +79,7 @@ def test_all_wrong_rows_are_named() -> None:
     """Every wrong row has its own line in the message, with its number and unknown keys."""
     rows = [
         RawRow(1, {"mode": "master-text-to-video", "prompt": "good"}),
-        RawRow(2, {"mode": "master-text-to-video", "prompt": "", "seed": 3}),
+        RawRow(2, {"mode": "master-text-to-video", "prompt": "x" * 9999, "seed": 3}),
         RawRow(7, {"mode": "master-text-to-video", "prompt": "a", "duration": 7}),
     ]
     with pytest.raises(InputError) as caught:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.spreadsheet import COLUMNS, Writer, csv_rows
+from kling_async.cli.row_rules import COLUMNS
+from kling_async.cli.spreadsheet import Writer, csv_rows
 from kling_async.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,3 +111,74 @@ def test_line_breaks_stay_inside_of_a_cell() -> None:
 def test_columns_are_those_of_an_input() -> None:
     """A table may have every field of every input, and the key."""
     assert set(COLUMNS) > {"key", "prompt", "end_image_url", "provider", "cfg_scale"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " =1+1",
+        "\u3000=1",
+        '"=1',
+        "'\t=1",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff201",
+        "a;=1",
+        'a; "=1',
+        "a\t=1",
+        "a\n=1",
+        "a\r\n+1",
+        "a;\n-1",
+        "\n=1",
+        "a|@x",
+        "a\u2028=1",
+    ],
+)
+def test_no_cell_begins_a_formula_whatever_separates_cells(text: str) -> None:
+    """Neither we nor a program that parts cells elsewhere gets a cell that it would calculate."""
+    stream = io.StringIO(newline="")
+    Writer(stream).row(["key", text, text])
+    for separator in ",;\t|":
+        for row in csv.reader(io.StringIO(stream.getvalue(), newline=""), delimiter=separator):
+            lines = [line for cell in row for line in cell.splitlines()]
+            for line in lines:
+                start = line.lstrip(' \t"\u3000')
+                assert not start.startswith(tuple("=+-@\uff1d\uff0b\uff0d\uff20"))
+
+
+def test_ordinary_text_is_not_marked() -> None:
+    """Signs inside of a text begin no formula."""
+    stream = io.StringIO(newline="")
+    cells = ["a-b", "x = 1; y", "https://example.com/?a=1;b=2", "it's; fine"]
+    Writer(stream).row(cells)
+    assert next(csv.reader(io.StringIO(stream.getvalue(), newline=""))) == cells
+
+
+@pytest.mark.parametrize(
+    ("first", "separator"),
+    [
+        ("sep=;", ";"),
+        ("SEP=,", ","),
+        ('"sep=;"', ";"),
+        ("sep=|", "|"),
+        ("sep=\t", "\t"),
+        (r"sep=\t", "\t"),
+    ],
+)
+def test_line_that_names_the_separator(first: str, separator: str, tmp_path: Path) -> None:
+    """A first line sep=; names the separator, and counts as a line."""
+    text = f"{first}\r\nKey,Prompt\r\na,b\r\n,,x\r\n".replace(",", separator)
+    rows = dict(csv_rows(_file(tmp_path, text)))
+    assert rows[3] == {"key": "a", "prompt": "b"}
+    assert "no name in row 2" in str(rows[4])
+    with pytest.raises(InputError, match="row 2 must name the columns"):
+        list(csv_rows(_file(tmp_path, f"{first}\r\nnotes\r\n")))
+    with pytest.raises(InputError, match="it has none"):
+        list(csv_rows(_file(tmp_path, first)))
+
+
+def test_lines_that_end_with_carriage_returns(tmp_path: Path) -> None:
+    """Files of old spreadsheets are read, with line breaks in their cells."""
+    rows = dict(csv_rows(_file(tmp_path, 'key;prompt\ra;"one\rtwo"\rb;x\r')))
+    assert rows == {2: {"key": "a", "prompt": "one\rtwo"}, 4: {"key": "b", "prompt": "x"}}

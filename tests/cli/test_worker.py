@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import time
 from contextlib import ExitStack, contextmanager
 from threading import Thread
@@ -258,3 +259,16 @@ def test_beside_the_main_thread(
 def test_a_word_for_each(outcome: Outcome, word: str) -> None:
     """Every outcome is counted under one word."""
     assert _word(outcome) == word
+
+
+def test_first_words(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker is about to do is said at once, also while its database cannot be reached."""
+    monkeypatch.setenv("APIXO_API_KEY", "a-key")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}/db"
+        worker = start("worker", "--journal", f"postgresql://me:hidden@{where}?batch=foxes")
+        assert worker.stderr is not None
+        line = worker.stderr.readline()
+        assert line.startswith("kling-async: worker of postgresql://me@127.0.0.1:")
+        assert "batch=foxes: connects, then takes items from its queue, up to 100" in line
+        assert "hidden" not in line

@@ -493,7 +493,7 @@ except MissingExtraError as error:
     done = subprocess.run(
         (sys.executable, "-c", script), capture_output=True, text=True, check=True
     )
-    assert 'pip install "kling-async[' in done.stdout
+    assert "pip install " in done.stdout
 
 
 async def test_the_caller_fails(emulator: Emulator, dial: Dial, url: str, jobs: ReadJobs) -> None:

@@ -49,8 +49,9 @@ async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[floa
 
     async def one() -> None:
         while clock() < until:
-            moment = await limiter.request()
-            moments.append(moment)
+            permit = await limiter.request()
+            moments.append(permit.granted_at)
+            permit.answered()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(waiters):

@@ -122,16 +122,41 @@ async def test_cancelled_waiters(make: Make) -> None:
 
 
 async def test_a_pause(make: Make) -> None:
-    """Of the refusals of one storm the first begins a pause, and nobody passes before its end."""
+    """Of the refusals of one storm the first begins a pause, and none passes before its end."""
     limiter = make(FAST)
     permits = [await limiter.request() for _ in range(3)]
     waiting = [asyncio.create_task(limiter.request()) for _ in range(200)]
     await asyncio.sleep(0.01)
     begun = now()
     assert [limiter.pause(0.3, permit) for permit in permits] == [True, False, False]
-    assert min(await asyncio.gather(*waiting[150:])) >= begun + 0.3
-    assert await limiter.request() < begun + 1.0 + late()
-    assert limiter.pause(0.0, now())
+    later = [permit.granted_at for permit in await asyncio.gather(*waiting[150:])]
+    assert min(later) >= begun + 0.3
+    permit = await limiter.request()
+    assert permit.granted_at < begun + 1.0 + late()
+    assert limiter.pause(0.0, permit)
+
+
+async def test_a_pause_that_grows(make: Make) -> None:
+    """A later refusal of the same storm with a longer delay makes the pause longer."""
+    limiter = make(FAST)
+    first, second, third = [await limiter.request() for _ in range(3)]
+    begun = now()
+    assert limiter.pause(0.2, first)
+    waiting = asyncio.create_task(limiter.request())
+    await asyncio.sleep(0.05)
+    assert limiter.pause(1.0, second)
+    assert not limiter.pause(0.1, third)
+    assert (await waiting).granted_at >= begun + 1.05
+
+
+async def test_a_permit(make: Make) -> None:
+    """A permit says when it was granted, and may be answered more than once."""
+    limiter = make(FAST)
+    begun = now()
+    permit = await limiter.request()
+    assert begun <= permit.granted_at <= now()
+    permit.answered()
+    permit.answered()
 
 
 async def test_slots(make: Make) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from kling_async._extras import install_command
 from kling_async.errors import ConfigurationError
 from kling_async.limits import Limits
 from kling_async.limits.engines import Hold, LimitsEngine, Usage, connect
@@ -247,7 +248,7 @@ except MissingExtraError as error:
         check=True,
         env={**os.environ, "COVERAGE_PROCESS_START": ""},
     )
-    assert f'pip install "kling-async[{extra}]"' in told.stdout
+    assert install_command(extra) in told.stdout
 
 
 @pytest.mark.virtual_time

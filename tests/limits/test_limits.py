@@ -1,5 +1,6 @@
 import math
 import pickle
+from decimal import Decimal
 
 import attrs
 import pytest
@@ -31,11 +32,11 @@ def test_wrong_counts(name: str, value: object) -> None:
     assert str(caught.value) == f"limits need {name} >= 1, not {value!r}"
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf])
-def test_wrong_lifetimes(value: float) -> None:
-    """A presumed lifetime is positive and finite."""
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, "60", None, Decimal(60)])
+def test_wrong_lifetimes(value: object) -> None:
+    """A presumed lifetime is a positive and finite number."""
     with pytest.raises(ConfigurationError) as caught:
-        Limits(presumed_lifetime=value)
+        Limits(presumed_lifetime=value)  # type: ignore[arg-type] # on purpose
     assert str(caught.value) == f"limits need presumed_lifetime > 0, not {value!r}"
 
 

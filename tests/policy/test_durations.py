@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.policy.durations import Durations, Kind, expected, took
+from kling_async.policy.durations import Durations, Kind, expected, presumed_lifetime, took
 from kling_async.results import Snapshot, TaskRef, TaskState
 
 # No property depends on how fast the machine is, or on luck.
@@ -134,6 +134,53 @@ def test_forty_results_later(before: list[float] | None, new: list[float], facto
     assert learn(known, *new) == Durations(tuple(new))
     assert learn(known, *new).early >= 59 * factor
     assert learn(known, *new).late <= 91 * factor
+
+
+# ---------------------------------------------------------------------- the share still running
+
+
+def test_running() -> None:
+    """The share that still runs falls from 1 at the early mark, and never to 0."""
+    known = Durations((10.0, 20.0, 30.0, 40.0), seeds=4)
+    shares = [known.running(age) for age in (0.0, 10.0, 20.0, 25.0, 30.0, 40.0, 1e9)]
+    assert shares == pytest.approx([1, 1, 2 / 3, 0.5, 1 / 3, 1 / 6, 1 / 6])
+
+
+@FREELY
+@given(st.lists(seconds, min_size=1, max_size=60), st.lists(seconds, min_size=2, max_size=9))
+def test_the_share_still_running_only_falls(durations: list[float], ages: list[float]) -> None:
+    """The share lies between 0 and 1 and falls with age; the weight is no more than the span."""
+    known = learn(Durations(()), *durations)
+    shares = [known.running(age) for age in sorted(ages)]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0 < share <= 1 for share in shares)
+    assert 0 <= known.weight <= (known.late - known.early) * (1 + 1e-9)
+
+
+def test_the_weight_of_even_durations() -> None:
+    """For tasks that end evenly in 30 s, the root of the share still running sums up to 20 s."""
+    known = Durations(tuple(60.0 + 30 * n / 39 for n in range(40)))
+    assert known.weight == pytest.approx(20, rel=0.03)
+    assert known.mean == pytest.approx(75)
+
+
+# ------------------------------------------------------------------------------- presumed lifetimes
+
+
+@pytest.mark.parametrize(
+    ("known", "accepted", "lifetime"),
+    [
+        (expected(FIVE), True, 690.0),
+        (expected(FIVE), False, 114.5),
+        (Durations((1000.0,) * 40), True, 1006.25 * 5),
+        (Durations((1.0, 2.5) * 20), False, (2.5 + 1.5 / 40) * 1.25 + 2),
+        (None, True, math.inf),
+        (None, False, 300.0),
+    ],
+)
+def test_presumed_lifetimes(known: Durations | None, accepted: bool, lifetime: float) -> None:  # noqa: FBT001
+    """An accepted task is presumed to end long after the late mark, an unsure one soon after."""
+    assert presumed_lifetime(known, accepted=accepted) == pytest.approx(lifetime)
 
 
 # ------------------------------------------------------------------------------------ what it took

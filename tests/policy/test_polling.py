@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError
 from kling_async.policy.durations import Durations, Kind, expected
-from kling_async.policy.polling import Polling, pace, stretch
+from kling_async.policy.polling import Budget, Polling, spacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True)
@@ -63,24 +68,40 @@ def test_next_waits_of_the_early_and_unknown(
     assert Polling().next_wait(age, known) == pytest.approx(wait)
 
 
+@pytest.mark.parametrize("spacing", [0.0, 0.5, 4.0])
+@pytest.mark.parametrize("age", [60.0, 67.5, 75.0, 86.0, 90.0])
+def test_next_waits_where_tasks_usually_end(age: float, spacing: float) -> None:
+    """Between the marks a wait is the spacing times the root of the share that still runs."""
+    assert FIVE is not None
+    wait = Polling(shortest=0.01).next_wait(age, FIVE, spacing=spacing)
+    # Not finer than a fortieth of the 30 s between the marks.
+    assert wait == pytest.approx(max(spacing, 0.75) * math.sqrt(FIVE.running(age)))
+
+
 @pytest.mark.parametrize(
-    ("polling", "known", "wait"),
+    ("polling", "known", "spacing", "wait"),
     [
-        (Polling(), FIVE, 1.0),  # half a second would do, but that is less than the shortest
-        (Polling(shortest=0.1), FIVE, 0.5),
-        (Polling(shortest=4.0), FIVE, 4.0),
-        (Polling(shortest=0.1, longest=0.2), FIVE, 0.2),
-        (Polling(shortest=0.1), Durations((60.0, 120.0) * 20), (60 + 60 / 20) / 60),
-        (Polling(), HOURS, 15.0),
+        (Polling(), FIVE, 0.0, 1.0),  # 0.75 s would do, but that is less than the shortest
+        (Polling(), FIVE, 3.0, 3.0),
+        (Polling(), FIVE, 1e9, 30.0),  # not more than the time between the marks
+        (Polling(longest=2.0), FIVE, 3.0, 3.0),  # where the limit does not allow more
+        (Polling(), HOURS, 0.0, 15.0),
     ],
 )
-def test_next_waits_where_tasks_usually_end(
-    polling: Polling, known: Durations, wait: float
+def test_bounds_where_tasks_usually_end(
+    polling: Polling, known: Durations, spacing: float, wait: float
 ) -> None:
-    """Between the marks every wait is a sixtieth of the time between them, within the bounds."""
-    middle = (known.early + known.late) / 2
-    for age in (known.early, middle, known.late):
-        assert polling.next_wait(age, known) == pytest.approx(wait)
+    """The bounds hold between the marks, too, and the longest where the limit allows."""
+    assert polling.next_wait(known.early, known, spacing=spacing) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(("spacing", "wait"), [(0.9, 60.0), (3.0, 62.0), (1e9, 89.0)])
+def test_first_waits_where_requests_are_few(spacing: float, wait: float) -> None:
+    """Where requests are few, the first is not spent at a moment at which hardly any has ended."""
+    assert Polling().first_wait(FIVE, spacing=spacing) == pytest.approx(wait)
+    assert 59.0 + Polling().next_wait(59.0, FIVE, spacing=spacing) == pytest.approx(
+        min(wait, 59.0 + 59 / 20)
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,87 +242,120 @@ def test_a_lost_callback_is_found(lasts: float) -> None:
 # -------------------------------------------------------------------------------- what all share
 
 
-@pytest.mark.parametrize("rate", [0.1, 1.0, 100.0])
-@pytest.mark.parametrize("number", [1, 7, 100])
-def test_pace_of_the_steady(rate: float, number: int) -> None:
-    """What is made evenly is counted at its pace, whatever it was before, however it is told."""
-    assert pace(rate, number / rate, more=number) == pytest.approx(rate)
-    counted = 1000.0
-    for _ in range(int(500 * rate / number) + 1):
-        counted = pace(counted, number / rate, more=number)
-    assert counted == pytest.approx(rate)
-
-
-def test_pace_fades() -> None:
-    """Without new ones, the pace falls to a third in 20 s and to nothing in the end."""
-    assert pace(9.0, 20.0) == pytest.approx(9 / math.e)
-    assert pace(9.0, 0.0) == 9.0
-    assert pace(9.0, 1e9) == 0.0
-
-
-def test_pace_of_the_sudden() -> None:
-    """New ones count for 20 s, and no more for having been told late."""
-    assert pace(1.0, 0.0, more=3) == pytest.approx(1.15)
-    assert pace(0.0, 1e-9, more=3) == pytest.approx(0.15)
-    assert pace(0.0, 5.0, more=3) < 0.15
-    assert pace(0.0, 60.0, more=3) == pytest.approx(0.05, rel=0.06)
-
-
 @pytest.mark.parametrize(
-    ("wished", "limit", "submits", "factor"),
+    ("rate", "weights", "ends", "result"),
     [
-        (0.0, 10_000, 0.0, 1.0),
-        (150.0, 10_000, 0.0, 1.0),
-        (300.0, 10_000, 0.0, 2.0),
-        (300.0, 10_000, 100.0, 6.0),
-        (300.0, 10_000, 120.0, 7.2),  # the quarter that polls always have
-        (300.0, 10_000, 1e9, 7.2),
-        (3.0, 10, 0.0, 20.0),
-        (3.0, 10, 0.1, 60.0),
-        (1.0, 1, 0.0, 66.66667),
+        (10.0, 20.0, 0.0, 2.0),
+        (10.0, 20.0, 4.0, 5.0),
+        (10.0, 20.0, 6.0, 8.0),  # the quarter that polls always have
+        (10.0, 20.0, 1e9, 8.0),
+        (10.0, 0.0, 0.0, 0.0),
     ],
 )
-def test_stretch(wished: float, limit: int, submits: float, factor: float) -> None:
-    """Waits grow by what the polls are more than 90 % of the limit less the submits."""
-    assert stretch(wished, limit, submits) == pytest.approx(factor)
+def test_spacing(rate: float, weights: float, ends: float, result: float) -> None:
+    """The spacing is what lets polls use all that ends and their submits leave of the rate."""
+    assert spacing(rate, weights, ends) == pytest.approx(result)
 
 
-@FREELY
-@given(st.floats(0, 1e5), st.integers(1, 100_000), st.floats(0, 5000))
-def test_stretched_polls_and_submits_stay_inside(wished: float, limit: int, submits: float) -> None:
-    """Waits never shrink; polls and submits need at most 90 % wherever submits leave a quarter."""
-    factor = stretch(wished, limit, submits)
-    assert factor >= 1
-    polls = wished / factor
-    assert polls >= min(wished, limit / 60 * 0.25) * (1 - 1e-9)
-    assume(submits <= limit / 60 * (0.9 - 0.25))
-    assert polls + submits <= limit / 60 * 0.9 * (1 + 1e-9)
+def test_the_best_schedule() -> None:
+    """Of schedules with as many polls, none of a few others finds ends earlier on average."""
+    known = Durations(tuple(60.0 + 30 * (n + 0.5) / 40 for n in range(40)))
+
+    def cost(wait: Callable[[float], float]) -> tuple[float, float]:
+        age, late, polls = 60.0, 0.0, 0.0
+        while age < 90:
+            polls += (90 - age) / 30
+            step = wait(age)
+            late += sum(max(0.0, age + step - end) for end in ends if age < end <= age + step)
+            age += step
+        return late / len(ends), polls
+
+    ends = [60 + 30 * (n + 0.5) / 3000 for n in range(3000)]
+    polling = Polling(shortest=0.01)
+    ours, number = cost(lambda age: polling.next_wait(age, known, spacing=2.0))
+    evenly, as_many = cost(lambda _: 15 / (number - 0.5))
+    assert as_many == pytest.approx(number, rel=0.05)
+    assert ours < evenly * 0.93
+
+
+def sent(budget: Budget, seconds: float, *, submits: float = 0.0) -> int:
+    """Poll as often as the budget allows, and submit so often each second; count the polls."""
+    now, number, next_submit = 0.0, 0, 0.0
+    while now < seconds:
+        if submits and now >= next_submit:
+            budget.submitted(now)
+            next_submit += 1 / submits
+        wait = budget.wait(now)
+        if wait == 0:
+            budget.polled(now)
+            number += 1
+        else:
+            now += min(wait, next_submit - now) if submits and next_submit > now else wait
+    return number
+
+
+@pytest.mark.parametrize("limit", [2, 10, 60, 1000, 10_000])
+def test_the_whole_limit(limit: int) -> None:
+    """In the long run polls make nearly as many requests as the limit allows, and no more."""
+    number = sent(Budget(limit, 0.0), 600.0)
+    assert limit * 10 * 0.99 - 12 <= number <= limit * 10 * 1.001 + 10
+
+
+@pytest.mark.parametrize("limit", [600, 10_000])
+def test_submits_come_first(limit: int) -> None:
+    """Polls get what submits leave, and a quarter of the limit in any case."""
+    rate = limit / 60
+    assert sent(Budget(limit, 0.0), 600.0, submits=rate / 3) == pytest.approx(
+        600 * rate * 2 / 3, rel=0.03
+    )
+    assert sent(Budget(limit, 0.0), 600.0, submits=rate) == pytest.approx(600 * rate / 4, rel=0.03)
+
+
+def test_slow_answers() -> None:
+    """A request counts until 60 s after its answer: slow answers leave less of the limit."""
+    budget = Budget(600, 0.0)
+    before = budget.planned_rate
+    for _ in range(1000):
+        budget.answered(20.0)
+    assert budget.planned_rate == pytest.approx(before * 60 / 80, rel=0.01)
+    assert sent(budget, 800.0) == pytest.approx(800 * 10 * 60 / 80, rel=0.02)
+
+
+@pytest.mark.parametrize(("limit", "share"), [(10, 0.7), (100, 0.9), (10_000, 0.99)])
+def test_the_planned_rate(limit: int, share: float) -> None:
+    """A large limit is planned with nearly whole; a small one leaves room for chance."""
+    assert Budget(limit, 0.0).planned_rate == pytest.approx(limit / 60 * share, rel=0.01)
 
 
 # --------------------------------------------------------------------------------- wrong schedules
 
 
-@pytest.mark.parametrize(
-    ("numbers", "words"),
-    [
-        ({"shortest": 0}, "0 < shortest <= longest, not shortest=0, longest=15.0"),
-        ({"shortest": -1.0}, "not shortest=-1.0, longest=15.0"),
-        ({"shortest": math.nan}, "not shortest=nan, longest=15.0"),
-        ({"shortest": 20.0}, "not shortest=20.0, longest=15.0"),
-        ({"longest": 0.5}, "not shortest=1.0, longest=0.5"),
-        ({"longest": math.inf}, "not shortest=1.0, longest=inf"),
-        ({"longest": math.nan}, "not shortest=1.0, longest=nan"),
-        ({"first": -0.1}, "polling needs first >= 0, not -0.1"),
-        ({"first": math.inf}, "polling needs first >= 0, not inf"),
-        ({"first": math.nan}, "polling needs first >= 0, not nan"),
-        ({"safety_net": 0}, "polling needs safety_net > 0, not 0"),
-        ({"safety_net": -1.0}, "polling needs safety_net > 0, not -1.0"),
-        ({"safety_net": math.inf}, "polling needs safety_net > 0, not inf"),
-        ({"safety_net": math.nan}, "polling needs safety_net > 0, not nan"),
-    ],
-)
-def test_wrong_schedules(numbers: dict[str, float], words: str) -> None:
-    """A schedule that cannot be kept is a ConfigurationError with the number seen."""
+WRONG = ["5", True, False, Decimal(5), math.nan, math.inf, -math.inf, -1, -0.1, 10**400, [5], 5j]
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("name", ["first", "shortest", "longest", "safety_net"])
+def test_what_is_no_number_of_seconds(name: str, value: object) -> None:
+    """What is no finite number of seconds raises ConfigurationError, which says what would do."""
     with pytest.raises(ConfigurationError) as caught:
+        Polling(**{name: value})  # type: ignore[arg-type]
+    said = str(caught.value)
+    assert said.startswith(f"Polling({name}=...) must be a finite number of seconds")
+    assert f"not {value!r:.80}" in said
+    assert "such as" in said
+    assert ("None" in said) is (name == "first")
+
+
+@pytest.mark.parametrize("name", ["shortest", "longest", "safety_net"])
+@pytest.mark.parametrize("value", [0, 0.0, None])
+def test_waits_that_are_none(name: str, value: object) -> None:
+    """No wait between polls may be 0 or None; only the first poll may come at once."""
+    with pytest.raises(ConfigurationError, match=f"{name}=.*greater than 0, such as"):
+        Polling(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("numbers", [{"shortest": 20.0}, {"longest": 0.5}])
+def test_bounds_in_the_wrong_order(numbers: dict[str, float]) -> None:
+    """The longest wait is not less than the shortest."""
+    with pytest.raises(ConfigurationError, match="must not be less than"):
         Polling(**numbers)
-    assert words in str(caught.value)

@@ -14,7 +14,7 @@ from kling_async.errors import (
     RateLimitError,
     ServerError,
 )
-from kling_async.policy.retry import Retry
+from kling_async.policy.retry import Retry, backoff
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -56,23 +56,24 @@ def test_what_may_be_repeated_is(error: KlingError) -> None:
 )
 def test_widest_waits(attempt: int, widest: float) -> None:
     """The widest wait doubles with each failure, from half a second up to the cap."""
-    assert Retry().backoff(attempt, 1.0) == widest
-    assert Retry().backoff(attempt, 0.5) == widest / 2
-    assert Retry().backoff(attempt, 0.0) == 0.0
+    assert backoff(attempt, 0.5, 60.0, 1.0) == widest
+    assert backoff(attempt, 0.5, 60.0, 0.5) == widest / 2
+    assert backoff(attempt, 0.5, 60.0, 0.0) == 0.0
 
 
 @FREELY
 @given(st.integers(1, 10**6), CHANCES, st.floats(1e-3, 1e9), st.floats(1e-3, 1e9))
 def test_jitter_is_full_and_capped(attempt: int, chance: float, base: float, cap: float) -> None:
     """A wait lies between nothing and the lesser of the cap and the doubled base."""
-    wait = Retry(base=base, cap=cap).backoff(attempt, chance)
+    wait = backoff(attempt, base, cap, chance)
     assert 0 <= wait <= cap
     assert wait <= base * 2.0 ** min(attempt - 1, 900)
 
 
 def test_absurd_bases() -> None:
-    """A base that overflows when doubled is still held by the cap."""
-    assert Retry(base=1e308, cap=7.0).backoff(60, 1.0) == 7.0
+    """A base or number of failures that overflows when doubled is still held by the cap."""
+    assert backoff(60, 1e308, 7.0, 1.0) == 7.0
+    assert backoff(10**12, 1.0, 7.0, 1.0) == 7.0
 
 
 def test_attempts_run_out() -> None:
@@ -85,6 +86,34 @@ def test_attempts_run_out() -> None:
         None,
     ]
     assert Retry(attempts=1).wait(PASSING, 1, 0.0, 0.0) is None
+
+
+def test_attempts_do_not_count_for_429() -> None:
+    """A 429 is repeated until the deadline, however often it has been sent."""
+    assert Retry(attempts=3).wait(asking(None), 100, 100.0, 0.0) == 0.0
+    assert Retry(attempts=3).wait(asking(None), 100, 180.1, 0.0) is None
+
+
+@pytest.mark.parametrize("error", [PASSING, asking(None), ConnectError("no")])
+def test_patience(error: KlingError) -> None:
+    """With patience the time from the first sending counts: no attempts, and no deadline."""
+    retry = Retry(attempts=3, deadline=10.0)
+    assert retry.wait(error, 100, 900.0, 0.0, patience=1000.0) == 0.0
+    assert retry.wait(error, 100, 1000.1, 0.0, patience=1000.0) is None
+    assert retry.wait(error, 1, 5.1, 0.0, patience=5.0) is None
+
+
+@pytest.mark.parametrize("patience", [None, 1e6])
+@pytest.mark.parametrize("error", [PASSING, asking(1.0)])
+def test_a_single_attempt(error: KlingError, patience: float | None) -> None:
+    """With one attempt nothing is repeated, a 429 included."""
+    assert Retry(attempts=1).wait(error, 1, 0.0, 0.0, patience=patience) is None
+
+
+def test_patience_with_what_may_not_be_repeated() -> None:
+    """Patience repeats nothing that may have cost money."""
+    lost = AnswerLostError("lost", may_have_charged=True)
+    assert Retry().wait(lost, 1, 0.0, 0.0, patience=1e6) is None
 
 
 def test_six_attempts_by_default() -> None:
@@ -132,7 +161,8 @@ def test_every_wait_keeps_every_bound(
 ) -> None:
     """Whatever happened, a wait is within the cap and the deadline, or there is none."""
     retry = Retry(attempts=8, base=0.5, cap=20.0, deadline=100.0)
-    wait = retry.wait(asking(asked), attempt, elapsed, chance)
+    error = ServerError("503", retryable=True, retry_after=asked)
+    wait = retry.wait(error, attempt, elapsed, chance)
     if wait is None:
         assert attempt >= 8 or elapsed + 20.0 > 100.0
     else:
@@ -141,23 +171,33 @@ def test_every_wait_keeps_every_bound(
         assert elapsed + wait <= 100.0
 
 
-@pytest.mark.parametrize("attempts", [0, -1, 2.5, math.nan])
+@pytest.mark.parametrize("attempts", [0, -1, 2.5, math.nan, True])
 def test_wrong_attempts(attempts: int) -> None:
     """A request is sent at least once."""
     with pytest.raises(ConfigurationError, match=f"retry needs attempts >= 1, not {attempts}$"):
         Retry(attempts=attempts)
 
 
-@pytest.mark.parametrize("name", ["base", "cap", "deadline", "request_timeout"])
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
-def test_wrong_numbers(name: str, value: float) -> None:
+@pytest.mark.parametrize("name", ["base", "cap", "deadline", "request_timeout", "patience"])
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "60", None])
+def test_wrong_numbers(name: str, value: object) -> None:
     """Every time is positive and finite, or a ConfigurationError names it."""
-    with pytest.raises(ConfigurationError, match=f"retry needs {name} > 0, not {value!r}$"):
-        Retry(**{name: value})  # type: ignore[arg-type] # not attempts
+    said = f"retry needs {name} > 0 as a number of seconds, not {value!r}$"
+    with pytest.raises(ConfigurationError, match=said):
+        Retry(**{name: value})  # type: ignore[arg-type] # some are wrong
 
 
 def test_defaults() -> None:
-    """The defaults: waits up to a minute, three minutes in all, half a minute for one sending."""
+    """The defaults: a minute a wait, three in all, an hour for a 429, 30 s for one sending."""
     retry = Retry()
     assert (retry.attempts, retry.base, retry.cap) == (6, 0.5, 60.0)
-    assert (retry.deadline, retry.request_timeout) == (180.0, 30.0)
+    assert (retry.deadline, retry.request_timeout, retry.patience) == (180.0, 30.0, 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "wait"), [(1, 0.5), (2, 1.0), (5, 8.0), (6, 10.0), (1_100, 10.0), (10**9, 10.0)]
+)
+def test_backoff(attempt: int, wait: float) -> None:
+    """A wait doubles with each failure up to its cap, after however many failures."""
+    assert backoff(attempt, 0.5, 10.0, 1.0) == wait
+    assert backoff(attempt, 0.5, 10.0, 0.25) == wait / 4

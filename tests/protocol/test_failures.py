@@ -15,9 +15,9 @@ FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[Health
         (
             "content",
             """CONTENT_VIOLATION NSFW_DETECTED SensitiveContent SensitiveContentDetected
-            InputImageSensitiveContentDetected InputOutputSensitiveContentDetected NSFW
-            ProhibitedContentDetected""",
+            InputImageSensitiveContentDetected NSFW ProhibitedContentDetected""",
         ),
+        ("content_output", "InputOutputSensitiveContentDetected"),
         ("prompt", "PROMPT_TOO_LONG INVALID_PROMPT PromptLengthExceeded"),
         ("image", "INVALID_IMAGE_URL IMAGE_TOO_LARGE UNSUPPORTED_FORMAT IMAGE_DOWNLOAD_FAILED"),
         ("timeout", "PROCESSING_TIMEOUT"),
@@ -36,7 +36,18 @@ def test_codes_of_the_contract(reason: str, codes: str) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("OutputVideoSensitiveContentDetected", FailReason.CONTENT),
+        ("OutputVideoSensitiveContentDetected", FailReason.CONTENT_OUTPUT),
+        ("OutputAudioSensitiveContentDetected", FailReason.CONTENT_OUTPUT),
+        ("AudioSensitiveContentDetected", FailReason.CONTENT_OUTPUT),
+        ("NSFW_OUTPUT", FailReason.CONTENT_OUTPUT),
+        ("InputVideoSensitiveContentDetected", FailReason.CONTENT),
+        ("InputTextSensitiveContentDetected", FailReason.CONTENT),
+        ("INVALID_VIDEO_URL", FailReason.MEDIA),
+        ("VIDEO_TOO_LONG", FailReason.MEDIA),
+        ("AudioTooLong", FailReason.MEDIA),
+        ("INVALID_LORA_URL", FailReason.MEDIA),
+        ("INVALID_MASK_URL", FailReason.MEDIA),
+        ("INVALID_TAIL_IMAGE_URL", FailReason.IMAGE),
         ("nsfw_image", FailReason.CONTENT),
         ("PROHIBITED_PROMPT", FailReason.CONTENT),
         ("PolicyViolation", FailReason.CONTENT),
@@ -69,4 +80,29 @@ def test_advice() -> None:
     said = {reason: advice_on(reason) for reason in FailReason}
     assert len(set(said.values())) == len(FailReason)
     again = {reason for reason, words in said.items() if "submit" in words}
-    assert again == {FailReason.TIMEOUT, FailReason.UNAVAILABLE, FailReason.GENERATION}
+    assert again == {
+        FailReason.CONTENT_OUTPUT,
+        FailReason.TIMEOUT,
+        FailReason.UNAVAILABLE,
+        FailReason.GENERATION,
+    }
+
+
+_PARTS = (
+    *("Input", "Output", "Sensitive", "NSFW", "PROHIBITED", "Violation", "Video", "AUDIO"),
+    *("Image", "Prompt", "lora", "invalid", "url", "credit", "_", "x", "É"),
+)
+WORDS = st.lists(st.sampled_from(_PARTS)).map("".join)
+
+
+@FREELY
+@given(WORDS)
+def test_a_refused_output_is_never_taken_for_the_input(code: str) -> None:
+    """Only a refusal that does not speak of the output is one that the same input meets again."""
+    folded, reason = code.casefold(), reason_of(code)
+    refused = any(word in folded for word in ("sensitive", "nsfw", "prohibited", "violation"))
+    assert refused is (reason in {FailReason.CONTENT, FailReason.CONTENT_OUTPUT})
+    if refused and "output" in folded:
+        assert reason is FailReason.CONTENT_OUTPUT
+    if refused and "input" in folded and "output" not in folded:
+        assert reason is FailReason.CONTENT

@@ -302,3 +302,19 @@ def test_any_base_url_is_normal_or_refused(url: str) -> None:
 def test_loopback(host: str, loopback: bool) -> None:  # noqa: FBT001 - a fact from a table
     """Only the names that always mean this machine are loopback."""
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    "url", ["http://emulator:8080", "http://10.0.0.5/api/v1", "http://127.0.0.1"]
+)
+def test_plain_http_can_be_allowed(url: str) -> None:
+    """In a test network, plain http to other machines can be allowed; other rules hold."""
+    assert normal_base_url(url, allow_http=True).startswith("http://")
+    with pytest.raises(ConfigurationError):
+        normal_base_url("ftp://emulator", allow_http=True)
+
+
+def test_refusal_of_plain_http_names_the_switch() -> None:
+    """Who needs plain http is given the switch."""
+    with pytest.raises(ConfigurationError, match=r"APIXO_ALLOW_HTTP=1 or KlingClient\(allow_http"):
+        normal_base_url("http://emulator:8080")

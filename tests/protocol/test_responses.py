@@ -239,7 +239,7 @@ def test_no_envelope(kind: str, body: bytes) -> None:
     """HTML, cut JSON, or JSON that is no envelope, under a good status, breaks the contract."""
     error = refusal(kind, answer(body))
     assert isinstance(error, ContractError)
-    assert "it is not the JSON envelope of the contract" in str(error)
+    assert "it is not the service's JSON envelope" in str(error)
     assert error.status == 200
     assert error.body == body.decode("utf-8", "replace")[:200]
     assert error.ref == (REF if kind == "status" else None)
@@ -257,11 +257,15 @@ def test_a_broken_contract_and_money(kind: str) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("kind", READERS)
 def test_redirects(kind: str, status: int) -> None:
-    """A redirect is against the contract, whatever its body says."""
+    """A redirect is not followed; without the envelope it is a gateway's, and costs nothing."""
+    page = refusal(kind, answer(b"", status))
+    assert (page.may_have_charged, page.retryable) == (False, True)
     error = refusal(kind, answer({"code": 200, "data": {"taskId": "a"}}, status))
-    assert isinstance(error, ContractError)
-    assert error.status == status
-    assert "it is a redirect, and those are not followed" in str(error)
+    assert (error.may_have_charged, error.retryable) == ((kind == "submit"), (kind != "submit"))
+    for one in (page, error):
+        assert isinstance(one, ContractError)
+        assert one.status == status
+        assert "it is a redirect, and those are not followed" in str(one)
 
 
 @pytest.mark.parametrize(
@@ -345,24 +349,26 @@ def test_wrong_urls_of_a_running_task() -> None:
 # ------------------------------------------------------------------------------------- money
 
 # What a submit means by its HTTP status (down) and the code in its envelope (across); "-" is no
-# code. The word is the error's class; "$": a task may have been started and charged;
-# "+": nothing was started, so it may be sent again. HTTP's status decides which error it is, and
-# anything that leaves a doubt costs the right to repeat it.
+# code, and so no envelope. The word is the error's class; "$": a task may have been started and
+# charged; "+": nothing was started, so it may be sent again; neither: refused by the service.
+# HTTP's status decides which error it is, and any doubt costs the right to repeat it.
 MONEY = """
 HTTP  -     200   201   0     302   400   401   402   403   404   409   429   500   502   503   504   1001
-200   odd$  odd$  odd$  odd$  odd$  bad   key   pay   ban   nil   bad   wait+ ill$  ill$  ill+  ill$  odd$
-202   odd$  odd$  odd$  odd$  odd$  bad   key   pay   ban   nil   bad   wait+ ill$  ill$  ill+  ill$  odd$
-302   odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$
-400   bad   bad$  bad$  bad   bad   bad   bad   bad   bad   bad   bad   bad   bad$  bad$  bad   bad$  bad
-401   key   key$  key$  key   key   key   key   key   key   key   key   key   key$  key$  key   key$  key
-402   pay   pay$  pay$  pay   pay   pay   pay   pay   pay   pay   pay   pay   pay$  pay$  pay   pay$  pay
-403   ban   ban$  ban$  ban   ban   ban   ban   ban   ban   ban   ban   ban   ban$  ban$  ban   ban$  ban
-404   nil   nil$  nil$  nil   nil   nil   nil   nil   nil   nil   nil   nil   nil$  nil$  nil   nil$  nil
-409   bad   bad$  bad$  bad   bad   bad   bad   bad   bad   bad   bad   bad   bad$  bad$  bad   bad$  bad
+200   odd$  odd$  odd$  odd$  odd$  bad   key   pay   ban   nil   bad$  wait+ ill$  ill$  ill+  ill$  odd$
+202   odd$  odd$  odd$  odd$  odd$  bad   key   pay   ban   nil   bad$  wait+ ill$  ill$  ill+  ill$  odd$
+302   odd+  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$
+400   odd+  bad$  bad$  bad   bad   bad   bad   bad   bad   bad   bad   bad   bad$  bad$  bad   bad$  bad
+401   odd+  key$  key$  key   key   key   key   key   key   key   key   key   key$  key$  key   key$  key
+402   odd+  pay$  pay$  pay   pay   pay   pay   pay   pay   pay   pay   pay   pay$  pay$  pay   pay$  pay
+403   odd+  ban$  ban$  ban   ban   ban   ban   ban   ban   ban   ban   ban   ban$  ban$  ban   ban$  ban
+404   odd+  nil$  nil$  nil   nil   nil   nil   nil   nil   nil   nil   nil   nil$  nil$  nil   nil$  nil
+408   odd$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$
+409   odd+  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$
 429   wait+ wait$ wait$ wait+ wait+ wait+ wait+ wait+ wait+ wait+ wait+ wait+ wait$ wait$ wait+ wait$ wait+
+499   odd$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$  bad$
 500   ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$
 502   ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$
-503   ill+  ill$  ill$  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill$  ill$  ill+  ill$  ill+
+503   ill$  ill$  ill$  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill+  ill$  ill$  ill+  ill$  ill+
 504   ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$
 599   ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$  ill$
 600   odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$  odd$
@@ -415,7 +421,7 @@ def test_reads_cost_nothing(kind: str, status: int, code: int | None, cell: str)
     word = cell.rstrip("$+")
     assert type(error) is WORDS[word]
     assert not error.may_have_charged
-    assert error.retryable is (word in {"odd", "wait", "ill"})
+    assert error.retryable is (cell != word or word == "odd")  # else the service refused
     assert error.ref == (REF if kind == "status" else None)
 
 
@@ -428,18 +434,33 @@ def test_a_refusal_that_names_a_task(status: int) -> None:
     assert not error.retryable
 
 
-@pytest.mark.parametrize(
-    ("status", "charged"), [(400, False), (429, False), (500, True), (502, True), (503, False)]
-)
 @pytest.mark.parametrize("body", [b"", b"<html>trouble</html>", b"[1]", b'{"code": tru'])
-def test_gateways(status: int, charged: bool, body: bytes) -> None:  # noqa: FBT001 - from a table
-    """An error page without an envelope means what its HTTP status means."""
+@pytest.mark.parametrize(
+    ("status", "kind", "charged"),
+    [
+        (200, ContractError, True),
+        (302, ContractError, False),
+        (403, ContractError, False),
+        (404, ContractError, False),
+        (405, ContractError, False),
+        (408, ContractError, True),
+        (413, ContractError, False),
+        (429, RateLimitError, False),
+        (499, ContractError, True),
+        (500, ServerError, True),
+        (502, ServerError, True),
+        (503, ServerError, True),
+        (522, ServerError, True),
+    ],
+)
+def test_gateways(status: int, kind: type[KlingError], charged: bool, body: bytes) -> None:  # noqa: FBT001 - from a table
+    """A page without an envelope is no verdict by the service, whatever its status is."""
     error = refusal("submit", answer(body, status))
-    assert isinstance(error, APIError)
-    assert error.may_have_charged is charged
-    assert error.retryable is (status in {429, 503})
-    assert (error.status, error.code, error.message) == (status, status, "")
-    assert str(error).startswith(f"submit answered {status} (")
+    assert type(error) is kind
+    assert (error.may_have_charged, error.retryable) == (charged, not charged)
+    asked = refusal("status", answer(body, status))
+    assert type(asked) is kind
+    assert (asked.may_have_charged, asked.retryable) == (False, True)
 
 
 @pytest.mark.parametrize("code", [True, 1.5, "x", [], {}, "٣", "²", "-1", -1])
@@ -581,7 +602,7 @@ def test_any_answer(kind: str, status: int, body: bytes, headers: dict[str, str]
         assert len(str(read)) < 3000
         assert not (read.retryable and read.may_have_charged)
         if kind == "submit" and status not in range(200, 300):
-            assert read.may_have_charged or status in range(400, 500) or status == 503
+            assert read.may_have_charged or status in range(300, 500) or status == 503
         again = pickle.loads(pickle.dumps(read))  # noqa: S301 - our own bytes
         assert (type(again), str(again), vars(again)) == (type(read), str(read), vars(read))
     else:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Retry
-from kling_async.errors import AnswerLostError, RateLimitError
+from kling_async.errors import AnswerLostError, ServerError
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
 
@@ -71,11 +71,11 @@ async def test_a_script_that_raises() -> None:
 
 async def test_answers_with_another_status() -> None:
     """An answer's status and message are what the service would have said."""
-    transport = ScriptedTransport(lambda _: answer(None, status=429, message="slow down"))
+    transport = ScriptedTransport(lambda _: answer(None, status=503, message="not now"))
     kling = KlingClient("a-key", transport=transport, retry=Retry(attempts=3), polling=Polling())
-    with pytest.raises(RateLimitError, match="slow down") as caught:
+    with pytest.raises(ServerError, match="not now") as caught:
         await kling.balance()
-    assert (caught.value.status, caught.value.code) == (429, 429)
+    assert (caught.value.status, caught.value.code) == (503, 503)
     assert len(transport.requests) == 3
     assert json.loads(answer(7).body) == {"code": 200, "message": "success", "data": 7}
 

@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 
 from kling_async import KlingClient
+from kling_async._extras import install_command
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks import fastapi
 
@@ -149,4 +150,4 @@ assert "pydantic" not in sys.modules
     ran = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
-    assert ran.stdout == 'this edge needs FastAPI: pip install "kling-async[fastapi]"\n'
+    assert ran.stdout == f"this edge needs FastAPI: {install_command('fastapi')}\n"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
 from kling_async.errors import ConfigurationError
 from kling_async.protocol.callbacks import write_token
-from kling_async.results import TaskState
+from kling_async.results import Snapshot, TaskState
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 from kling_async.webhooks import Counts, Inbox
@@ -244,7 +244,30 @@ def test_answers(method: str, path: str, what: bytes, status: int, counted: Coun
     assert box.counts == Counts()
     assert box.handle(method, path, "a=b", what) == status
     assert box.counts == counted
-    assert len(ear.heard) == counted.taken + counted.unknown
+    assert len(ear.heard) == counted.taken + counted.unknown + counted.unfinished
+
+
+def test_those_that_say_that_it_runs() -> None:
+    """Four that say that a task runs are passed on, and take no place of those that say its end."""
+    box, ear = listening("task_1")
+    for _ in range(6):
+        box.handle("POST", PATH, "", body(state="processing"))
+    box.handle("POST", PATH, "", body("task_2", state="processing"))
+    for _ in range(6):
+        box.handle("POST", PATH, "", body())
+    states = [one.snapshot.state.value for one in ear.heard]
+    assert states == ["processing"] * 5 + ["success"] * 4
+    assert box.counts == Counts(taken=1, repeated=5, unfinished=7)
+
+
+@pytest.mark.parametrize(("task_id", "unfinished"), [("task_1", 1), ("task_2", 0)])
+def test_one_that_was_relayed(task_id: str, unfinished: int) -> None:
+    """One that came to another process is counted if the task runs here, and else is not."""
+    box, ear = listening("task_1")
+    snapshot = Snapshot(TaskRef(MODEL, task_id), TaskState.PROCESSING, "processing")
+    box.relayed(snapshot, NONCE)
+    assert len(ear.heard) == 1
+    assert box.counts == Counts(unfinished=unfinished)
 
 
 def test_what_is_told() -> None:

@@ -18,8 +18,9 @@ from aiohttp import web
 from fastapi import FastAPI
 
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
+from kling_async._extras import install_command
 from kling_async.errors import AnswerLostError, ConfigurationError
-from kling_async.events import CalledBack, Event, Polled, Submitted
+from kling_async.events import CalledBack, Event, Polled, Submitted, TaskEnded
 from kling_async.protocol.callbacks import write_token
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
@@ -241,21 +242,20 @@ async def test_callbacks_that_are_too_large() -> None:
     assert here.relay.counts == RelayCounts(published=1, dropped=1)
 
 
-async def test_what_still_runs_is_not_told() -> None:
-    """What says that a task still runs is told to nobody, wherever it comes from."""
+@pytest.mark.parametrize("knows", [True, False])
+async def test_what_still_runs(*, knows: bool) -> None:
+    """What says that a task still runs is relayed, too, and takes no place of what says its end."""
     board = Board()
     here, there = Worker(board), Worker(board)
+    here.ear.knows, there.ear.knows = False, knows
     async with here.relay, there.relay:
-        here.called(state="processing")
-        await asyncio.sleep(1)
-        assert board == []
+        for _ in range(6):
+            here.called(state="processing")
         here.called()
         await asyncio.sleep(1)
-        board.append(board[0].replace('"success"', '"processing"').replace(" ", " ", 1))
-        board[-1] = "0" * 24 + board[-1][24:]
-        await asyncio.sleep(1)
-    assert there.relay.counts.heard == 2
-    assert there.ear.tasks == ["task_1"]
+    assert [one.snapshot.state.value for one in there.ear.heard] == ["processing"] * 4 + ["success"]
+    assert here.inbox.counts == Counts(unfinished=6, unknown=1)
+    assert there.inbox.counts == (Counts(unfinished=4, relayed=1) if knows else Counts())
 
 
 # -------------------------------------------------------------------------- who hears of each other
@@ -517,6 +517,18 @@ async def test_a_relay_that_is_open_already() -> None:
         pass
 
 
+async def test_two_loops() -> None:
+    """A relay that is open on a running loop cannot be opened on another one."""
+    here = Worker(Board())
+
+    def elsewhere() -> None:
+        with pytest.raises(ConfigurationError, match="make one for each loop"):
+            asyncio.run(here.relay.__aenter__())
+
+    async with here.relay:
+        await asyncio.to_thread(elsewhere)
+
+
 def test_one_loop_after_another() -> None:
     """It may be used in one ``asyncio.run`` after another, even if it was not closed in between."""
     board = Board()
@@ -616,7 +628,7 @@ async def test_a_callback_at_another_worker() -> None:
     assert list(result.result_urls) == URLS
     assert service.asked == {"task_1": 1}
     kinds = [type(event) for event in service.events]
-    assert kinds == [Submitted, CalledBack, Polled]
+    assert kinds == [Submitted, CalledBack, Polled, TaskEnded]
     assert (here.inbox.counts.relayed, there.inbox.counts.relayed) == (1, 0)
 
 
@@ -754,11 +766,11 @@ async def test_edges(edge: str, run: Run, connect: Connect) -> None:
         ("mysql://root:pa55word@host/db", "not at mysql://"),
         ("root:pa55word@host", "not at anything else"),
         ("", "not at anything else"),
-        ("redis://:pa55word@host:port/0", "redis:// is none"),
-        ("valkeys://:pa55word@host:port/0", "valkeys:// is none"),
-        ("postgresql://root:pa55@word@host/db", "postgresql:// is none"),
-        ("postgresql://root:pa55word@[host/db", "postgresql:// is none"),
-        ("postgres://root:pa55word@host/db?no_such=option", "postgresql:// is none"),
+        ("redis://:pa55word@host:port/0", "invalid redis:// URL"),
+        ("valkeys://:pa55word@host:port/0", "invalid valkeys:// URL"),
+        ("postgresql://root:pa55@word@host/db", "invalid postgresql:// URL"),
+        ("postgresql://root:pa55word@[host/db", "invalid postgresql:// URL"),
+        ("postgres://root:pa55word@host/db?no_such=option", "invalid postgresql:// URL"),
     ],
 )
 def test_wrong_addresses(url: str, told: str) -> None:
@@ -790,8 +802,7 @@ except MissingExtraError as error:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
     assert ran.stdout == (
-        f"what relays callbacks at {scheme}:// needs another package:"
-        f' pip install "kling-async[{extra}]"\n'
+        f"what relays callbacks at {scheme}:// needs another package: {install_command(extra)}\n"
     )
 
 

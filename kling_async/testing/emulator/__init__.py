@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
-from kling_async.errors import ConfigurationError, MissingExtraError
+from kling_async._extras import missing_extra
+from kling_async.errors import ConfigurationError
 from kling_async.testing import media
 from kling_async.testing.emulator.app import API, Api, Settings
 from kling_async.testing.emulator.callbacks import Callbacks
@@ -64,7 +65,10 @@ class Emulator:
         video: "rendered" shows the input and needs the extra ``emulator``; "small" is one short
             clip for all; "auto" renders if the extra is installed.
         samples: A folder of pictures to serve under ``/samples/``.
-        seed: Of the dice that choose how long a task takes.
+        seed: Of the dice that choose how long a task takes, and of the latency.
+        latency: Seconds that a request is under way until it arrives at the service, and its
+            answer until it arrives at the client: a number, a range, or a function that is called
+            for each of the two. Not divided by ``speed``; samples travel at once.
         keep_alive: Seconds after which an idle connection is closed.
 
     Raises:
@@ -88,6 +92,7 @@ class Emulator:
         video: Literal["auto", "rendered", "small"] = "auto",
         samples: Path | None = None,
         seed: int = 0,
+        latency: Callable[[], float] | tuple[float, float] | float = 0.0,
         keep_alive: float = 75.0,
     ) -> None:
         if not (math.isfinite(speed) and speed > 0):
@@ -95,13 +100,12 @@ class Emulator:
         if requests_per_minute < 1 or concurrent_tasks < 1:
             raise ConfigurationError("emulator: limits must be at least 1")
         if video == "rendered" and not media.can_render():
-            raise MissingExtraError(
-                'rendered videos need the extra "emulator": pip install "kling-async[emulator]"'
-            )
+            raise missing_extra("emulator", 'rendered videos need the extra "emulator"')
         self._host = host
         self._port = port
         self._speed = speed
         self._duration = duration
+        self._latency = _latency(latency, seed)
         self._dice = random.Random(seed)  # noqa: S311 - durations, not secrets
         self._scenario = scenario or Scenario()
         self._retry_after = retry_after
@@ -153,6 +157,7 @@ class Emulator:
             self._callbacks,
             self._log,
             Settings(
+                latency=self._latency,
                 speed=self._speed,
                 retry_after=self._retry_after,
                 rendered=can_render and self._video != "small",
@@ -172,6 +177,17 @@ class Emulator:
     def base_url(self) -> str:
         """The base URL for clients: the origin and ``/api/v1``."""
         return f"{self.origin}{API}"
+
+    @property
+    def concurrent_tasks(self) -> int:
+        """How many tasks may run at a time. Setting it counts from the next submit on."""
+        return self._service.concurrent_tasks
+
+    @concurrent_tasks.setter
+    def concurrent_tasks(self, number: int) -> None:
+        if number < 1:
+            raise ConfigurationError("emulator: limits must be at least 1")
+        self._service.concurrent_tasks = number
 
     @property
     def balance(self) -> float:
@@ -199,3 +215,17 @@ class Emulator:
             return self._duration(order.input) / self._speed
         low, high = self._duration or _SECONDS[order.duration]
         return self._dice.uniform(low, high) / self._speed
+
+
+def _latency(
+    latency: Callable[[], float] | tuple[float, float] | float, seed: int
+) -> Callable[[], float]:
+    """Return what gives the seconds that the next thing is under way."""
+    if callable(latency):
+        return latency
+    low, high = latency if isinstance(latency, tuple) else (latency, latency)
+    if not 0 <= low <= high < math.inf:
+        raise ConfigurationError(f"emulator: latency needs seconds from 0 on, got {latency!r}")
+    # Dice of its own, so that tasks take as long as without a latency.
+    dice = random.Random(seed)  # noqa: S311 - latencies, not secrets
+    return lambda: dice.uniform(low, high)

@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,8 @@ _MAX_BODY: Final = 1024 * 1024
 _FILE_LIFE: Final = 15 * 24 * 3600.0
 # Where a request carries the fault that it meets.
 _FAULT: Final = web.RequestKey("fault", str)
+# The number under which the log knows it.
+_NUMBER: Final = web.RequestKey("number", int)
 _SAMPLE_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".png": "image/png",
@@ -54,8 +57,12 @@ _SAMPLE_TYPES: Final = {
 
 @frozen
 class Settings:
-    """How the answers are given: see `Emulator`; `decode`: pictures can be decoded."""
+    """How the answers are given: see `Emulator`; `decode`: pictures can be decoded.
 
+    `latency` gives the seconds that the next request or answer is under way.
+    """
+
+    latency: Callable[[], float]
     speed: float
     retry_after: bool
     rendered: bool
@@ -96,6 +103,7 @@ class Api:
         app.router.add_get(f"{API}/statusTask/{{model}}", self._status, name="status")
         app.router.add_get(f"{API}/apikeys/current-balance", self._balance, name="balance")
         app.router.add_get("/files/{task_id}.mp4", self._file, name="file")
+        faults.add_login(app)
         if self._settings.samples is not None:
             app.router.add_get("/samples/{name}", self._sample, name="sample")
         return app
@@ -125,10 +133,19 @@ class Api:
         """Note the request, meet the scenario, check key and window, turn refusals into answers."""
         kind = request.match_info.route.name or "other"
         number = self._log.add(Arrival(_now(), request.method, request.rel_url.path_qs, kind))
-        response = await self._respond(request, handler, self._fault(kind))
+        request[_NUMBER] = number
+        fault = self._fault(kind)
+        await self._travel(kind)
+        response = await self._respond(request, handler, fault)
+        await self._travel(kind)
         if request.transport is not None and not request.transport.is_closing():
             self._log.answered(number, response.status)
         return response
+
+    async def _travel(self, kind: str) -> None:
+        """Let the latency pass, for what a client asks for."""
+        if kind != "sample" and (seconds := self._settings.latency()) > 0:
+            await faults.wait(seconds, self._closing)
 
     def _fault(self, kind: str) -> Rule | None:
         if kind == "sample":
@@ -155,7 +172,9 @@ class Api:
         try:
             if request.path.startswith(f"{API}/"):
                 self._service.check_key(request.headers.get("Authorization"))
-                self._service.check_rate(_now())
+                now = _now()
+                self._service.check_rate(now)
+                self._log.counted(request[_NUMBER], now)
             return await handler(request)
         except Refusal as refusal:
             return self._refuse(refusal)
@@ -190,16 +209,16 @@ class Api:
         task_id = request.query.get("taskId")
         if not task_id:
             raise Refusal(400, "Invalid request", error="Missing required field: taskId")
-        task = self._service.find(task_id)
+        task = self._service.find(task_id, _now())
         return _success(task.data(_now(), self._stamp, _origin(request)))
 
     async def _balance(self, _request: web.Request) -> web.Response:
         return _success(self._service.balance)
 
     async def _file(self, request: web.Request) -> web.Response:
-        task = self._service.find(request.match_info["task_id"])
         now = _now()
-        if task.state(now) != "success" or now - task.ends_at > _FILE_LIFE:
+        task = self._service.task(request.match_info["task_id"])
+        if not task.has_file(now) or now - task.ends_at > _FILE_LIFE:
             raise Refusal(404, "Not found", error="No such file")
         content = await self._films.get(task.order)
         return file_response(request, content, "video/mp4", request.get(_FAULT, ""))

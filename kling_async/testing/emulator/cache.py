@@ -37,11 +37,13 @@ class SharedCache:
         if key in self._kept and now - self._kept[key][0] <= max_age:
             self._kept.move_to_end(key)
             return self._kept[key][1]
-        if key not in self._making:
+        making = self._making.get(key)
+        if making is None:
             making = asyncio.create_task(self._make(key, make))
             making.add_done_callback(_look_at)
-            self._making[key] = making
-        return await asyncio.shield(self._making[key])
+            if not making.done():  # pragma: no branch - an eager task may be
+                self._making[key] = making
+        return await asyncio.shield(making)
 
     async def close(self) -> None:
         """End what is being made."""
@@ -54,7 +56,7 @@ class SharedCache:
         try:
             value = await make()
         finally:
-            del self._making[key]
+            self._making.pop(key, None)
         self._size += len(value) - len(self._kept.pop(key, (0.0, b""))[1])
         self._kept[key] = (asyncio.get_running_loop().time(), value)
         while self._size > self._most_bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -14,39 +16,59 @@ if TYPE_CHECKING:
 
     from kling_async.testing.scenario import Rule
 
-__all__ = ["afterwards", "instead"]
+__all__ = ["add_login", "afterwards", "instead", "page", "wait"]
 
 _MESSAGES: Final[Mapping[int, str]] = {
     401: "Invalid or missing API key",
     402: "Insufficient credits",
     403: "Forbidden",
     404: "Not found",
+    405: "Method not allowed",
+    408: "Request timeout",
+    409: "Conflict",
     410: "Gone",
+    413: "Payload too large",
+    422: "Unprocessable entity",
+    423: "Locked",
+    425: "Too early",
     429: "Too many requests",
+    499: "Client closed request",
     500: "Internal server error",
     503: "Service unavailable",
 }
-_GATEWAY: Final[Mapping[int, str]] = {502: "Bad Gateway", 504: "Gateway Time-out"}
-_SLOW: Final = 10.0
+_GATEWAY: Final = frozenset({502, 504})
+_LOGIN: Final = "/login"
+_LATE: Final = 10.0
 _READ: Final = 0.05
 # on, and zero seconds: closing sends a reset instead of the orderly end.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 async def instead(rule: Rule, request: web.Request, closing: asyncio.Event) -> web.Response | None:
-    """Do what stands in the place of an answer; None for faults that come `afterwards`."""
-    if rule.what.isdecimal():
-        return _refuse(int(rule.what), rule.detail)
-    if rule.what == "code":
-        code = int(rule.detail)
-        message = _MESSAGES.get(code, "Error")
-        return web.json_response({"code": code, "message": message, "data": None})
-    if rule.what == "reset":
-        return _drop(request, reset=True)
-    if rule.what == "hang":
-        await closing.wait()
-        return _drop(request)
-    return None
+    """Do what comes in place of an answer; None if the request is to be carried out, now."""
+    answer: web.Response | None
+    detail = rule.detail
+    if rule.what == "late":
+        await wait(float(detail or _LATE), closing)
+    match rule.what:
+        case "hang":
+            await closing.wait()
+            answer = _drop(request)
+        case "reset":
+            answer = _drop(request, reset=True)
+        case "page":
+            answer = page(int(detail))
+        case "redirect":
+            answer = web.Response(status=int(detail or 302), headers={"Location": _LOGIN})
+        case "code":
+            code = int(detail)
+            message = _MESSAGES.get(code, "Error")
+            answer = web.json_response({"code": code, "message": message, "data": None})
+        case status if status.isdecimal():
+            answer = _refuse(int(status), detail)
+        case _:
+            answer = None
+    return answer
 
 
 async def afterwards(
@@ -63,12 +85,33 @@ async def afterwards(
     return response if suffer is None else await suffer(rule, request, response, closing)
 
 
+async def wait(seconds: float, closing: asyncio.Event) -> None:
+    """Wait so many seconds, or until the emulator closes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await closing.wait()
+
+
+def add_login(app: web.Application) -> None:
+    """Serve the page to which the fault ``redirect`` leads."""
+
+    async def login(_request: web.Request) -> web.Response:
+        return page(200)
+
+    app.router.add_route("*", _LOGIN, login, name="login")
+
+
+def page(status: int) -> web.Response:
+    """Answer with an HTML page, as a gateway, a firewall or a portal does."""
+    reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    text = f"<html><head><title>{status}</title></head><body><h1>{reason}</h1></body></html>"
+    return web.Response(status=status, text=text, content_type="text/html")
+
+
 def _refuse(status: int, retry_after: str) -> web.Response:
     headers = {"Retry-After": retry_after} if retry_after else {}
     if status in _GATEWAY:
-        reason = _GATEWAY[status]
-        page = f"<html><head><title>{status}</title></head><body><h1>{reason}</h1></body></html>"
-        return web.Response(status=status, text=page, content_type="text/html", headers=headers)
+        return page(status)
     body = {"code": status, "message": _MESSAGES[status], "data": None}
     return web.json_response(body, status=status, headers=headers)
 
@@ -123,12 +166,14 @@ async def _cut(
 async def _slow(
     rule: Rule, _request: web.Request, response: web.Response, closing: asyncio.Event
 ) -> web.StreamResponse:
-    try:
-        async with asyncio.timeout(float(rule.detail or _SLOW)):
-            await closing.wait()
-    except TimeoutError:
-        pass
+    await wait(float(rule.detail or _LATE), closing)
     return response
+
+
+async def _late_page(
+    rule: Rule, _request: web.Request, _response: web.Response, _closing: asyncio.Event
+) -> web.StreamResponse:
+    return page(int(rule.detail))
 
 
 def _body(response: web.Response) -> bytes:
@@ -146,4 +191,5 @@ _AFTERWARDS: Final[
     "truncated": _truncated,
     "cut": _cut,
     "slow": _slow,
+    "late-page": _late_page,
 }

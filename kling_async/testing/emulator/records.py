@@ -30,13 +30,24 @@ class Submission:
 
 @frozen
 class Arrival:
-    """A request that arrived, with the HTTP status it got; None: no answer (yet)."""
+    """A request that arrived.
+
+    Attributes:
+        at: When it arrived, before the emulator's latency and the fault ``late`` hold it up.
+        method: Its method.
+        path: Its path and query.
+        kind: Its kind, as in scenarios.
+        status: The HTTP status that it got; None: no answer (yet).
+        counted_at: When the account's limit counted it; None: it did not, since it was refused,
+            met a fault that comes before, or is for a file.
+    """
 
     at: float
     method: str
     path: str
     kind: str
     status: int | None = None
+    counted_at: float | None = None
 
 
 @frozen
@@ -63,7 +74,7 @@ class RequestLog:
         return iter(self._arrivals)
 
     def add(self, arrival: Arrival) -> int:
-        """Note an arrival and give the number under which `answered` knows it."""
+        """Note an arrival; return the number under which the other methods know it."""
         if len(self._arrivals) >= 2 * self._keep:
             del self._arrivals[: self._keep]
             self._first += self._keep
@@ -72,6 +83,10 @@ class RequestLog:
 
     def answered(self, number: int, status: int) -> None:
         """Note the status that an arrival got."""
-        index = number - self._first
-        if index >= 0:
+        if (index := number - self._first) >= 0:
             self._arrivals[index] = evolve(self._arrivals[index], status=status)
+
+    def counted(self, number: int, at: float) -> None:
+        """Note when the account's limit counted an arrival."""
+        if (index := number - self._first) >= 0:
+            self._arrivals[index] = evolve(self._arrivals[index], counted_at=at)

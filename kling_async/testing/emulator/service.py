@@ -51,7 +51,7 @@ class Service:
     ) -> None:
         self._api_key = api_key
         self._window = SlidingWindow(requests_per_minute)
-        self._concurrent_tasks = concurrent_tasks
+        self.concurrent_tasks = concurrent_tasks
         self._duration = duration
         self._tasks: dict[str, EmulatedTask] = {}
         self._running: set[str] = set()
@@ -93,7 +93,7 @@ class Service:
         """
         order = read_order(raw)
         self._settle(now)
-        if len(self._running) >= self._concurrent_tasks:
+        if len(self._running) >= self.concurrent_tasks:
             raise Refusal(429, "Too many concurrent tasks", retry_after=_CONCURRENCY_RETRY_AFTER)
         price = PRICES[order.mode] * (2 if order.duration == _LONG else 1)
         if price > self.balance:
@@ -125,16 +125,27 @@ class Service:
         if math.isfinite(task.ends_at):
             heapq.heappush(self._ends, (task.ends_at, task.task_id))
 
-    def find(self, task_id: str) -> EmulatedTask:
-        """Give a task, or refuse (404)."""
+    def find(self, task_id: str, now: float) -> EmulatedTask:
+        """Give a task that can be seen by now, or refuse (404)."""
+        task = self.task(task_id)
+        if task.is_unseen(now):
+            raise _unknown(task_id)
+        return task
+
+    def task(self, task_id: str) -> EmulatedTask:
+        """Give a task, seen or not, or refuse (404)."""
         task = self._tasks.get(task_id)
         if task is None:
-            raise Refusal(404, "Not found", error=f"Unknown task: {task_id}")
+            raise _unknown(task_id)
         return task
 
     def _settle(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
             self._running.discard(heapq.heappop(self._ends)[1])
+
+
+def _unknown(task_id: str) -> Refusal:
+    return Refusal(404, "Not found", error=f"Unknown task: {task_id}")
 
 
 def _same(one: str, other: str) -> bool:

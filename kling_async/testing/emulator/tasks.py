@@ -25,6 +25,9 @@ ON_TIME: Final = Rule("callback", Which(1, None), "on-time")
 # The share of a task's time in which it has not begun.
 _PENDING_SHARE: Final = 0.1
 
+# For how many seconds the scenario holds things back, if it does not say.
+_HELD_BACK: Final = {"unseen": 5.0, "urls-late": 2.0, "file-late": 3.0}
+
 
 @frozen
 class Failure:
@@ -100,11 +103,27 @@ class EmulatedTask:
         if self.failure is not None:
             data |= {"failCode": self.failure.code, "failMsg": self.failure.message}
         else:
-            urls = [] if self.outcome.what == "no-urls" else [f"{origin}/files/{self.task_id}.mp4"]
-            result = {"resultUrls": urls}
-            as_object = self.outcome.what == "object-result"
-            data["resultJson"] = result if as_object else json.dumps(result)
+            if not self._held_back("urls-late", self.ends_at, now):
+                url = f"{origin}/files/{self.task_id}.mp4"
+                result = {"resultUrls": [] if self.outcome.what == "no-urls" else [url]}
+                as_object = self.outcome.what == "object-result"
+                data["resultJson"] = result if as_object else json.dumps(result)
             if self.outcome.what != "no-cost-time":
                 data["costTime"] = cost_time
         data["completeTime"] = create_time + cost_time
         return data
+
+    def is_unseen(self, now: float) -> bool:
+        """Whether a status request does not find the task yet."""
+        return self._held_back("unseen", self.created, now)
+
+    def has_file(self, now: float) -> bool:
+        """Whether the task has made its file, and the file can be had."""
+        made = self.state(now) == "success"
+        return made and not self._held_back("file-late", self.ends_at, now)
+
+    def _held_back(self, what: str, since: float, now: float) -> bool:
+        """Whether the scenario holds something back for some seconds after a moment."""
+        if self.outcome.what != what:
+            return False
+        return now < since + float(self.outcome.detail or _HELD_BACK[what])

@@ -97,6 +97,70 @@ async def test_the_seed_decides_the_dice(start: Start) -> None:
     assert await times(1) == await times(1) != await times(2)
 
 
+async def test_latency(start: Start) -> None:
+    """A request is counted after a latency, and its answer arrives after another one."""
+    peer = await start(latency=2.0, speed=10.0)
+    loop = asyncio.get_running_loop()
+    task_id = await peer.submit()
+    assert loop.time() == pytest.approx(4, abs=0.3)
+    await peer.status(task_id)
+    assert [r.at for r in peer.emulator.requests] == pytest.approx([0, 4], abs=0.3)
+    assert [r.counted_at for r in peer.emulator.requests] == pytest.approx([2, 6], abs=0.3)
+    assert peer.emulator.ledger[0].at == peer.emulator.requests[0].counted_at
+
+
+async def test_latency_by_function(start: Start) -> None:
+    """A function can give each latency: first the request's, then the answer's."""
+    peer = await start(latency=iter([1.0, 5.0, 0.0, 2.0]).__next__)
+    loop = asyncio.get_running_loop()
+    for counted, answered in ((1, 6), (6, 8)):
+        await peer.balance()
+        assert peer.emulator.requests[-1].counted_at == pytest.approx(counted, abs=0.3)
+        assert loop.time() == pytest.approx(answered, abs=0.3)
+
+
+async def test_latency_within_a_range(start: Start) -> None:
+    """A latency is drawn from its range, the same ones for one seed, and disturbs nothing else."""
+
+    async def times(latency: object, seed: int) -> tuple[list[float], list[int]]:
+        peer = await start(latency=latency, seed=seed, duration=(10.0, 20.0))
+        ids = [await peer.submit() for _ in range(5)]
+        await asyncio.sleep(30)
+        costs = [(await peer.status(task_id))["costTime"] for task_id in ids]
+        waits = [(r.counted_at or 0.0) - r.at for r in peer.emulator.requests]
+        return waits, costs
+
+    waits, costs = await times((1.0, 3.0), 1)
+    assert 1.0 <= min(waits) < max(waits) - 0.5 <= 2.5
+    again, _ = await times((1.0, 3.0), 1)
+    assert again == pytest.approx(waits, abs=0.01)
+    assert (await times((1.0, 3.0), 2))[0] != pytest.approx(waits, abs=0.01)
+    assert (await times(0.0, 1))[1] == costs
+
+
+async def test_leaving_does_not_wait_for_a_latency(start: Start) -> None:
+    """What is under way when the emulator is left does not hold it up."""
+    peer = await start(latency=5_000.0)
+    call = asyncio.create_task(peer.balance())
+    await asyncio.sleep(1)
+    await peer.emulator.__aexit__(None, None, None)
+    assert asyncio.get_running_loop().time() < 100
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_another_cap(start: Start) -> None:
+    """The number of tasks that may run can be changed while it runs."""
+    peer = await start(concurrent_tasks=2)
+    await peer.submit()
+    peer.emulator.concurrent_tasks = 1
+    assert peer.emulator.concurrent_tasks == 1
+    assert (await peer.post({"input": TEXT}))[0] == 429
+    peer.emulator.concurrent_tasks = 3
+    await peer.submit()
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        peer.emulator.concurrent_tasks = 0
+
+
 async def test_duration_by_function_and_speed(start: Start) -> None:
     """A function of the input can say how long a task takes; speed divides it."""
 
@@ -116,6 +180,10 @@ async def test_duration_by_function_and_speed(start: Start) -> None:
         {"speed": -1.0},
         {"speed": float("nan")},
         {"speed": float("inf")},
+        {"latency": -1.0},
+        {"latency": (2.0, 1.0)},
+        {"latency": (0.0, float("inf"))},
+        {"latency": float("nan")},
         {"requests_per_minute": 0},
         {"concurrent_tasks": 0},
     ],
@@ -178,6 +246,7 @@ def test_without_the_extra() -> None:
 import sys
 sys.modules["av"] = sys.modules["PIL"] = None
 import asyncio, json, aiohttp
+from kling_async._extras import install_command
 from kling_async.errors import MissingExtraError
 from kling_async.testing import Emulator, media, samples
 from kling_async.testing.clock import VirtualLoop
@@ -185,7 +254,7 @@ from kling_async.testing.clock import VirtualLoop
 try:
     Emulator(video="rendered")
 except MissingExtraError as error:
-    assert 'pip install "kling-async[emulator]"' in str(error)
+    assert install_command("emulator") in str(error)
 else:
     raise AssertionError
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 TEXT = {"input": {"mode": "master-text-to-video", "prompt": "a fox"}}
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 410, 429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [401, 402, 403, 404, 405, 408, 409, 410, 413, 422, 423, 425, 429, 499, 500, 503]
+)
 async def test_refusals_in_the_envelope(status: int, start: Start) -> None:
     """A refusal of the service is an envelope, and nothing is carried out."""
     peer = await start(f"submit:1={status}")
@@ -118,6 +120,101 @@ async def test_slow(rule: str, seconds: float, start: Start) -> None:
     status, _, _ = await peer.post(TEXT)
     assert status == 200
     assert loop.time() - before == pytest.approx(seconds, abs=0.5)
+
+
+@pytest.mark.parametrize(("rule", "seconds"), [("late", 10), ("late:2.5", 2.5)])
+async def test_late(rule: str, seconds: float, start: Start) -> None:
+    """A request that arrives late is counted and carried out only then."""
+    peer = await start(f"submit:1={rule}")
+    call = asyncio.create_task(peer.post(TEXT))
+    await asyncio.sleep(seconds - 0.5)
+    assert list(peer.emulator.ledger) == []
+    assert (await call)[0] == 200
+    request, paid = peer.emulator.requests[0], peer.emulator.ledger[0]
+    assert request.at == pytest.approx(0, abs=0.3)
+    assert request.counted_at == pytest.approx(seconds, abs=0.3)
+    assert paid.at == request.counted_at
+
+
+async def test_late_and_the_limit(start: Start) -> None:
+    """What is late is counted into the minute in which it arrives."""
+    peer = await start("balance:1=late:30", requests_per_minute=1)
+    late = asyncio.create_task(peer.balance())
+    await asyncio.sleep(1)
+    assert (await peer.balance())[0] == 200
+    assert (await late)[0] == 429
+    assert [request.counted_at is None for request in peer.emulator.requests] == [True, False]
+
+
+@pytest.mark.parametrize("status", [200, 403, 503, 599])
+async def test_pages_in_place_of_an_answer(status: int, start: Start) -> None:
+    """A gateway's page comes with any status, and nothing is carried out or counted."""
+    peer = await start(f"submit:1=page:{status}")
+    url = f"{peer.emulator.base_url}/generateTask/kling-2-1"
+    async with peer.session.post(url, json=TEXT, headers=peer.headers) as response:
+        assert (response.status, response.content_type) == (status, "text/html")
+        assert f"<title>{status}</title>" in await response.text()
+    assert peer.emulator.ledger == ()
+    assert peer.emulator.requests[0].counted_at is None
+
+
+async def test_a_page_after_the_work(start: Start) -> None:
+    """A gateway may answer with a page though the request was carried out."""
+    peer = await start("submit:1=late-page:503")
+    url = f"{peer.emulator.base_url}/generateTask/kling-2-1"
+    async with peer.session.post(url, json=TEXT, headers=peer.headers) as response:
+        assert (response.status, response.content_type) == (503, "text/html")
+    assert len(peer.emulator.ledger) == 1
+
+
+@pytest.mark.parametrize(("rule", "status"), [("redirect", 302), ("redirect:307", 307)])
+async def test_redirect(rule: str, status: int, start: Start) -> None:
+    """A portal redirects to its page, and nothing is carried out."""
+    peer = await start(f"submit:*={rule}")
+    url = f"{peer.emulator.base_url}/generateTask/kling-2-1"
+    options: dict[str, Any] = {"json": TEXT, "headers": peer.headers}
+    async with peer.session.post(url, **options, allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (status, "/login")
+    async with peer.session.post(url, **options) as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+    assert peer.emulator.ledger == ()
+
+
+async def test_a_file_that_comes_late(start: Start) -> None:
+    """The file of a task can be missing for some seconds after its end."""
+    peer = await start("task:1=file-late", "task:2=file-late:10", video="small")
+    ids = [await peer.submit() for _ in range(3)]
+
+    async def files() -> list[int]:
+        found = []
+        for task_id in ids:
+            async with peer.session.get(f"{peer.emulator.origin}/files/{task_id}.mp4") as response:
+                found.append(response.status)
+        return found
+
+    await asyncio.sleep(61)
+    assert [(await peer.status(task_id))["state"] for task_id in ids] == ["success"] * 3
+    assert await files() == [404, 404, 200]
+    await asyncio.sleep(4)
+    assert await files() == [200, 404, 200]
+    await asyncio.sleep(8)
+    assert await files() == [200, 200, 200]
+
+
+async def test_a_task_that_is_not_seen_at_once(start: Start) -> None:
+    """The status of a task can be 404 for the first seconds."""
+    peer = await start("task:1=unseen", "task:2=unseen:20")
+    ids = [await peer.submit() for _ in range(2)]
+
+    async def statuses() -> list[int]:
+        paths = [f"/statusTask/kling-2-1?taskId={task_id}" for task_id in ids]
+        return [(await peer.call("GET", path))[0] for path in paths]
+
+    assert await statuses() == [404, 404]
+    await asyncio.sleep(6)
+    assert await statuses() == [200, 404]
+    await asyncio.sleep(15)
+    assert await statuses() == [200, 200]
 
 
 async def test_slow_does_not_hold_up_the_end(start: Start) -> None:

@@ -18,6 +18,15 @@ def test_an_answer_is_added_to_its_arrival() -> None:
     assert [a.status for a in log] == [200, 503]
 
 
+def test_when_an_arrival_was_counted() -> None:
+    """An arrival has the moment at which it was counted, if it was, unless it is forgotten."""
+    log = RequestLog(keep=1)
+    numbers = [log.add(arrival(at)) for at in range(3)]
+    for number in numbers[:2]:
+        log.counted(number, 10.0 + number)
+    assert [(a.at, a.counted_at) for a in log] == [(1, 11.0), (2, None)]
+
+
 def test_old_arrivals_are_forgotten() -> None:
     """A log that is full drops its older half and still knows the rest by number."""
     log = RequestLog(keep=2)

@@ -132,7 +132,7 @@ def test_unknown_things_are_not_found() -> None:
     with pytest.raises(Refusal, match="Not found"):
         service().check_model("kling-9")
     with pytest.raises(Refusal, match="Not found"):
-        service().find("task_1")
+        service().find("task_1", 0.0)
 
 
 def test_callbacks_are_counted_by_themselves() -> None:
