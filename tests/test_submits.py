@@ -423,6 +423,28 @@ async def test_a_witness_hears_though_the_caller_has_gone(
     assert not leftovers()
 
 
+@pytest.mark.parametrize("patience", [None, 1000.0])
+async def test_a_witness_with_patience(
+    patience: float | None, emulate: Emulate, connect: Connect
+) -> None:
+    """A witness may have patience: the submit is repeated for that time, instead of six times."""
+
+    class Patient(Witness):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patience = patience
+
+    emulator = await emulate("submit:1-10=503:20")
+    kling = await connect(emulator)
+    if patience is None:
+        with pytest.raises(ServerError):
+            await kling.submit(FOX, witness=Patient())
+    else:
+        await kling.submit(FOX, witness=Patient())
+        assert now() > 200
+    assert len(emulator.requests) == (6 if patience is None else 11)
+
+
 class MyError(Exception):
     pass
 
