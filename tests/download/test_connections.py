@@ -240,6 +240,20 @@ async def test_a_client_of_a_service_on_this_machine(serve_app: ServeApp, tmp_pa
         KlingClient("k" * 20, allow_hosts="127.0.0.1")
 
 
+async def test_files_on_the_services_own_host(
+    names: dict[str, list[str]], serve_app: ServeApp, tmp_path: Path
+) -> None:
+    """A service in a private network may have its files on its own host, and on no other."""
+    names["emulator.example"] = names["other.example"] = ["127.0.0.1"]
+    origin = await serve_app(video)
+    url = origin.replace("127.0.0.1", "emulator.example")
+    async with downloading(base_url=f"{url}/api/v1") as downloads:
+        await downloads.save(result(f"{url}/x.mp4"), tmp_path)
+        for other in (origin, origin.replace("127.0.0.1", "other.example")):
+            with pytest.raises(DownloadError, match="internal address"):
+                await downloads.save(result(f"{other}/x.mp4", task_id="b"), tmp_path)
+
+
 async def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
     """A name that a lent session cannot resolve is trouble that may pass."""
     async with (
