@@ -47,8 +47,8 @@ class Downloader:
             credentials are sent to the hosts of files.
         proxies: The way to the hosts; else the session's, or that of the environment.
         base_url: Where the service is. If that is this machine, files may be anywhere. Else URLs
-            and redirects to internal addresses are refused, but for the service's own host. None: the URLs of results are the
-            caller's own, and only where they lead to is checked.
+            and redirects to internal addresses are refused, but for the service's own host.
+            None: the URLs of results are the caller's own, and only where they lead to is checked.
         allow_hosts: Hosts that files may be fetched from though they are internal.
     """
 
