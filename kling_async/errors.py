@@ -347,7 +347,10 @@ class DownloadError(KlingError):
 
 
 class ResultExpiredError(DownloadError):
-    """The result URL is dead. The contract says that URLs live for 15 days, perhaps one."""
+    """The result URL is dead. The contract says that URLs live for 15 days, perhaps one.
+
+    If it is ``retryable``, the task has just ended and the file may still come.
+    """
 
 
 class JournalError(KlingError):

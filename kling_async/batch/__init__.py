@@ -68,7 +68,8 @@ class Batch:
         in_flight: How many may run at one time; else the limit of concurrent tasks.
         timeout: Seconds to wait for each task. What takes longer stays submitted in the
             journal, and is waited for again in the next run.
-        downloads: How many downloads may run at one time, beside the generation.
+        downloads: How many downloads may run at one time, beside the generation; the client
+            runs 16 at the most.
         resubmit_unsure: Submit again what the journal holds as unsure when it is opened.
             This may pay twice.
         resubmit_rejected: Submit again what the journal holds as rejected when it is opened:

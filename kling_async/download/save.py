@@ -47,8 +47,8 @@ class Downloader:
             credentials are sent to the hosts of files.
         proxies: The way to the hosts; else the session's, or that of the environment.
         base_url: Where the service is. If that is this machine, files may be anywhere. Else URLs
-            and redirects to internal addresses are refused. None: the URLs of results are the
-            caller's own, and only where they lead to is checked.
+            and redirects to internal addresses are refused, but for the service's own host.
+            None: the URLs of results are the caller's own, and only where they lead to is checked.
         allow_hosts: Hosts that files may be fetched from though they are internal.
     """
 
@@ -64,10 +64,10 @@ class Downloader:
             raise ConfigurationError("allow_hosts must be several hosts, such as ['10.0.0.7']")
         self._pool = Pool(session, proxies)
         self._judges_results = base_url is not None
-        self._guard = Guard(
-            open=base_url is not None and is_loopback(web_url(base_url).raw_host or ""),
-            allowed=frozenset(host.strip("[]").lower() for host in allow_hosts),
-        )
+        service = (web_url(base_url).raw_host or "") if base_url is not None else ""
+        # The service's own host is connected to anyway, and may have its files, too.
+        hosts = {host.strip("[]").lower() for host in allow_hosts} | {service}
+        self._guard = Guard(open=is_loopback(service), allowed=frozenset(hosts))
 
     async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,

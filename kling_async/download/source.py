@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Connections, Pace
 from kling_async.download.content import HEAD_BYTES, not_media
 from kling_async.download.parts import STRONG_ETAG
-from kling_async.download.room import ROOM
+from kling_async.download.room import ROOM, NoRoomError
 from kling_async.errors import (
     AnswerLostError,
     APIError,
@@ -210,7 +211,8 @@ class Source:
                 _check_content(kind, pending)
         except BaseException:
             if part.size or not_media(kind, bytes(pending[:HEAD_BYTES])) is None:
-                await self._write(part, pending)
+                with suppress(OSError, NoRoomError):  # there is a better error
+                    await self._write(part, pending)
             raise
         await self._write(part, pending)
 

@@ -240,6 +240,20 @@ async def test_a_client_of_a_service_on_this_machine(serve_app: ServeApp, tmp_pa
         KlingClient("k" * 20, allow_hosts="127.0.0.1")
 
 
+async def test_files_on_the_services_own_host(
+    names: dict[str, list[str]], serve_app: ServeApp, tmp_path: Path
+) -> None:
+    """A service in a private network may have its files on its own host, and on no other."""
+    names["emulator.example"] = names["other.example"] = ["127.0.0.1"]
+    origin = await serve_app(video)
+    url = origin.replace("127.0.0.1", "emulator.example")
+    async with downloading(base_url=f"{url}/api/v1") as downloads:
+        await downloads.save(result(f"{url}/x.mp4"), tmp_path)
+        for other in (origin, origin.replace("127.0.0.1", "other.example")):
+            with pytest.raises(DownloadError, match="internal address"):
+                await downloads.save(result(f"{other}/x.mp4", task_id="b"), tmp_path)
+
+
 async def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
     """A name that a lent session cannot resolve is trouble that may pass."""
     async with (
@@ -311,15 +325,23 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_proxy_of_the_environment(
-    proxy: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    proxy: tuple[str, list[str]],
+    names: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """HTTP_PROXY is heeded, and the proxy may be on this machine; names are left to it."""
+    """HTTP_PROXY is heeded, and the proxy may be internal; names are left to it."""
+    names["proxy.example"] = ["127.0.0.1"]
     origin, heads = proxy
+    origin = origin.replace("127.0.0.1", "proxy.example")
     monkeypatch.setenv("HTTP_PROXY", origin.replace("http://", "http://me:pass%20word@"))
     async with downloading(base_url=ELSEWHERE) as downloads:
         await downloads.save(result("http://cdn.invalid/a%7E.mp4?b=%2f#c"), tmp_path)
         with pytest.raises(DownloadError, match="internal address"):
             await downloads.save(result("http://10.0.0.1/x.mp4", task_id="b"), tmp_path)
+        monkeypatch.setenv("NO_PROXY", "proxy.example")
+        with pytest.raises(DownloadError, match="internal address"):  # known or not
+            await downloads.save(result(f"{origin}/x.mp4", task_id="b"), tmp_path)
     (head,) = heads
     assert head.startswith("GET http://cdn.invalid/a%7E.mp4?b=%2f HTTP/1.1\r\n")
     assert f"Proxy-Authorization: {aiohttp.encode_basic_auth('me', 'pass word')}\r\n" in head
@@ -420,10 +442,17 @@ class Counting:
 async def test_many_downloads_of_a_client(serve_app: ServeApp, tmp_path: Path) -> None:
     """All calls of a client share one session, and no more than 16 files come at one time."""
     counting = Counting()
-    origin = await serve_app(counting.serve)
+    parts: list[int] = []
+
+    async def serve(request: web.Request) -> web.Response:
+        parts.append(len(list(tmp_path.glob(".*.part"))))
+        return await counting.serve(request)
+
+    origin = await serve_app(serve)
     async with KlingClient("k" * 20, base_url=origin) as kling:
         calls = (kling.download(result(origin, task_id=f"t{n}"), tmp_path) for n in range(50))
         done = await asyncio.gather(*calls)
+    assert max(parts) <= PLACES
     assert len({path for (path,) in done if path.exists()}) == 50
     assert counting.most == PLACES
     assert len(counting.connections) == PLACES

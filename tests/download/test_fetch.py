@@ -722,6 +722,29 @@ def test_a_disk_that_is_too_small_for_all(tmp_path: Path) -> None:
 
 
 @virtual
+async def test_cancelled_without_room(serve_raw: ServeRaw, tmp_path: Path) -> None:
+    """A download that is cancelled is cancelled, also if what has come cannot be written."""
+    resource = pytest.importorskip("resource", reason="sizes of files can be limited on Unix only")
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n" + VIDEO[:100_000])
+        await reader.read()
+
+    task = asyncio.create_task(download(result(f"{await serve_raw(stall)}/a.mp4"), tmp_path))
+    await asyncio.sleep(5)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert content(tmp_path) == {}
+
+
+@virtual
 async def test_room_that_others_have_claimed(serve_raw: ServeRaw, tmp_path: Path) -> None:
     """Free space that another download of this process will need is not free."""
 
@@ -738,6 +761,7 @@ async def test_room_that_others_have_claimed(serve_raw: ServeRaw, tmp_path: Path
             await download(result(url), tmp_path)
     finally:
         ROOM.release("another")
+    assert ROOM._claims == {}  # noqa: SLF001 - what is left behind would add up
     assert not caught.value.retryable
     assert content(tmp_path) == {}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,6 +152,19 @@ async def test_a_fresh_link_that_is_dead(
         await kling.download(old, tmp_path)
     assert service.asked == ["file", "statusTask", "file"]
     assert asyncio.get_running_loop().time() < 5
+
+
+async def test_a_young_link_that_stays_dead(
+    service: Service, kling: KlingClient, tmp_path: Path
+) -> None:
+    """A young result's file is waited for once, by its old URL; then the status is asked."""
+    old = Result(REF, tuple(service.urls(1)), completed_at=datetime.now(UTC))
+    service.day, service.late = 2, 1000.0
+    with pytest.raises(ResultExpiredError):
+        await kling.download(old, tmp_path)
+    assert service.asked[-2:] == ["statusTask", "file"]
+    assert service.asked.count("statusTask") == 1
+    assert 60 <= asyncio.get_running_loop().time() <= 90
 
 
 @pytest.mark.parametrize("renews", [True, False])
