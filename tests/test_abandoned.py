@@ -28,7 +28,7 @@ def test_a_report(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert [record.getMessage()] == notes(error) == [describe((ONE, TWO))]
-    assert notes(error)[0].startswith("2 tasks run on at the service, abandoned;")
+    assert notes(error)[0].startswith("2 tasks still run at the service, unattended;")
     assert notes(error)[0].endswith(": m/1, m/2")
 
 
@@ -43,7 +43,7 @@ def test_each_reference_once(caplog: pytest.LogCaptureFixture) -> None:
     abandoned.report([TWO, ONE, THREE], error)
     assert emitted == [(ONE,), (TWO, THREE)]
     assert len(caplog.records) == 2
-    assert "1 task runs on" in caplog.records[0].getMessage()
+    assert "1 task still runs" in caplog.records[0].getMessage()
 
 
 def test_a_log_of_the_callers(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,3 +99,14 @@ def test_what_another_operation_has_reported(caplog: pytest.LogCaptureFixture) -
     assert notes(error) == [describe((ONE, TWO))]
     AbandonedTasks(emitted.append, claim=lambda _: False).report([ONE])
     assert len(emitted) == len(caplog.records) == 1
+
+
+def test_what_another_operation_has_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A reference that was reported elsewhere is in the note, and in no event or warning."""
+    emitted: list[tuple[TaskRef, ...]] = []
+    error = ValueError()
+    AbandonedTasks(emitted.append, claim=lambda ref: ref == ONE).report([ONE, TWO], error)
+    AbandonedTasks(emitted.append, claim=lambda _: False).report([TWO])
+    assert emitted == [(ONE,)]
+    assert len(caplog.records) == 1
+    assert notes(error) == [describe((ONE, TWO))]

@@ -256,6 +256,6 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert str(TaskRef.parse(ref)) == ref
     lines = [line for line in errors.splitlines() if ref in line]
     assert len(lines) == 2
-    assert all(line.startswith("1 task runs on at the service, abandoned;") for line in lines)
+    assert all(line.startswith("1 task still runs at the service, unattended;") for line in lines)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT

@@ -295,7 +295,7 @@ async def test_what_runs_is_reported_once(
     assert reported == [TasksAbandoned(refs(emulator))]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "3 tasks run on at the service" in record.getMessage()
+    assert "3 tasks still run at the service" in record.getMessage()
 
 
 async def test_an_exception_that_leaves_the_client(emulate: Emulate) -> None:
