@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -32,10 +32,13 @@ def install_command(extra: str) -> str:
     A checkout, which an editable install is too, is installed from its own folder, as is what was
     installed from a folder: no index need know the package.
     """
-    here = Path(__file__).resolve().parent.parent
+    return _command(extra, Path(__file__).resolve().parent.parent, _direct_url())
+
+
+def _command(extra: str, here: Path, direct_url: str | None) -> str:
     if _is_checkout(here):
         return f"pip install -e {_quoted(here, extra)}"
-    folder = _folder(_direct_url())
+    folder = _folder(direct_url)
     if folder is not None:
         return f"pip install {_quoted(folder, extra)}"
     return f'pip install "{_NAME}[{extra}]"'
@@ -50,10 +53,8 @@ def _is_checkout(folder: Path) -> bool:
 
 def _direct_url() -> str | None:
     """Return what pip notes of an install that came from no index (PEP 610)."""
-    try:
-        return distribution(_NAME).read_text("direct_url.json")
-    except (PackageNotFoundError, OSError):
-        return None
+    found = next(iter(distributions(name=_NAME)), None)
+    return found and found.read_text("direct_url.json")
 
 
 def _folder(direct_url: str | None) -> Path | None:

@@ -290,10 +290,17 @@ class Polls:
             self._learn(course, snapshot)
         self._serve()
 
-    def postpone(self, course: Course) -> None:
-        """Wait before the next poll as after an answer, though there was none."""
+    def postpone(self, course: Course, at_most: float = _NEVER) -> None:
+        """Wait before the next poll as after an answer, though there was none.
+
+        Args:
+            course: The task.
+            at_most: Seconds of the longest wait.
+        """
         now = self._clock()
         self._plan(course, now, now - course.born)
+        course.due = min(course.due, now + at_most)
+        course.rested = min(course.rested, now + at_most)
 
     def _move(self, course: Course, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Count a task's time on the event loop that now waits for it."""

@@ -161,7 +161,9 @@ class Submits:
         except asyncio.CancelledError as error:
             self._cancelled(one, error)
             if one.closed and caller.uncancel() <= one.cancelling:
-                raise ClientClosedError(_CLOSED) from None
+                closed = ClientClosedError(_CLOSED)
+                self._calls.tell(SubmitFailed, sent, closed)
+                raise closed from None
             raise
         except Exception as error:
             self._settle(one, error)
@@ -338,8 +340,8 @@ class Submits:
             self._running.abandon(one.task)
             return
         if not one.may_run:  # it was refused
-            if one.slot is not None:
-                one.slot.release()
+            assert one.slot is not None  # noqa: S101 - only the caller releases it, and it has left
+            one.slot.release()
             return
         lost = AnswerLostError(
             "the event loop ended before a submit was answered; a task may have been started and"

@@ -286,10 +286,8 @@ class Task:
         finally:
             self._polls.asked(self._course, snapshot)
         if snapshot is None:
-            self._polls.postpone(self._course)
-            if isinstance(self._trouble, NotFoundError) or self._urls_due is not None:
-                soon = asyncio.get_running_loop().time() + _SOON
-                self._course.due = min(self._course.due, soon)
+            young = isinstance(self._trouble, NotFoundError) or self._urls_due is not None
+            self._polls.postpone(self._course, _SOON if young else inf)
         else:
             self._snapshot = snapshot
 

@@ -445,25 +445,24 @@ async def test_a_genuine_one_after_forged_ones() -> None:
         wait = await waiting((await kling.submit(FOX)).wait())
         for _ in range(3):
             service.call()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
         assert service.asked["task_1"] == 3
-        await asyncio.sleep(0.5)
         service.end()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
         assert wait.done()
     assert service.inbox.counts == Counts(taken=1, repeated=3)
 
 
 async def test_a_flood_of_forged_ones() -> None:
-    """However often a URL is called, the status is asked four times at most."""
+    """However often a URL is called, the status is asked a few times at most, a second apart."""
     service = Service()
     async with service.client() as kling:
         wait = await waiting((await kling.submit(FOX)).wait())
         for _ in range(1000):
             assert service.call() == 200
             await asyncio.sleep(0.0001)
-        await asyncio.sleep(0.5)
-        assert service.asked["task_1"] == 4
+        await asyncio.sleep(5)
+        assert 1 < service.asked["task_1"] < 10
         wait.cancel()
     assert service.inbox.counts == Counts(taken=1, repeated=999)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kling_async
-from kling_async._extras import _folder, install_command, missing_extra
+from kling_async._extras import _command, _folder, install_command, missing_extra
 from kling_async.errors import MissingExtraError
 
 HERE = Path(kling_async.__file__).resolve().parent.parent
@@ -40,28 +40,33 @@ def test_error_has_the_command() -> None:
 )
 def test_installed(direct_url: str | None, command: str, tmp_path: Path) -> None:
     """Beside other packages, it comes from the folder it was installed from, or from an index."""
-    clone = tmp_path / "clone"
+    clone, site = tmp_path / "clone", tmp_path / "site"
     clone.mkdir()
     shutil.copy(HERE / "pyproject.toml", clone)
-    site = tmp_path / "site"
+    noted = direct_url and direct_url.replace("CLONE", str(clone))
+    assert _command("cli", site, noted) == command.replace("CLONE", str(clone))
+
+
+def test_what_pip_has_noted(tmp_path: Path) -> None:
+    """Where the package came from is read beside it, wherever it is installed."""
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    clone.mkdir()
+    shutil.copy(HERE / "pyproject.toml", clone)
     shutil.copytree(HERE / "kling_async", site / "kling_async")
     info = site / "kling_async-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kling-async\nVersion: 0.1.0\n")
-    if direct_url is not None:
-        (info / "direct_url.json").write_text(direct_url.replace("CLONE", str(clone)))
+    (info / "direct_url.json").write_text(f'{{"url": "file://{clone}", "dir_info": {{}}}}')
+    program = "from kling_async._extras import install_command; print(install_command('cli'))"
     done = subprocess.run(
-        (
-            *(sys.executable, "-c"),
-            "from kling_async._extras import install_command; print(install_command('cli'))",
-        ),
+        (sys.executable, "-c", program),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == command.replace("CLONE", str(clone)) + "\n"
+    assert done.stdout == f"pip install '{clone}[cli]'\n"
 
 
 @pytest.mark.parametrize("direct_url", ["{", "[]", '{"url": "https://example.com/x.whl"}', None])

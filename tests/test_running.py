@@ -236,6 +236,8 @@ async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> 
     service = Service()
     task = await service.begin(own)
     assert service.running.called(REF, nonce) is (task if speaks else None)
+    assert service.running.gave(REF, nonce) is (own == nonce)
+    assert not service.running.gave(TaskRef(REF.model, "task_2"), nonce)
     assert service.running.called(TaskRef(REF.model, "task_2"), nonce) is None
     assert service.running.called(TaskRef("kling-3", REF.task_id), nonce) is None
 
@@ -307,6 +309,7 @@ async def test_the_end_is_told_once(ended: Snapshot) -> None:
     for _ in range(3):
         await service.running.ask(REF)
     assert [type(event) for event in service.events] == [Polled, TaskEnded, Polled, Polled]
+    service.running.note(ended, known=True)  # asked for before the end was known
     (end,) = service.told(TaskEnded)
     assert isinstance(end, TaskEnded)
     assert end.snapshot.state is ended.state

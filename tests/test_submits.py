@@ -17,8 +17,9 @@ from kling_async.errors import (
     RefusedError,
     ServerError,
 )
-from kling_async.events import Event, SubmitFailed, Submitted
+from kling_async.events import Event, SubmitFailed, Submitted, TasksAbandoned
 from kling_async.limits.local import LocalLimiter
+from kling_async.running import kind_of
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
@@ -221,6 +222,76 @@ def test_loops_that_take_turns() -> None:
         assert "Submits._sweep" not in two.run(swept())
 
 
+async def test_the_sweep_survives_a_foreign_error(caplog: pytest.LogCaptureFixture) -> None:
+    """What a transport of the user's raises while tasks are looked after is logged, and no more."""
+    ended = False
+
+    def script(request: Request) -> Response:
+        if request.kind == "submit":
+            return answer({"taskId": f"task_{len(transport.requests)}"})
+        if not ended:
+            raise ZeroDivisionError
+        urls = {"resultUrls": ["https://example.com/a.mp4"]}
+        return answer({"state": "success", "resultJson": urls})
+
+    transport = ScriptedTransport(script)
+    kling = KlingClient(KEY, transport=transport, limits=Limits(concurrent_tasks=1))
+    first = await kling.submit(FOX)
+    waiting = asyncio.create_task(kling.submit(FOX))
+    await asyncio.sleep(200)
+    assert f"watching {first.ref} failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    ended = True
+    await asyncio.sleep(0)
+    await kling.status(first.ref)
+    assert (await waiting).ref != first.ref
+
+
+# -------------------------------------------------------------------------------- slots that expire
+
+
+@pytest.mark.parametrize("fault", ["lost-answer", "500", "garbage"])
+async def test_the_slot_of_an_unsure_submit(fault: str, emulate: Emulate, connect: Connect) -> None:
+    """A submit that may have started a task keeps its slot for a short while, and not an hour."""
+    limiter = LocalLimiter()
+    kling = await connect(await emulate(f"submit:1={fault}"), limiter=limiter)
+    with pytest.raises(KlingError) as caught:
+        await kling.submit(FOX)
+    assert caught.value.may_have_charged
+    lifetime = kling._polls.lifetime(kind_of(FOX), accepted=False)  # noqa: SLF001 - Polls decides
+    await asyncio.sleep(lifetime - 1)
+    assert limiter.slots_in_use == 1
+    await asyncio.sleep(2)
+    assert limiter.slots_in_use == 0
+
+
+@pytest.mark.parametrize("when", ["sending", "sent"])
+async def test_the_slot_after_a_foreign_error(when: str) -> None:
+    """After a foreign error the slot expires soon if the submit was sent; else it is free."""
+    limiter = LocalLimiter()
+
+    def script(_: Request) -> Response:
+        raise ZeroDivisionError
+
+    kling = KlingClient(KEY, transport=ScriptedTransport(script), limiter=limiter)
+    witness = Witness(sending=ZeroDivisionError()) if when == "sending" else Witness()
+    with pytest.raises(ZeroDivisionError):
+        await kling.submit(FOX, witness=witness)
+    assert limiter.slots_in_use == (when == "sent")
+    await asyncio.sleep(kling._polls.lifetime(kind_of(FOX), accepted=False) + 1)  # noqa: SLF001
+    assert limiter.slots_in_use == 0
+
+
+async def test_a_task_whose_slot_expires(emulate: Emulate, connect: Connect) -> None:
+    """A task that nothing has seen running for its presumed lifetime leaves the client."""
+    limiter = LocalLimiter(Limits(presumed_lifetime=1000.0))
+    kling = await connect(await emulate("task:*=stuck"), limiter=limiter)
+    await kling.submit(FOX)
+    await asyncio.sleep(1001)
+    assert kling.running == ()
+    assert limiter.slots_in_use == 0
+
+
 # ---------------------------------------------------------------------------- tasks that are found
 
 
@@ -352,6 +423,28 @@ async def test_a_witness_hears_though_the_caller_has_gone(
     assert not leftovers()
 
 
+@pytest.mark.parametrize("patience", [None, 1000.0])
+async def test_a_witness_with_patience(
+    patience: float | None, emulate: Emulate, connect: Connect
+) -> None:
+    """A witness may have patience: the submit is repeated for that time, instead of six times."""
+
+    class Patient(Witness):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patience = patience
+
+    emulator = await emulate("submit:1-10=503:20")
+    kling = await connect(emulator)
+    if patience is None:
+        with pytest.raises(ServerError):
+            await kling.submit(FOX, witness=Patient())
+    else:
+        await kling.submit(FOX, witness=Patient())
+        assert now() > 200
+    assert len(emulator.requests) == (6 if patience is None else 11)
+
+
 class MyError(Exception):
     pass
 
@@ -398,33 +491,57 @@ async def test_a_witness_that_forbids_a_repetition(
 async def test_a_witness_that_fails_on_a_refusal(
     error: Exception, emulate: Emulate, connect: Connect
 ) -> None:
-    """What a witness raises on a refusal is raised at once, and nothing is sent again."""
+    """What a witness raises on a refusal is raised at once; nothing is sent again, or charged."""
     emulator = await emulate("submit:1=503")
-    kling = await connect(emulator)
+    limiter = LocalLimiter()
+    kling = await connect(emulator, limiter=limiter)
     async with asyncio.timeout(100):
         with pytest.raises(type(error)):
             await kling.submit(FOX, witness=Witness(refused=error))
     assert len(emulator.requests) == 1
+    assert limiter.slots_in_use == 0
 
 
-@failing
+retryable = JournalError("the disk is busy", retryable=True)
+
+
+@pytest.mark.parametrize("error", [JournalError("full"), retryable, MyError()], ids=repr)
 async def test_a_witness_that_fails_on_the_acceptance(
     error: Exception, emulate: Emulate, connect: Connect
 ) -> None:
-    """What a witness raises on the acceptance is raised; the task is known, and runs on."""
+    """What a witness raises on the acceptance is raised with the reference; nothing is repeated."""
     emulator = await emulate()
     events: list[Event] = []
     limiter = LocalLimiter()
     kling = await connect(emulator, hooks=[events.append], limiter=limiter)
+    witness = Witness(accepted=error)
     async with asyncio.timeout(100):
-        with pytest.raises(type(error)):
-            await kling.submit(FOX, witness=Witness(accepted=error))
+        with pytest.raises(type(error)) as caught:
+            await kling.submit(FOX, witness=witness)
+    assert caught.value is error
     (ref,) = kling.running
+    assert witness.told == ["sending", ref]
+    assert len(emulator.ledger) == len(emulator.requests) == 1
     assert events == [Submitted(ref, FOX)]
     assert limiter.slots_in_use == 1
     if isinstance(error, KlingError):
-        assert error.ref == ref
-        assert error.may_have_charged
+        assert (error.ref, error.may_have_charged, error.retryable) == (ref, True, False)
+    else:
+        assert error.__notes__ == [f"the submit was accepted: {ref}"]
+
+
+@failing
+async def test_what_a_witness_that_forbids_gives_back(error: Exception) -> None:
+    """A witness that raises before the sending is asked once, and the permit is given back."""
+    transport = ScriptedTransport(lambda _: answer({"taskId": "task_1"}))
+    kling = KlingClient(KEY, transport=transport, limits=Limits(requests_per_minute=1))
+    witness = Witness(sending=error)
+    with pytest.raises(type(error)):
+        await kling.submit(FOX, witness=witness)
+    assert witness.told == ["sending"]
+    assert not transport.requests
+    await kling.submit(FOX)
+    assert now() == pytest.approx(60, abs=1)  # a permit that is never answered is never free
 
 
 @failing
@@ -432,9 +549,11 @@ async def test_a_witness_that_fails_on_the_acceptance(
 async def test_a_witness_that_fails_when_the_caller_has_gone(
     error: Exception, step: str, emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
-    """What a witness raises when nobody is there any more harms nobody."""
+    """What a witness raises when the caller has left is dropped; an accepted task is reported."""
     emulator = await emulate("submit:1=503" if step == "refused" else "task:1=stuck")
-    kling = await connect(emulator)
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    kling = await connect(emulator, hooks=[events.append], limiter=limiter)
     witness = Witness(wait=3, **{step: error})
     waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
     await asyncio.sleep(4)
@@ -443,6 +562,9 @@ async def test_a_witness_that_fails_when_the_caller_has_gone(
     await kling.close()
     assert waiting.cancelled()
     assert len(kling.running) == len(emulator.ledger) == (step == "accepted")
+    assert limiter.slots_in_use == len(kling.running)
+    abandoned = [event for event in events if isinstance(event, TasksAbandoned)]
+    assert abandoned == [TasksAbandoned((ref,)) for ref in kling.running]
     assert not leftovers()
 
 
@@ -465,16 +587,23 @@ async def test_gone_when_it_is_refused(
     assert not leftovers()
 
 
-async def test_cancelled_in_the_moment_of_a_refusal() -> None:
-    """A refusal that comes in the turn of the cancellation frees the slot and is told."""
+@pytest.mark.parametrize("observed", [True, False])
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_cancelled_in_the_moment_of_the_answer(*, accepted: bool, observed: bool) -> None:
+    """An answer that comes in the turn of the cancellation is taken note of all the same.
+
+    A refusal frees the slot. A task is reported, with a note on the exception, unless there is a
+    witness, which has the reference.
+    """
     events: list[Event] = []
     limiter = LocalLimiter()
-    refused = answer(None, status=403, message="no")
+    said = answer({"taskId": "task_1"}) if accepted else answer(None, status=403, message="no")
+    ref = TaskRef("kling-2-1", "task_1")
 
     async def script(_: Request) -> Response:
         await asyncio.sleep(1)
-        asyncio.get_running_loop().call_soon(stop)  # heard, and not yet woken
-        return refused
+        asyncio.get_running_loop().call_soon(stop)  # read, and the caller not yet woken
+        return said
 
     def stop() -> None:
         stopped.append(waiting.cancel())
@@ -482,8 +611,80 @@ async def test_cancelled_in_the_moment_of_a_refusal() -> None:
     stopped: list[bool] = []
     transport = ScriptedTransport(script)
     kling = KlingClient(KEY, transport=transport, hooks=[events.append], limiter=limiter)
-    waiting = asyncio.create_task(kling.submit(FOX))
-    await asyncio.wait([waiting])
+    witness = Eager() if observed else None
+    waiting = asyncio.create_task(kling.submit(FOX, witness=witness))
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await waiting
     await asyncio.sleep(1)
-    assert limiter.slots_in_use == 0
-    assert [type(event) for event in events] == [SubmitFailed]
+    assert stopped == [True]
+    assert limiter.slots_in_use == accepted
+    if not accepted:
+        assert [type(event) for event in events] == [SubmitFailed]
+    elif observed:
+        assert [type(event) for event in events] == [Submitted]
+    else:
+        assert [type(event) for event in events] == [Submitted, TasksAbandoned]
+        assert str(ref) in caught.value.__notes__[0]
+
+
+class Eager(Witness):
+    """A witness that takes no turn of the loop."""
+
+    async def _do(self, step: str) -> None:
+        if step in self.raises:
+            raise self.raises[step]
+
+
+@failing
+async def test_cancelled_in_the_moment_of_a_failed_acceptance(error: Exception) -> None:
+    """If the witness could not note a task, that is reported though its caller is cancelled."""
+    events: list[Event] = []
+
+    def stop() -> None:
+        waiting.cancel()
+
+    async def script(_: Request) -> Response:
+        await asyncio.sleep(1)
+        asyncio.get_running_loop().call_soon(stop)
+        return answer({"taskId": "task_1"})
+
+    kling = KlingClient(KEY, transport=ScriptedTransport(script), hooks=[events.append])
+    waiting = asyncio.create_task(kling.submit(FOX, witness=Eager(accepted=error)))
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await waiting
+    ref = TaskRef("kling-2-1", "task_1")
+    assert events == [Submitted(ref, FOX), TasksAbandoned((ref,))]
+    assert str(ref) in caught.value.__notes__[0]
+
+
+# ------------------------------------------------------------------------------ the loop's end
+
+
+@pytest.mark.parametrize(
+    ("refused", "kinds", "slots"),
+    [(False, [Submitted, TasksAbandoned], 1), (True, [], 0)],
+)
+def test_a_loop_that_ends_while_the_witness_notes(
+    refused: bool,  # noqa: FBT001
+    kinds: list[type[Event]],
+    slots: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If the loop ends while the witness notes a task, that is reported; a refusal is free."""
+    events: list[Event] = []
+    limiter = LocalLimiter()
+    said = answer(None, status=403) if refused else answer({"taskId": "task_1"})
+    transport = ScriptedTransport(lambda _: said)
+    kling = KlingClient(KEY, transport=transport, hooks=[events.append], limiter=limiter)
+    witness = Witness(wait=10)
+
+    async def main() -> None:
+        task = asyncio.create_task(kling.submit(FOX, witness=witness))
+        await asyncio.sleep(15)
+        assert not task.done()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert [type(event) for event in events] == kinds
+    assert limiter.slots_in_use == slots
+    assert ("kling-2-1/task_1" in caplog.text) is not refused

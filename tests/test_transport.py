@@ -5,12 +5,14 @@ import contextlib
 import gc
 import re
 import socket
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 
 from kling_async import MasterTextToVideo
@@ -42,6 +44,12 @@ OK = b'{"code":200,"message":"success","data":1}'
 def now() -> float:
     """Give the loop's time."""
     return asyncio.get_running_loop().time()
+
+
+def port_of(server: asyncio.Server) -> int:
+    """Return the port that a server listens at."""
+    port: int = server.sockets[0].getsockname()[1]
+    return port
 
 
 @contextlib.asynccontextmanager
@@ -81,6 +89,7 @@ async def test_what_is_sent(serve_app: ServeApp) -> None:
     for request in seen:
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         assert request.headers["Accept"] == "application/json"
+        assert request.headers["Accept-Encoding"] == "gzip, identity"
         assert re.fullmatch(r"kling-async/[\d.]+ aiohttp/[\d.]+", request.headers["User-Agent"])
     assert submit.headers["Content-Type"] == "application/json"
     assert "Content-Type" not in status.headers
@@ -99,6 +108,40 @@ async def test_compressed_answers(serve_app: ServeApp) -> None:
 
     async with transport(await serve_app(packed)) as door:
         assert (await door.send(STATUS, 30.0)).body == OK * 50
+
+
+async def test_compressed_answers_through_a_lent_session(serve_app: ServeApp) -> None:
+    """A compressed answer is unpacked though a lent session would leave it packed."""
+
+    async def packed(_: web.Request) -> web.Response:
+        response = web.Response(body=OK * 50)
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    origin = await serve_app(packed)
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        transport(origin, session=session) as door,
+    ):
+        assert (await door.send(STATUS, 30.0)).body == OK * 50
+
+
+@pytest.mark.parametrize("lent", [True, False])
+async def test_large_headers(lent: bool, serve_raw: ServeRaw) -> None:  # noqa: FBT001
+    """An answer with 100 kB of header fields, of which one is as large, is read."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        fields = b"".join(b"X-%d: %b\r\n" % (n, b"y" * 500) for n in range(200))
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Large: " + b"z" * 100_000 + b"\r\n" + fields)
+        writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(OK), OK))
+        await writer.drain()
+
+    origin = await serve_raw(talk)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if lent else None
+        door = await stack.enter_async_context(transport(origin, session=session))
+        assert (await door.send(STATUS, 30.0)).body == OK
 
 
 @pytest.mark.parametrize(("request_", "charged"), [(SUBMIT, True), (STATUS, False)])
@@ -189,16 +232,103 @@ async def test_nobody_there() -> None:
     assert caught.value.__cause__ is None
 
 
+def hanging(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let calls of the running loop take for ever."""
+
+    async def hang(*_: object, **__: object) -> object:
+        return await asyncio.Event().wait()
+
+    for name in names:
+        monkeypatch.setattr(asyncio.get_running_loop(), name, hang)
+
+
+@pytest.mark.parametrize("lent", [True, False])
+@pytest.mark.parametrize("hangs", ["getaddrinfo", "sock_connect"])
+async def test_a_connection_that_never_comes(
+    hangs: str,
+    lent: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the name's resolution or its dead addresses take all the time, nothing was sent.
+
+    It does not matter which timer ends it: that of the connection, or that of the request.
+    """
+    hanging(monkeypatch, hangs)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if lent else None
+        door = await stack.enter_async_context(transport("https://localhost", session=session))
+        with pytest.raises(ConnectError, match="nothing was sent") as caught:
+            await door.send(SUBMIT, 30.0)
+    assert caught.value.retryable
+    assert not caught.value.may_have_charged
+    assert caught.value.verdict == "not sent"
+    assert now() <= 31
+
+
+async def test_a_lent_session_without_a_free_connection(serve_app: ServeApp) -> None:
+    """A submit that has waited in vain for a connection of a lent session was not sent."""
+
+    async def slow(_: web.Request) -> web.Response:
+        await asyncio.sleep(1000)
+        return web.Response()
+
+    origin = await serve_app(slow)
+    only_one = aiohttp.TCPConnector(limit=1)
+    async with (
+        aiohttp.ClientSession(connector=only_one) as session,
+        transport(origin, session=session) as door,
+    ):
+        first = asyncio.create_task(door.send(SUBMIT, 60.0))
+        await asyncio.sleep(1)
+        with pytest.raises(ConnectError):
+            await door.send(SUBMIT, 30.0)
+        with pytest.raises(AnswerLostError):
+            await first
+
+
+async def test_a_proxy_that_refuses(serve_raw: ServeRaw) -> None:
+    """A proxy that makes no connection proves that nothing was sent."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+        await writer.drain()
+
+    async with (
+        aiohttp.ClientSession(proxy=await serve_raw(refuse)) as session,
+        transport("https://example.com", session=session) as door,
+    ):
+        for request in (SUBMIT, STATUS):
+            with pytest.raises(ConnectError, match="502") as caught:
+                await door.send(request, 30.0)
+            assert caught.value.retryable
+
+
+async def test_a_certificate_that_cannot_be_verified() -> None:
+    """A certificate of an unknown authority is not retryable, and the error says what to do."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = await asyncio.start_server(lambda *_: None, "localhost", 0, ssl=context)
+    async with server, transport(f"https://localhost:{port_of(server)}") as door:
+        for request in (SUBMIT, STATUS):
+            with pytest.raises(ConnectError, match="SSL_CERT_FILE") as caught:
+                await door.send(request, 30.0)
+            assert not caught.value.retryable
+            assert not caught.value.may_have_charged
+
+
 async def test_no_tls_there(serve_raw: ServeRaw) -> None:
-    """A server that does not speak TLS proves that nothing was sent."""
+    """A server that does not speak TLS proves that nothing was sent, and that https is wrong."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with transport((await serve_raw(plain)).replace("http:", "https:")) as door:
-        with pytest.raises(ConnectError):
+        with pytest.raises(ConnectError, match=r"is the base URL's scheme http\?") as caught:
             await door.send(SUBMIT, 30.0)
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64])
@@ -218,7 +348,7 @@ async def test_a_host_that_cannot_be_one(host: str) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
         b"\x00\xff\xfe nonsense \r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
         b"HTTP/1.1 999999 ?\r\n\r\n",
     ],
 )
@@ -326,6 +456,66 @@ async def test_a_lent_session_that_is_closed() -> None:
     async with transport("http://127.0.0.1:1", session=session) as door:
         with pytest.raises(ConfigurationError, match="lent"):
             await door.send(SUBMIT, 30.0)
+
+
+def test_a_lent_session_of_another_loop() -> None:
+    """A lent session that was made on another loop is an error that says so; nothing is sent."""
+
+    async def lend() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(session: aiohttp.ClientSession) -> None:
+        async with transport("http://127.0.0.1:1", session=session) as door:
+            for request in (SUBMIT, STATUS):
+                with pytest.raises(ConfigurationError, match="another event loop"):
+                    await door.send(request, 30.0)
+
+    with asyncio.Runner() as one:
+        session = one.run(lend())
+        asyncio.run(use(session))
+        one.run(session.close())
+
+
+# ------------------------------------------------------------------------------- a blocked loop
+
+
+def test_an_answer_that_came_while_the_loop_was_blocked() -> None:
+    """An answer that lies in the socket when a blocked loop passes the deadline is read."""
+    answered = threading.Event()
+
+    async def block(door: AiohttpTransport) -> bytes:
+        # The service is in a thread, and answers while the loop is blocked.
+        sending = asyncio.create_task(door.send(SUBMIT, 0.4))
+        while not received.is_set():  # noqa: ASYNC110 - it is set by a thread
+            await asyncio.sleep(0)
+        answered.set()
+        time.sleep(0.8)
+        return (await sending).body
+
+    async def main() -> bytes:
+        async with transport(f"http://127.0.0.1:{server.getsockname()[1]}") as door:
+            return await block(door)
+
+    received = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            peer, _ = server.accept()
+            with peer:
+                data = b""
+                while (SUBMIT.body or b"") not in data:
+                    data += peer.recv(65536)
+                received.set()
+                answered.wait(30)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + OK)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            assert asyncio.run(main()) == OK
+        finally:
+            answered.set()
+            thread.join()
 
 
 # ------------------------------------------------------------------------------------- loops

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kling_async.cli import arguments, codes
+from kling_async.cli.log import log_to_stderr
 from kling_async.cli.output import Output
 from kling_async.cli.signals import on_signals
 from kling_async.cli.streams import guarded_streams
@@ -75,6 +76,7 @@ async def _until_terminated(args: Namespace) -> int:
 async def run(args: Namespace) -> int:
     """Run a parsed command on the running loop; return its exit code."""
     try:
-        return await _command(args)(args)
+        with log_to_stderr(as_json=args.json):
+            return await _command(args)(args)
     except KlingError as error:
         return Output(json=args.json).error(error)

@@ -102,6 +102,16 @@ class Link:
         """Wait until it makes sense to ask again."""
         await asyncio.sleep(max(0.0, self.retry_at - asyncio.get_running_loop().time()))
 
+    def warn(self, set_back: float) -> None:
+        """Log that the engine's clock was set back, if it was."""
+        if set_back:
+            _log.warning(
+                "the clock of the limits at %s was set back by %.1f s: all processes report again"
+                " what they use",
+                self._shown,
+                set_back,
+            )
+
     def _lost(self, error: KlingError, words: str) -> None:
         if isinstance(error, ConfigurationError):
             if not self._refused:  # once: slots that are held are told of again and again

@@ -1,20 +1,15 @@
-"""What the engine in PostgreSQL says to it."""
+"""What the engine in PostgreSQL says to it: for each call the statements of one transaction.
+
+They are sent in one message, so that the server runs them to their end, and frees the lock of the
+name's row, whatever happens to this process meanwhile. What one statement finds out for the next
+ones is written into that row: above all ``seen``, the moment that counts as now in all of them.
+"""
 
 from __future__ import annotations
 
-__all__ = [
-    "DROP",
-    "EPOCH",
-    "EXPIRE",
-    "HOLD",
-    "KNOWN",
-    "LOOK",
-    "NAME",
-    "PAUSE",
-    "RESERVE",
-    "TABLES",
-    "TAKE",
-]
+from kling_async.limits.shared_window import COUNTED, LEASE, STEP
+
+__all__ = ["KNOWN", "LEASE_CALL", "LOOK", "PAUSE", "RESERVE", "TABLES"]
 
 # One after another, though several processes may begin at the same moment.
 TABLES = """
@@ -23,14 +18,29 @@ CREATE TABLE IF NOT EXISTS kling_async_limits (
     name text PRIMARY KEY,
     run text,  -- of the server; another one may know less than was reserved
     born float8 NOT NULL DEFAULT 0,
+    seen float8 NOT NULL DEFAULT '-infinity',
+    set_back float8 NOT NULL DEFAULT 0,
     next_at float8 NOT NULL DEFAULT '-infinity',
     paused_at float8 NOT NULL DEFAULT '-infinity',
     resume_at float8 NOT NULL DEFAULT '-infinity',
     requests_per_minute bigint NOT NULL DEFAULT 0,
     concurrent_tasks bigint NOT NULL DEFAULT 0,
-    minute bigint NOT NULL DEFAULT 0,
-    used bigint NOT NULL DEFAULT 0,
-    used_before bigint NOT NULL DEFAULT 0
+    cap bigint NOT NULL DEFAULT 0,
+    learned text NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS kling_async_limits_holders (
+    name text NOT NULL,
+    holder text NOT NULL,
+    sequence bigint NOT NULL DEFAULT 0,
+    under_way bigint NOT NULL DEFAULT 0,
+    ends_at float8 NOT NULL DEFAULT 0,
+    PRIMARY KEY (name, holder)
+);
+CREATE TABLE IF NOT EXISTS kling_async_limits_window (
+    name text NOT NULL,
+    step bigint NOT NULL,
+    number bigint NOT NULL,
+    PRIMARY KEY (name, step)
 );
 CREATE TABLE IF NOT EXISTS kling_async_leases (
     name text NOT NULL,
@@ -41,98 +51,169 @@ CREATE TABLE IF NOT EXISTS kling_async_leases (
     PRIMARY KEY (name, key)
 );
 """
-KNOWN = "SELECT to_regclass('kling_async_limits'), to_regclass('kling_async_leases')"
-NAME = "INSERT INTO kling_async_limits (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
+KNOWN = """
+SELECT to_regclass('kling_async_limits'), to_regclass('kling_async_limits_holders'),
+    to_regclass('kling_async_limits_window'), to_regclass('kling_async_leases')
+"""
 
-# The state as it was, locked, and whether it was another server's. A new one knows nothing of
-# what was reserved before, and begins with a rest.
-_STATE = """
+# Lock the row, and note the time. A server that knows nothing of what was reserved before begins
+# with a rest; one whose clock was set back is told again what processes have, and when it was.
+_LOCK = """
+INSERT INTO kling_async_limits (name) VALUES (%(name)s) ON CONFLICT DO NOTHING;
+SELECT FROM kling_async_limits WHERE name = %(name)s FOR UPDATE;
+"""
+_KNOW = f"""{_LOCK}
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
         extract(epoch FROM pg_postmaster_start_time())::text AS this_run
-), was AS MATERIALIZED (
-    SELECT l.*, now, this_run, floor(now / 60)::bigint AS this_minute,
-        CASE WHEN run = this_run THEN born ELSE now END AS epoch,
-        CASE WHEN run = this_run THEN next_at
-            ELSE greatest(next_at, now + %(settle)s::float8) END AS free_at
-    FROM kling_async_limits l, clock WHERE name = %(name)s FOR UPDATE OF l
-)
-"""
-RESERVE = f"""{_STATE}, turn AS (
-    SELECT was.*, greatest(free_at, now - %(burst)s::float8, resume_at) AS start FROM was
-)
-UPDATE kling_async_limits l SET
-    run = this_run,
-    born = epoch,
-    next_at = start + %(number)s::bigint * %(interval)s::float8,
-    requests_per_minute = %(requests)s,
-    minute = this_minute,
-    used = %(number)s::bigint + CASE WHEN t.minute = this_minute THEN t.used ELSE 0 END,
-    used_before = CASE this_minute - t.minute
-        WHEN 0 THEN t.used_before WHEN 1 THEN t.used ELSE 0 END
-FROM turn t WHERE l.name = t.name
-RETURNING start - now, greatest(0, t.resume_at - now), now - t.paused_at, epoch
-"""  # noqa: S608 - both parts stand here
-PAUSE = """
-WITH clock AS MATERIALIZED (
-    SELECT extract(epoch FROM clock_timestamp())::float8 AS now
-), was AS MATERIALIZED (
-    SELECT l.*, now, now - %(age)s::float8 >= paused_at AS began
-    FROM kling_async_limits l, clock WHERE name = %(name)s FOR UPDATE OF l
-)
-UPDATE kling_async_limits l SET
-    paused_at = CASE WHEN began THEN now ELSE w.paused_at END,
-    resume_at = CASE WHEN began THEN greatest(w.resume_at, now + %(delay)s::float8)
-        ELSE w.resume_at END
-FROM was w WHERE l.name = w.name
-RETURNING began, greatest(0, l.resume_at - now)
-"""
-EPOCH = f"""{_STATE}UPDATE kling_async_limits l
-SET run = this_run, born = epoch, next_at = free_at, concurrent_tasks = %(limit)s
-FROM was WHERE l.name = was.name RETURNING epoch
-"""  # noqa: S608 - as above
-EXPIRE = """
-DELETE FROM kling_async_leases
-WHERE name = %(name)s AND ends_at <= extract(epoch FROM clock_timestamp())
-"""
-HOLD = """
-INSERT INTO kling_async_leases
-SELECT %(name)s, key, %(holder)s, now - held_for, now + ends_in
-FROM unnest(%(keys)s::text[], %(held_for)s::float8[], %(ends_in)s::float8[])
-    AS told (key, held_for, ends_in),
-    (SELECT extract(epoch FROM clock_timestamp())::float8 AS now) AS clock
-ON CONFLICT (name, key) DO UPDATE
-SET holder = excluded.holder, since = excluded.since,
-    -- another process may have renewed it since
-    ends_at = greatest(kling_async_leases.ends_at, excluded.ends_at)
-"""
-TAKE = """
-WITH clock AS MATERIALIZED (
-    SELECT extract(epoch FROM clock_timestamp())::float8 AS now
-), free AS MATERIALIZED (
-    SELECT CASE WHEN now - born >= %(calm)s::float8
-        THEN greatest(0, %(limit)s::bigint - (SELECT count(*) FROM kling_async_leases
-            WHERE name = %(name)s)) ELSE 0 END AS number
+), news AS MATERIALIZED (
+    SELECT now, this_run, CASE WHEN seen - now >= 1 THEN seen - now ELSE 0 END AS back,
+        run IS DISTINCT FROM this_run AS other
     FROM kling_async_limits, clock WHERE name = %(name)s
 )
+UPDATE kling_async_limits SET
+    run = this_run,
+    set_back = back,
+    seen = CASE WHEN back > 0 THEN now ELSE greatest(seen, now) END,
+    born = CASE WHEN other OR back > 0 THEN now ELSE born END,
+    next_at = CASE WHEN back > 0 THEN now + %(settle)s::float8
+        WHEN other THEN greatest(next_at, now + %(settle)s::float8) ELSE next_at END,
+    paused_at = paused_at - back,
+    resume_at = resume_at - back
+FROM news WHERE name = %(name)s;
+DELETE FROM kling_async_limits_holders h USING kling_async_limits l
+WHERE l.name = %(name)s AND h.name = l.name AND set_back > 0;
+DELETE FROM kling_async_limits_window w USING kling_async_limits l
+WHERE l.name = %(name)s AND w.name = l.name
+    AND (set_back > 0 OR step <= floor(seen / {STEP}));
+UPDATE kling_async_leases s SET ends_at = ends_at - set_back, since = since - set_back
+FROM kling_async_limits l WHERE l.name = %(name)s AND s.name = l.name AND set_back > 0;
+"""  # noqa: S608 - all parts stand here
+
+# See kling_async.limits.shared_window. A process without reports counts as dead.
+_EXPIRE = f"""
+WITH dead AS (
+    UPDATE kling_async_limits_holders h SET under_way = 0
+    FROM (SELECT d.* FROM kling_async_limits_holders d, kling_async_limits l
+        WHERE l.name = %(name)s AND d.name = l.name AND d.ends_at <= seen AND d.under_way > 0) d
+    WHERE h.name = d.name AND h.holder = d.holder
+    RETURNING ceil((d.ends_at + {COUNTED}) / {STEP})::bigint AS step, d.under_way
+)
+INSERT INTO kling_async_limits_window
+SELECT %(name)s, step, sum(under_way) FROM dead GROUP BY step
+ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
+DELETE FROM kling_async_limits_holders h USING kling_async_limits l
+WHERE l.name = %(name)s AND h.name = l.name AND h.ends_at <= seen - {COUNTED};
+"""  # noqa: S608 - as above
+_REPORT = f"""
+INSERT INTO kling_async_limits_holders (name, holder) VALUES (%(name)s, %(holder)s)
+ON CONFLICT DO NOTHING;
+WITH accepted AS (
+    UPDATE kling_async_limits_holders h
+    SET sequence = %(sequence)s, under_way = %(under_way)s, ends_at = seen + {LEASE}
+    FROM kling_async_limits l
+    WHERE l.name = %(name)s AND h.name = l.name AND holder = %(holder)s AND sequence = %(since)s
+    RETURNING seen
+)
+INSERT INTO kling_async_limits_window
+SELECT %(name)s, ceil((seen - age + {COUNTED}) / {STEP})::bigint AS step, sum(more)
+FROM unnest(%(ages)s::float8[], %(numbers)s::bigint[]) AS answered (age, more), accepted
+GROUP BY step
+ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
+"""  # noqa: S608 - as above
+
+# The turns: each when the pace allows it, and when so many requests have ceased to count that it
+# fits into the limit.
+_GIVE = f"""
+WITH me AS MATERIALIZED (
+    SELECT l.*, h.sequence, greatest(next_at, seen - %(burst)s::float8, resume_at) AS start
+    FROM kling_async_limits l JOIN kling_async_limits_holders h USING (name)
+    WHERE name = %(name)s AND holder = %(holder)s
+), later AS MATERIALIZED (
+    SELECT step * {STEP}::float8 AS at, number FROM kling_async_limits_window, me
+    WHERE kling_async_limits_window.name = me.name AND step * {STEP}::float8 > seen
+), room AS MATERIALIZED (
+    SELECT '-infinity'::float8 AS at, %(requests)s::bigint
+        - (SELECT coalesce(sum(number), 0) FROM later)
+        - (SELECT sum(under_way) FROM kling_async_limits_holders WHERE name = %(name)s) AS room
+), rooms AS MATERIALIZED (
+    SELECT at, room FROM room UNION ALL
+    SELECT at, room + sum(number) OVER (ORDER BY at) FROM later, (SELECT room FROM room) AS r
+), fits AS MATERIALIZED (
+    SELECT place, (SELECT min(at) FROM rooms WHERE room > place) AS at
+    FROM generate_series(0, %(number)s::bigint - 1) AS place, me
+    WHERE sequence = %(sequence)s
+), turns AS MATERIALIZED (
+    SELECT place, place * %(interval)s::float8
+        + greatest(start, max(at - place * %(interval)s::float8) OVER (ORDER BY place)) AS turn
+    FROM fits, me WHERE at IS NOT NULL
+), taken AS (
+    UPDATE kling_async_limits_holders SET under_way = under_way + (SELECT count(*) FROM turns)
+    WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM turns)
+)
+UPDATE kling_async_limits l SET
+    requests_per_minute = %(requests)s,
+    next_at = coalesce((SELECT max(turn) + %(interval)s::float8 FROM turns), l.next_at)
+FROM me WHERE l.name = me.name
+RETURNING me.sequence, greatest(0, me.resume_at - me.seen), me.seen - me.paused_at, me.born,
+    me.set_back, ARRAY(SELECT turn - seen FROM turns, me ORDER BY place)
+"""  # noqa: S608 - as above
+RESERVE = _KNOW + _EXPIRE + _REPORT + _GIVE
+
+PAUSE = f"""{_LOCK}
+WITH news AS MATERIALIZED (
+    SELECT now, now - %(age)s::float8 >= paused_at AS is_first,
+        now - %(age)s::float8 >= paused_at
+            OR resume_at > now AND resume_at < now + %(delay)s::float8 AS began
+    FROM kling_async_limits, CAST(extract(epoch FROM clock_timestamp()) AS float8) AS n (now)
+    WHERE name = %(name)s
+)
+UPDATE kling_async_limits SET
+    paused_at = CASE WHEN is_first THEN now ELSE paused_at END,
+    resume_at = CASE WHEN began THEN greatest(resume_at, now + %(delay)s::float8)
+        ELSE resume_at END
+FROM news WHERE name = %(name)s
+RETURNING began, greatest(0, resume_at - now)
+"""  # noqa: S608 - as above
+LEASE_CALL = f"""{_KNOW}
+DELETE FROM kling_async_leases s USING kling_async_limits l
+WHERE l.name = %(name)s AND s.name = l.name AND s.ends_at <= seen;
 INSERT INTO kling_async_leases
-SELECT %(name)s, key, %(holder)s, now, now + %(lifetime)s::float8
-FROM unnest(%(take)s::text[]) WITH ORDINALITY AS asked (key, place), clock, free
-WHERE place <= number
-RETURNING key
-"""
-DROP = "DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(drop)s)"
-LOOK = """
+SELECT name, key, %(holder)s, seen - held_for, seen + ends_in
+FROM unnest(%(keys)s::text[], %(held_for)s::float8[], %(ends_in)s::float8[])
+    AS told (key, held_for, ends_in), kling_async_limits WHERE name = %(name)s
+ON CONFLICT (name, key) DO UPDATE
+SET holder = excluded.holder, since = excluded.since, ends_at = excluded.ends_at
+-- another process may have it for longer
+WHERE kling_async_leases.holder = excluded.holder
+    OR kling_async_leases.ends_at <= excluded.ends_at;
+INSERT INTO kling_async_leases
+SELECT name, key, %(holder)s, seen, seen + %(lifetime)s::float8
+FROM unnest(%(take)s::text[]) WITH ORDINALITY AS asked (key, place), kling_async_limits
+WHERE name = %(name)s AND seen - born >= %(calm)s::float8
+    AND place <= %(cap)s::bigint - (SELECT count(*) FROM kling_async_leases WHERE name = %(name)s)
+RETURNING key;
+DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(drop)s::text[]);
+UPDATE kling_async_limits l SET
+    concurrent_tasks = %(limit)s,
+    cap = %(cap)s,
+    learned = CASE WHEN learned = %(known)s THEN %(news)s ELSE learned END
+FROM (SELECT count(*) AS held, count(*) FILTER (WHERE position('/' IN key) > 0) AS confirmed
+    FROM kling_async_leases WHERE name = %(name)s) AS counted
+WHERE l.name = %(name)s RETURNING born, set_back, learned, held, confirmed
+"""  # noqa: S608 - as above
+LOOK = f"""
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now
 )
 SELECT
-    CASE floor(now / 60)::bigint - minute
-        WHEN 0 THEN used + used_before * (1 - (now / 60 - floor(now / 60)))
-        WHEN 1 THEN used * (1 - (now / 60 - floor(now / 60))) ELSE 0 END,
-    requests_per_minute, concurrent_tasks, greatest(0, resume_at - now),
-    key, holder, now - since, ends_at - now
+    (SELECT coalesce(sum(number), 0) FROM kling_async_limits_window w
+        WHERE w.name = l.name AND step * {STEP}::float8 > now)
+    + (SELECT coalesce(sum(under_way), 0) FROM kling_async_limits_holders h
+        WHERE h.name = l.name AND ends_at > now - {COUNTED}),
+    requests_per_minute, concurrent_tasks, cap, greatest(0, resume_at - now),
+    key, s.holder, now - since, ends_at - now
 FROM clock CROSS JOIN kling_async_limits l
     LEFT JOIN kling_async_leases s ON s.name = l.name AND s.ends_at > now
-WHERE l.name = %(name)s ORDER BY holder, since
-"""
+WHERE l.name = %(name)s ORDER BY s.holder, since
+"""  # noqa: S608 - as above

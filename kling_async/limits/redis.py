@@ -14,8 +14,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterCrossSlotError,
+    ClusterDownError,
     NoPermissionError,
     RedisError,
 )
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
     from kling_async.limits.pace import Pace
+    from kling_async.limits.shared_window import Report
 
 __all__ = ["RedisEngine", "engine"]
 
@@ -41,7 +45,7 @@ _LOOK = 10.0
 # Reservations and leases hardly ever need more than one connection each.
 _CONNECTIONS = 4
 
-# Seconds until a name that nobody uses is forgotten.
+# Seconds until a name that is not used is forgotten.
 _FORGET = 30 * 24 * 3600
 
 
@@ -68,65 +72,88 @@ class RedisEngine:
         except ValueError:  # its words may show a password
             raise ConfigurationError(f"the address of the limits at {scheme}:// is none") from None
         self._redis = Redis(connection_pool=pool)
-        self._keys = [f"kling_async:{{{name}}}:{what}" for what in ("pace", "ends", "leases")]
+        self._keys = [
+            f"kling_async:{{{name}}}:{what}" for what in ("pace", "ends", "window", "leases")
+        ]
         script = self._redis.register_script
         self._reserve = script(_redis_scripts.RESERVE)
         self._pause = script(_redis_scripts.PAUSE)
-        self._lease = script(_redis_scripts.LEASE)
+        self._lease = script(_redis_scripts.LEASE_SCRIPT)
         self._look = script(_redis_scripts.LOOK)
 
-    async def reserve(self, number: int, pace: Pace) -> Reservation:
-        """Reserve the next turns."""
+    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        """Take in a report, and reserve the next turns."""
         requests = pace.requests_per_minute
-        values = (number, pace.interval, pace.burst, pace.settle, requests, _FORGET)
-        delay, pause, paused_for, epoch = await self._run(self._reserve, 2, values)
-        return Reservation(float(delay), float(pause), float(paused_for), epoch)
+        values = (
+            *(number, pace.interval, pace.burst, pace.settle, requests, _FORGET),
+            *(report.holder, report.sequence, report.since, report.under_way),
+            *(part for group in report.answered for part in group),
+        )
+        answer = await self._run(self._reserve, 3, values)
+        known, pause, paused_for, epoch, set_back, *delays = answer
+        return Reservation(
+            delays=tuple(map(float, delays)),
+            known=int(known),
+            pause=float(pause),
+            paused_for=float(paused_for),
+            epoch=epoch,
+            set_back=float(set_back),
+        )
 
     async def pause(self, delay: float, age: float) -> Pause:
-        """Give no turn for ``delay`` seconds, unless a pause has begun within ``age``."""
+        """Give no turn for ``delay`` seconds."""
         began, pause = await self._run(self._pause, 1, (delay, age))
         return Pause(began == "1", float(pause))
 
     async def lease(self, change: Change) -> Leased:
         """Keep, give and free leases, all at once."""
-        held = [part for one in change.hold for part in (one.key, one.held_for, one.ends_in)]
-        numbers = (len(change.hold), len(change.take), len(change.drop))
-        forget = int(max(_FORGET, 2 * change.lifetime))
-        taken, epoch = await self._run(
-            self._lease,
-            3,
-            (
-                change.pace.settle,
-                change.settle,
-                change.limit,
-                change.lifetime,
-                change.holder,
-                forget,
-                *numbers,
-                *held,
-                *change.take,
-                *change.drop,
-            ),
+        values = (
+            *(change.pace.settle, change.settle, change.limit, change.cap, change.lifetime),
+            *(change.holder, int(max(_FORGET, 2 * change.lifetime)), *(change.learned or ("", ""))),
+            *(len(change.hold), len(change.take), len(change.drop)),
+            *(part for one in change.hold for part in (one.key, one.held_for, one.ends_in)),
+            *change.take,
+            *change.drop,
         )
-        return Leased(change.take[: int(taken)], epoch)
+        answer = await self._run(self._lease, 4, values)
+        taken, epoch, learned, held, confirmed, set_back = answer
+        return Leased(
+            taken=change.take[: int(taken)],
+            epoch=epoch,
+            learned=learned,
+            held=int(held),
+            confirmed=int(confirmed),
+            set_back=float(set_back),
+        )
 
     async def look(self) -> Usage:
-        """Tell what is in use."""
-        used, requests, tasks, pause, *rest = await self._run(self._look, 3, (), _LOOK)
+        """Return what is in use."""
+        used, requests, tasks, cap, pause, *rest = await self._run(self._look, 4, (), _LOOK)
         fours = zip(*(rest[i::4] for i in range(4)), strict=True)
         leases = [
             Lease(key, holder, float(held_for), float(ends_in))
             for key, holder, held_for, ends_in in fours
         ]
         leases.sort(key=lambda one: (one.holder, -one.held_for))
-        numbers = (round(float(used)), int(float(requests)), int(float(tasks)))
-        return Usage(*numbers, float(pause), tuple(leases))
+        return Usage(
+            requests=int(used),
+            requests_per_minute=int(float(requests)),
+            concurrent_tasks=int(float(tasks)),
+            effective_tasks=int(float(cap)),
+            pause=float(pause),
+            leases=tuple(leases),
+        )
 
     async def close(self) -> None:
         """Close the connections."""
         with suppress(RedisError, OSError):  # it is gone already
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
+
+    async def _disconnect(self) -> None:
+        """Close the connections that are not in use."""
+        with suppress(RedisError, OSError):
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def _run(
         self,
@@ -143,8 +170,22 @@ class RedisEngine:
         except TimeoutError:
             raise LimiterError(f"no answer within {within:g} s") from None
         except (RedisError, OSError) as error:
+            if _is_cluster(error):
+                raise ConfigurationError(
+                    f"the engine of the limits is a node of a Redis cluster, and the keys are on"
+                    f" another one ({error}): give the URL of a server that is not in cluster mode"
+                ) from error
+            # After a failover the other connections, too, may lead to a server that does not write
+            # any more (READONLY, MASTERDOWN): new ones lead to its successor.
+            await self._disconnect()
             raise LimiterError(f"{type(error).__name__}: {error}") from error
         return [str(one) for one in answer]
+
+
+def _is_cluster(error: Exception) -> bool:
+    """Return whether a node of a cluster says that it has other keys: waiting changes nothing."""
+    unserved = isinstance(error, ClusterDownError) and "not served" in str(error)
+    return unserved or isinstance(error, AskError | ClusterCrossSlotError)  # or MovedError
 
 
 def engine(url: str, name: str) -> RedisEngine:

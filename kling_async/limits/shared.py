@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
@@ -28,7 +29,7 @@ from kling_async.limits.pace import Pace
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async.limits import Slot
+    from kling_async.limits import Permit, Slot
     from kling_async.limits.engines import LimitsEngine, Usage
     from kling_async.results import TaskRef
 
@@ -90,7 +91,9 @@ class SharedLimiter:
         self._leases = Leases(self._limits, pace, settle, alone)
         self._requests = Requests(pace, local, self._leases.heard)
         self._link: Link | None = None
+        self._guard: AsyncGenerator[None, None]
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process, self._holder = 0, ""
 
     def __repr__(self) -> str:
         held = self._leases.used
@@ -122,45 +125,68 @@ class SharedLimiter:
         """How many slots this process holds now."""
         return self._leases.used
 
-    def request(self) -> Coroutine[object, object, float]:
-        """Wait until one more request may be sent; return the moment, for :meth:`pause`.
+    @property
+    def effective_tasks(self) -> int:
+        """How many tasks may run now: fewer than the limit after the service has refused some."""
+        return self._leases.cap
+
+    def request(self) -> Coroutine[object, object, Permit]:
+        """Wait until one more request may be sent.
 
         Raises:
             LimiterError: The engine cannot be reached, and ``when_gone`` is ``"raise"``.
-            ConfigurationError: The engine refuses to work for us.
+            ConfigurationError: The engine refuses to work for us, or the limiter is in use on
+                another event loop.
         """
         self._bind()
         return self._requests.request()
 
-    def pause(self, delay: float, permit: float) -> bool:
+    def pause(self, delay: float, permit: Permit) -> bool:
         """Let every request wait, in all processes; see :class:`~kling_async.limits.Limiter`."""
         self._bind()
         return self._requests.pause(delay, permit)
 
-    def slot(self) -> Coroutine[object, object, Slot]:
+    def slot(self, *, first: bool = False) -> Coroutine[object, object, Slot]:
         """Wait until one more task may run, and hold its slot.
+
+        Args:
+            first: Wait before those of this process that wait already.
 
         Raises:
             LimiterError: The engine cannot be reached, and ``when_gone`` is ``"raise"``.
-            ConfigurationError: The engine refuses to work for us.
+            ConfigurationError: The engine refuses to work for us, or the limiter is in use on
+                another event loop.
         """
         self._bind()
-        return self._leases.take()
+        return self._leases.take(first=first)
 
-    def adopt(self, ref: TaskRef) -> Slot:
+    def adopt(
+        self,
+        ref: TaskRef,
+        lifetime: float | None = None,
+        on_expired: Callable[[], None] | None = None,
+    ) -> Slot:
         """Hold the slot of a task that runs already, whoever held it, even beyond the limit."""
         self._bind()
-        return self._leases.adopt(str(ref))
+        return self._leases.adopt(str(ref), lifetime, on_expired)
+
+    def refused(self, slot: Slot) -> None:
+        """Free the slot of a submit that was refused, and let fewer tasks run, in all processes."""
+        self._bind()
+        self._leases.refused(slot)
 
     async def look(self) -> Usage:
-        """Tell what all processes use together, whatever ``when_gone`` says.
+        """Return what all processes use together, whatever ``when_gone`` says.
 
         Raises:
             LimiterError: The engine cannot be reached.
             ConfigurationError: The engine refuses to work for us.
         """
+        engine = self._bind().engine
         try:
-            return await self._bind().engine.look()
+            with suppress(LimiterError):  # the connection may have ended with an engine before
+                return await engine.look()
+            return await engine.look()
         except LimiterError as error:
             raise LimiterError(f"the limits at {self._shown} cannot be read: {error}") from error
 
@@ -181,25 +207,45 @@ class SharedLimiter:
                 await self._leases.close()
             finally:
                 self._link = None
-                if isinstance(self._source, str):
-                    await link.engine.close()
+                await self._guard.aclose()
 
     def _bind(self) -> Link:
         """Go over to the running loop: connections and tasks belong to one."""
         loop = asyncio.get_running_loop()
         if loop is self._loop and self._link is not None:
             return self._link
+        if loop is not self._loop and self._loop is not None and self._loop.is_running():
+            raise ConfigurationError(
+                "this SharedLimiter is in use on another event loop, which is still running: make"
+                " one for each loop, with the same address and name"
+            )
         source = self._source
         engine = connect(source, self._name) if isinstance(source, str) else source
         self._link = link = Link(engine, self._shown, self._when_gone)
+        self._guard = self._until_loop_ends(link)
+        with suppress(StopIteration):  # it is at its yield, without having waited for anything
+            self._guard.asend(None).send(None)
         # Loops may count time from different zeros.
         shift = loop.time() - self._loop.time() if self._loop else 0.0
-        holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
-        self._requests.move(loop, shift, link)
-        self._leases.move(loop, shift, link, holder)
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._holder = f"{socket.gethostname()}:{self._process}:{uuid4().hex[:4]}"
+        self._requests.move(loop, shift, link, self._holder)
+        self._leases.move(loop, shift, link, self._holder)
         self._loop = loop
         self._closing = asyncio.Lock()
         return link
+
+    async def _until_loop_ends(self, link: Link) -> AsyncGenerator[None, None]:
+        """Close the connections when the loop winds up: it ends its generators then."""
+        try:
+            yield
+        finally:
+            if self._link is link:
+                self._requests.stop()
+                self._leases.stop()
+            if isinstance(self._source, str):
+                await link.engine.close()
 
 
 def _checked_name(name: str | None, engine: str | LimitsEngine) -> str:

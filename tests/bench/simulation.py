@@ -116,7 +116,8 @@ class Figures:
     def steady(self) -> list[float]:
         """How late the client was while all slots were in use and no longer in step."""
         slots = self.case.limits.concurrent_tasks
-        return self.late[2 * slots : -slots]
+        # Tasks that begin staggered teach durations of their own for a while.
+        return self.late[(3 if self.case.staggered else 2) * slots : -slots]
 
 
 class Service:

@@ -287,7 +287,7 @@ async def test_tasks_that_do_not_end(serve: Serve, command: Command, tmp_path: P
 
 async def test_failed_downloads(serve: Serve, command: Command, tmp_path: Path) -> None:
     """If nothing but downloads has failed, the code is 5, and the next run fetches them."""
-    emulator = await serve("file:1=404")
+    emulator = await serve("file:1=410")
     rows = _rows(tmp_path)
     argv = ("batch", rows, "--download-to", tmp_path / "videos", "--downloads", "1")
     ended = await command(*argv)
@@ -366,7 +366,7 @@ async def test_limits_of_the_account(serve: Serve, command: Command, tmp_path: P
 
 async def test_batch_for_a_program(serve: Serve, command: Command, tmp_path: Path) -> None:
     """With JSON, every outcome is an object on stdout, and stderr has nothing but errors."""
-    emulator = await serve("task:1=fail:NSFW_DETECTED", "file:1=404")
+    emulator = await serve("task:1=fail:NSFW_DETECTED", "file:1=410")
     rows = _rows(tmp_path)
     rows.write_text(f"nonsense\n{rows.read_text()}")
     argv = ("--in-flight", "1", "--skip-invalid", "--download-to", tmp_path / "videos")
@@ -501,7 +501,7 @@ async def test_journal_that_breaks_on_the_way(
     assert ended.code == 6
     unknown = f"kling-2-1/{emulator.ledger[2].task_id}"
     assert f"The journal does not know that the service has accepted {unknown}\n" in ended.err
-    assert "3 tasks were abandoned" in ended.err
+    assert "3 tasks still run at the service" in ended.err
     assert ": kling-2-1/task_" in ended.err
     assert (await _summary(tmp_path)).counts[ItemState.SUBMITTED] == 2
 
@@ -674,7 +674,7 @@ async def test_rejected_rows_are_submitted_again_on_request(
     serve: Serve, command: Command, tmp_path: Path
 ) -> None:
     """What was rejected without charge is submitted again if that is asked for, and only then."""
-    emulator = await serve("submit:1=400")
+    emulator = await serve("submit:1=422")
     rows = _rows(tmp_path, 1)
     for options, code, paid in (((), 1, 0), ((), 1, 0), (("--resubmit-rejected",), 0, 1)):
         ended = await command("batch", rows, *options)

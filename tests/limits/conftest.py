@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from kling_async.limits.engines import Change
 from kling_async.limits.pace import Pace
 from kling_async.limits.shared import SharedLimiter
+from kling_async.limits.shared_window import Report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -43,6 +45,13 @@ def fullest(moments: Sequence[float], window: float = 60.0) -> int:
     )
 
 
+async def granted(limiter: Limiter) -> float:
+    """Wait until a request is granted, which is answered at once; return the moment."""
+    permit = await limiter.request()
+    permit.answered()
+    return permit.granted_at
+
+
 async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[float]) -> None:
     """Let so many ask without end until a moment; note when each was admitted."""
     clock = asyncio.get_running_loop().time
@@ -62,10 +71,25 @@ async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[floa
 PACE = Pace(60_000, 0.001, 0.01, 100, 0.0)
 
 
+_sequences = count(1)
+
+
+def plain(holder: str = "me", since: int = 0) -> Report:
+    """Make the report of a process that has nothing to say; each is another process's first."""
+    number = next(_sequences)
+    return Report(f"{holder} {number}", number, since)
+
+
 def change(**changes: object) -> Change:
     """Describe a change of leases."""
     values: dict[str, object] = {"hold": (), "take": (), "drop": (), "limit": 3}
-    values |= {"lifetime": 100.0, "holder": "me", "settle": 0.0, "pace": PACE}
+    values |= {
+        "cap": changes.get("limit", 3),
+        "lifetime": 100.0,
+        "holder": "me",
+        "settle": 0.0,
+        "pace": PACE,
+    }
     return Change(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
 
 

@@ -16,7 +16,7 @@ from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
 from kling_async.limits.postgres import PostgresEngine
 from tests.engines.postgres import PASSWORD, Server
-from tests.limits.conftest import Proxy, crowd, fullest
+from tests.limits.conftest import Proxy, crowd, fullest, plain
 
 if TYPE_CHECKING:
     from kling_async._postgres_line import Connection
@@ -29,7 +29,7 @@ NO_REST = Pace.of(FAST, 0.0)
 async def test_several_processes_begin_at_once(postgres_url: str) -> None:
     """The tables are made once, whoever comes first."""
     engines = [connect(postgres_url, f"n {number % 3}") for number in range(8)]
-    await asyncio.gather(*(engine.reserve(1, NO_REST) for engine in engines))
+    await asyncio.gather(*(engine.reserve(1, plain(), NO_REST) for engine in engines))
     for engine in engines:
         await engine.close()
         await engine.close()  # does nothing
@@ -41,7 +41,7 @@ async def test_several_processes_begin_at_once(postgres_url: str) -> None:
 async def test_a_user_without_rights(postgres_url: str, share: Share) -> None:
     """Who finds the tables made needs no right to make any; no right at all is a mistake."""
     engine = connect(postgres_url, "n")
-    await engine.reserve(1, NO_REST)
+    await engine.reserve(1, plain(), NO_REST)
     await engine.close()
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         try:
@@ -51,7 +51,8 @@ async def test_a_user_without_rights(postgres_url: str, share: Share) -> None:
                 await poor.request()
             await admin.execute(
                 "GRANT SELECT, INSERT, UPDATE, DELETE"
-                " ON kling_async_limits, kling_async_leases TO poor"
+                " ON kling_async_limits, kling_async_limits_holders, kling_async_limits_window,"
+                " kling_async_leases TO poor"
             )
             await poor.request()
             await poor.slot()
@@ -141,41 +142,31 @@ async def test_a_closed_line(postgres_url: str) -> None:
     await line.close()
 
 
-async def test_commits_wait_for_the_disk(postgres_url: str) -> None:
-    """Turns and leases outlive a crash of the server, as far as the server is set so."""
+async def test_an_error_of_the_system(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system reports of the network is an error of ours."""
     engine = PostgresEngine(postgres_url, "n")
 
-    async def setting(db: Connection) -> object:
-        return await (await db.execute("SHOW synchronous_commit")).fetchone()
-
-    async with await AsyncConnection.connect(postgres_url) as admin:
-        assert await engine._do(setting) == await setting(admin)  # noqa: SLF001 - no other way
-    await engine.close()
-
-
-async def test_an_error_of_the_system(postgres_url: str) -> None:
-    """What the system says of the network is an error of ours."""
-    engine = PostgresEngine(postgres_url, "n")
-
-    async def fail(db: Connection) -> None:
+    async def connect(**_: object) -> None:
         raise ConnectionResetError("gone")
 
+    monkeypatch.setattr(AsyncConnection, "connect", connect)  # no server does it on purpose
     with pytest.raises(LimiterError, match="ConnectionResetError: gone"):
-        await engine._do(fail)  # noqa: SLF001 - no server does it on purpose
+        await engine.look()
     await engine.close()
 
 
 async def test_tables_that_disappear(postgres_url: str) -> None:
-    """Rows and tables that somebody takes away are made anew."""
+    """Rows and tables that are taken away are made again."""
     engine = connect(postgres_url, "n")
-    first = await engine.reserve(1, NO_REST)
-    for query in ("TRUNCATE kling_async_limits", "DROP TABLE kling_async_limits"):
-        async with await AsyncConnection.connect(postgres_url) as admin:
-            await admin.execute(query)
-        with pytest.raises(LimiterError):
-            await engine.reserve(1, NO_REST)
-        again = await engine.reserve(1, NO_REST)
+    first = await engine.reserve(1, plain(), NO_REST)
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        await admin.execute("TRUNCATE kling_async_limits")
+        again = await engine.reserve(1, plain(), NO_REST)
         assert again.epoch != first.epoch
+        await admin.execute("DROP TABLE kling_async_limits")
+    with pytest.raises(LimiterError):
+        await engine.reserve(1, plain(), NO_REST)
+    assert (await engine.reserve(1, plain(), NO_REST)).epoch != again.epoch
     await engine.close()
 
 
@@ -183,13 +174,13 @@ async def test_a_failover(postgres_url: str) -> None:
     """A server that was started at another moment may know less, and begins with a rest."""
     engine = connect(postgres_url, "n")
     pace = Pace.of(FAST, 0.5)
-    first = await engine.reserve(1, pace)
+    first = await engine.reserve(1, plain(), pace)
     async with await AsyncConnection.connect(postgres_url) as admin:
         await admin.execute("UPDATE kling_async_limits SET run = 'another'")
-    again = await engine.reserve(1, pace)
+    again = await engine.reserve(1, plain(), pace)
     assert again.epoch != first.epoch
-    assert 0.499 <= again.delay < 0.51
-    assert (await engine.reserve(1, pace)).epoch == again.epoch
+    assert 0.499 <= again.delays[0] < 0.51
+    assert (await engine.reserve(1, plain(), pace)).epoch == again.epoch
     await engine.close()
 
 
@@ -254,7 +245,7 @@ async def test_the_schema(postgres_url: str) -> None:
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         await admin.execute("CREATE SCHEMA studio")
         engine = connect(f"{postgres_url}?options=-csearch_path%3Dstudio", "n")
-        await engine.reserve(1, NO_REST)
+        await engine.reserve(1, plain(), NO_REST)
         await engine.close()
         await admin.execute("SELECT name FROM studio.kling_async_limits")
         with pytest.raises(psycopg.errors.UndefinedTable):

@@ -18,7 +18,7 @@ from kling_async.limits.pace import Pace
 from kling_async.limits.shared import name_of
 from tests.engines.ports import held
 from tests.engines.redis import PASSWORD, Server, serving
-from tests.limits.conftest import Proxy, change, crowd, fullest
+from tests.limits.conftest import Proxy, change, crowd, fullest, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ async def test_a_slow_way(redis_url: str, redis_server: Server) -> None:
         url = redis_url.replace(str(redis_server.port), str(proxy.port))
         one, other = connect(url, "n"), connect(url, "n")
         with pytest.raises(LimiterError, match="no answer within"):
-            await one.reserve(1, NO_REST)
+            await one.reserve(1, plain(), NO_REST)
         assert not (await other.look()).leases
         await one.close()
         await other.close()
@@ -190,24 +190,25 @@ async def test_the_keys(redis_url: str, share: Share) -> None:
             "kling_async:{the studio}:ends",
             "kling_async:{the studio}:leases",
             "kling_async:{the studio}:pace",
+            "kling_async:{the studio}:window",
         ]
         for key in keys:
             assert 86_400 < await admin.ttl(key) <= 31 * 86_400
 
 
-@pytest.mark.parametrize("what", ["pace", "ends"])
+@pytest.mark.parametrize("what", ["pace", "ends", "window"])
 async def test_an_eviction(redis_url: str, what: str) -> None:
     """A server that has thrown away a key is as another, and is told again what is held."""
     engine = connect(redis_url, "n")
     first = await engine.lease(change(take=("a", "b"), limit=2))
     assert first.taken == ("a", "b")
-    assert (await engine.reserve(0, NO_REST)).epoch == first.epoch
+    assert (await engine.reserve(0, plain(), NO_REST)).epoch == first.epoch
     async with Redis.from_url(redis_url) as admin:
         await admin.delete(f"kling_async:{{n}}:{what}")
     again = await engine.lease(change(take=("c",), limit=2, settle=60.0))
     assert again.taken == ()
     assert again.epoch != first.epoch
-    assert (await engine.reserve(0, NO_REST)).epoch == again.epoch
+    assert (await engine.reserve(0, plain(), NO_REST)).epoch == again.epoch
     await engine.close()
 
 
@@ -227,13 +228,13 @@ async def test_a_failover(redis_url: str) -> None:
     """A server with another run_id may know less than was reserved, and begins with a rest."""
     engine = connect(redis_url, "n")
     pace = evolve(NO_REST, settle=0.5)
-    first = await engine.reserve(1, pace)
+    first = await engine.reserve(1, plain(), pace)
     async with Redis.from_url(redis_url) as admin:
         await admin.hset("kling_async:{n}:pace", "run", "another")
-    again = await engine.reserve(1, pace)
+    again = await engine.reserve(1, plain(), pace)
     assert again.epoch != first.epoch
-    assert 0.499 <= again.delay < 0.6
-    assert (await engine.reserve(1, pace)).epoch == again.epoch
+    assert 0.499 <= again.delays[0] < 0.6
+    assert (await engine.reserve(1, plain(), pace)).epoch == again.epoch
     await engine.close()
 
 
@@ -241,7 +242,7 @@ async def test_a_client_with_an_address(redis_url: str, emulate: Emulate) -> Non
     """A client that is given an address shares the limits of its key, and closes what it made."""
     emulator = await emulate(speed=100.0)
     engine = connect(redis_url, name_of(emulator.key))
-    await engine.reserve(0, NO_REST)
+    await engine.reserve(0, plain(), NO_REST)
     async with KlingClient(
         emulator.key,
         base_url=emulator.base_url,

@@ -16,7 +16,9 @@ from kling_async.errors import (
     ClientClosedError,
     ConnectError,
     ContractError,
+    InputError,
     KlingError,
+    LimiterError,
     RateLimitError,
     ServerError,
 )
@@ -24,7 +26,6 @@ from kling_async.protocol.verdicts import (
     CONSEQUENCES,
     ItemFate,
     Verdict,
-    consequence,
     envelope_code,
     of_answer,
     of_error,
@@ -79,18 +80,6 @@ def test_every_verdict_has_its_consequence() -> None:
     assert set(CONSEQUENCES) == set(Verdict)
     assert not any(one.repeated and one.may_have_charged for one in CONSEQUENCES.values())
     assert all(one.read_repeated for one in CONSEQUENCES.values() if one.repeated)
-
-
-@pytest.mark.parametrize("verdict", Verdict)
-def test_consequence_by_value(verdict: Verdict) -> None:
-    """A consequence is found by the text that an error carries."""
-    assert consequence(str(verdict)) is CONSEQUENCES[verdict]
-
-
-@pytest.mark.parametrize("text", ["", "of a later version"])
-def test_a_verdict_that_is_not_known(text: str) -> None:
-    """A text that is no verdict proves nothing."""
-    assert consequence(text) is CONSEQUENCES[Verdict.UNKNOWN]
 
 
 # ------------------------------------------------------------------------------------ the envelope
@@ -235,9 +224,11 @@ def test_an_error_that_carries_its_verdict(verdict: Verdict) -> None:
         (BadRequestError("x"), Verdict.INPUT_REFUSED),
         (ServerError("x", may_have_charged=True), Verdict.UNKNOWN),
         (ContractError("x", may_have_charged=True), Verdict.UNKNOWN),
-        (ServerError("x", retryable=True), Verdict.NOT_THE_SERVICE),
+        (ServerError("x", retryable=True), Verdict.UNAVAILABLE),
+        (InputError("x"), Verdict.INPUT_REFUSED),
+        (LimiterError("x"), Verdict.NOT_THE_SERVICE),
         (ClientClosedError("x"), Verdict.NOT_THE_SERVICE),
-        (APIError("x", verdict="of a later version"), Verdict.INPUT_REFUSED),
+        (APIError("x", verdict="of a later version"), Verdict.NOT_THE_SERVICE),
     ],
     ids=lambda value: type(value).__name__,
 )
