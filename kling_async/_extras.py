@@ -54,7 +54,7 @@ def _is_checkout(folder: Path) -> bool:
 def _direct_url() -> str | None:
     """Return what pip notes of an install that came from no index (PEP 610)."""
     found = next(iter(distributions(name=_NAME)), None)
-    return found and found.read_text("direct_url.json")
+    return None if found is None else found.read_text("direct_url.json")
 
 
 def _folder(direct_url: str | None) -> Path | None:

@@ -167,6 +167,7 @@ class KlingClient:
         )
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
+        self._leaving: BaseException | None = None  # what passes through `async with`
         self._calls = Calls(transport, keeper, self._retry, given_hooks)
         self._polls = polls = Polls(polling or Polling(), self._limits)
         self._running = Running(self._calls, polls)
@@ -185,7 +186,11 @@ class KlingClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close(error)
+        self._leaving = error
+        try:
+            await self.close()  # which a subclass may extend
+        finally:
+            self._leaving = None
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
@@ -495,9 +500,7 @@ class KlingClient:
         If the caller is cancelled, the closing continues in the background. The client may be used
         again afterwards.
         """
-        await self._close(None)
-
-    async def _close(self, error: BaseException | None) -> None:
+        error = self._leaving
         self._calls.loops.check()
         self._calls.interrupt()
         # What is known is reported before anything is awaited.

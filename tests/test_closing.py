@@ -313,6 +313,21 @@ async def test_an_exception_that_leaves_the_client(emulate: Emulate) -> None:
     assert str(refs(emulator)[0]) in note
 
 
+async def test_a_close_of_ones_own(emulate: Emulate) -> None:
+    """The end of `async with` calls `close`, which a subclass may extend."""
+    emulator = await emulate()
+    closed: list[str] = []
+
+    class Mine(KlingClient):
+        async def close(self) -> None:
+            await super().close()
+            closed.append("closed")
+
+    async with Mine(emulator.key, base_url=emulator.base_url):
+        pass
+    assert closed == ["closed"]
+
+
 async def test_used_again(emulate: Emulate) -> None:
     """A closed client can be used again: it waits for the task that it was closed on."""
     emulator = await emulate()

@@ -20,6 +20,10 @@ __all__ = ["RequestPermit", "RequestQueue"]
 # under way together.
 _MAX_BURST = 100
 
+# Small limits may burst by so many: a submit need not wait for the pace after the poll that found
+# its slot free. The window keeps the limit whatever the burst is.
+_SMALL_BURST = 4
+
 # While no request waits, so many are taken from the bucket at a time: taking one costs as much.
 # Only of a bucket that holds several times as many, so that a small limit keeps an even pace.
 _AT_ONCE = 8
@@ -55,7 +59,8 @@ class RequestQueue:
         self._loop = loop
         self.now = loop.time
         self.window = RequestWindow(requests_per_minute)
-        burst = max(1, min(_MAX_BURST, requests_per_minute // 60))
+        burst = max(min(_SMALL_BURST, requests_per_minute), requests_per_minute // 60)
+        burst = min(_MAX_BURST, burst)
         self._bucket = AsyncLimiter(burst, burst * 60 / requests_per_minute)
         self._at_once = _AT_ONCE if burst >= 4 * _AT_ONCE else 1
         self._spare = 0  # taken from the bucket, and not used yet

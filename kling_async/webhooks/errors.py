@@ -69,6 +69,7 @@ TABLE: Final[Mapping[type[KlingError], Row]] = {
     KlingError: _INTERNAL,
     errors.ConfigurationError: _INTERNAL,
     InputError: _INVALID,
+    errors.ClientClosedError: _UNAVAILABLE,  # the backend is being stopped
     errors.RequestError: _SERVICE,
     errors.ConnectError: _SERVICE,
     errors.AnswerLostError: _NO_ANSWER,

@@ -80,11 +80,16 @@ def test_terminals_without_rich_get_plain_lines(monkeypatch: pytest.MonkeyPatch)
 def _task(*snapshots: Snapshot) -> Task:
     answers = iter(snapshots)
 
-    async def ask(_ref: TaskRef) -> Snapshot:
-        return next(answers)
+    class Registry:
+        async def ask(self, _ref: TaskRef) -> Snapshot:
+            return next(answers)
 
-    polls = Polls(Polling(), Limits())
-    return Task(REF, ask, polls, polls.course(Kind(REF.model), age=None))
+        def abandon(self, *tasks: Task, error: BaseException | None = None) -> None: ...
+
+        def check_loop(self) -> None: ...
+
+    polls, kind = Polls(Polling(), Limits()), Kind(REF.model)
+    return Task(REF, kind, Registry(), polls, polls.course(kind, age=None))
 
 
 async def test_follow_tells_states_and_gives_the_result(capsys: Capture) -> None:

@@ -177,8 +177,8 @@ def test_small_limits_are_used_in_full(requests_per_minute: int) -> None:
 
 
 def test_a_burst_is_a_second_of_the_limit() -> None:
-    """Of 600 a minute ten go at once, of 10,000 a hundred: late timers cost no throughput."""
-    for requests_per_minute, burst in ((10, 1), (600, 10), (10_000, 100)):
+    """Of 600 a minute ten go at once, of 10,000 a hundred; of a small limit up to four."""
+    for requests_per_minute, burst in ((2, 2), (10, 4), (600, 10), (10_000, 100)):
         limiter = LocalLimiter(Limits(requests_per_minute))
         moments = run(arrive(limiter, [0.0] * 200))
         assert bisect_right(moments, 0.005) == burst
@@ -274,8 +274,9 @@ def test_cancelled_waiters_take_no_permits(
                 group.create_task(one(start, patience))
         before = asyncio.get_running_loop().time()
         waited = (await limiter.request()).granted_at - before
-        # The window's margin for clocks that differ adds a little.
-        assert waited <= interval + 0.1
+        # The window's margin for clocks that differ adds a little. What went ahead of the pace, up
+        # to four of a small limit, is waited for at the end of the window.
+        assert waited <= min(60.0, 4 * interval) + 0.1
         if not admitted:
             assert waited == 0
 
@@ -286,7 +287,8 @@ def test_cancelled_waiters_take_no_permits(
 async def test_a_cancelled_waiter_lets_the_next_one_go() -> None:
     """The permit that a cancelled waiter stood in line for goes to the next one."""
     limiter = LocalLimiter(Limits(requests_per_minute=10))
-    await limiter.request()
+    for _ in range(4):  # the burst
+        await limiter.request()
     first, second = (asyncio.create_task(limiter.request()) for _ in range(2))
     await asyncio.sleep(3)
     first.cancel()
@@ -484,7 +486,7 @@ def test_slots_never_leak(crowd: list[tuple[float, float, float]], concurrent_ta
 async def test_a_pause_holds_everything_back() -> None:
     """During a pause no request is granted, whether it waits already or comes later."""
     limiter = LocalLimiter(Limits(requests_per_minute=60))
-    permit = await limiter.request()
+    permit, *_ = [await limiter.request() for _ in range(4)]  # the burst
     waiting = asyncio.create_task(limiter.request())
     await asyncio.sleep(0)
     assert limiter.pause(30.0, permit)
