@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from attrs import frozen
+from aiohttp import hdrs
+from attrs import field, frozen
 from yarl import URL
 
 from kling_async.errors import ConfigurationError
@@ -19,7 +20,7 @@ from kling_async.protocol.requests import is_loopback
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Proxies"]
+__all__ = ["Proxies", "route"]
 
 _SCHEMES = ("http", "https")
 
@@ -30,8 +31,8 @@ class Proxies:
 
     Attributes:
         proxy: The URL of an HTTP proxy for all requests, which may hold a user and password.
-        proxy_auth: User and password for it; those of the URL come first.
-        trust_env: Without ``proxy``, heed ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or
+        proxy_auth: User and password for it; they come before those of the URL.
+        trust_env: Without ``proxy``, use ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or
             the system's settings on Windows and macOS. Loopback addresses are always reached
             directly then.
 
@@ -39,16 +40,19 @@ class Proxies:
         ConfigurationError: The proxy's URL is not an http or https URL.
     """
 
-    proxy: str | URL | None = None
-    proxy_auth: aiohttp.BasicAuth | None = None
+    # Not in the repr: they may hold a password.
+    proxy: str | URL | None = field(default=None, repr=False)
+    proxy_auth: aiohttp.BasicAuth | None = field(default=None, repr=False)
     trust_env: bool = True
 
     def __attrs_post_init__(self) -> None:
         self._given()
 
     @classmethod
-    def of(cls, session: aiohttp.ClientSession) -> Self:
-        """Return those of a session that was lent."""
+    def of(cls, session: aiohttp.ClientSession | None) -> Self:
+        """Return those of a session that was lent; without one, those of the environment."""
+        if session is None:
+            return cls()
         # aiohttp has no public names for them. A version without these has them elsewhere, and
         # then requests must not leave by another way than the session's: so no default.
         proxy, auth = session._default_proxy, session._default_proxy_auth  # noqa: SLF001
@@ -57,7 +61,7 @@ class Proxies:
     def find(self, url: URL) -> URL | None:
         """Return the proxy for a URL; None connects directly.
 
-        It may ask the operating system: call it in a thread.
+        It may ask the operating system: call it in a thread, or before anything runs.
 
         Raises:
             ConfigurationError: The proxy that the environment names has no http or https URL.
@@ -77,9 +81,40 @@ class Proxies:
             return None
         proxy = _checked(self.proxy, "proxy")
         auth = self.proxy_auth
-        if auth is None or proxy.user is not None:
-            return proxy
-        return proxy.with_user(auth.login).with_password(auth.password)
+        return proxy if auth is None else proxy.with_user(auth.login).with_password(auth.password)
+
+
+def route(proxy: URL | None, *, authorization: str | None = None) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that sends requests through a proxy, or directly, whatever was set.
+
+    With the arguments ``proxy`` and ``proxy_headers`` of a request, aiohttp would send the
+    session's own headers to the proxy too, unencrypted, and quote the proxy's password in errors.
+
+    Args:
+        proxy: Its URL, which may hold a user and password.
+        authorization: Replaces the request's header, which may be one of ``~/.netrc``.
+    """
+    place = None if proxy is None else proxy.with_user(None)
+    credentials = {} if proxy is None else _credentials(proxy)
+
+    async def send(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if authorization is not None:
+            request.headers[hdrs.AUTHORIZATION] = authorization
+        request.update_proxy(place, None, credentials)
+        if not request.is_ssl():  # else they are for the CONNECT request alone
+            request.headers.update(credentials)
+        return await handler(request)
+
+    return send
+
+
+def _credentials(proxy: URL) -> dict[str, str]:
+    if not proxy.raw_user and not proxy.raw_password:
+        return {}
+    value = aiohttp.encode_basic_auth(proxy.user or "", proxy.password or "")
+    return {hdrs.PROXY_AUTHORIZATION: value}
 
 
 def _checked(proxy: str | URL, source: str) -> URL:
@@ -87,7 +122,11 @@ def _checked(proxy: str | URL, source: str) -> URL:
         url = URL(proxy)
     except (TypeError, ValueError):
         url = URL()
-    if url.scheme not in _SCHEMES or not url.host:
+    # A user's name with a colon cannot be told from the password that follows it.
+    if url.scheme not in _SCHEMES or not url.host or ":" in (url.user or ""):
         # Not the value: it may hold a password.
-        raise ConfigurationError(f"{source} must be the URL of an HTTP proxy: http://host:port")
+        raise ConfigurationError(
+            f"{source} must be the URL of an HTTP proxy, http://host:port or"
+            " http://user:password@host:port with special characters percent-encoded"
+        )
     return url

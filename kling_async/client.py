@@ -28,6 +28,7 @@ from kling_async._arguments import (
     checked_hooks,
 )
 from kling_async._cleanups import Cleanups
+from kling_async._proxies import Proxies
 from kling_async.callbacks import Callbacks
 from kling_async.calls import Calls
 from kling_async.download.save import Downloader
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
+    from yarl import URL
 
     from kling_async.abandoned import AbandonedTasks, Report
     from kling_async.callbacks import CallbackSource
@@ -87,6 +89,11 @@ class KlingClient:
         retry: How failed requests are repeated.
         session: An aiohttp session to use instead of an own one. It is never closed, and its
             connections are its own: see :func:`kling_async.transport.connector`.
+        proxy: The URL of an HTTP proxy for requests and downloads, which may hold a user and
+            password; else that of the environment. Plain ``http`` to loopback is sent without.
+        trust_env: Use the proxies of ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or the
+            system's on Windows and macOS; loopback addresses are reached directly. They are read
+            when the client is made. A session that is lent has its own ``proxy`` and ``trust_env``.
         transport: What speaks to the service instead of aiohttp, such as a script in tests.
         hooks: Functions that are told what happens, as :mod:`kling_async.events`.
         allow_hosts: Hosts that files may be downloaded from though they are of a private network.
@@ -109,6 +116,8 @@ class KlingClient:
         polling: Polling | None = None,
         retry: Retry | None = None,
         session: aiohttp.ClientSession | None = None,
+        proxy: str | URL | None = None,
+        trust_env: bool = True,
         transport: Transport | None = None,
         hooks: Iterable[Hook] = (),
         inbox: CallbackSource | None = None,
@@ -118,10 +127,13 @@ class KlingClient:
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
         if session is not None and transport is not None:
             raise ConfigurationError("give a session or a transport, not both")
+        if session is not None and proxy is not None:
+            raise ConfigurationError("give a session or a proxy, not both: a session has its own")
         for name, value, kind in (
             ("limits", limits, Limits),
             ("polling", polling, Polling),
             ("retry", retry, Retry),
+            ("trust_env", trust_env, bool),
         ):
             check_kind(name, value, kind)
         check_methods("transport", transport, "send", "close")
@@ -139,6 +151,7 @@ class KlingClient:
             keeper = limiter or LocalLimiter(limits)
         self._limits = keeper.limits
         self._retry = retry or Retry()
+        proxies = None if session is not None else Proxies(proxy, trust_env=trust_env)
         address: str | None = None  # what a transport of the caller's own speaks to is not known
         if transport is None:
             address = _checked_base_url(base_url, allow_http=allow_http)
@@ -147,8 +160,11 @@ class KlingClient:
                 api_key=_checked_key(api_key),
                 connections=self._limits.connections,
                 session=session,
+                proxies=proxies,
             )
-        self._downloads = Downloader(session=session, base_url=address, allow_hosts=allow_hosts)
+        self._downloads = Downloader(
+            session=session, proxies=proxies, base_url=address, allow_hosts=allow_hosts
+        )
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._leaving: BaseException | None = None  # what passes through `async with`

@@ -7,7 +7,7 @@ itself when ``asyncio.run`` winds that loop up, should nobody have closed it bef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,16 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from kling_async._connection_errors import (
+    PROXY_AUTHENTICATION,
+    PROXY_REFUSES_CREDENTIALS,
+    advice,
+    describe,
+    not_sent,
+)
+from kling_async._connector import connector, warn_if_plain
 from kling_async._deadlines import Deadline, Deadlines
+from kling_async._proxies import Proxies, route
 from kling_async._version import __version__
 from kling_async.errors import (
     AnswerLostError,
@@ -23,6 +32,7 @@ from kling_async.errors import (
     ConnectError,
     ContractError,
 )
+from kling_async.protocol.requests import is_loopback
 from kling_async.protocol.responses import Response, redact
 from kling_async.protocol.verdicts import Verdict
 
@@ -39,22 +49,7 @@ MAX_BODY_BYTES = 1024 * 1024
 # Seconds within which a connection must stand, of the request's total.
 _CONNECT_TIMEOUT = 10.0
 
-# Seconds that an idle connection is good for another submit. See _TwoLanes.
-_SUBMIT_KEEPALIVE = 0.1
-
 _USER_AGENT = f"kling-async/{__version__} aiohttp/{aiohttp.__version__}"
-
-# What proves of a request without a body that it was never sent: there was no connection.
-_NOT_SENT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ServerFingerprintMismatch,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.InvalidURL,
-)
-
-# What does not get better by waiting: a certificate, or a port that speaks another protocol.
-_LASTING = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
 # Encodings that every installation can read. aiohttp would also ask for br and zstd if some
 # package for them is installed, in a version that may not be able to read the answer.
@@ -82,45 +77,19 @@ class Transport(Protocol):
         """Let go of what was opened; a later :meth:`send` opens it again."""
 
 
-class _TwoLanes(aiohttp.TCPConnector):
-    """One connector with two pools: submits keep away from connections that have idled.
-
-    A server closes connections that idle, and a request that crosses with the closing is lost
-    without a trace. aiohttp repeats a GET that this happens to; a submit must not be repeated,
-    so it must not happen. A submit takes a connection only if that has been idle for less
-    than a tenth of a second, while servers wait for seconds; else it opens a new one.
-    """
-
-    def __init__(self, *, limit: int) -> None:
-        super().__init__(limit=limit)
-        self._submits = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_SUBMIT_KEEPALIVE)
-
-    def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[aiohttp.tracing.Trace],
-        timeout: aiohttp.ClientTimeout,
-    ) -> Coroutine[object, object, aiohttp.connector.Connection]:
-        if req.method == hdrs.METH_POST:
-            return self._submits.connect(req, traces, timeout)
-        return super().connect(req, traces, timeout)
-
-    async def close(self, *, abort_ssl: bool = False) -> None:
-        await self._submits.close(abort_ssl=abort_ssl)
-        await super().close(abort_ssl=abort_ssl)
-
-
-def connector(limit: int = 100) -> aiohttp.TCPConnector:
-    """Make the connector that the client's own session has, for a session that you lend.
-
-    Submits through it never use a connection that has idled for a tenth of a second or more, so
-    that their answers are not lost to a server which closes idle connections.
-    """
-    return _TwoLanes(limit=limit)
-
-
 class AiohttpTransport:
-    """Speaks to the service through one aiohttp session, its own or one that is lent to it."""
+    """Speaks to the service through one aiohttp session, its own or one that is lent to it.
+
+    Args:
+        base_url: What the paths of requests follow.
+        api_key: Sent with each request.
+        connections: The most requests at one time.
+        session: Used instead of an own one, with its own proxy.
+        proxies: The way to the service; else the session's, or that of the environment.
+
+    Raises:
+        ConfigurationError: It is no session, or the key would be sent to a proxy unencrypted.
+    """
 
     def __init__(
         self,
@@ -129,10 +98,16 @@ class AiohttpTransport:
         api_key: str,
         connections: int,
         session: aiohttp.ClientSession | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
-        if session is not None and not isinstance(session, aiohttp.ClientSession):
-            raise ConfigurationError(f"session must be an aiohttp.ClientSession: {session!r:.80}")
+        if session is not None:
+            if not isinstance(session, aiohttp.ClientSession):
+                said = f"session must be an aiohttp.ClientSession: {session!r:.80}"
+                raise ConfigurationError(said)
+            warn_if_plain(session)
         self._base = URL(base_url, encoded=True)
+        found = (proxies or Proxies.of(session)).find(self._base)
+        self._proxy = proxy = _checked_proxy(self._base, found, lent=session is not None)
         self._deadlines = Deadlines()
         self._connections = connections
         self._key = api_key
@@ -143,6 +118,16 @@ class AiohttpTransport:
             hdrs.USER_AGENT: _USER_AGENT,
         }
         self._lent = session
+        self._middlewares: tuple[aiohttp.ClientMiddlewareType, ...] | None = None
+        if session is not None and session.trust_env:
+            # aiohttp refuses the header beside an entry of ~/.netrc, so it is set after that.
+            bearer = self._headers.pop(hdrs.AUTHORIZATION)
+            own = route(proxy, authorization=bearer)
+            self._middlewares = (*session._middlewares, own)  # noqa: SLF001 - it has no other name
+        elif proxy is not None:
+            others = () if session is None else session._middlewares  # noqa: SLF001 - as above
+            self._middlewares = (*others, route(proxy))
+        self._bounded = session is not None or proxy is not None
         self._own: dict[
             asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None]]
         ] = {}
@@ -164,7 +149,8 @@ class AiohttpTransport:
                     _address(self._base, request.path),
                     data=sent,
                     headers=headers,
-                    timeout=_timeouts(timeout, session is self._lent),
+                    timeout=_timeouts(timeout, self._bounded),
+                    middlewares=self._middlewares,
                     # A redirect would carry the key to wherever it points.
                     allow_redirects=False,
                     raise_for_status=False,
@@ -182,6 +168,9 @@ class AiohttpTransport:
         except ValueError as error:  # a host that cannot be one, a lent session with its own auth
             said = f"no request can be made of the base URL and session: {self._words(error)}"
             raise ConfigurationError(said) from None
+        if answer.status == PROXY_AUTHENTICATION and self._proxy is not None:
+            said = f"nothing reached the service: {PROXY_REFUSES_CREDENTIALS}"
+            raise ConnectError(said, retryable=False, ref=request.ref)
         return Response(answer.status, bytes(body), answer.headers, secret=self._key)
 
     async def close(self) -> None:
@@ -236,8 +225,7 @@ class AiohttpTransport:
         )
 
     def _words(self, error: BaseException) -> str:
-        said = redact(str(error), self._key)
-        return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        return redact(describe(error), self._key)
 
     def _failure(
         self, request: Request, error: BaseException, sent: _Body | None
@@ -249,11 +237,11 @@ class AiohttpTransport:
         hold the request's headers.
         """
         words = self._words(error)
-        if isinstance(error, _NOT_SENT) if sent is None else not sent.written:
-            advice = _advice(error)
+        if not_sent(error) if sent is None else not sent.written:
+            todo = advice(error, self._proxy, address="base URL")
             return ConnectError(
-                f"no connection, nothing was sent: {words}{advice}",
-                retryable=not advice,
+                f"no connection, nothing was sent: {words}{todo and f'; {todo}'}",
+                retryable=not todo,
                 ref=request.ref,
             )
         submitting = request.kind == "submit"
@@ -285,16 +273,23 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-def _advice(error: BaseException) -> str:
-    """Return what to do about a failure that waiting does not help; empty for any other."""
-    if isinstance(error, _LASTING):
-        return (
-            "; the certificate cannot be verified: set SSL_CERT_FILE to the file of your own"
-            " certificate authority, or lend a session with ssl="
-        )
-    if isinstance(error, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION" in str(error):
-        return "; the port does not speak TLS: is the base URL's scheme http?"
-    return ""
+def _checked_proxy(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
+    """Return the proxy to use: in clear text, the key must not leave this machine.
+
+    Raises:
+        ConfigurationError: It would be sent to the proxy unencrypted.
+    """
+    if proxy is None or base.scheme == "https":
+        return proxy
+    if is_loopback(base.host or ""):
+        if not lent:
+            return None
+        if is_loopback(proxy.host or ""):  # a session's own settings are not overruled
+            return proxy
+    raise ConfigurationError(
+        f"the API key would be sent to a proxy unencrypted, with the base URL {base}: use https,"
+        " or reach it without the proxy (NO_PROXY, or trust_env=False)"
+    )
 
 
 def _address(base: URL, path: str) -> URL:
@@ -318,12 +313,12 @@ def _place(base: URL, path: str) -> URL:
 
 
 @cache
-def _timeouts(total: float, lent: bool) -> aiohttp.ClientTimeout:  # noqa: FBT001 - for the cache
+def _timeouts(total: float, bounded: bool) -> aiohttp.ClientTimeout:  # noqa: FBT001 - for the cache
     # Well before the deadline, which leaves open whether anything was sent.
     connect = min(total / 2, _CONNECT_TIMEOUT)
-    # One who lends a session may let us wait for its connections. Of our own there are as many
-    # as requests, and the timer that watches the waiting is a fiftieth of what a request costs.
-    return aiohttp.ClientTimeout(None, connect=connect if lent else None, sock_connect=connect)
+    # A lent session may have no free connection, and a proxy may not answer. Own connections are
+    # as many as requests, and the timer that bounds all of it is a fiftieth of a request's cost.
+    return aiohttp.ClientTimeout(None, connect=connect if bounded else None, sock_connect=connect)
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:

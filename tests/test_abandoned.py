@@ -99,14 +99,3 @@ def test_what_another_operation_has_reported(caplog: pytest.LogCaptureFixture) -
     assert notes(error) == [describe((ONE, TWO))]
     AbandonedTasks(emitted.append, claim=lambda _: False).report([ONE])
     assert len(emitted) == len(caplog.records) == 1
-
-
-def test_what_another_operation_has_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """A reference that was reported elsewhere is in the note, and in no event or warning."""
-    emitted: list[tuple[TaskRef, ...]] = []
-    error = ValueError()
-    AbandonedTasks(emitted.append, claim=lambda ref: ref == ONE).report([ONE, TWO], error)
-    AbandonedTasks(emitted.append, claim=lambda _: False).report([TWO])
-    assert emitted == [(ONE,)]
-    assert len(caplog.records) == 1
-    assert notes(error) == [describe((ONE, TWO))]

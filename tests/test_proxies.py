@@ -62,13 +62,35 @@ def test_a_proxy_that_is_given(environment: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*BasicAuth:DeprecationWarning")
 def test_credentials() -> None:
-    """User and password may be given beside the URL, and those of the URL come first."""
+    """User and password may be given beside the URL, and come before its own, as in aiohttp."""
     auth = aiohttp.BasicAuth("me@x", "p:w")
     assert Proxies("http://two:3128", auth).find(PLAIN) == URL("http://me%40x:p%3Aw@two:3128")
-    assert Proxies("http://u:p@two:3128", auth).find(PLAIN) == URL("http://u:p@two:3128")
+    assert Proxies("http://u:p@two:3128", auth).find(PLAIN) == URL("http://me%40x:p%3Aw@two:3128")
+    assert Proxies("http://u:p@two:3128").find(PLAIN) == URL("http://u:p@two:3128")
 
 
-@pytest.mark.parametrize("proxy", ["", "two:3128", "socks5://two", "http://", "http://[", 3])
+@pytest.mark.filterwarnings("ignore:.*BasicAuth:DeprecationWarning")
+def test_credentials_are_not_shown() -> None:
+    """Neither the repr nor an error shows the password of a proxy."""
+    auth = aiohttp.BasicAuth("me", "secret-1")
+    assert "secret" not in repr(Proxies("http://u:secret-2@two:3128", auth))
+    with pytest.raises(ConfigurationError) as caught:
+        Proxies("socks5://u:secret-2@two:3128")
+    assert "secret" not in str(caught.value)
+
+
+async def test_those_of_a_session() -> None:
+    """A lent session's proxy and trust_env are used; without a session, the environment."""
+    async with aiohttp.ClientSession(proxy="http://two:3128", trust_env=True) as session:
+        assert Proxies.of(session) == Proxies("http://two:3128")
+    async with aiohttp.ClientSession() as session:
+        assert Proxies.of(session) == Proxies(trust_env=False)
+    assert Proxies.of(None) == Proxies()
+
+
+@pytest.mark.parametrize(
+    "proxy", ["", "two:3128", "socks5://two", "http://", "http://[", "http://a%3Ab:c@two", 3]
+)
 def test_what_is_no_proxy(environment: pytest.MonkeyPatch, proxy: str) -> None:
     """What is no URL of an HTTP proxy is refused: at once, or when the environment is read."""
     with pytest.raises(ConfigurationError, match="HTTP proxy"):

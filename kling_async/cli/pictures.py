@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from kling_async._proxies import Proxies, route
 from kling_async.testing.emulator.images import MAX_BYTES, sniff
 
 if TYPE_CHECKING:
@@ -42,12 +43,21 @@ async def save_pictures(urls: Iterable[str], folder: Path) -> dict[str, str]:
 
     jar = aiohttp.DummyCookieJar()
     async with (
-        aiohttp.ClientSession(cookie_jar=jar, timeout=_TIMEOUT) as session,
+        aiohttp.ClientSession(
+            cookie_jar=jar, timeout=_TIMEOUT, middlewares=(_through_proxy,)
+        ) as session,
         asyncio.TaskGroup() as group,
     ):
         for number, url in enumerate(dict.fromkeys(urls), 1):
             group.create_task(save(session, number, url))
     return names
+
+
+async def _through_proxy(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    proxy = await asyncio.to_thread(Proxies().find, request.url)
+    return await route(proxy)(request, handler)
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str) -> bytes | None:

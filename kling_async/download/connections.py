@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from kling_async._proxies import Proxies
+from kling_async._proxies import Proxies, route
 from kling_async._threads import in_thread
 from kling_async.download.addresses import InternalHostError, follow, is_internal
 from kling_async.errors import ConfigurationError
@@ -122,7 +122,7 @@ class Connections:
             return await self._session.get(
                 url,
                 headers=headers,
-                proxy=proxy,
+                middlewares=(route(proxy),),
                 timeout=_TIMEOUT,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -177,7 +177,7 @@ class Pool:
 
     def _make(self) -> Connections:
         lent = self._lent
-        proxies = self._proxies or (Proxies() if lent is None else Proxies.of(lent))
+        proxies = self._proxies or Proxies.of(lent)
         return Connections(lent, proxies)
 
 

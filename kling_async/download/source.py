@@ -18,6 +18,12 @@ import aiohttp
 from aiohttp import hdrs
 from attrs import frozen
 
+from kling_async._connection_errors import (
+    PROXY_AUTHENTICATION,
+    PROXY_REFUSES_CREDENTIALS,
+    advice,
+    describe,
+)
 from kling_async._threads import in_thread
 from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Connections, Pace
@@ -140,7 +146,9 @@ class Source:
         except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            said = f"{type(error).__name__}: {str(error) or 'it came too slowly'}"
+            said = describe(error) if str(error) else f"{describe(error)}: it came too slowly"
+            if todo := advice(error, None):
+                raise self.error(f"{self._url} cannot be fetched: {said}; {todo}") from None
             raise AnswerLostError(said, retryable=True) from None
         except ConfigurationError:  # also a ValueError
             raise
@@ -186,6 +194,8 @@ class Source:
             if not self._job.renewable:
                 part.reset()  # nothing will be gone on with
             raise self.dead(status)
+        if status == PROXY_AUTHENTICATION:
+            raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
             refused = status in _CLIENT and status != _TOO_MANY
             wait = retry_after(Response(status, b"", answer.headers), datetime.now(UTC))

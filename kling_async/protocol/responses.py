@@ -61,8 +61,20 @@ _TOO_MANY = 429
 _REDIRECTS = range(300, 400)
 
 _NO_ENVELOPE = (
-    "it is not the service's JSON envelope, but that of a gateway, a firewall or another server"
-    " (does the base URL end before /api/v1, and is it the service's?)"
+    "it is not the service's JSON envelope, but comes from a gateway, a firewall or another server"
+    " (check the base URL: its scheme, host and port, and that only /api/v1 follows them)"
+)
+
+# How servers answer for a path that they do not know: with these words and no more.
+_NO_ROUTE = re.compile(
+    r"(error |http )?(404:? ?)?((the )?(requested )?(route|path|page|url|endpoint|resource)"
+    r"( was)? )?(not found|does not exist)?[.!]?|cannot (get|post) /.*|no route.*"
+    r"|no handler found.*",
+    re.IGNORECASE,
+)
+_WRONG_ADDRESS = (
+    "nothing was found at this address: check the base URL, and that only /api/v1 follows its host"
+    " and port; if it is right, the model or the task is not known"
 )
 _CHARGED = "a task may have been started and charged"
 
@@ -310,12 +322,14 @@ def _refusal(
     kind = _ERRORS.get(said, ServerError if said in _SERVER else BadRequestError)
     if kind is BadRequestError and "insufficient" in words.casefold():
         kind = BalanceError
+    advice = _ADVICE[kind]
+    if kind is NotFoundError and (request.kind == "balance" or _NO_ROUTE.fullmatch(words)):
+        advice = _WRONG_ADDRESS
     words = words[:BODY_EXCERPT]  # after the key is out, so that no part of it is left
     spoken = f": {words}" if words else ""
     charged, retryable = _facts(request, verdict)
-    advice = _CHARGED if charged else _ADVICE[kind]
     return kind(
-        f"{request.kind} answered {said}{spoken} ({advice})",
+        f"{request.kind} answered {said}{spoken} ({_CHARGED if charged else advice})",
         status=status,
         code=status if code is None else code,
         message=words,

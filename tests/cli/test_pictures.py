@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 from kling_async.cli.pictures import save_pictures
 from kling_async.testing.samples import FOLDER
+from tests.engines.http_proxy import HttpProxy
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.cli.conftest import Serve
 
@@ -45,3 +48,17 @@ async def test_folder_that_is_gone(serve: Serve, tmp_path: Path) -> None:
     """A picture that cannot be written is missing in the answer."""
     origin = (await serve()).origin
     assert await save_pictures([f"{origin}/samples/fox.jpg"], tmp_path / "gone") == {}
+
+
+async def test_pictures_come_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve, tmp_path: Path
+) -> None:
+    """HTTP_PROXY is used for hosts elsewhere, and not for this machine."""
+    port = int((await serve()).origin.rpartition(":")[2])
+    async with HttpProxy({"pictures.invalid:80": port}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        urls = [
+            f"http://{host}/samples/fox.jpg" for host in ("pictures.invalid", f"127.0.0.1:{port}")
+        ]
+        assert len(await save_pictures(urls, tmp_path)) == 2
+    assert proxy.lines == [f"GET {urls[0]}"]
