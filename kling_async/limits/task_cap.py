@@ -11,7 +11,7 @@ answers 429 to a submit. Three rules follow from that:
   10 s. A cap of 1 where 1,000 are allowed is overcome in 100 s. A rise that is refused was in
   vain, and the next one comes later: after 20, 40, 80, then 120 s.
 - *Ramp.* A thousand submits at once to an account of three tasks would be 997 refusals. So at
-  first 16 tasks start, and then twice as many as have been accepted. That is one more round trip
+  first 20 tasks start, and then twice as many as have been accepted. That is one more round trip
   for each doubling. Submits that hang do not hold up the others: the ramp doubles each second too.
 
 Pure: no clock is read, moments come in as arguments. They must not go backwards.
@@ -29,7 +29,7 @@ _RISE_EVERY = 10.0
 _LONGEST_RISE_WAIT = 120.0
 _FIRST_PROBE = 1.0
 _LONGEST_PROBE_WAIT = 5.0
-_RAMP_START = 16
+_RAMP_START = 20
 _RAMP_EVERY = 1.0
 
 

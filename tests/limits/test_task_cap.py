@@ -185,9 +185,9 @@ def test_what_runs_fits() -> None:
 
 
 def test_the_ramp() -> None:
-    """At first 16 tasks start, and then twice as many as were accepted."""
+    """At first 20 tasks start, and then twice as many as were accepted."""
     policy, held = TaskCap(1_000), 0
-    for accepted, most in ((0, 16), (1, 16), (9, 18), (18, 36), (36, 72), (600, 1_000)):
+    for accepted, most in ((0, 20), (1, 20), (10, 20), (18, 36), (36, 72), (600, 1_000)):
         policy.accepted(accepted)
         while policy.admit(held, 0.0):
             held += 1
@@ -201,7 +201,7 @@ def test_hanging_submits_do_not_hold_up_the_ramp() -> None:
         while policy.admit(held, tenth / 10):
             held += 1
         counts.append(held)
-    assert [counts[i] for i in (0, 9, 10, 19, 20, 29, 30)] == [16, 16, 32, 32, 64, 64, 100]
+    assert [counts[i] for i in (0, 9, 10, 19, 20, 29, 30)] == [20, 20, 40, 40, 80, 80, 100]
     assert policy.next_admission(held) is None
 
 
