@@ -14,6 +14,7 @@ import kling_async
 from kling_async import KlingClient
 from kling_async.testing import Emulator, Scenario
 from tests.engines.nats import nats_url  # noqa: F401 - a fixture
+from tests.engines.pgbouncer import pooled_port  # noqa: F401 - a fixture
 from tests.engines.postgres import (  # noqa: F401 - fixtures
     batch_url,
     journal_database,

@@ -177,6 +177,23 @@ async def test_no_answer(postgres_url: str, caplog: pytest.LogCaptureFixture) ->
     assert [record.message for record in caplog.records if "terminating" in record.message] == []
 
 
+async def test_a_connection_that_was_closed(postgres_url: str) -> None:
+    """Where the connection was closed, here or by the server, another one is made before use."""
+
+    async def end(db: Connection) -> None:
+        await db.close()
+
+    async with line_to(postgres_url) as line:
+        await line.do(end)
+        await line.execute("SELECT 1")
+        with psycopg.connect(postgres_url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert await line.execute("SELECT 1") == [[(1,)]]
+
+
 async def test_cancelled_again_and_again(postgres_url: str) -> None:
     """However often the caller is cancelled, nothing of the call is left, and the line works."""
     async with line_to(postgres_url) as line:

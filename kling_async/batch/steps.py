@@ -29,6 +29,7 @@ __all__ = [
 
 # Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
 PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
+_WITH_STATUS = (errors.APIError, errors.ContractError)
 _HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE})
 
 
@@ -154,6 +155,7 @@ def failure_of(error: KlingError) -> Failure:
         fail_code=failed.fail_code if failed else "",
         reason=failed.reason if failed else None,
         may_have_charged=error.may_have_charged,
+        status=error.status or None if isinstance(error, _WITH_STATUS) else None,
     )
 
 
@@ -174,4 +176,6 @@ def error_of(entry: Entry) -> KlingError | None:
         kind = KlingError  # another version may know more
     error = kind(failure.message)
     error.may_have_charged, error.ref = failure.may_have_charged, entry.ref
+    if isinstance(error, _WITH_STATUS):
+        error.status = failure.status or 0
     return error

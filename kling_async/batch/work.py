@@ -25,6 +25,7 @@ from kling_async.fanout import Outcome
 from kling_async.journal import (
     GIVEN_UP,
     Claim,
+    ConflictError,
     Entry,
     Failure,
     Hold,
@@ -155,7 +156,8 @@ class Work:
         self.saving = saving
         self.timeout = timeout
         self.counts = counts
-        self.sending: set[str] = set()  # the keys of those that were sent and not heard of yet
+        # The attempts of those that were sent and have no answer yet, by their keys.
+        self.sending: dict[str, int] = {}
 
     def attach(self, entry: Entry, given: Input) -> Task:
         """Find the task of an item that is submitted, and hold its slot."""
@@ -185,12 +187,20 @@ class Work:
 
     async def give_up(self) -> None:
         """Write down, when the run has been left, which answers were lost meanwhile."""
-        now = datetime.now(UTC)
-        lost = [Move(key, ItemState.UNSURE, now, failure=GIVEN_UP) for key in self.sending]
+        now, sending = datetime.now(UTC), ItemState.SUBMITTING
+        lost = [
+            Move(key, ItemState.UNSURE, now, failure=GIVEN_UP, expected=sending, attempt=attempt)
+            for key, attempt in self.sending.items()
+        ]
         self.sending.clear()
         if lost:
             with suppress(JournalError):  # then whoever opens it next finds them so
-                await self.journal.record(*lost)
+                try:
+                    await self.journal.record(*lost)
+                except ConflictError:  # of one an answer was written after all
+                    for move in lost:
+                        with suppress(ConflictError):
+                            await self.journal.record(move)
 
     async def _claim(self, entry: Entry) -> Claim:
         """Take an item in hand, if there is anything to be done with it."""
@@ -364,14 +374,26 @@ class _Job:
         failure: Failure | None = None,
         files: tuple[SavedFile, ...] = (),
     ) -> None:
-        now = datetime.now(UTC)
-        move = Move(self.entry.key, state, now, ref, result, failure, files)
+        move = Move(
+            self.entry.key,
+            state,
+            datetime.now(UTC),
+            ref,
+            result,
+            failure,
+            files,
+            expected=self.entry.state,
+            attempt=self.entry.attempt,
+        )
         await self._work.journal.record(move)
         counts, sending = self._work.counts, self._work.sending
         counts[self.entry.state] -= 1
         counts[state] += 1
         self.entry = moved(self.entry, move)
-        (sending.add if state is ItemState.SUBMITTING else sending.discard)(self.entry.key)
+        if state is ItemState.SUBMITTING:
+            sending[self.entry.key] = self.entry.attempt
+        else:
+            sending.pop(self.entry.key, None)
 
     def _outcome(self) -> Outcome:
         return self._work.outcome(self._flight.index, self.entry, self._input, self._error)

@@ -16,7 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from attrs import frozen
+from attrs import field, frozen
 
 from kling_async.errors import JournalError
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
@@ -28,6 +28,7 @@ __all__ = [
     "GIVEN_UP",
     "MOVES",
     "Claim",
+    "ConflictError",
     "Entry",
     "Failure",
     "Hold",
@@ -44,6 +45,24 @@ __all__ = [
 
 class ItemError(JournalError):
     """The journal refuses an item. Nothing is wrong with the journal, nor with other items."""
+
+
+class ConflictError(ItemError):
+    """An item is not in the state, or the attempt, that a move expects: another has moved it.
+
+    Nothing was written. What the caller believed of the item is out of date.
+
+    Attributes:
+        state: The state in which the item is.
+        attempt: The attempt in which it is.
+    """
+
+    def __init__(
+        self, message: str = "", *, state: ItemState | None = None, attempt: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.state = state
+        self.attempt = attempt
 
 
 class LostError(JournalError):
@@ -79,11 +98,22 @@ MOVES: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
             }
         ),
         ItemState.SUBMITTED: frozenset({ItemState.FINISHED, ItemState.FAILED}),
-        ItemState.FINISHED: frozenset({ItemState.SAVED}),
+        ItemState.FINISHED: frozenset(
+            {
+                ItemState.FINISHED,  # with new URLs: the old ones had expired
+                ItemState.SAVED,
+            }
+        ),
         ItemState.SAVED: frozenset({ItemState.SAVED}),  # the files were fetched again
-        # Both cost money again: a new attempt, by explicit choice only.
+        # A new attempt, by explicit choice only: it costs money again, unless the submit was
+        # rejected.
         ItemState.FAILED: frozenset({ItemState.PLANNED}),
-        ItemState.UNSURE: frozenset({ItemState.PLANNED}),
+        ItemState.UNSURE: frozenset(
+            {
+                ItemState.PLANNED,  # the same: it may be paid twice
+                ItemState.SUBMITTED,  # the task's reference was learned after all
+            }
+        ),
     }
 )
 
@@ -106,6 +136,7 @@ class Failure:
         fail_code: The vendor's code of a failed task.
         reason: Our small enum over the code.
         may_have_charged: A task may have been started and billed.
+        status: The HTTP status, if the service answered with an error.
     """
 
     kind: str
@@ -113,6 +144,7 @@ class Failure:
     fail_code: str = ""
     reason: FailReason | None = None
     may_have_charged: bool = False
+    status: int | None = None
 
 
 # What is known of an item that a process was sending when it died.
@@ -135,6 +167,10 @@ class Move:
         result: What the task gave; a move to ``FINISHED`` must have it.
         failure: Why the item got here, where something went wrong.
         files: What was saved.
+        expected: The state in which the item must be before the move, or None for any. Whoever acts
+            on what it has read passes it: of two that act at once, one is refused.
+        attempt: The attempt in which it must be, or None for any. Neither is kept in the journal,
+            nor compared.
     """
 
     key: str
@@ -144,6 +180,8 @@ class Move:
     result: Result | None = None
     failure: Failure | None = None
     files: tuple[SavedFile, ...] = ()
+    expected: ItemState | None = field(default=None, kw_only=True, eq=False)
+    attempt: int | None = field(default=None, kw_only=True, eq=False)
 
 
 @frozen
@@ -172,6 +210,17 @@ class Entry:
     result: Result | None = None
     failure: Failure | None = None
     files: tuple[SavedFile, ...] = ()
+
+    @property
+    def was_rejected(self) -> bool:
+        """Whether it failed before a task existed, so that nothing was charged."""
+        failure = self.failure
+        return (
+            self.state is ItemState.FAILED
+            and self.ref is None
+            and failure is not None
+            and not failure.may_have_charged
+        )
 
 
 class Hold(StrEnum):
@@ -215,8 +264,17 @@ def attempt_after(state: ItemState, attempt: int, move: Move) -> int:
     """Judge a move of an item that stands so; return the attempt in which it stands afterwards.
 
     Raises:
+        ConflictError: The item is not in the state, or the attempt, that the move expects.
         JournalError: The move is illegal, or lacks what the next process could not go on without.
     """
+    expected = (move.expected or state, move.attempt or attempt)
+    if expected != (state, attempt):
+        raise ConflictError(
+            f"item {move.key!r} is {state} (attempt {attempt}), not {expected[0]} (attempt"
+            f" {expected[1]}): another run has moved it, and it was not moved to {move.state}",
+            state=state,
+            attempt=attempt,
+        )
     if move.state not in MOVES[state]:
         raise JournalError(f"item {move.key!r} is {state}, and cannot become {move.state}")
     if move.state is ItemState.SUBMITTED and move.ref is None:
@@ -262,6 +320,8 @@ class Journal(Protocol):
         has in hand is claimed by that.
 
         Raises:
+            ConflictError: An item is not in the state, or the attempt, that its move expects.
+                Nothing was written.
             JournalError: An item is not known or in the hand of another worker, or a move is
                 illegal. Nothing was written.
         """

@@ -83,9 +83,13 @@ _PAGE = f"""
     ) AS found ORDER BY id LIMIT %s
 """  # noqa: S608 - as above
 _COUNT = "SELECT state, count(*) FROM kling_async_items WHERE batch = %s GROUP BY state"
-# An attempt is accepted or becomes unsure once at most.
+# An attempt is accepted, or becomes unsure, or both, if its reference is learned later.
 _PAID = """
-    SELECT count(*) FROM kling_async_items AS item
+    SELECT count(*) FILTER (WHERE NOT (made.state = 'unsure' AND EXISTS (
+        SELECT FROM kling_async_history AS found
+        WHERE found.item = made.item AND found.state = 'submitted' AND found.attempt = made.attempt
+    )))
+    FROM kling_async_items AS item
     JOIN kling_async_history AS made ON made.item = item.id
     WHERE item.batch = %s AND made.state IN ('submitted', 'unsure')
 """

@@ -57,6 +57,15 @@ _NOTE = """
     INSERT INTO history (item, attempt, state, at, ref, result, failure, files)
     VALUES (:item, :attempt, :state, :at, :ref, :result, :failure, :files)
 """
+# An attempt is accepted, or becomes unsure, or both, if its reference is learned later. Those few
+# are found through the index.
+_PAID = """
+    SELECT (SELECT count(*) FROM history WHERE state IN ('submitted', 'unsure')) - (
+        SELECT count(*) FROM history AS lost JOIN history AS found
+        ON found.item = lost.item AND found.state = 'submitted' AND found.attempt = lost.attempt
+        WHERE lost.state = 'unsure'
+    )
+"""
 
 # Calls after which the thread lets go of the interpreter for a moment: the event loop, which
 # needs it too, otherwise waits for 5 ms each time (sys.getswitchinterval).
@@ -205,10 +214,7 @@ def summary(db: sqlite3.Connection) -> Summary:
         db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
     )
     counts = {state: found.get(state.value, 0) for state in ItemState}
-    # An attempt is accepted or becomes unsure once at most.
-    (paid,) = db.execute(
-        "SELECT count(*) FROM history WHERE state IN ('submitted', 'unsure')"
-    ).fetchone()
+    (paid,) = db.execute(_PAID).fetchone()
     return Summary(counts, paid + counts[ItemState.SUBMITTING])
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from kling_async._threads import to_its_end
-from kling_async.errors import JournalError, own
+from kling_async.errors import ConfigurationError, JournalError, own
 
 __all__ = ["TOLD", "Writer"]
 
@@ -40,13 +40,16 @@ class Writer(Generic[_C]):
         self._make = commit
         self._most = most
         self._thread: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # on which it was opened
         self._waiting: deque[tuple[_C, asyncio.Future[object]]] = deque()
         self._committing = False
 
     async def start(self, opening: Callable[[], None], closing: Callable[[], None]) -> None:
         """Start the thread, and open the journal in it."""
         if self._thread is not None:
+            self.check()
             raise JournalError(f"the journal {self._name} is open already")
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kling-journal")
         try:
             await self.run(opening)
@@ -68,9 +71,24 @@ class Writer(Generic[_C]):
             thread.shutdown()
 
     def check(self) -> ThreadPoolExecutor:
-        """Complain unless the journal is open."""
+        """Return the thread of a journal that is open on this event loop.
+
+        One that was left open by a loop that has ended goes over to the running one.
+
+        Raises:
+            JournalError: It is not open.
+            ConfigurationError: It is open on another event loop that is running.
+        """
         if self._thread is None:
             raise JournalError(f"the journal {self._name} is not open: use it in `async with`")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise ConfigurationError(
+                    f"the journal {self._name} is open on another event loop that is running: use"
+                    " it on one loop at a time"
+                )
+            self._loop, self._committing = loop, False  # that commit's end is reported to no one
         return self._thread
 
     def run(self, job: Callable[[], _T]) -> asyncio.Future[_T]:

@@ -147,6 +147,8 @@ class PostgresJournal:
         has in hand is claimed by that.
 
         Raises:
+            ConflictError: An item is not in the state, or the attempt, that its move expects.
+                Nothing was written.
             JournalError: An item is not known or in the hand of another worker, this worker has
                 lost what it had, a move is illegal, or the journal cannot be written. Nothing was
                 written.
@@ -235,7 +237,8 @@ class PostgresJournal:
         try:
             await self._writer.stop(self._close)
         finally:
-            if beating is not None:
+            # That of a loop that has ended has ended with it.
+            if beating is not None and beating.get_loop() is asyncio.get_running_loop():
                 await asyncio.wait((beating,))
 
     async def _write(self, call: Call) -> object:

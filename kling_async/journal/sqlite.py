@@ -84,6 +84,8 @@ class SqliteJournal:
         If the caller is cancelled meanwhile, they are written all the same.
 
         Raises:
+            ConflictError: An item is not in the state, or the attempt, that its move expects.
+                Nothing was written.
             JournalError: An item is not known, a move is illegal, or the journal cannot be
                 written. Nothing was written.
         """

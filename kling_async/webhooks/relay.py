@@ -106,7 +106,8 @@ class Relay:
         name: Which inboxes hear of each other. Without it, those that have a secret in common.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known, or a setting makes no sense.
+        ConfigurationError: The address is of no kind that is known, or a setting makes no sense; on
+            entering: it is open already, on this event loop or another one that is running.
         MissingExtraError: The package that speaks to the engine is not installed.
     """
 
@@ -135,6 +136,10 @@ class Relay:
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             raise ConfigurationError("this relay is open already: open it once in each process")
+        if self._loop is not None and self._loop.is_running():
+            raise ConfigurationError(
+                "this relay is open on another event loop that is running: make one for each loop"
+            )
         source = self._source
         engine = connect(source, self._names) if isinstance(source, str) else source
         self._new, self._empty = asyncio.Event(), asyncio.Event()

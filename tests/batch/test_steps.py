@@ -19,6 +19,7 @@ from kling_async.errors import (
     AnswerLostError,
     BalanceError,
     ConfigurationError,
+    ContractError,
     InputError,
     JournalError,
     KlingError,
@@ -175,7 +176,8 @@ def test_keys_that_are_none(key: str) -> None:
     [
         TaskFailedError("no", fail_code="NSFW", reason=FailReason.CONTENT, ref=REF),
         AnswerLostError("lost", may_have_charged=True, ref=REF),
-        BalanceError("too low", ref=REF),
+        BalanceError("too low", ref=REF, status=402),
+        ContractError("odd", status=200, ref=REF),
     ],
     ids=type,
 )
@@ -189,6 +191,7 @@ def test_an_error_survives_the_journal(error: KlingError) -> None:
     if isinstance(error, TaskFailedError):
         assert isinstance(again, TaskFailedError)
         assert (again.fail_code, again.reason) == (error.fail_code, error.reason)
+    assert getattr(again, "status", None) == getattr(error, "status", None)
 
 
 @pytest.mark.parametrize("kind", ["SomeErrorOfAnotherVersion", "Problem", "annotations"])

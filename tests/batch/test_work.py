@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,9 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
-from kling_async.journal import ItemState
+from kling_async.journal import ConflictError, ItemState, Move
 from kling_async.journal.sqlite import SqliteJournal
-from kling_async.results import FailReason
+from kling_async.results import FailReason, TaskRef
 from kling_async.testing import ScriptedTransport
 
 if TYPE_CHECKING:
@@ -498,3 +499,44 @@ async def test_what_stands_in_the_journal_is_legal(
     with pytest.raises(JournalError, match="cannot become"):
         await run(await connect(emulator), items(3), Meddled(path))
     assert posts(emulator) == 0
+
+
+# --------------------------------------------------------------------------------- two at a time
+
+
+async def test_two_runs_at_once(emulate: Emulate, connect: Connect, path: Path) -> None:
+    """Of two runs of one batch at a time, one is refused by the journal: nothing is paid twice."""
+    emulator = await emulate()
+
+    async with Batch(await connect(emulator), journal=path) as batch:
+
+        async def run() -> list[Outcome]:
+            return [outcome async for outcome in batch.run(items(5))]
+
+        done, refused = sorted(
+            await asyncio.gather(run(), run(), return_exceptions=True),
+            key=lambda answer: isinstance(answer, ConflictError),
+        )
+    assert isinstance(done, list)
+    assert [outcome.error for outcome in done] == [None] * 5
+    assert isinstance(refused, ConflictError)
+    assert set(paid(emulator).values()) == {1}
+    assert len(paid(emulator)) == 5
+
+
+async def test_answers_that_are_lost_beside_one_that_came(
+    emulate: Emulate, connect: Connect, path: Path
+) -> None:
+    """When a run is left, what has no answer is unsure, though another item was moved meanwhile."""
+    emulator = await emulate("submit:1-=hang")
+    journal = SqliteJournal(path)
+    async with Batch(await connect(emulator), journal=journal) as batch:
+        running = asyncio.create_task(anext(batch.run(items(3))))
+        while batch.counts.get(S.SUBMITTING) != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        moment = datetime.now(UTC)
+        await journal.record(Move("key 1", S.SUBMITTED, moment, ref=TaskRef("m", "t")))
+        running.cancel()
+        await asyncio.wait([running])
+        states = [entry.state async for entry in journal.entries()]
+    assert states == [S.UNSURE, S.SUBMITTED, S.UNSURE]

@@ -8,9 +8,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 
-from kling_async.errors import JournalError
-from kling_async.journal import Claim, Entry, Failure, ItemState, Journal, Move, Planned
+from kling_async.errors import ConfigurationError, JournalError
+from kling_async.journal import (
+    Claim,
+    ConflictError,
+    Entry,
+    Failure,
+    ItemState,
+    Journal,
+    Move,
+    Planned,
+)
 from kling_async.journal.sqlite import GROUP, PAGE
 from kling_async.results import Result, SavedFile, TaskRef
 
@@ -445,3 +455,136 @@ async def test_alone(journal_here: MakeJournal) -> None:
         await journal.record(sending("a"))
         await journal.release("a")
         assert await journal.claim() == await journal.look() == []
+
+
+def expecting(move: Move, state: ItemState, attempt: int) -> Move:
+    """Give a move with what its caller believes of the item."""
+    return evolve(move, expected=state, attempt=attempt)
+
+
+async def test_two_who_believe_the_same(journal_here: MakeJournal) -> None:
+    """Of two who move an item from the same state at once, one is refused and is told why."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        move = expecting(sending("a"), S.PLANNED, 1)
+        answers = await asyncio.gather(
+            journal.record(move), journal.record(move), return_exceptions=True
+        )
+        first, second = answers
+        assert first is None
+        assert isinstance(second, ConflictError)
+        assert str(second).startswith("item 'a' is submitting (attempt 1), not planned (attempt 1)")
+        assert (second.state, second.attempt) == (S.SUBMITTING, 1)
+        assert [one.state for one in await journal.history("a")] == [S.PLANNED, S.SUBMITTING]
+
+
+async def test_a_belief_that_is_out_of_date(journal_here: MakeJournal) -> None:
+    """Nothing of a call is written if one of its items is in another state, or another attempt."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b"))
+        await journal.record(Move("a", S.FAILED, NOW), Move("a", S.PLANNED, NOW))
+        for state, attempt in ((S.PLANNED, 1), (S.FAILED, 2)):
+            with pytest.raises(ConflictError, match=r"is planned \(attempt 2\)"):
+                await journal.record(sending("b"), expecting(sending("a"), state, attempt))
+        assert await states(journal) == {"a": "planned", "b": "planned"}
+        await journal.record(sending("b"), expecting(sending("a"), S.PLANNED, 2))
+        assert await states(journal) == {"a": "submitting", "b": "submitting"}
+
+
+async def test_beliefs_within_one_call(journal_here: MakeJournal) -> None:
+    """Each move of an item expects what the one before it in the same call has made of it."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        submitted = Move("a", S.SUBMITTED, NOW, ref=REF, expected=S.SUBMITTING, attempt=1)
+        await journal.record(expecting(sending("a"), S.PLANNED, 1), submitted)
+        assert await states(journal) == {"a": "submitted"}
+
+
+async def test_a_reference_that_is_learned_later(journal_here: MakeJournal) -> None:
+    """What was unsure is submitted, in the same attempt, and counts as one that was paid for."""
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b"))
+        lost = Move("a", S.UNSURE, NOW, failure=LOST)
+        await journal.record(sending("a"), lost, *moves("b", S.SUBMITTING, S.SUBMITTED))
+        await journal.record(expecting(Move("a", S.SUBMITTED, NOW, ref=REF), S.UNSURE, 1))
+        (entry, _) = await entries(journal)
+        assert (entry.state, entry.attempt, entry.ref, entry.failure) == (S.SUBMITTED, 1, REF, None)
+        assert (await journal.summary()).attempts == 2
+        with pytest.raises(JournalError, match="without the task's reference"):
+            await journal.record(
+                *(Move("a", S.FAILED, NOW), Move("a", S.PLANNED, NOW)),
+                *(sending("a"), lost, Move("a", S.SUBMITTED, NOW)),
+            )
+
+
+async def test_fresh_links(journal_here: MakeJournal) -> None:
+    """The result of a finished item, and of one that is saved, may be replaced by a newer one."""
+    fresh, fresher = (Result(REF, (f"https://example.com/{name}.mp4",)) for name in "bc")
+    async with journal_here() as journal:
+        await journal.plan(planned("a"))
+        await journal.record(*moves("a", S.SUBMITTING, S.SUBMITTED, S.FINISHED))
+        await journal.record(Move("a", S.FINISHED, NOW, result=fresh))
+        assert [entry.result for entry in await entries(journal)] == [fresh]
+        await journal.record(*(Move("a", S.SAVED, NOW, result=one) for one in (None, fresher)))
+        assert [entry.result for entry in await entries(journal)] == [fresher]
+        with pytest.raises(JournalError, match="cannot become finished"):
+            await journal.record(Move("a", S.FINISHED, NOW, result=fresh))
+
+
+async def test_what_was_rejected(journal_here: MakeJournal) -> None:
+    """An item that failed without a task is known to be free, and may be planned again."""
+    rejected = Failure("RefusedError", "no", status=403)
+    async with journal_here() as journal:
+        await journal.plan(planned("a", "b", "c"))
+        await journal.record(
+            *(sending("a"), Move("a", S.FAILED, NOW, failure=rejected)),
+            *(*moves("b", S.SUBMITTING, S.SUBMITTED), Move("b", S.FAILED, NOW, failure=rejected)),
+            *(sending("c"), Move("c", S.FAILED, NOW, failure=LOST)),
+        )
+        a, b, c = await entries(journal)
+        assert a.failure == rejected
+        assert [one.was_rejected for one in (a, b, c)] == [True, False, False]
+        await journal.record(expecting(Move("a", S.PLANNED, NOW), S.FAILED, 1))
+        assert [(one.attempt, one.was_rejected) for one in await entries(journal, S.PLANNED)] == [
+            (2, False)
+        ]
+
+
+def test_two_loops(journal_here: MakeJournal) -> None:
+    """A journal that is open on a running loop cannot be used, nor opened, on another one."""
+    refused: list[BaseException] = []
+
+    async def elsewhere(journal: Journal) -> None:
+        for use in (journal.summary(), journal.plan([]), journal.__aenter__()):
+            with pytest.raises(ConfigurationError, match="one loop at a time") as caught:
+                await use
+            refused.append(caught.value)
+
+    async def here() -> None:
+        async with journal_here() as journal:
+            await asyncio.to_thread(lambda: asyncio.run(elsewhere(journal)))
+            assert await journal.plan([]) == []
+
+    asyncio.run(here())
+    assert len(refused) == 3
+
+
+def test_one_loop_after_another(journal_here: MakeJournal) -> None:
+    """A journal that was left open, in the middle of commits, may be used and closed later."""
+    journal = journal_here()
+
+    async def begin() -> None:
+        await journal.__aenter__()
+        await journal.plan(planned("a", "b"))
+        for key in "ab":
+            task = asyncio.create_task(journal.record(sending(key)))
+            await asyncio.sleep(0)
+            task.cancel()
+
+    async def resume() -> None:
+        await journal.plan(planned("c"))
+        assert await states(journal) == {"a": "submitting", "b": "submitting", "c": "planned"}
+        await journal.close()
+
+    asyncio.run(begin())
+    asyncio.run(resume())

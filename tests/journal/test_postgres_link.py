@@ -123,8 +123,8 @@ class Way:
         answer.close()
 
 
-async def test_a_connection_that_is_lost(batch_url: str) -> None:
-    """Between two calls it is made anew, and nobody notices."""
+async def test_a_connection_that_is_lost(batch_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Between two calls another one is made, and neither the caller nor the log mentions it."""
     way = Way(batch_url)
     async with way.open() as url, PostgresJournal(url) as journal:
         await journal.plan([Planned("a", {})])
@@ -133,6 +133,7 @@ async def test_a_connection_that_is_lost(batch_url: str) -> None:
         way.cut()
         assert [entry.state async for entry in journal.entries()] == [S.SUBMITTING]
         assert len(await journal.workers()) == 1
+    assert [record.name for record in caplog.records if record.name == "psycopg"] == []
 
 
 async def test_two_round_trips(batch_url: str) -> None:

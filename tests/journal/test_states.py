@@ -41,10 +41,10 @@ LEGAL = {
     S.PLANNED: {S.SUBMITTING, S.FAILED},
     S.SUBMITTING: {S.PLANNED, S.SUBMITTED, S.FAILED, S.UNSURE},
     S.SUBMITTED: {S.FINISHED, S.FAILED},
-    S.FINISHED: {S.SAVED},
+    S.FINISHED: {S.FINISHED, S.SAVED},
     S.SAVED: {S.SAVED},
     S.FAILED: {S.PLANNED},
-    S.UNSURE: {S.PLANNED},
+    S.UNSURE: {S.PLANNED, S.SUBMITTED},
 }
 START = datetime(2026, 1, 2, tzinfo=UTC)
 KEYS = ["a", "b", "ä\n", "'c"]
@@ -204,7 +204,8 @@ class JournalAndModel(RuleBasedStateMachine):
                 move.state is S.FINISHED and not move.result
             ):
                 return False
-            paid += move.state in (S.SUBMITTED, S.UNSURE)
+            unsure = known.entry.state is S.UNSURE  # it was counted when it became so
+            paid += move.state in (S.SUBMITTED, S.UNSURE) and not unsure
             new[move.key] = Item(after(known.entry, move), [*known.history, move])
         self.model |= new
         self.paid += paid

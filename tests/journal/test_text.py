@@ -26,7 +26,11 @@ RESULTS = st.builds(
     st.none() | st.floats(allow_nan=False),
 )
 FAILURES = st.builds(
-    Failure, TEXTS, TEXTS, TEXTS, st.none() | st.sampled_from(FailReason), st.booleans()
+    Failure,
+    *(TEXTS, TEXTS, TEXTS),
+    st.none() | st.sampled_from(FailReason),
+    st.booleans(),
+    st.none() | st.integers(100, 599),
 )
 FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_size=3).map(tuple)
 
@@ -49,6 +53,17 @@ def test_what_comes_with_a_move(move: Move) -> None:
     texts = details(move).values()
     assert read_details(texts) == (move.ref, move.result, move.failure, move.files)
     assert all(text.isprintable() for text in texts if text)
+
+
+def test_a_failure_of_an_earlier_version() -> None:
+    """A failure that was written before there was an HTTP status in it is read without one."""
+    text = (
+        '{"fail_code":"","kind":"RefusedError","may_have_charged":false,"message":"no",'
+        '"reason":null}'
+    )
+    _, _, failure, _ = read_details((None, None, text, None))
+    assert failure == Failure("RefusedError", "no")
+    assert failure.status is None
 
 
 def test_nothing_is_none() -> None:

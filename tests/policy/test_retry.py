@@ -14,7 +14,7 @@ from kling_async.errors import (
     RateLimitError,
     ServerError,
 )
-from kling_async.policy.retry import Retry
+from kling_async.policy.retry import Retry, backoff
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -161,3 +161,12 @@ def test_defaults() -> None:
     retry = Retry()
     assert (retry.attempts, retry.base, retry.cap) == (6, 0.5, 60.0)
     assert (retry.deadline, retry.request_timeout) == (180.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "wait"), [(1, 0.5), (2, 1.0), (5, 8.0), (6, 10.0), (1_100, 10.0), (10**9, 10.0)]
+)
+def test_backoff(attempt: int, wait: float) -> None:
+    """A wait doubles with each failure up to its cap, after however many failures."""
+    assert backoff(attempt, 0.5, 10.0, 1.0) == wait
+    assert backoff(attempt, 0.5, 10.0, 0.25) == wait / 4

@@ -517,6 +517,18 @@ async def test_a_relay_that_is_open_already() -> None:
         pass
 
 
+async def test_two_loops() -> None:
+    """A relay that is open on a running loop cannot be opened on another one."""
+    here = Worker(Board())
+
+    def elsewhere() -> None:
+        with pytest.raises(ConfigurationError, match="make one for each loop"):
+            asyncio.run(here.relay.__aenter__())
+
+    async with here.relay:
+        await asyncio.to_thread(elsewhere)
+
+
 def test_one_loop_after_another() -> None:
     """It may be used in one ``asyncio.run`` after another, even if it was not closed in between."""
     board = Board()
@@ -754,11 +766,11 @@ async def test_edges(edge: str, run: Run, connect: Connect) -> None:
         ("mysql://root:pa55word@host/db", "not at mysql://"),
         ("root:pa55word@host", "not at anything else"),
         ("", "not at anything else"),
-        ("redis://:pa55word@host:port/0", "redis:// is none"),
-        ("valkeys://:pa55word@host:port/0", "valkeys:// is none"),
-        ("postgresql://root:pa55@word@host/db", "postgresql:// is none"),
-        ("postgresql://root:pa55word@[host/db", "postgresql:// is none"),
-        ("postgres://root:pa55word@host/db?no_such=option", "postgresql:// is none"),
+        ("redis://:pa55word@host:port/0", "invalid redis:// URL"),
+        ("valkeys://:pa55word@host:port/0", "invalid valkeys:// URL"),
+        ("postgresql://root:pa55@word@host/db", "invalid postgresql:// URL"),
+        ("postgresql://root:pa55word@[host/db", "invalid postgresql:// URL"),
+        ("postgres://root:pa55word@host/db?no_such=option", "invalid postgresql:// URL"),
     ],
 )
 def test_wrong_addresses(url: str, told: str) -> None:

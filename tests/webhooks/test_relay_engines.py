@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -15,7 +18,7 @@ import pytest
 import redis as sync_redis
 from aiohttp import web
 
-from kling_async import KlingClient, MasterTextToVideo
+from kling_async import ConfigurationError, KlingClient, MasterTextToVideo
 from kling_async.protocol.callbacks import write_token
 from kling_async.webhooks import Counts, Inbox, aiohttp
 from kling_async.webhooks._relay_engines import READ_AT_ONCE, WAIT, EngineError, connect
@@ -537,3 +540,131 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
             assert relay.counts.heard == 1
     assert redis_servers.PASSWORD not in caplog.text
     assert "callbacks are not read at redis://127.0.0.1:" in caplog.text
+
+
+# ------------------------------------------------------------------- processes that are suspended
+
+
+PUBLISHER = """
+import asyncio, sys
+from kling_async.webhooks._relay_engines import connect
+
+async def main():
+    engine = connect(sys.argv[1], ("one",))
+    while True:
+        await engine.publish(["x" * 50] * 20)
+        print(end=".", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing can be suspended there")
+async def test_a_process_that_is_suspended_in_mid_call(url: str) -> None:
+    """Whenever a process is suspended while it publishes, others publish at once."""
+    publisher = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PUBLISHER, url, stdout=asyncio.subprocess.PIPE
+    )
+    assert publisher.stdout is not None
+    try:
+        async with engine(url) as one:
+            await one.publish(["a"])
+            for number in range(40):
+                await publisher.stdout.readexactly(1)  # it publishes again now
+                await asyncio.sleep(0.0003 * number)
+                publisher.send_signal(signal.SIGSTOP)
+                async with asyncio.timeout(5):
+                    await one.publish(["b"])
+                publisher.send_signal(signal.SIGCONT)
+    finally:
+        publisher.kill()
+        await publisher.communicate()
+
+
+# ------------------------------------------------------------------------------- a Redis that moves
+
+
+class Switch:
+    """A name that leads to one server or another, for connections that are yet to be made."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect somebody with the server."""
+        there = await asyncio.open_connection("127.0.0.1", self.port)
+
+        async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(10_000):
+                target.write(data)
+            target.close()
+
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(forward(reader, there[1]))
+                both.create_task(forward(there[0], writer))
+        finally:
+            there[1].close()
+
+
+async def test_a_redis_that_fails_over(serve_raw: ServeRaw) -> None:
+    """When another server takes over, writers and readers that are connected go there by new ways.
+
+    The old one lives on as a replica: it lets read, and refuses to be written (READONLY).
+    """
+    with redis_servers.serving() as old, redis_servers.serving() as new:
+        switch = Switch(old.port)
+        port = urlsplit(await serve_raw(switch.talk)).port
+        url = old.url().replace(f":{old.port}/", f":{port}/")
+        async with engine(url) as one, engine(url) as other:
+            await one.publish(["a"])
+            assert await lines(other, 1) == ["a"]
+            switch.port = new.port
+            with admin_redis(old.url()) as db:
+                db.config_set("masterauth", "wrong")  # it learns nothing from the new one
+                db.replicaof("127.0.0.1", new.port)
+            with pytest.raises(EngineError, match="ReadOnly"):
+                await one.publish(["b"])
+            await one.publish(["b"])
+            read: Sequence[str] = ()
+            async with asyncio.timeout(20):
+                while not read:
+                    with suppress(EngineError):
+                        read = await other.read()
+            assert read == ["b"]
+
+
+async def test_a_replica_that_has_lost_its_master(serve_raw: ServeRaw) -> None:
+    """A server that answers MASTERDOWN is left for the one that has taken over."""
+    with redis_servers.serving() as old, redis_servers.serving() as new:
+        switch = Switch(old.port)
+        port = urlsplit(await serve_raw(switch.talk)).port
+        async with engine(old.url().replace(f":{old.port}/", f":{port}/")) as one:
+            await one.publish(["a"])
+            with admin_redis(old.url()) as db:
+                db.config_set("replica-serve-stale-data", "no")
+                db.replicaof("127.0.0.1", 9)
+            for call in (one.publish(["b"]), one.read()):
+                with pytest.raises(EngineError, match=r"MasterDown|ReadOnly"):
+                    await call
+            switch.port = new.port
+            with suppress(EngineError):
+                await one.publish(["c"])
+            await one.publish(["d"])
+            assert "d" in await lines(one, 1)
+
+
+@pytest.mark.parametrize("words", ["MOVED 42 127.0.0.1:7001", "ASK 42 127.0.0.1:7001"])
+async def test_a_node_of_a_redis_cluster(serve_raw: ServeRaw, words: str) -> None:
+    """A node that does not keep our keys is a mistake in the settings."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(10_000):
+            for _ in range(data.count(b"*")):
+                writer.write(f"-{words}\r\n".encode())
+
+    place = (await serve_raw(talk)).partition("://")[2]
+    async with engine(f"redis://{place}/0") as one:
+        for call in (one.publish(["a"]), one.read()):
+            with pytest.raises(ConfigurationError, match=r"a Redis cluster .*not in cluster"):
+                await call
