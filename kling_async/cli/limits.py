@@ -28,7 +28,7 @@ _HOLDER = 32
 
 
 async def limits(args: Namespace) -> int:
-    """Look once, and tell."""
+    """Report the usage once."""
     if args.name is None and not os.environ.get("APIXO_API_KEY", "").strip():
         raise ConfigurationError("whose limits? pass --name, or set APIXO_API_KEY")
     async with SharedLimiter(args.url, name=args.name) as limiter:
@@ -43,6 +43,8 @@ def _lines(usage: Usage, name: str) -> Iterator[str]:
         return
     yield f"requests in the last minute  {_of(usage.requests, usage.requests_per_minute)}"
     yield f"slots in use                 {_of(len(usage.leases), usage.concurrent_tasks)}"
+    if usage.effective_tasks < usage.concurrent_tasks:
+        yield f"slots after refusals         {usage.effective_tasks:,} at the most, for now"
     yield f"pause after a refusal        {_time(usage.pause) if usage.pause else 'none'}"
     if not usage.leases:
         return
@@ -86,6 +88,7 @@ def _fields(usage: Usage, name: str) -> dict[str, object]:
         "requests_per_minute": usage.requests_per_minute,
         "slots": len(usage.leases),
         "concurrent_tasks": usage.concurrent_tasks,
+        "effective_tasks": usage.effective_tasks,
         "pause": usage.pause,
         "leases": [
             {

@@ -16,7 +16,15 @@ from kling_async.limits.task_cap import TaskCap
 if TYPE_CHECKING:
     from kling_async.limits.engines import Leased
 
-__all__ = ["LearnedCap"]
+__all__ = ["LearnedCap", "cap_of"]
+
+# Tasks that may be started before any was accepted, by all processes together: as in TaskCap.
+_UNPROVEN = 16
+
+
+def cap_of(learned: str, limit: int) -> int:
+    """Return the cap that the engine's text stands for."""
+    return int(learned.partition(" ")[0] or limit)
 
 
 class LearnedCap:
@@ -41,13 +49,20 @@ class LearnedCap:
         if wanted and self._held >= self._own.cap:
             self._own.admit(self._held, now)  # which raises it in time
         admitted = 0
-        # How many are held was seen a moment ago: the engine gives none beyond the cap.
+        # How many are held was seen a moment ago: the engine gives none beyond `most`.
         while admitted < wanted:
             held = min(self._held + admitted, self._own.cap - 1)
             if not self._own.admit(held, now):
                 break
             admitted += 1
         return admitted
+
+    def most(self, admitted: int) -> int:
+        """Return how many may be held by all processes after so many more were admitted.
+
+        What others have taken since the engine was last heard is part of it.
+        """
+        return min(self.cap, max(self._held + admitted, 2 * self._confirmed, _UNPROVEN))
 
     def accepted(self) -> None:
         """Note that the service has accepted a task of ours."""
@@ -104,8 +119,7 @@ class LearnedCap:
 
     def _adopt(self, now: float) -> None:
         """Take over what another process has learned."""
-        text, _, mark = self._shared.partition(" ")
-        cap = int(text or self._limit)
+        cap, mark = cap_of(self._shared, self._limit), self._shared.partition(" ")[2]
         if self._unshared:  # both were refused in the same storm, and it was quicker
             self._own.cap = min(self._own.cap, cap)
         elif mark not in ("", self._mark):

@@ -353,7 +353,7 @@ class Leases:
             take=take,
             drop=tuple(key for key in untold if key not in self._held),
             limit=self._limits.concurrent_tasks,
-            cap=self._learned.cap,
+            cap=self._learned.most(len(take)),
             lifetime=min(PENDING, self._limits.presumed_lifetime),
             holder=self._holder,
             settle=self._settle,

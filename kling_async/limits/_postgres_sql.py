@@ -25,7 +25,6 @@ CREATE TABLE IF NOT EXISTS kling_async_limits (
     resume_at float8 NOT NULL DEFAULT '-infinity',
     requests_per_minute bigint NOT NULL DEFAULT 0,
     concurrent_tasks bigint NOT NULL DEFAULT 0,
-    cap bigint NOT NULL DEFAULT 0,
     learned text NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS kling_async_limits_holders (
@@ -196,7 +195,6 @@ RETURNING key;
 DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(drop)s::text[]);
 UPDATE kling_async_limits l SET
     concurrent_tasks = %(limit)s,
-    cap = %(cap)s,
     learned = CASE WHEN learned = %(known)s THEN %(news)s ELSE learned END
 FROM (SELECT count(*) AS held, count(*) FILTER (WHERE position('/' IN key) > 0) AS confirmed
     FROM kling_async_leases WHERE name = %(name)s) AS counted
@@ -206,12 +204,12 @@ LOOK = f"""
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now
 )
-SELECT
+SELECT learned,
     (SELECT coalesce(sum(number), 0) FROM kling_async_limits_window w
         WHERE w.name = l.name AND step * {STEP}::float8 > now)
     + (SELECT coalesce(sum(under_way), 0) FROM kling_async_limits_holders h
         WHERE h.name = l.name AND ends_at > now - {COUNTED}),
-    requests_per_minute, concurrent_tasks, cap, greatest(0, resume_at - now),
+    requests_per_minute, concurrent_tasks, greatest(0, resume_at - now),
     key, s.holder, now - since, ends_at - now
 FROM clock CROSS JOIN kling_async_limits l
     LEFT JOIN kling_async_leases s ON s.name = l.name AND s.ends_at > now

@@ -192,7 +192,7 @@ for i = 0, ARGV[12] - 1 do drop(ARGV[at + i]) end
 if ARGV[8] ~= ARGV[9] and (redis.call('HGET', KEYS[1], 'learned') or '') == ARGV[8] then
   redis.call('HSET', KEYS[1], 'learned', ARGV[9])
 end
-redis.call('HSET', KEYS[1], 'tasks', ARGV[3], 'cap', ARGV[4])
+redis.call('HSET', KEYS[1], 'tasks', ARGV[3])
 forget_in(ARGV[7])
 for _, key in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   if key ~= '' then held = held + 1 end
@@ -208,7 +208,7 @@ LOOK = (
     + _WINDOW
     + """
 local told = {string.format('%.0f', used), text(math.max(0, number('requests'))),
-  text(math.max(0, number('tasks'))), text(math.max(0, number('cap'))),
+  text(math.max(0, number('tasks'))), redis.call('HGET', KEYS[1], 'learned') or '',
   text(math.max(0, number('resume') - now))}
 local leases = redis.call('ZRANGEBYSCORE', KEYS[2], text(now), '+inf', 'WITHSCORES')
 for i = 1, #leases, 2 do

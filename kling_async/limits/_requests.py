@@ -137,7 +137,7 @@ class Requests:
     def answered(self) -> None:
         """Take note that a request is not under way any more."""
         self._ledger.answered(self._loop.time())
-        if self._timer is None and self._open:
+        if self._timer is None and self._open and not self._loop.is_closed():
             self._report_later()
 
     def pause(self, delay: float, permit: Permit) -> bool:

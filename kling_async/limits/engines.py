@@ -93,7 +93,8 @@ class Change:
         drop: Keys of leases that are free. They come last, so that a process has no better
             chance of what it gives back than the others have.
         limit: How many leases there may be at the most.
-        cap: How many there may be now: as ``limit``, or fewer after refusals.
+        cap: How many there may be for new ones to be given: ``limit``, or fewer after refusals and
+            at the beginning.
         lifetime: Seconds until the end of a new one.
         holder: Which process this is.
         settle: Seconds in which an engine that has forgotten everything gives no lease: the

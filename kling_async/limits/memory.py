@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from kling_async.errors import LimiterError
+from kling_async.limits._learned import cap_of
 from kling_async.limits.engines import Change, Lease, Leased, Pause, Reservation, Usage, is_task
 from kling_async.limits.shared_window import SharedWindow
 
@@ -64,7 +65,7 @@ class MemoryEngine:
         self._window = SharedWindow()
         self._leases: dict[str, _Held] = {}
         self._learned = ""
-        self._limits = (0, 0, 0)
+        self._limits = (0, 0)
 
     async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
         """Take in a report, and reserve the next turns."""
@@ -77,7 +78,7 @@ class MemoryEngine:
                 turn = max(self._next, earliest, moment if moment > now else earliest)
                 delays.append(turn - now)
                 self._next = turn + pace.interval
-        self._limits = (pace.requests_per_minute, *self._limits[1:])
+        self._limits = (pace.requests_per_minute, self._limits[1])
         pause, paused_for = max(0.0, self._resume - now), now - self._paused
         answer = Reservation(tuple(delays), known, pause, paused_for, self._epoch, set_back)
         await self._return()
@@ -115,7 +116,7 @@ class MemoryEngine:
             leases.pop(key, None)
         if change.learned and change.learned[0] == self._learned:
             self._learned = change.learned[1]
-        self._limits = (self._limits[0], change.limit, change.cap)
+        self._limits = (self._limits[0], change.limit)
         confirmed = sum(map(is_task, leases))
         answer = Leased(taken, self._epoch, self._learned, len(leases), confirmed, set_back)
         await self._return()
@@ -128,6 +129,7 @@ class MemoryEngine:
         answer = Usage(
             self._window.count(now),
             *self._limits,
+            cap_of(self._learned, self._limits[1]),
             max(0.0, self._resume - now),
             tuple(
                 Lease(key, held.holder, now - held.since, held.ends - now)

@@ -17,6 +17,7 @@ from psycopg.errors import InsufficientPrivilege
 from kling_async._postgres_line import Line, execute
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.limits import _postgres_sql
+from kling_async.limits._learned import cap_of
 from kling_async.limits.engines import Change, Lease, Leased, Pause, Reservation, Usage
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ _SILENCE = 1.5
 # The same for a look, for which nothing waits.
 _LOOK = 10.0
 
-# Of limits that were never used: requests, their limit, that of tasks, the cap, and the pause.
-_UNUSED = (0, 0, 0, 0, 0.0)
+# Of limits that were never used: what was learned, requests, their limit, that of tasks, the pause.
+_UNUSED = ("", 0, 0, 0, 0.0)
 
 # What a server says in these cases does not change by waiting. libpq gives no code for them.
 _REFUSALS = (
@@ -122,11 +123,19 @@ class PostgresEngine:
     async def look(self) -> Usage:
         """Return what is in use."""
         (rows,) = await self._execute(_postgres_sql.LOOK, {}, _LOOK)
-        used, requests, tasks, cap, pause = _numbers((rows[0] if rows else _UNUSED)[:5])
+        learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
+        used, requests, tasks, pause = _numbers(numbers)
         leases = tuple(
             Lease(str(row[5]), str(row[6]), *_numbers(row[7:])) for row in rows if row[5]
         )
-        return Usage(int(used), int(requests), int(tasks), int(cap), pause, leases)
+        return Usage(
+            requests=int(used),
+            requests_per_minute=int(requests),
+            concurrent_tasks=int(tasks),
+            effective_tasks=cap_of(str(learned), int(tasks)),
+            pause=pause,
+            leases=leases,
+        )
 
     async def close(self) -> None:
         """Close the connection."""

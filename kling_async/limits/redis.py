@@ -26,6 +26,7 @@ from redis.exceptions import (
 from kling_async._servers import in_time
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits import _redis_scripts
+from kling_async.limits._learned import cap_of
 from kling_async.limits.engines import Change, Lease, Leased, Pause, Reservation, Usage
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class RedisEngine:
 
     async def look(self) -> Usage:
         """Return what is in use."""
-        used, requests, tasks, cap, pause, *rest = await self._run(self._look, 4, (), _LOOK)
+        used, requests, tasks, learned, pause, *rest = await self._run(self._look, 4, (), _LOOK)
         fours = zip(*(rest[i::4] for i in range(4)), strict=True)
         leases = [
             Lease(key, holder, float(held_for), float(ends_in))
@@ -139,7 +140,7 @@ class RedisEngine:
             requests=int(used),
             requests_per_minute=int(float(requests)),
             concurrent_tasks=int(float(tasks)),
-            effective_tasks=int(float(cap)),
+            effective_tasks=cap_of(learned, int(float(tasks))),
             pause=float(pause),
             leases=tuple(leases),
         )

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import AsyncExitStack, ExitStack
 from itertools import pairwise
+from random import uniform
 from statistics import mean
 from typing import Any
 
@@ -29,6 +30,7 @@ from kling_async.limits.engines import (
 )
 from kling_async.limits.pace import Pace
 from kling_async.limits.shared import SharedLimiter
+from kling_async.limits.shared_window import Report
 from tests.bench import figures
 from tests.engines import postgres, redis
 from tests.limits.conftest import Proxy, fullest
@@ -38,6 +40,7 @@ PROCESSES = 4
 WAITERS = 500
 LIMIT = 10_000
 WRONG = 1.5  # seconds, of a clock
+LATENCY = (0.05, 0.3)  # seconds, of a request
 DISTANCE = 0.030  # seconds, there and back
 SHORT, FULL = 75.0, 150.0
 
@@ -58,10 +61,10 @@ class Counted:
         self._engine = engine
         self.calls = 0
 
-    async def reserve(self, number: int, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
         """Count, and pass it on."""
         self.calls += 1
-        return await self._engine.reserve(number, pace)
+        return await self._engine.reserve(number, report, pace)
 
     async def pause(self, delay: float, age: float) -> Pause:
         """Count, and pass it on."""
@@ -107,8 +110,10 @@ async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
 
     async def one() -> None:
         while time.monotonic() < end:
-            await limiter.request()
+            permit = await limiter.request()
             moments.append(time.monotonic())
+            await asyncio.sleep(uniform(*LATENCY))  # noqa: S311 - no secret
+            permit.answered()
 
     waiters = [asyncio.create_task(one()) for _ in range(WAITERS)]
     await asyncio.sleep(seconds)

@@ -54,8 +54,9 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
     assert re.fullmatch(r"pause after a refusal        (4 m 5\d|5 m 00) s", lines[2])
     holders = [line.split() for line in lines[5:7]]
     assert sorted(words[1] for words in holders) == ["1", "12"]
-    for words in holders:
-        assert re.fullmatch(r"\d s (59 m 5\d s|1 h 00 m)", " ".join(words[2:]))
+    for words in holders:  # the submits of one are under way
+        left = r"(59 m 5\d s|1 h 00 m)" if words[1] == "1" else r"(3\d|40) s"
+        assert re.fullmatch(rf"\d s {left}", " ".join(words[2:]))
     assert lines[8].split() == ["slots", "that", "end", "first", "held", "for", "ends", "in", "by"]
     assert len(lines) == 9 + 10 + 1
     assert lines[-1] == "and 3 more; --json has them all"
@@ -69,12 +70,29 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
         "requests_per_minute": 60_000,
         "slots": 13,
         "concurrent_tasks": 14,
+        "effective_tasks": 14,
     }
     (known,) = (lease for lease in leases if lease["ref"])
     assert known.pop("ref") == str(REF)
     assert 0 <= known.pop("held_for") < 10
     assert 3590 < known.pop("ends_in") < 3600.1
     assert list(known) == ["holder"]
+
+
+async def test_limits_after_refusals(url: str, command: Command) -> None:
+    """It reports how many slots there are since the service has refused some."""
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
+        for number in range(3):
+            (await limiter.slot()).confirm(TaskRef("kling-2-1", f"task_{number}"))
+        limiter.refused(await limiter.slot())
+        await asyncio.sleep(0.2)
+        told = await command("limits", url, "--name", "studio")
+        listed = await command("limits", url, "--name", "studio", "--json")
+    assert told.out.splitlines()[1:3] == [
+        "slots in use                 3 of 14",
+        "slots after refusals         3 at the most, for now",
+    ]
+    assert listed.objects[0]["effective_tasks"] == 3
 
 
 async def test_limits_nobody_uses(url: str, command: Command) -> None:

@@ -97,7 +97,7 @@ class Proxy:
     """Stands between a client and a server: delays what passes, or lets nothing pass."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._there = (host, port)
+        self.there = (host, port)  # of connections that are yet to be made
         self.delay = 0.0  # each way
         self.cut = False
         self.seen = 0  # pieces that came from the client
@@ -119,7 +119,7 @@ class Proxy:
         await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._there)
+        there, back = await asyncio.open_connection(*self.there)
         self._writers |= {writer, back}
         for pipe in (self._pipe(reader, back, 1), self._pipe(there, writer, 0)):
             task = asyncio.create_task(pipe)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import signal
+import sys
+from random import Random
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection
+from attrs import evolve
+from psycopg import AsyncConnection, sql
 
 from kling_async._postgres_line import Line
 from kling_async.errors import ConfigurationError, LimiterError
@@ -15,8 +20,10 @@ from kling_async.limits import Limits
 from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
 from kling_async.limits.postgres import PostgresEngine
+from kling_async.limits.shared import SharedLimiter
+from kling_async.limits.shared_window import Report
 from tests.engines.postgres import PASSWORD, Server
-from tests.limits.conftest import Proxy, crowd, fullest, plain
+from tests.limits.conftest import Proxy, change, crowd, fullest, granted, plain
 
 if TYPE_CHECKING:
     from kling_async._postgres_line import Connection
@@ -250,3 +257,135 @@ async def test_the_schema(postgres_url: str) -> None:
         await admin.execute("SELECT name FROM studio.kling_async_limits")
         with pytest.raises(psycopg.errors.UndefinedTable):
             await admin.execute("SELECT name FROM kling_async_limits")
+
+
+WORKER = """
+import asyncio, sys
+from kling_async import Limits
+from kling_async.limits.shared import SharedLimiter
+
+async def main():
+    async with SharedLimiter(sys.argv[1], limits=Limits(60_000, 3), name="n", settle=0) as limiter:
+        async def one():
+            while True:
+                slot = await limiter.slot()
+                (await limiter.request()).answered()
+                slot.release()
+        print("ready", flush=True)
+        await asyncio.gather(*(one() for _ in range(20)))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_is_stopped_in_the_middle(postgres_url: str) -> None:
+    """Whenever a process is suspended, the others go on, and the server waits for nothing."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WORKER, postgres_url), stdout=asyncio.subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    engine, dice = connect(postgres_url, "n"), Random(3)  # noqa: S311 - moments, not secrets
+    try:
+        await worker.stdout.readline()
+        async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+            for _ in range(25):
+                await asyncio.sleep(dice.uniform(0.01, 0.1))
+                worker.send_signal(signal.SIGSTOP)
+                await engine.reserve(1, plain(), NO_REST)
+                await engine.lease(change())
+                await engine.look()
+                stuck = await admin.execute(
+                    "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid() AND (xact_start IS NOT NULL"
+                    " OR wait_event_type = 'Lock') AND query_start < now() - interval '5 s'"
+                )
+                assert await stuck.fetchall() == []
+                worker.send_signal(signal.SIGCONT)
+    finally:
+        worker.kill()
+        await worker.wait()
+        await engine.close()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_isolation_levels(postgres_url: str, share: Share, level: str) -> None:
+    """No call fails, whatever the database's default; and no setting is left behind."""
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        name = sql.Identifier(postgres_url.rpartition("/")[2])
+        setting = sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}")
+        await admin.execute(setting.format(name, sql.Literal(level)))
+    limiters = [share(postgres_url, Limits(60_000, 200), when_gone="raise") for _ in range(4)]
+
+    async def one(limiter: SharedLimiter) -> None:
+        for _ in range(20):
+            await granted(limiter)
+            slot = await limiter.slot()
+            await asyncio.sleep(0.005)
+            slot.release()
+
+    await asyncio.gather(*(one(limiter) for limiter in limiters for _ in range(3)))
+
+
+async def test_a_lock_that_somebody_holds(postgres_url: str, share: Share) -> None:
+    """It is waited for, but not for long: a call fails, and is made again."""
+    limiter = share(postgres_url, FAST)
+    await granted(limiter)
+    await asyncio.sleep(0.5)  # turns at hand are lost
+    async with await AsyncConnection.connect(postgres_url) as admin:
+        await admin.execute("SELECT FROM kling_async_limits FOR UPDATE")
+        waiting = asyncio.create_task(granted(limiter))
+        await asyncio.sleep(3)
+        assert not waiting.done()
+        await admin.rollback()
+        async with asyncio.timeout(20):
+            await waiting
+
+
+async def test_a_clock_that_was_set_back(postgres_url: str) -> None:
+    """Processes report again what they have; leases last as long as they would have."""
+    engine, pace = connect(postgres_url, "n"), evolve(NO_REST, settle=0.5)
+    first = await engine.lease(change(take=("a", "m/1")))
+    await engine.reserve(3, Report("a", 1), pace)
+    await engine.pause(5.0, 0.0)
+    async with await AsyncConnection.connect(postgres_url) as admin:
+        await admin.execute(
+            "UPDATE kling_async_limits SET seen = seen + 1000, next_at = next_at + 1000,"
+            " resume_at = resume_at + 1000, paused_at = paused_at + 1000"
+        )
+        await admin.execute("UPDATE kling_async_leases SET ends_at = ends_at + 1000")
+    got = await engine.reserve(3, Report("a", 2, 1, 3), pace)
+    assert (got.known, got.delays) == (0, ())
+    assert 900 < got.set_back <= 1_000
+    assert got.epoch != first.epoch
+    assert got.pause <= 6.0
+    assert len((await engine.reserve(3, Report("a", 3, 0, 3), pace)).delays) == 3
+    leased = await engine.lease(change())
+    assert (leased.set_back, leased.held, leased.confirmed) == (0.0, 2, 1)
+    assert all(80 < lease.ends_in <= 100 for lease in (await engine.look()).leases)
+    await engine.close()
+
+
+def test_connections_end_with_their_loop(postgres_url: str) -> None:
+    """A limiter that is used in several loops, and never closed, leaves no connection open."""
+    limiter = SharedLimiter(postgres_url, limits=FAST, name="n", settle=0)
+
+    async def use() -> None:
+        await granted(limiter)
+        (await limiter.slot()).release()
+        await asyncio.sleep(0.1)
+
+    for _ in range(3):
+        asyncio.run(use())
+    gc.collect()  # which would warn
+
+
+async def test_what_libpq_says(postgres_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A call that fails is reported by its error alone."""
+    engine = connect(postgres_url, "n")
+    await engine.look()
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
+        await admin.execute("DROP TABLE kling_async_leases")
+    with pytest.raises(LimiterError):
+        await engine.lease(change())
+    await engine.close()
+    assert capfd.readouterr() == ("", "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import evolve
+from redis import Redis as Plain
 from redis.asyncio import Redis
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, TaskRef
@@ -15,10 +17,11 @@ from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits import Limits
 from kling_async.limits.engines import connect
 from kling_async.limits.pace import Pace
-from kling_async.limits.shared import name_of
+from kling_async.limits.shared import SharedLimiter, name_of
+from kling_async.limits.shared_window import Report
 from tests.engines.ports import held
 from tests.engines.redis import PASSWORD, Server, serving
-from tests.limits.conftest import Proxy, change, crowd, fullest, plain
+from tests.limits.conftest import Proxy, change, crowd, fullest, granted, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,6 +239,107 @@ async def test_a_failover(redis_url: str) -> None:
     assert 0.499 <= again.delays[0] < 0.6
     assert (await engine.reserve(1, plain(), pace)).epoch == again.epoch
     await engine.close()
+
+
+async def test_an_old_server_that_writes_no_more(share: Share) -> None:
+    """After a failover old connections lead to a replica: new ones are made, to its successor."""
+    with own_server() as old, own_server() as new:
+        async with Proxy("127.0.0.1", old.port) as proxy, Redis.from_url(old.url()) as admin:
+            url = old.url().replace(str(old.port), str(proxy.port))
+            limiter = share(url, FAST)
+            await limiter.slot()
+            await granted(limiter)
+            await admin.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+            proxy.there = ("127.0.0.1", new.port)
+            async with asyncio.timeout(20):
+                await asyncio.sleep(0.5)  # turns at hand are lost
+                await granted(limiter)
+                await limiter.slot()
+            engine = connect(new.url(), "n")
+            assert len((await engine.look()).leases) == 2
+            await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits"),
+    [
+        ("MOVED 15891 127.0.0.1:7001", False),
+        ("ASK 15891 127.0.0.1:7001", False),
+        ("CROSSSLOT Keys in request don't hash to the same slot", False),
+        ("CLUSTERDOWN Hash slot not served", False),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("READONLY You can't write against a read only replica.", True),
+        ("MASTERDOWN Link with MASTER is down", True),
+        ("LOADING the dataset is in memory", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+    ],
+)
+async def test_what_a_server_answers(share: Share, answer: str, *, waits: bool) -> None:
+    """A node of a cluster is a wrong setting; a server that does not write now is waited for."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            writer.write(f"-{answer}\r\n".encode() * 4)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        limiter = share(f"redis://127.0.0.1:{port}", FAST, when_gone="raise")
+        for call in (limiter.request, limiter.slot):
+            with pytest.raises(LimiterError if waits else ConfigurationError) as caught:
+                await call()
+            assert ("not in cluster mode" in str(caught.value)) is not waits
+        await limiter.close()
+
+
+async def test_a_clock_that_was_set_back(redis_url: str) -> None:
+    """Processes report again what they have; leases last as long as they would have."""
+    engine, pace = connect(redis_url, "n"), evolve(NO_REST, settle=0.5)
+    first = await engine.lease(change(take=("a", "m/1")))
+    await engine.reserve(3, Report("a", 1), pace)
+    await engine.pause(5.0, 0.0)
+    async with Redis.from_url(redis_url) as admin:
+        key = "kling_async:{n}:pace"
+        for field in ("seen", "next", "resume", "paused"):
+            await admin.hincrbyfloat(key, field, 1_000)
+        for lease in ("a", "m/1"):
+            await admin.zincrby("kling_async:{n}:ends", 1_000, lease)
+    got = await engine.reserve(3, Report("a", 2, 1, 3), pace)
+    assert (got.known, got.delays) == (0, ())
+    assert 900 < got.set_back <= 1_000
+    assert got.epoch != first.epoch
+    assert got.pause <= 6.0
+    assert len((await engine.reserve(3, Report("a", 3, 0, 3), pace)).delays) == 3
+    leased = await engine.lease(change())
+    assert (leased.set_back, leased.held, leased.confirmed) == (0.0, 2, 1)
+    assert all(80 < lease.ends_in <= 100 for lease in (await engine.look()).leases)
+    await engine.close()
+
+
+def test_connections_end_with_their_loop(redis_url: str) -> None:
+    """A limiter that is used in several loops, and never closed, leaves no connection open."""
+    limiter = SharedLimiter(redis_url, limits=FAST, name="n", settle=0)
+
+    async def use() -> None:
+        await granted(limiter)
+        (await limiter.slot()).release()
+        await asyncio.sleep(0.1)
+
+    for _ in range(3):
+        asyncio.run(use())
+    with Plain.from_url(redis_url) as admin:
+        assert len(admin.client_list()) == 1
+    gc.collect()  # which would warn
+
+
+async def test_looking_after_a_restart(share: Share) -> None:
+    """The first look on a connection that has ended with its server makes another one."""
+    with own_server() as server:
+        limiter = share(server.url(), FAST)
+        await limiter.look()
+        server.stop()
+        server.start()
+        assert (await limiter.look()).requests == 0
 
 
 async def test_a_client_with_an_address(redis_url: str, emulate: Emulate) -> None:

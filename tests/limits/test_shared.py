@@ -23,7 +23,7 @@ from tests.limits.conftest import crowd, fullest, granted
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from kling_async.limits import Slot
+    from kling_async.limits import Permit, Slot
     from kling_async.limits.engines import Change, Leased, Reservation
     from kling_async.limits.pace import Pace
     from kling_async.limits.shared import WhenGone
@@ -364,6 +364,25 @@ async def test_one_storm_is_one_pause(share: Share) -> None:
     await asyncio.sleep(0.1)
     assert (await engine.look()).pause == pytest.approx(2.9, abs=0.1)
     assert one.pause(3.0, late)
+
+
+@pytest.mark.parametrize("delay", [-1.0, float("inf"), float("nan")])
+async def test_pauses_that_make_no_sense(share: Share, delay: float) -> None:
+    """They are refused."""
+    limiter = share(MemoryEngine(), FAST)
+    with pytest.raises(ConfigurationError, match="0 s or more"):
+        limiter.pause(delay, await limiter.request())
+
+
+async def test_a_pause_that_grows_a_little(share: Share) -> None:
+    """What a refusal of the same storm adds is waited for, though it is not worth an event."""
+    engine = MemoryEngine()
+    limiter = share(engine, FAST)
+    first, second = await limiter.request(), await limiter.request()
+    await asyncio.sleep(0.1)
+    assert limiter.pause(5.0, first)
+    assert not limiter.pause(5.3, second)
+    assert await granted(limiter) >= 5.3
 
 
 async def test_a_pause_that_cannot_be_told_at_once(share: Share) -> None:
@@ -1255,6 +1274,40 @@ async def test_calls_while_it_is_being_closed(
     await limiter.slot()
     await limiter.request()
     assert now() - begun < 2
+
+
+def test_a_permit_of_another_loop() -> None:
+    """Requests of a loop that has ended count as answered when another one is begun."""
+    engine = MemoryEngine(lambda: 0.0)
+    limiter = SharedLimiter(engine, limits=Limits(60), settle=0)
+
+    async def ask() -> Permit:
+        return await limiter.request()
+
+    late = run(ask())
+    late.answered()
+    permit = run(ask())
+    again = run(ask())
+    permit.answered()  # it did already
+    again.answered()
+    run(limiter.close())
+    assert run(engine.look()).requests == 3
+
+
+def test_after_the_loop_has_begun_to_end() -> None:
+    """What comes after the loop's generators have ended is refused, and begins nothing."""
+    limiter = SharedLimiter(MemoryEngine(), limits=Limits(600), settle=0)
+
+    async def main() -> None:
+        permit = await limiter.request()
+        await asyncio.sleep(1)
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        permit.answered()
+        for call in (limiter.request, limiter.slot):
+            with pytest.raises(LimiterError, match="closed"):
+                await call()
+
+    run(main())
 
 
 def test_closing_on_another_loop() -> None:

@@ -22,7 +22,9 @@ class Traffic:
     """Processes that send as much as they may, and a service that notes what arrives."""
 
     def __init__(self, limits: Limits, latency: Callable[[Random], float]) -> None:
-        self.engine = MemoryEngine(lambda: asyncio.get_running_loop().time() + self.skew, trip=0.002)
+        self.engine = MemoryEngine(
+            lambda: asyncio.get_running_loop().time() + self.skew, trip=0.002
+        )
         self.skew = 0.0
         self.limits = limits
         self.arrivals: list[float] = []
