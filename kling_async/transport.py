@@ -16,6 +16,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from kling_async._deadlines import Deadline, Deadlines
+from kling_async._tls import tls_advice
 from kling_async._version import __version__
 from kling_async.errors import (
     AnswerLostError,
@@ -52,9 +53,6 @@ _NOT_SENT = (
     aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
 )
-
-# What does not get better by waiting: a certificate, or a port that speaks another protocol.
-_LASTING = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
 # Encodings that every installation can read. aiohttp would also ask for br and zstd if some
 # package for them is installed, in a version that may not be able to read the answer.
@@ -250,7 +248,7 @@ class AiohttpTransport:
         """
         words = self._words(error)
         if isinstance(error, _NOT_SENT) if sent is None else not sent.written:
-            advice = _advice(error)
+            advice = tls_advice(error)
             return ConnectError(
                 f"no connection, nothing was sent: {words}{advice}",
                 retryable=not advice,
@@ -283,18 +281,6 @@ class _Body(aiohttp.BytesPayload):
     ) -> None:
         self.written = True
         await super().write_with_length(writer, content_length)
-
-
-def _advice(error: BaseException) -> str:
-    """Return what to do about a failure that waiting does not help; empty for any other."""
-    if isinstance(error, _LASTING):
-        return (
-            "; the certificate cannot be verified: set SSL_CERT_FILE to the file of your own"
-            " certificate authority, or lend a session with ssl="
-        )
-    if isinstance(error, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION" in str(error):
-        return "; the port does not speak TLS: is the base URL's scheme http?"
-    return ""
 
 
 def _address(base: URL, path: str) -> URL:

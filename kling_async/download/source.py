@@ -18,6 +18,7 @@ from aiohttp import hdrs
 from attrs import frozen
 
 from kling_async._threads import in_thread
+from kling_async._tls import tls_advice
 from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Connections, Pace
 from kling_async.download.content import HEAD_BYTES, not_media
@@ -61,8 +62,9 @@ _GONE = 410  # says that it was there
 _OK = 200
 _PARTIAL = 206
 _NO_SUCH_RANGE = 416
-_TOO_MANY = 429
 _CLIENT = range(400, 500)
+# Of those, what gateways and busy hosts answer for the moment.
+_PASSING = (408, 409, 423, 425, 429, 499)
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
@@ -139,6 +141,9 @@ class Source:
         except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
+            if advice := tls_advice(error):
+                said = f"{self._url} cannot be fetched: {type(error).__name__}: {error}{advice}"
+                raise self.error(said) from None
             said = f"{type(error).__name__}: {str(error) or 'it came too slowly'}"
             raise AnswerLostError(said, retryable=True) from None
         except ConfigurationError:  # also a ValueError
@@ -186,7 +191,7 @@ class Source:
                 part.reset()  # nothing will be gone on with
             raise self.dead(status)
         if status != _OK:
-            refused = status in _CLIENT and status != _TOO_MANY
+            refused = status in _CLIENT and status not in _PASSING
             wait = retry_after(Response(status, b"", answer.headers), datetime.now(UTC))
             raise APIError(
                 f"it answered HTTP {status}", status=status, retry_after=wait, retryable=not refused
