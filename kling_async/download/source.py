@@ -68,8 +68,9 @@ _GONE = 410  # says that it was there
 _OK = 200
 _PARTIAL = 206
 _NO_SUCH_RANGE = 416
-_TOO_MANY = 429
 _CLIENT = range(400, 500)
+# Of those, what gateways and busy hosts answer for the moment.
+_PASSING = (408, 409, 423, 425, 429, 499)
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
@@ -197,7 +198,7 @@ class Source:
         if status == PROXY_AUTHENTICATION:
             raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
-            refused = status in _CLIENT and status != _TOO_MANY
+            refused = status in _CLIENT and status not in _PASSING
             wait = retry_after(Response(status, b"", answer.headers), datetime.now(UTC))
             raise APIError(
                 f"it answered HTTP {status}", status=status, retry_after=wait, retryable=not refused
