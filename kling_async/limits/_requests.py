@@ -187,10 +187,14 @@ class Requests:
 
     def _at_hand(self) -> bool:
         """Return whether the first turn may be used now."""
-        turns, now = self._turns, self._loop.time()
-        while turns and turns[0].until < now:
-            self._drop(turns.popleft())
-        return bool(turns) and turns[0].due <= min(now, self._heard_at + SURE)
+        now = self._loop.time()
+        self._drop_late(now)
+        return bool(self._turns) and self._turns[0].due <= min(now, self._heard_at + SURE)
+
+    def _drop_late(self, now: float) -> None:
+        """Give up the turns that were not used in time."""
+        while self._turns and self._turns[0].until < now:
+            self._drop(self._turns.popleft())
 
     def _drop(self, turn: _Turn) -> None:
         """Note that a turn will not be used."""
@@ -286,6 +290,7 @@ class Requests:
     async def _ask(self, number: int) -> Reservation:
         """Report, reserve, and take in how things are."""
         sent = self._reported_at = self._loop.time()
+        self._drop_late(sent)
         report = self._ledger.report(sent)
         reserving = self._link.engine.reserve(number, report, self._pace)
         got = await self._link.ask(reserving, KEPT)
