@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kling_async.errors import ConfigurationError, KlingError, LimiterError, own
 from kling_async.limits._link import CLOSED
 from kling_async.limits.pace import KEPT, SURE, Pace
-from kling_async.limits.shared_window import Ledger
+from kling_async.limits.shared_window import STEP, Ledger
 
 if TYPE_CHECKING:
     from kling_async.limits import Permit
@@ -354,6 +354,10 @@ class Requests:
     async def _serve(self, local: LocalLimiter) -> None:
         while self._waiting:
             await asyncio.sleep(max(0.0, self._resume_at - self._loop.time()))
+            # What it has had of the engine counts as part of its share.
+            if self._ledger.count(self._loop.time()) >= local.limits.requests_per_minute:
+                await asyncio.sleep(STEP)
+                continue
             permit = await local.request()
             self._ledger.under_way += 1  # the engine is told of it when it is back
             self._give(_Turn(permit.granted_at, permit.granted_at + KEPT, permit))
