@@ -79,6 +79,11 @@ class _Permit:
                 self._local.answered()
 
 
+def _runs(task: asyncio.Task[None] | None) -> bool:
+    # A task may have ended before it is assigned: some factories begin it at once.
+    return task is not None and not task.done()
+
+
 class Requests:
     """Admits requests one by one, in the order they asked, and not at all while paused."""
 
@@ -220,7 +225,7 @@ class Requests:
         """Hand out the turns that are due, and see to it that there will be more."""
         while self._waiting and self._at_hand():
             self._give(self._turns.popleft())
-        if self._pump is None and self._open and self._wanted() is not None:
+        if not _runs(self._pump) and self._open and self._wanted() is not None:
             self._pump = self._loop.create_task(self._run())
         if self._waiting and self._turns:
             due = self._turns[0].due
@@ -235,7 +240,7 @@ class Requests:
 
     def _report_later(self) -> None:
         """See to it that what was not reported by then is reported in a while."""
-        if self._pump is None and self._ledger.pending:
+        if not _runs(self._pump) and self._ledger.pending:
             self._wake_at(self._reported_at + REPORT_EVERY)
 
     def _wake_at(self, when: float) -> None:
