@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LearnedCap", "cap_of"]
 
 # Tasks that may be started before any was accepted, by all processes together: as in TaskCap.
-_UNPROVEN = 16
+_UNPROVEN = 20
 
 
 def cap_of(learned: str, limit: int) -> int:

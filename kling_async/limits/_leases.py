@@ -295,7 +295,9 @@ class Leases:
         if self._link.gone:
             self._go_alone()
         self._woken.set()
-        if self._teller is None and self._open and asyncio.get_running_loop() is self._loop:
+        # A task may have ended before it is assigned: some factories begin it at once.
+        idle = self._teller is None or self._teller.done()
+        if idle and self._open and asyncio.get_running_loop() is self._loop:
             self._teller = self._loop.create_task(self._run())
 
     async def _run(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kling_async.errors import ConfigurationError, KlingError, LimiterError, own
 from kling_async.limits._link import CLOSED
 from kling_async.limits.pace import KEPT, SURE, Pace
-from kling_async.limits.shared_window import Ledger
+from kling_async.limits.shared_window import STEP, Ledger
 
 if TYPE_CHECKING:
     from kling_async.limits import Permit
@@ -77,6 +77,11 @@ class _Permit:
             self._requests.answered()
             if self._local is not None:
                 self._local.answered()
+
+
+def _runs(task: asyncio.Task[None] | None) -> bool:
+    # A task may have ended before it is assigned: some factories begin it at once.
+    return task is not None and not task.done()
 
 
 class Requests:
@@ -187,10 +192,14 @@ class Requests:
 
     def _at_hand(self) -> bool:
         """Return whether the first turn may be used now."""
-        turns, now = self._turns, self._loop.time()
-        while turns and turns[0].until < now:
-            self._drop(turns.popleft())
-        return bool(turns) and turns[0].due <= min(now, self._heard_at + SURE)
+        now = self._loop.time()
+        self._drop_late(now)
+        return bool(self._turns) and self._turns[0].due <= min(now, self._heard_at + SURE)
+
+    def _drop_late(self, now: float) -> None:
+        """Give up the turns that were not used in time."""
+        while self._turns and self._turns[0].until < now:
+            self._drop(self._turns.popleft())
 
     def _drop(self, turn: _Turn) -> None:
         """Note that a turn will not be used."""
@@ -216,7 +225,7 @@ class Requests:
         """Hand out the turns that are due, and see to it that there will be more."""
         while self._waiting and self._at_hand():
             self._give(self._turns.popleft())
-        if self._pump is None and self._open and self._wanted() is not None:
+        if not _runs(self._pump) and self._open and self._wanted() is not None:
             self._pump = self._loop.create_task(self._run())
         if self._waiting and self._turns:
             due = self._turns[0].due
@@ -231,7 +240,7 @@ class Requests:
 
     def _report_later(self) -> None:
         """See to it that what was not reported by then is reported in a while."""
-        if self._pump is None and self._ledger.pending:
+        if not _runs(self._pump) and self._ledger.pending:
             self._wake_at(self._reported_at + REPORT_EVERY)
 
     def _wake_at(self, when: float) -> None:
@@ -286,6 +295,7 @@ class Requests:
     async def _ask(self, number: int) -> Reservation:
         """Report, reserve, and take in how things are."""
         sent = self._reported_at = self._loop.time()
+        self._drop_late(sent)
         report = self._ledger.report(sent)
         reserving = self._link.engine.reserve(number, report, self._pace)
         got = await self._link.ask(reserving, KEPT)
@@ -349,6 +359,10 @@ class Requests:
     async def _serve(self, local: LocalLimiter) -> None:
         while self._waiting:
             await asyncio.sleep(max(0.0, self._resume_at - self._loop.time()))
+            # What it has had of the engine counts as part of its share.
+            if self._ledger.count(self._loop.time()) >= local.limits.requests_per_minute:
+                await asyncio.sleep(STEP)
+                continue
             permit = await local.request()
             self._ledger.under_way += 1  # the engine is told of it when it is back
             self._give(_Turn(permit.granted_at, permit.granted_at + KEPT, permit))

@@ -82,6 +82,11 @@ class Ledger:
         """Whether there is anything to report."""
         return self.under_way > 0 or bool(self._answered and self._answered[-1].sequence == 0)
 
+    def count(self, now: float) -> int:
+        """Return how many requests of this process count, turns that are not used yet included."""
+        recent = (one.number for one in self._answered if one.ended > now - COUNTED)
+        return self.under_way + sum(recent)
+
     def answered(self, now: float, number: int = 1) -> None:
         """Note that requests which were under way have been answered, or have failed."""
         self.under_way -= number

@@ -299,6 +299,17 @@ async def test_a_turn_given_in_the_moment_of_a_cancellation(share: Share) -> Non
     assert engine.calls == 2
 
 
+async def test_a_turn_whose_waiter_gave_up_is_free_for_others(share: Share) -> None:
+    """A process that wants no turn any more does not keep the one that it has reserved."""
+    engine = MemoryEngine()
+    one, other = share(engine, Limits(1)), share(engine, Limits(1))
+    await granted(one)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await granted(one)  # it has a turn in a minute
+    assert await granted(other) < 130
+
+
 @pytest.mark.parametrize(("wait", "calls"), [(KEPT / 2, 1), (KEPT * 2, 2)])
 async def test_a_turn_that_nobody_wants(share: Share, wait: float, calls: int) -> None:
     """It is kept for a moment, and then lost: later it would crowd another minute."""
@@ -701,10 +712,10 @@ async def test_who_holds_nothing_is_silent(share: Share, leftovers: Callable[[],
 
 
 async def test_slots_are_taken_and_given_back_in_bulk(share: Share) -> None:
-    """Sixteen slots are taken with one call, and given back with one."""
+    """Twenty slots are taken with one call, and given back with one."""
     engine = MemoryEngine()
     limiter = share(engine, FAST)
-    slots = await asyncio.gather(*(limiter.slot() for _ in range(16)))
+    slots = await asyncio.gather(*(limiter.slot() for _ in range(20)))
     assert engine.calls == 1
     for slot in slots:
         slot.release()
