@@ -92,6 +92,7 @@ async def test_nobody_there(share: Share) -> None:
                     await call()
 
 
+@pytest.mark.slow
 async def test_a_restart(share: Share) -> None:
     """A server that starts again and knows nothing is told what is held, and rests first."""
     with own_server() as server:
@@ -122,6 +123,7 @@ async def test_a_restart(share: Share) -> None:
         await engine.close()
 
 
+@pytest.mark.slow
 async def test_a_cut_network(share: Share) -> None:
     """When nothing passes any more, callers are told in two seconds, and it goes on by itself."""
     with own_server() as server:
@@ -241,6 +243,7 @@ async def test_a_failover(redis_url: str) -> None:
     await engine.close()
 
 
+@pytest.mark.slow
 async def test_an_old_server_that_writes_no_more(share: Share) -> None:
     """After a failover old connections lead to a replica: new ones are made, to its successor."""
     with own_server() as old, own_server() as new:
@@ -332,6 +335,7 @@ def test_connections_end_with_their_loop(redis_url: str) -> None:
     gc.collect()  # which would warn
 
 
+@pytest.mark.slow
 async def test_looking_after_a_restart(share: Share) -> None:
     """The first look on a connection that has ended with its server makes another one."""
     with own_server() as server:
