@@ -932,6 +932,33 @@ async def test_a_local_share_for_few_requests(share: Share) -> None:
     assert (await engine.look()).requests >= 3
 
 
+async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
+    """It counts for neither limit for longer than a minute."""
+    engine = MemoryEngine()
+    limiter = share(engine, Limits(60), when_gone="local", share=0.1)
+    engine.gone = True
+    for _ in range(5):
+        await granted(limiter)
+    waiting = asyncio.create_task(limiter.request())
+    local = limiter._requests._local  # noqa: SLF001 - to be cancelled in the moment of its turn
+    assert local is not None
+    asked = local.request
+
+    async def request() -> Permit:
+        permit = await asked()
+        waiting.cancel()
+        return permit
+
+    local.request = request  # type: ignore[method-assign,assignment]
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    await asyncio.sleep(1)
+    engine.gone = False
+    await asyncio.sleep(70)
+    await granted(limiter)
+    assert (await engine.look()).requests <= 2
+
+
 async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """Closing ends the looking for an engine that is away."""
     engine = MemoryEngine()

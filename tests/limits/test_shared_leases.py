@@ -197,6 +197,18 @@ async def test_a_cap_that_rises_again(share: Share) -> None:
     assert (one.effective_tasks, other.effective_tasks) == (1_000, 1_000)
 
 
+async def test_leases_when_the_clock_is_set_back(share: Share) -> None:
+    """They end when they would have."""
+    skew = 5_000.0
+    engine = MemoryEngine(lambda: now() + skew)
+    one, other = share(engine, Limits(60_000, 1, 100.0)), share(engine, ONE)
+    (await one.slot()).confirm(REF)
+    await asyncio.sleep(50)
+    skew = 0.0
+    await other.slot()
+    assert now() == pytest.approx(100, abs=2.2)
+
+
 async def test_a_cap_that_the_engine_forgets(share: Share) -> None:
     """An engine that has lost what was learned is told again."""
     engine = MemoryEngine()
