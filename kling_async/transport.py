@@ -175,6 +175,8 @@ class AiohttpTransport:
                         body += await answer.content.readany()
                         if len(body) > MAX_BODY_BYTES:
                             raise self._too_large(request, answer.status, bytes(body))
+        except _EndedError as ended:
+            raise self._failure(request, ended.error, sent) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(request, error, sent) from None
         except ValueError as error:  # a host that cannot be one, a lent session with its own auth
@@ -208,6 +210,7 @@ class AiohttpTransport:
             connector=connector(self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
+            middlewares=(_sent_once,),
         )
         guard = _closing(session)
         await anext(guard)
@@ -281,6 +284,27 @@ class _Body(aiohttp.BytesPayload):
     ) -> None:
         self.written = True
         await super().write_with_length(writer, content_length)
+
+
+class _EndedError(Exception):
+    """A connection has ended without an answer."""
+
+    def __init__(self, error: aiohttp.ClientError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def _sent_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Send a request, and hide from aiohttp that its connection has ended.
+
+    It would send a GET again at once, which the service counts and the limiter does not.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _EndedError(error) from None
 
 
 def _address(base: URL, path: str) -> URL:

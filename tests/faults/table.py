@@ -178,8 +178,8 @@ BREAKING = (
         "reset before the answer",
         Fault(service.drop),
         LOST,
-        again("AnswerLostError", 2 * ATTEMPTS),
-        again("DownloadError", 2 * ATTEMPTS),
+        POLLED_AGAIN,
+        again("DownloadError", 2 * ATTEMPTS),  # aiohttp itself sends a GET a second time
     ),
     Case("reset inside the answer", Fault(service.cut), LOST, POLLED_AGAIN, FILE_AGAIN),
     Case("no answer", Fault(service.hang), LOST, POLLED_AGAIN, again("DownloadError", 3)),
