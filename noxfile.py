@@ -114,3 +114,10 @@ def bench(session: nox.Session) -> None:
     """Print how fast it is, as ratios of one run."""
     install(session, "-e", ".[test]")
     session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session
+def campaign(session: nox.Session) -> None:
+    """Let seeded faults, cancellations and restarts look for a task that is paid twice or lost."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-X", "dev", "-m", "tests.faults.campaign", *session.posargs)

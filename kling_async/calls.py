@@ -129,11 +129,22 @@ class Calls:
         self._interruptions += 1
 
     async def send(self, request: Request, permit: Permit) -> Response:
-        """Send once, and give the permit back when the request is answered or has failed."""
+        """Send once, and give the permit back when the request is answered or has failed.
+
+        A request that is cancelled may be on its way all the same, and be counted by the service
+        when it arrives: its permit is kept for as long as an answer could have taken.
+        """
+        timeout = self.retry.request_timeout
         try:
-            return await self.transport.send(request, self.retry.request_timeout)
-        finally:
+            response = await self.transport.send(request, timeout)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(timeout, permit.answered)
+            raise
+        except BaseException:
             permit.answered()
+            raise
+        permit.answered()
+        return response
 
     def tell(self, kind: Callable[_P, Event], *fields: _P.args, **more: _P.kwargs) -> None:
         """Make an event and pass it to the hooks, if there are any."""

@@ -125,7 +125,7 @@ class AiohttpTransport:
             own = route(proxy, authorization=bearer)
             self._middlewares = (*session._middlewares, own)  # noqa: SLF001 - it has no other name
         elif proxy is not None:
-            others = () if session is None else session._middlewares  # noqa: SLF001 - as above
+            others = (_sent_once,) if session is None else session._middlewares  # noqa: SLF001 - as above
             self._middlewares = (*others, route(proxy))
         self._bounded = session is not None or proxy is not None
         self._own: dict[
@@ -163,6 +163,8 @@ class AiohttpTransport:
                         body += await answer.content.readany()
                         if len(body) > MAX_BODY_BYTES:
                             raise self._too_large(request, answer.status, bytes(body))
+        except _EndedError as ended:
+            raise self._failure(request, ended.error, sent) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(request, error, sent) from None
         except ValueError as error:  # a host that cannot be one, a lent session with its own auth
@@ -199,6 +201,7 @@ class AiohttpTransport:
             connector=connector(self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
+            middlewares=(_sent_once,),
         )
         guard = _closing(session)
         await anext(guard)
@@ -290,6 +293,27 @@ def _checked_proxy(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
         f"the API key would be sent to a proxy unencrypted, with the base URL {base}: use https,"
         " or reach it without the proxy (NO_PROXY, or trust_env=False)"
     )
+
+
+class _EndedError(Exception):
+    """A connection has ended without an answer."""
+
+    def __init__(self, error: aiohttp.ClientError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def _sent_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Send a request, and hide from aiohttp that its connection has ended.
+
+    It would send a GET again at once, which the service counts and the limiter does not.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _EndedError(error) from None
 
 
 def _address(base: URL, path: str) -> URL:

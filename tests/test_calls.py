@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kling_async.limits import Permit
     from kling_async.testing.transport import Request, Response
@@ -43,7 +44,7 @@ def now() -> float:
 def calls(
     *hooks: Callable[[Event], object],
     retry: Retry | None = None,
-    script: Callable[[Request], Response] = lambda _: answer(1),
+    script: Callable[[Request], Response | Awaitable[Response]] = lambda _: answer(1),
     **limits: int,
 ) -> Calls:
     """Make calls with their own limiter."""
@@ -139,6 +140,22 @@ async def test_reading() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- 429
+
+
+async def test_a_cancelled_read_counts_for_longer() -> None:
+    """The permit of a cancelled request is kept until its answer would have come, or failed."""
+
+    async def hang(_: Request) -> Response:
+        await asyncio.sleep(20)
+        return answer(1)
+
+    some = calls(requests_per_minute=1, script=hang)
+    read = partial(some.read, REQUEST, lambda _: None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            await read()
+    await read()
+    assert now() == pytest.approx(5 + 30 + 60 + 20, abs=1)
 
 
 async def test_a_refusal_is_waited_for_once() -> None:

@@ -661,16 +661,25 @@ async def test_submits_in_a_row_share_connections(serve_raw: ServeRaw) -> None:
 
 
 async def test_reads_keep_their_connection(serve_raw: ServeRaw) -> None:
-    """Reads use a connection that has idled; if it is stale they are sent again unseen."""
+    """Reads use a connection that has idled."""
     server = Deaf()
     async with transport(await serve_raw(server)) as door:
         await door.send(STATUS, 30.0)
         await idle()
         await door.send(STATUS, 30.0)
-        assert server.connections == 1
-        server.deaf_up_to = 1
+    assert (server.connections, server.answered) == (1, 2)
+
+
+async def test_a_read_is_sent_once(serve_raw: ServeRaw) -> None:
+    """A read whose connection ends is lost, and not sent again behind the limiter's back."""
+    server = Deaf()
+    async with transport(await serve_raw(server)) as door:
         await door.send(STATUS, 30.0)
-    assert server.answered == 3
+        server.deaf_up_to = 1
+        with pytest.raises(AnswerLostError) as caught:
+            await door.send(STATUS, 30.0)
+    assert caught.value.retryable
+    assert (server.connections, server.answered) == (1, 1)
 
 
 async def test_connections_are_limited(serve_app: ServeApp) -> None:

@@ -178,8 +178,8 @@ BREAKING = (
         "reset before the answer",
         Fault(service.drop),
         LOST,
-        again("AnswerLostError", 2 * ATTEMPTS),
-        again("DownloadError", 2 * ATTEMPTS),
+        POLLED_AGAIN,
+        again("DownloadError", 2 * ATTEMPTS),  # aiohttp itself sends a GET a second time
     ),
     Case("reset inside the answer", Fault(service.cut), LOST, POLLED_AGAIN, FILE_AGAIN),
     Case("no answer", Fault(service.hang), LOST, POLLED_AGAIN, again("DownloadError", 3)),
@@ -214,7 +214,7 @@ BUSY_CASES = (
 )
 
 FAILING = (
-    *(given_up(status, SERVER, "ServerError") for status in (500, 502, 503, 504)),
+    *(given_up(status, SERVER, "ServerError") for status in (500, 502, 503, 504, 522)),
     unclear(500, SERVER, "ServerError"),
     Case(
         "503, the envelope",
@@ -238,6 +238,7 @@ REFUSING = (
     given_up(408, PAGED, "ContractError"),
     gateway(409, FILE_AGAIN),
     gateway(413),
+    gateway(423, FILE_AGAIN),
     gateway(425, FILE_AGAIN),
     given_up(499, PAGED, "ContractError"),
     refused(400, "BadRequestError"),

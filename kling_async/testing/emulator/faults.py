@@ -155,10 +155,11 @@ async def _cut(
     body = _body(response)
     cut = web.StreamResponse(status=response.status, headers=response.headers)
     cut.content_length = len(body)
-    await cut.prepare(request)
-    await cut.write(body[: len(body) // 2])
-    # A client that hears of the end in the same moment may throw away what has come before it.
-    await asyncio.sleep(_READ)
+    with suppress(ConnectionError):  # the client has gone
+        await cut.prepare(request)
+        await cut.write(body[: len(body) // 2])
+        # A client that learns of the end in the same moment may discard what came before it.
+        await asyncio.sleep(_READ)
     _drop(request)
     return cut
 
