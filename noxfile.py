@@ -38,13 +38,13 @@ def fresh_folder(session: nox.Session) -> Path:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run all tests, slow ones included, and ask for every line and branch."""
+    """Run all tests, slow ones included but for soaks, and ask for every line and branch."""
     install(session, "-e", ".[test]")
     # One file per session, so that two Pythons never mix their lines.
     env = {"COVERAGE_FILE": str(fresh_folder(session) / "coverage")}
     # Coverage starts pytest, not the other way round: pytest loads our own plugin, and with it
     # the package, before any plugin that measures could start.
-    run = ("coverage", "run", "-m", "pytest", "-m", "", *session.posargs)
+    run = ("coverage", "run", "-m", "pytest", "-m", "not soak", *session.posargs)
     session.run("python", "-X", "dev", "-m", *run, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
     session.run("coverage", "report", env=env)
@@ -118,6 +118,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def campaign(session: nox.Session) -> None:
-    """Let seeded faults, cancellations and restarts look for a task that is paid twice or lost."""
+    """Let seeded faults, cancellations and restarts look for a task that is paid twice or lost.
+
+    Before that, the soaks: is the throughput flat while faults go on?
+    """
     install(session, "-e", ".[test]")
+    session.run("python", "-X", "dev", "-m", "pytest", "-m", "soak", "tests/faults")
     session.run("python", "-X", "dev", "-m", "tests.faults.campaign", *session.posargs)

@@ -349,8 +349,6 @@ class KlingClient:
                 task = await self.submit(flight.item, witness=flight)
                 flight.enter()
                 return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
-            except ClientClosedError:
-                raise
             except KlingError as error:
                 error.may_have_charged |= flight.ref is not None  # as with generate
                 return evolve(outcome, task_ref=flight.ref, error=error)
@@ -483,7 +481,7 @@ class KlingClient:
             overwrite=overwrite,
             previous=previous,
             retry=self._retry,
-            seen_at=self._running.recent.running_at(result.ref),
+            seen_at=self._running.recent.ended_at(result.ref),
             renew=renew,
             on_renewed=on_renewed,
         )

@@ -82,8 +82,6 @@ class Running:
             if task is None or not task.may_appear:
                 self._forget(ref)
             raise
-        if not snapshot.state.ended:
-            self.recent.note(ref)
         self._calls.tell(Polled, snapshot)
         self.note(snapshot, known=task is not None)
         return snapshot
@@ -92,7 +90,6 @@ class Running:
         """Note a task that the service has accepted."""
         held = _Held(task, slot, partial(self._expired, task), nonce)
         self._held[task.ref] = held
-        self.recent.note(task.ref)
         self._confirm(held)
 
     def hold(self, task: Task, nonce: str = "") -> None:
@@ -144,7 +141,10 @@ class Running:
             elif task is not None or not known:
                 # A process that has died may have left its slot to it.
                 self._calls.limiter.adopt(ref).release()
-            if held is not None or task is not None:
+            task = held.task if held is not None else task
+            if task is not None:
+                if task.seen_running:
+                    self.recent.note(ref)
                 self._calls.tell(TaskEnded, snapshot)
         elif held is not None:
             self._confirm(held)

@@ -109,6 +109,11 @@ class Task:
         return self._age_known and self._course.age < _UNSEEN_GRACE
 
     @property
+    def seen_running(self) -> bool:
+        """Whether this process has submitted the task, or has seen it running."""
+        return not self._course.guessed or self._snapshot is not None
+
+    @property
     def snapshot(self) -> Snapshot | None:
         """The last thing that the service said of the task, if it was asked yet."""
         return self._snapshot

@@ -655,6 +655,29 @@ async def test_a_refusal() -> None:
     assert service.inbox.counts == Counts(unknown=1)
 
 
+async def test_an_observer_that_fails_on_a_late_reference(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reference that a callback names after a lost answer is logged if recording it fails."""
+
+    class Observer:
+        async def sending(self) -> None: ...
+
+        async def refused(self, error: KlingError) -> None: ...
+
+        async def accepted(self, ref: TaskRef) -> None:
+            raise OSError(f"no disk for {ref.task_id}")
+
+    service = Service()
+    service.refuses = [lost()]
+    async with service.client() as kling:
+        with pytest.raises(AnswerLostError):
+            await kling.submit(FOX, witness=Observer())
+        service.end()
+        await asyncio.sleep(1)
+    assert any("kling-2-1/task_1 of a lost submit" in one.getMessage() for one in caplog.records)
+
+
 async def test_lost_answers_are_not_kept_for_ever() -> None:
     """A callback may come for a lost answer as long as a task lives, as far as is presumed."""
     service = Service()

@@ -1028,3 +1028,21 @@ async def test_work_that_fails(busy: bool, leftovers: Leftovers) -> None:  # noq
     assert caught.value.__notes__ == [describe(named)]
     assert sorted(tidied) == [2, 3, 4]
     assert not leftovers()
+
+
+async def test_an_iterable_that_suppresses_the_cancellation(
+    emulate: Emulate, connect: Connect
+) -> None:
+    """What an iterable yields after the loop was left, instead of ending, is not submitted."""
+
+    async def stubborn() -> AsyncIterator[Input]:
+        yield MasterTextToVideo("first")
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1e6)
+        yield MasterTextToVideo("second")
+
+    emulator = await emulate()
+    kling = await connect(emulator)
+    async with aclosing(kling.generate_many(stubborn())) as many:
+        await anext(many)
+    assert len(emulator.ledger) == 1

@@ -326,7 +326,7 @@ async def test_no_tls_there(serve_raw: ServeRaw) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with transport((await serve_raw(plain)).replace("http:", "https:")) as door:
-        with pytest.raises(ConnectError, match=r"is the URL's scheme http\?") as caught:
+        with pytest.raises(ConnectError, match=r"is the base URL's scheme http\?") as caught:
             await door.send(SUBMIT, 30.0)
     assert not caught.value.retryable
 

@@ -272,7 +272,7 @@ class _Job:
                 guard.refused(error, self._input.model)
                 if guard.refused_model(self._input.model) is None:
                     return False
-            case _ if not isinstance(error, ClientClosedError):
+            case _:
                 guard.rejected(error)  # it has been repeated for as long as the policy allows
         raise error  # it stays planned: the next run submits it
 

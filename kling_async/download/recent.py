@@ -1,7 +1,8 @@
-"""Tasks that this process has seen running: their results cannot be old."""
+"""Tasks that this process has seen running, and then ended: their results cannot be old."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,23 +11,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Recent"]
 
-# Tasks, the latest of which are remembered: ten times as many as run at one time.
-_MOST = 10_000
+# Tasks, the latest of which are remembered: as many as run at one time.
+_MOST = 1_000
 
 
 class Recent:
-    """When tasks were last known to be running."""
+    """When the ends of tasks were noticed."""
 
     def __init__(self) -> None:
-        self._running: dict[TaskRef, datetime] = {}  # the latest are the last
+        # By the hashes of the references, the latest last: these are kept for a long time.
+        self._ended: dict[int, float] = {}
 
     def note(self, ref: TaskRef) -> None:
-        """Note that a task is running now."""
-        self._running.pop(ref, None)
-        self._running[ref] = datetime.now(UTC)
-        if len(self._running) > _MOST:
-            del self._running[next(iter(self._running))]
+        """Note that a task was seen running, and has now ended."""
+        self._ended.pop(hash(ref), None)
+        self._ended[hash(ref)] = time.time()
+        if len(self._ended) > _MOST:
+            del self._ended[next(iter(self._ended))]
 
-    def running_at(self, ref: TaskRef) -> datetime | None:
-        """Return when a task was last known to be running, if it was."""
-        return self._running.get(ref)
+    def ended_at(self, ref: TaskRef) -> datetime | None:
+        """Return when the end of a task was noticed, if it was seen running before."""
+        moment = self._ended.get(hash(ref))
+        return None if moment is None else datetime.fromtimestamp(moment, UTC)

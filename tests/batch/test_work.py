@@ -26,7 +26,7 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
-from kling_async.journal import ItemState, Move
+from kling_async.journal import ConflictError, Failure, ItemState, Move
 from kling_async.journal.sqlite import SqliteJournal
 from kling_async.results import FailReason, TaskRef
 from kling_async.testing import ScriptedTransport
@@ -765,3 +765,43 @@ async def test_an_unsure_item_whose_callback_comes(
         assert str(found.task_ref) == "kling-2-1/found"
     assert len(urls) == 1
     assert (await histories())["key 0"] == [*DONE[:2], S.UNSURE, *DONE[2:]]
+
+
+async def test_a_model_that_the_key_may_not_use(run: RunBatch, histories: ReadHistories) -> None:
+    """After a refusal that names the model, its other items are not sent; all stay planned."""
+    words = "the key has no permission for the requested model"
+    transport = ScriptedTransport(lambda _: answer(None, status=401, message=words))
+    async with KlingClient("a-key", transport=transport) as kling:
+        outcomes = await run(kling, items(5), in_flight=1)
+    assert [type(one.error) for one in outcomes] == [AuthenticationError] * 5
+    assert not any(one.error and one.error.may_have_charged for one in outcomes)
+    assert len(transport.requests) == 1
+    assert {states[-1] for states in (await histories()).values()} == {S.PLANNED}
+
+
+@pytest.mark.parametrize("moved", ["to unsure", "by another run"])
+async def test_an_item_that_was_moved_during_its_submit(
+    moved: str, path: Path, emulate: Emulate, connect: Connect
+) -> None:
+    """Of an item that was moved meanwhile, the reference is written down or in the outcome."""
+
+    class Meddled(SqliteJournal):
+        async def record(self, *moves: Move) -> None:
+            if moves[0].state is S.SUBMITTED and not meddled:
+                meddled.append(moves[0])
+                other = S.UNSURE if moved == "to unsure" else S.PLANNED
+                now = datetime.now(UTC)
+                failure = Failure("AnswerLostError", "left", may_have_charged=True)
+                await super().record(Move(moves[0].key, other, now, failure=failure))
+            await super().record(*moves)
+
+    meddled: list[Move] = []
+    emulator = await emulate()
+    async with Batch(await connect(emulator), journal=Meddled(path)) as batch:
+        (outcome,) = [one async for one in batch.run(items(1))]
+    assert outcome.task_ref == TaskRef("kling-2-1", emulator.ledger[0].task_id)
+    if moved == "to unsure":
+        assert outcome.result is not None
+    else:
+        assert isinstance(outcome.error, ConflictError)
+        assert outcome.error.may_have_charged

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg
 import pytest
 
-from kling_async import Batch, Item, MasterTextToVideo, TaskRef
+from kling_async import Batch, Item, MasterTextToVideo, Retry, TaskRef
 from kling_async.errors import AnswerLostError, DownloadError, JournalError, TaskFailedError
 from kling_async.journal import ItemState, Move, Planned
 from kling_async.journal.postgres import PostgresJournal, Worker
@@ -426,12 +426,11 @@ async def test_another_saves_what_one_could_not(
     emulate: Emulate, connect: Connect, batch_url: str, tmp_path: Path
 ) -> None:
     """What one worker could not save has not ended: another that was there already saves it."""
-    emulator = await emulate()
-    full = tmp_path / "full"
-    full.write_text("no folder")
+    emulator = await emulate("file:1=truncated")
     there = Batch(await connect(emulator), journal=batch_url, download_to=tmp_path)
     async with there as batch:
-        (failed,) = await run(await connect(emulator), batch_url, 1, download_to=full)
+        once = await connect(emulator, retry=Retry(attempts=1))
+        (failed,) = await run(once, batch_url, 1, download_to=tmp_path / "here")
         (saved,) = await drain(batch, 1)
     assert isinstance(failed.error, DownloadError)
     assert saved.error is None

@@ -13,13 +13,13 @@ def ref(number: int) -> TaskRef:
 
 
 def test_the_last_moment_counts() -> None:
-    """What is remembered is when a task was last seen running."""
+    """What is remembered is when the end of a task was noticed last."""
     tasks = Recent()
-    assert tasks.running_at(ref(1)) is None
+    assert tasks.ended_at(ref(1)) is None
     tasks.note(ref(1))
     between = datetime.now(UTC)
     tasks.note(ref(1))
-    seen = tasks.running_at(ref(1))
+    seen = tasks.ended_at(ref(1))
     assert seen is not None
     assert between <= seen <= datetime.now(UTC)
 
@@ -31,7 +31,7 @@ def test_the_latest_are_remembered() -> None:
     for number in range(1, recent._MOST):  # noqa: SLF001 - the number is nobody else's
         tasks.note(ref(number))
     tasks.note(ref(0))
-    assert tasks.running_at(ref(1)) is not None
+    assert tasks.ended_at(ref(1)) is not None
     tasks.note(ref(-1))
-    assert tasks.running_at(ref(1)) is None
-    assert tasks.running_at(ref(0)) is not None
+    assert tasks.ended_at(ref(1)) is None
+    assert tasks.ended_at(ref(0)) is not None

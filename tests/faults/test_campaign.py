@@ -99,6 +99,7 @@ class Model:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("slots", "unsure", "minutes"), [(100, 0.02, 10), (400, 0.01, 2)])
 async def test_soak(slots: int, unsure: float, minutes: int) -> None:
