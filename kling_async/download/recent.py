@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recent"]
 
-# Tasks, the latest of which are remembered: as many as run at one time.
-_MOST = 1_000
+# Tasks, the latest of which are remembered: those whose downloads may begin in the next seconds.
+_MOST = 500
 
 
 class Recent:

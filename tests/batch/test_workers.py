@@ -426,7 +426,7 @@ async def test_another_saves_what_one_could_not(
     emulate: Emulate, connect: Connect, batch_url: str, tmp_path: Path
 ) -> None:
     """What one worker could not save has not ended: another that was there already saves it."""
-    emulator = await emulate("file:1=truncated")
+    emulator = await emulate("file:1=410")
     there = Batch(await connect(emulator), journal=batch_url, download_to=tmp_path)
     async with there as batch:
         once = await connect(emulator, retry=Retry(attempts=1))
