@@ -280,8 +280,9 @@ class FanOut(Generic[_T]):
         """Draw the items as long as there is room, and start a flight for each."""
         indices = count()
         async for item in source:
-            if self._stopped:  # the iterable suppressed a cancellation, or a flight failed eagerly
-                return
+            # The iterable suppressed a cancellation, or a flight failed eagerly.
+            if self._stopped:
+                return  # pragma: no cover - coverage loses sight of a frame that was thrown into
             flight = Flight(next(indices), item, self._crowd, self._patience)
             self._flights[flight] = None
             flying = asyncio.create_task(self._fly(flight))

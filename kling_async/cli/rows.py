@@ -135,6 +135,4 @@ def _replace(value: object, origin: str) -> object:
             return value.replace(PLACE, origin)
         case list():
             return [_replace(item, origin) for item in value]
-        case dict():
-            return {key: _replace(item, origin) for key, item in value.items()}
     return value
