@@ -283,6 +283,7 @@ async def gap_of(polls: Polls, waits: Sequence[asyncio.Task[float]]) -> list[flo
     return [await gap(polls)]
 
 
+@pytest.mark.slow
 def test_those_who_have_gone_are_swept() -> None:
     """Waiters who give up are forgotten before their time comes; the others keep theirs."""
 
@@ -1104,6 +1105,7 @@ def evenly(low: float, high: float) -> Callable[[int], float]:
     return lambda number: dice.uniform(low, high)
 
 
+@pytest.mark.slow
 def test_a_hundred_slots() -> None:
     """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
     service = Service(evenly(60, 90))

@@ -112,6 +112,7 @@ def test_a_round_trip_costs_no_throughput(processes: int) -> None:
     assert run(main(0.03)) >= 0.995 * run(main(0.0))
 
 
+@pytest.mark.slow
 def test_a_far_process_gets_its_share() -> None:
     """Who is 50 ms away from the engine gets as much as those who are next to it."""
 
@@ -132,6 +133,7 @@ def test_a_far_process_gets_its_share() -> None:
         assert min(shares) > 0.95 * sum(shares) / 3
 
 
+@pytest.mark.slow
 def test_many_processes() -> None:
     """Thirty processes share a limit evenly, too, with a call for every few requests."""
 

@@ -84,6 +84,7 @@ async def test_a_submit_whose_answer_was_lost(share: Share) -> None:
     assert other.slots_in_use == 1
 
 
+@pytest.mark.slow
 async def test_a_submit_under_way_keeps_its_slot(share: Share) -> None:
     """As long as its process lives, and has not given it up."""
     engine = MemoryEngine()
@@ -170,6 +171,7 @@ class Account:
         slot.release()
 
 
+@pytest.mark.slow
 async def test_what_one_process_learns_holds_for_all(share: Share) -> None:
     """An account of 3 tasks under limits of 1,000: few refusals, and hardly any time is lost."""
     engine, account = MemoryEngine(trip=0.002), Account(3)
@@ -183,6 +185,7 @@ async def test_what_one_process_learns_holds_for_all(share: Share) -> None:
     assert (usage.concurrent_tasks, usage.effective_tasks < 10) == (1_000, True)
 
 
+@pytest.mark.slow
 async def test_a_cap_that_rises_again(share: Share) -> None:
     """A cap that was lowered by mistake is back within two minutes, in all processes."""
     engine, account = MemoryEngine(), Account(1_000)

@@ -85,6 +85,7 @@ def run(traffic: Traffic, *lives: tuple[float, float], waiters: int) -> None:
         runner.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longest", [0.3, 5.0, 30.0])
 @pytest.mark.parametrize("limit", [10, 60, 600])
 def test_requests_that_take_seconds(limit: int, longest: float) -> None:
@@ -96,6 +97,7 @@ def test_requests_that_take_seconds(limit: int, longest: float) -> None:
     assert len(traffic.arrivals) >= 0.85 * limit * 200 / (60 + longest)
 
 
+@pytest.mark.slow
 def test_short_requests_use_the_limit() -> None:
     """At 50 to 300 ms four processes use 98 % of the limit, in equal shares, with few calls."""
     traffic = Traffic(Limits(6_000), lambda dice: dice.uniform(0.05, 0.3))
