@@ -229,8 +229,9 @@ def test_ctrl_c(tmp_path: Path) -> None:
         from kling_async.testing import Emulator, Scenario
 
         def hook(event):
-            if isinstance(event, Submitted):
-                print(event.ref, flush=True)
+            if isinstance(event, Submitted):  # the caller waits for the task a moment later
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.2, lambda: print(event.ref, flush=True))
 
         async def main():
             scenario = Scenario.parse(["task:*=stuck"])
