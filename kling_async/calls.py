@@ -55,7 +55,7 @@ class Calls:
         self.limiter = limiter
         self.transport = transport
         self.retry = retry
-        self.loops = OneLoop("client")
+        self.loops: OneLoop = OneLoop("client")
         self._hooks = hooks
         self._interruptions = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -124,7 +124,7 @@ class Course:
         self.guessed = guessed  # how old the task is
         self.called_back = called_back  # a callback is to come, and has not come
         self.hinted = False  # that it may have ended, since it was last asked after
-        self.hinted_at = -_NEVER  # when the latest hint was acted on, or will be
+        self.hinted_at: float = -_NEVER  # when the latest hint was acted on, or will be
         self.hints = 0  # that were acted on
         self.turn: asyncio.Future[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -133,7 +133,8 @@ class Course:
         self.rested: float = 0.0  # before this moment it is not polled, even if it is due
         self.turned_at: float = 0.0
         # What it adds to the sums for the spacing while it is waited for.
-        self.weight = self.ends = 0.0
+        self.weight: float = 0.0
+        self.ends: float = 0.0
         self.asked_at: float | None = None  # its age when it was last seen running
         self.in_line = self.ended = False
         self.taken: float | None = None

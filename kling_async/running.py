@@ -48,7 +48,7 @@ class Running:
     def __init__(self, calls: Calls, polls: Polls) -> None:
         self._calls = calls
         self._polls = polls
-        self.recent = Recent()
+        self.recent: Recent = Recent()
         self._held: dict[TaskRef, _Held] = {}
         # Attached, or presumed to have ended; and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()

@@ -61,7 +61,7 @@ class Connections:
     """
 
     def __init__(self, lent: aiohttp.ClientSession | None, proxies: Proxies) -> None:
-        self.places = asyncio.Semaphore(PLACES)
+        self.places: asyncio.Semaphore = asyncio.Semaphore(PLACES)
         self._lent = lent is not None
         self._proxies = proxies
         self._resolver = None if lent is not None else _Resolver()

@@ -7,6 +7,7 @@ window (`kling_async.limits.window`) gives the *guarantee*, whatever the latenci
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 
 from aiolimiter import AsyncLimiter
@@ -40,7 +41,7 @@ class RequestPermit:
 
     def __init__(self, queue: RequestQueue, granted_at: float) -> None:
         self._queue: RequestQueue | None = queue
-        self.granted_at = granted_at
+        self.granted_at: float = granted_at
 
     def answered(self) -> None:
         """Note that the request has been answered, or has failed; only the first call counts."""
@@ -57,8 +58,8 @@ class RequestQueue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, requests_per_minute: int) -> None:
         self._loop = loop
-        self.now = loop.time
-        self.window = RequestWindow(requests_per_minute)
+        self.now: Callable[[], float] = loop.time
+        self.window: RequestWindow = RequestWindow(requests_per_minute)
         burst = max(min(_SMALL_BURST, requests_per_minute), requests_per_minute // 60)
         burst = min(_MAX_BURST, burst)
         self._bucket = AsyncLimiter(burst, burst * 60 / requests_per_minute)

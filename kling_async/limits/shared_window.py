@@ -73,7 +73,7 @@ class Ledger:
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
-        self.under_way = 0
+        self.under_way: int = 0
         self._answered: deque[_Group] = deque()
         self._sequence = self._known = 0
 

@@ -69,7 +69,7 @@ class SlotQueue:
         self._loop = loop
         self._longest = limits.presumed_lifetime
         self.here = here
-        self.cap = TaskCap(limits.concurrent_tasks)
+        self.cap: TaskCap = TaskCap(limits.concurrent_tasks)
         self._numbers = count()
         self._held: dict[int, HeldSlot] = {}
         self._tasks: dict[TaskRef, HeldSlot] = {}  # those of them whose tasks are known to run
