@@ -582,6 +582,7 @@ async def test_a_service_that_goes_on_refusing(emulate: Emulate, connect: Connec
     assert limiter.slots_in_use == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["429", "429:20"])
 async def test_a_service_that_stays_busy(fault: str, emulate: Emulate, connect: Connect) -> None:
     """A 429 is waited out for the patience, however many times, and costs nothing."""
@@ -852,6 +853,7 @@ async def test_a_status_call_that_is_refused_pauses_all(emulate: Emulate, connec
     assert now() >= delay
 
 
+@pytest.mark.slow
 async def test_tasks_of_another_program(emulate: Emulate, connect: Connect) -> None:
     """Where another program's tasks take most of the account, all submits succeed in the end."""
     emulator = await emulate(concurrent_tasks=10, duration=(100.0, 100.0))

@@ -119,6 +119,7 @@ async def life(deadline: object, begin: float, take: float) -> tuple[str, float]
     return "done", now()
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 40)),

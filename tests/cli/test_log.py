@@ -4,10 +4,13 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Emulate, Execute
 
 
+@pytest.mark.slow
 def test_warnings_are_lines_of_stderr(execute: Execute) -> None:
     """A warning of the package is a line, or with JSON an object, as everything on stderr is."""
     env = {

@@ -41,6 +41,7 @@ async def test_submits(case: Case) -> None:
     await check_kind("submit", case, case.submit)
 
 
+@pytest.mark.slow
 @cases
 async def test_fan_outs(case: Case) -> None:
     """In a fan-out what is free is repeated for longer; the rest is as for a single submit."""
@@ -54,6 +55,7 @@ async def test_fan_outs(case: Case) -> None:
         assert seen.sent > ATTEMPTS
 
 
+@pytest.mark.slow
 @cases
 async def test_batches(case: Case) -> None:
     """A batch's item is where the table says; what is unsure is not sent again by the next run."""

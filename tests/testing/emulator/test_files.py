@@ -64,6 +64,7 @@ async def test_rendered_text(start: Start) -> None:
     assert size_of((await get(peer, url))[1]) == (360, 640, 5.0)
 
 
+@pytest.mark.slow
 async def test_rendered_picture(start: Start) -> None:
     """An image-to-video result has the picture's ratio."""
     peer = await start(samples=samples.FOLDER)
