@@ -3,7 +3,7 @@
 A caller may be cancelled again while it cleans up: by a second Ctrl-C, or by an anyio scope, which
 cancels at every await until it is left. Waiting in a loop until the work is done would then spin.
 So the work runs in a task of its own: a caller that is cancelled leaves at once, the work goes to
-its end, and whoever closes later waits for it.
+its end, and closing the owner later waits for it.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _checked(proxy: str | URL, source: str) -> URL:
         url = URL(proxy)
     except (TypeError, ValueError):
         url = URL()
-    # A user's name with a colon cannot be told from the password that follows it.
+    # A user's name with a colon cannot be distinguished from the password that follows it.
     if url.scheme not in _SCHEMES or not url.host or ":" in (url.user or ""):
         # Not the value: it may hold a password.
         raise ConfigurationError(

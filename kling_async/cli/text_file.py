@@ -158,7 +158,7 @@ async def _copied(path: Path) -> IO[bytes]:
     """Return a copy of all that stdin or a pipe brings."""
     if path == STDIN and sys.stdin is None:
         raise InputError("stdin is closed: nothing can be read from it")
-    # Without O_NONBLOCK, opening a fifo waits for whoever writes to it.
+    # Without O_NONBLOCK, opening a fifo waits for a writer.
     nonblocking = getattr(os, "O_NONBLOCK", 0)
     descriptor = sys.stdin.fileno() if path == STDIN else os.open(path, os.O_RDONLY | nonblocking)
     copy = spool()

@@ -3,7 +3,7 @@
 A result URL is signed, often over its very bytes. So it is opaque: only what could not be sent at
 all is quoted, and a redirect is resolved as RFC 3986 says without any other change.
 
-A result URL, and every redirect, is also what somebody else wants this machine to connect to. The
+A result URL, and every redirect, is also what another party wants this machine to connect to. The
 addresses of this machine and of the networks that it is in are not for others to name: an answer
 from there might be saved, and shown, as a video.
 """

@@ -167,8 +167,8 @@ class Move:
         result: What the task gave; a move to ``FINISHED`` must have it.
         failure: Why the item got here, where something went wrong.
         files: What was saved.
-        expected: The state in which the item must be before the move, or None for any. Whoever acts
-            on what it has read passes it: of two that act at once, one is refused.
+        expected: The state in which the item must be before the move, or None for any. A caller
+            that acts on what it has read passes it: of two that act at once, one is refused.
         attempt: The attempt in which it must be, or None for any. Neither is kept in the journal,
             nor compared.
     """

@@ -49,7 +49,7 @@ COMPLAINTS = {
 _CLOSING = 2
 
 # Of every transaction, and of nothing else: through a pooler the session is another application's
-# as soon as it ends. Whoever goes away in the middle, or is suspended there, must not keep the
+# as soon as it ends. A process that ends in the middle, or is suspended there, must not keep the
 # others from what it has locked, and is disconnected before they give up waiting for that; what
 # the server still runs ends soon after we have given it up; and what is reported as written must
 # not depend on the next second.
