@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kling_async._version import __version__
-    from kling_async.batch import Batch, Item
+    from kling_async._utils.version import __version__
+    from kling_async.batch.batch import Batch, Item
     from kling_async.client import KlingClient
     from kling_async.errors import (
         AnswerLostError,
@@ -55,8 +55,7 @@ if TYPE_CHECKING:
         TaskLimitChanged,
         TasksAbandoned,
     )
-    from kling_async.fanout import Outcome
-    from kling_async.inputs import (
+    from kling_async.inputs.parse import (
         Input,
         MasterImageToVideo,
         MasterTextToVideo,
@@ -64,24 +63,18 @@ if TYPE_CHECKING:
         StandardImageToVideo,
         parse_input,
     )
-    from kling_async.limits import Limiter, Limits, Permit, Slot
+    from kling_async.limits.base import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter
-    from kling_async.limits.shared import SharedLimiter
+    from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
-    from kling_async.results import (
-        FailReason,
-        Result,
-        SavedFile,
-        Snapshot,
-        TaskRef,
-        TaskState,
-    )
-    from kling_async.submits import Witness
-    from kling_async.task import Task
+    from kling_async.results import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
+    from kling_async.tasks.fan_out import Outcome
+    from kling_async.tasks.submitter import SubmitObserver
+    from kling_async.tasks.task import Task
     from kling_async.transport import Transport
-    from kling_async.webhooks import Inbox
-    from kling_async.webhooks.relay import Relay
+    from kling_async.webhooks.inbox import Inbox
+    from kling_async.webhooks.relay.relay import Relay
 
 __all__ = [
     "APIError",
@@ -136,6 +129,7 @@ __all__ = [
     "Snapshot",
     "StandardImageToVideo",
     "SubmitFailed",
+    "SubmitObserver",
     "Submitted",
     "Task",
     "TaskEnded",
@@ -147,17 +141,16 @@ __all__ = [
     "TaskTimeoutError",
     "TasksAbandoned",
     "Transport",
-    "Witness",
     "__version__",
     "parse_input",
 ]
 
 # Modules in the order of their layers; each offers its public names in its own __all__.
 _HOMES = {
-    "_version": ("__version__",),
+    "_utils.version": ("__version__",),
     "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
     "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
-    "inputs": (
+    "inputs.parse": (
         "Input",
         "MasterImageToVideo",
         "MasterTextToVideo",
@@ -180,17 +173,17 @@ _HOMES = {
     ),
     "policy.polling": ("Polling",),
     "policy.retry": ("Retry",),
-    "limits": ("Limiter", "Limits", "Permit", "Slot"),
+    "limits.base": ("Limiter", "Limits", "Permit", "Slot"),
     "limits.local": ("LocalLimiter",),
-    "limits.shared": ("SharedLimiter",),
+    "limits.shared.limiter": ("SharedLimiter",),
     "transport": ("Transport",),
-    "task": ("Task",),
-    "fanout": ("Outcome",),
-    "submits": ("Witness",),
+    "tasks.task": ("Task",),
+    "tasks.fan_out": ("Outcome",),
+    "tasks.submitter": ("SubmitObserver",),
     "client": ("KlingClient",),
-    "batch": ("Batch", "Item"),
-    "webhooks": ("Inbox",),
-    "webhooks.relay": ("Relay",),
+    "batch.batch": ("Batch", "Item"),
+    "webhooks.inbox": ("Inbox",),
+    "webhooks.relay.relay": ("Relay",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

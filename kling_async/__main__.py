@@ -2,7 +2,7 @@
 
 import sys
 
-from kling_async.cli import main
+from kling_async.cli.main import main
 
 if __name__ == "__main__":  # pragma: no branch - it is only ever run
     sys.exit(main())

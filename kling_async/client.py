@@ -20,31 +20,31 @@ from weakref import WeakSet
 
 from attrs import evolve
 
-from kling_async._arguments import (
+from kling_async._network.proxies import Proxies
+from kling_async._utils.cleanups import Cleanups
+from kling_async.download.save import Downloader
+from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.limits.base import Limits
+from kling_async.limits.local import LocalLimiter
+from kling_async.policy.durations import Kind
+from kling_async.policy.polling import Polling
+from kling_async.policy.retry import Retry
+from kling_async.protocol import requests, responses
+from kling_async.results import Result, SavedFile, Snapshot, TaskRef
+from kling_async.tasks.arguments import (
     check_aware,
     check_input,
     check_kind,
     check_methods,
     checked_hooks,
 )
-from kling_async._cleanups import Cleanups
-from kling_async._proxies import Proxies
-from kling_async.callbacks import Callbacks
-from kling_async.calls import Calls
-from kling_async.download.save import Downloader
-from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
-from kling_async.fanout import FanOut, Flight, Outcome, check_inputs
-from kling_async.limits import Limits
-from kling_async.limits.local import LocalLimiter
-from kling_async.policy.durations import Kind
-from kling_async.policy.polling import Polling
-from kling_async.policy.retry import Retry
-from kling_async.polls import Polls
-from kling_async.protocol import requests, responses
-from kling_async.results import Result, SavedFile, Snapshot, TaskRef
-from kling_async.running import Running, kind_of
-from kling_async.submits import Submits
-from kling_async.task import DEFAULT_TIMEOUT, Task, check_timeout
+from kling_async.tasks.callback_router import Callbacks
+from kling_async.tasks.fan_out import FanOut, Flight, Outcome, check_inputs
+from kling_async.tasks.poll_scheduler import Polls
+from kling_async.tasks.request_executor import Calls
+from kling_async.tasks.submitter import Submits
+from kling_async.tasks.task import DEFAULT_TIMEOUT, Task, check_timeout
+from kling_async.tasks.task_registry import Running, kind_of
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
-    from kling_async.abandoned import AbandonedTasks, Report
-    from kling_async.callbacks import CallbackSource
     from kling_async.events import Hook
-    from kling_async.inputs import Input
-    from kling_async.limits import Limiter
-    from kling_async.limits.shared import SharedLimiter
-    from kling_async.submits import Witness
+    from kling_async.inputs.parse import Input
+    from kling_async.limits.base import Limiter
+    from kling_async.limits.shared.limiter import SharedLimiter
+    from kling_async.tasks.abandoned import AbandonedTasks, Report
+    from kling_async.tasks.callback_router import CallbackSource
+    from kling_async.tasks.submitter import SubmitObserver
 
 __all__ = ["KlingClient"]
 
@@ -141,7 +141,7 @@ class KlingClient:
         given_hooks = checked_hooks(hooks)
         self._owned: SharedLimiter | None = None
         if isinstance(limiter, str):
-            from kling_async.limits.shared import SharedLimiter, name_of
+            from kling_async.limits.shared.limiter import SharedLimiter, name_of
 
             name = name_of(_checked_key(api_key))
             self._owned = SharedLimiter(limiter, limits=limits, name=name)
@@ -198,7 +198,11 @@ class KlingClient:
         return tuple(self._running.tasks)
 
     async def submit(
-        self, input: Input, *, callback_url: str | None = None, witness: Witness | None = None
+        self,
+        input: Input,
+        *,
+        callback_url: str | None = None,
+        observer: SubmitObserver | None = None,
     ) -> Task:
         """Send an input; return its task once the service has accepted it.
 
@@ -211,7 +215,7 @@ class KlingClient:
             input: What to generate.
             callback_url: A public https address that the service shall call at the end, instead
                 of the inbox. The task is polled.
-            witness: Is told right before each sending and of the acceptance.
+            observer: Is told right before each sending and of the acceptance.
 
         Raises:
             InputError: It is not an input, or the callback URL is not https. Nothing was sent.
@@ -221,8 +225,8 @@ class KlingClient:
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
         check_input(input)
-        check_methods("witness", witness, "sending", "refused", "accepted")
-        return await self._submits.submit(input, callback_url, witness)
+        check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
+        return await self._submits.submit(input, callback_url, observer)
 
     async def generate(
         self,
@@ -346,7 +350,7 @@ class KlingClient:
             outcome = Outcome(flight.index, flight.item)
             try:
                 check_input(flight.item)
-                task = await self.submit(flight.item, witness=flight)
+                task = await self.submit(flight.item, observer=flight)
                 flight.enter()
                 return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
             except KlingError as error:
@@ -355,9 +359,9 @@ class KlingClient:
 
         check_timeout(timeout)
         check_inputs(inputs)
-        return self.carry(generate, inputs, in_flight=in_flight, ordered=ordered)
+        return self.run_many(generate, inputs, in_flight=in_flight, ordered=ordered)
 
-    def carry(
+    def run_many(
         self,
         work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
         items: Iterable[_T] | AsyncIterable[_T],
@@ -369,7 +373,7 @@ class KlingClient:
         """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
 
         Args:
-            work: What to do with an item; see :class:`~kling_async.fanout.Flight`.
+            work: What to do with an item; see :class:`~kling_async.tasks.fan_out.Flight`.
             items: Any iterable or async iterable.
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
@@ -388,7 +392,7 @@ class KlingClient:
         ordered: bool = False,
         on_abandoned: Report | None = None,
     ) -> FanOut[_T]:
-        """Make what :meth:`carry` runs, for a caller that also waits for its clean-up."""
+        """Make what :meth:`run_many` runs, for a caller that also waits for its clean-up."""
         limits = self._limits
         fan_out = FanOut(
             work,

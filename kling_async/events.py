@@ -11,7 +11,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from kling_async.errors import KlingError
-from kling_async.inputs import Input
+from kling_async.inputs.parse import Input
 from kling_async.results import Snapshot, TaskRef
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from kling_async import _schemas
+from kling_async._utils import pydantic as _schemas
 from kling_async.errors import InputError, Problem
 
 if TYPE_CHECKING:

@@ -24,13 +24,13 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from kling_async._extras import missing_extra
-from kling_async.batch import Batch
-from kling_async.batch.steps import PASSING
+from kling_async._utils.extras import missing_extra
+from kling_async.batch.batch import Batch
+from kling_async.batch.decisions import PASSING
 from kling_async.errors import JournalError, KlingError
-from kling_async.fleet.feed import Feed
-from kling_async.fleet.rows import error_dict, item_from, outcome_dict
-from kling_async.task import DEFAULT_TIMEOUT, check_timeout
+from kling_async.fleet.item_stream import Feed
+from kling_async.fleet.serialization import error_dict, item_from, outcome_dict
+from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
 
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
@@ -40,11 +40,11 @@ except ImportError:
 if TYPE_CHECKING:
     import os
 
-    from kling_async.batch.steps import Item
+    from kling_async.batch.decisions import Item
     from kling_async.client import KlingClient
-    from kling_async.fanout import Outcome
-    from kling_async.journal.postgres import PostgresJournal
+    from kling_async.journal.postgres.journal import PostgresJournal
     from kling_async.results import FailReason
+    from kling_async.tasks.fan_out import Outcome
 
 __all__ = ["TASK", "Generate", "install"]
 
@@ -102,7 +102,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         ConfigurationError: A setting makes no sense.
         MissingExtraError: psycopg is not installed.
     """
-    from kling_async.journal.postgres import PostgresJournal
+    from kling_async.journal.postgres.journal import PostgresJournal
 
     PostgresJournal(journal, name=name, lease=lease)  # complains at once, not in every worker
     check_timeout(timeout)

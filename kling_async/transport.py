@@ -15,23 +15,18 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from kling_async._connection_errors import (
+from kling_async._network.connection_errors import (
     PROXY_AUTHENTICATION,
     PROXY_REFUSES_CREDENTIALS,
     advice,
     describe,
     not_sent,
 )
-from kling_async._connector import connector, warn_if_plain
-from kling_async._deadlines import Deadline, Deadlines
-from kling_async._proxies import Proxies, route
-from kling_async._version import __version__
-from kling_async.errors import (
-    AnswerLostError,
-    ConfigurationError,
-    ConnectError,
-    ContractError,
-)
+from kling_async._network.connector import connector, warn_if_plain
+from kling_async._network.proxies import Proxies, route
+from kling_async._utils.deadlines import Deadline, Deadlines
+from kling_async._utils.version import __version__
+from kling_async.errors import AnswerLostError, ConfigurationError, ConnectError, ContractError
 from kling_async.protocol.requests import is_loopback
 from kling_async.protocol.responses import Response, redact
 from kling_async.protocol.verdicts import Verdict

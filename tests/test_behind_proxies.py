@@ -23,7 +23,7 @@ import trustme
 from aiohttp import web
 
 from kling_async import KlingClient, MasterTextToVideo, Result, Retry, TaskRef
-from kling_async._proxies import Proxies
+from kling_async._network.proxies import Proxies
 from kling_async.download import download
 from kling_async.errors import (
     AnswerLostError,

@@ -16,16 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kling_async import (
-    Input,
-    KlingClient,
-    Limits,
-    MasterTextToVideo,
-    Polling,
-    Retry,
-    Task,
-    TaskRef,
-)
+from kling_async import Input, KlingClient, Limits, MasterTextToVideo, Polling, Retry, Task, TaskRef
 from kling_async.errors import (
     AnswerLostError,
     APIError,

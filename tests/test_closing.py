@@ -231,22 +231,22 @@ async def test_a_failure_that_is_not_repeated(emulate: Emulate) -> None:
 
 
 async def test_a_witness_that_closes_the_client() -> None:
-    """A witness may close the client: its own submit is sent all the same."""
+    """An observer may close the client: its own submit is sent all the same."""
 
     class Closing:
-        async def sending(self) -> None:
+        async def before_send(self) -> None:
             await kling.close()
 
-        async def refused(self, error: KlingError) -> None:
+        async def on_rejected(self, error: KlingError) -> None:
             raise AssertionError
 
-        async def accepted(self, ref: TaskRef) -> None:
+        async def on_accepted(self, ref: TaskRef) -> None:
             assert ref.task_id == "task_1"
 
     kling = KlingClient(
         "a-key", transport=ScriptedTransport(lambda _: answer({"taskId": "task_1"}))
     )
-    assert (await kling.submit(FOX, witness=Closing())).ref.task_id == "task_1"
+    assert (await kling.submit(FOX, observer=Closing())).ref.task_id == "task_1"
 
 
 # ------------------------------------------------------------------------------------------ waiters

@@ -19,7 +19,7 @@ from kling_async.events import (
     TaskLimitChanged,
     TasksAbandoned,
 )
-from kling_async.inputs import MasterTextToVideo
+from kling_async.inputs.parse import MasterTextToVideo
 from kling_async.results import Snapshot, TaskRef, TaskState
 
 REF = TaskRef("kling-2-1", "task_1")

@@ -28,9 +28,9 @@ from kling_async import (
     Retry,
 )
 from kling_async import taskiq as kling_taskiq
-from kling_async._extras import install_command
-from kling_async.journal import Entry, ItemState
-from kling_async.journal.postgres import PostgresJournal
+from kling_async._utils.extras import install_command
+from kling_async.journal.base import Entry, ItemState
+from kling_async.journal.postgres.journal import PostgresJournal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -136,7 +136,7 @@ async def test_two_workers(emulate: Emulate, url: str) -> None:
     async with working(url, emulator) as one, working(url, emulator) as other:
         told = await asyncio.gather(one("fox", FOX.to_dict()), other("fox", FOX.to_dict()))
     assert len(emulator.ledger) == 1
-    assert sorted(bool(each["elsewhere"]) for each in told) == [False, True]
+    assert sorted(bool(each["done_by_other"]) for each in told) == [False, True]
     assert told[0]["result_urls"] == told[1]["result_urls"]
 
 
@@ -274,7 +274,7 @@ async def test_stopped_in_the_middle(emulate: Emulate, url: str) -> None:
     assert not waiting.done()
     waiting.cancel()
     async with working(url, emulator) as send:
-        assert (await send("fox", FOX.to_dict()))["elsewhere"] is False
+        assert (await send("fox", FOX.to_dict()))["done_by_other"] is False
     assert len(emulator.ledger) == 1
 
 

@@ -16,12 +16,7 @@ import trustme
 from aiohttp import web
 
 from kling_async import MasterTextToVideo
-from kling_async.errors import (
-    AnswerLostError,
-    ConfigurationError,
-    ConnectError,
-    ContractError,
-)
+from kling_async.errors import AnswerLostError, ConfigurationError, ConnectError, ContractError
 from kling_async.protocol import requests
 from kling_async.results import TaskRef
 from kling_async.transport import AiohttpTransport, connector

@@ -8,12 +8,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kling_async.errors import JournalError, own
-from kling_async.journal import Claim, Hold
+from kling_async.journal.base import Claim, Ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kling_async.journal import Entry, Journal
+    from kling_async.journal.base import Entry, Journal
 
 __all__ = ["Claims"]
 
@@ -40,13 +40,13 @@ class Claims:
         self._mine.update(entry.key for entry in entries)
         claims = await self._journal.claim(*entries)
         self._mine.difference_update(
-            claim.entry.key for claim in claims if claim.hold is not Hold.MINE
+            claim.entry.key for claim in claims if claim.ownership is not Ownership.MINE
         )
         return claims
 
-    async def look(self, entry: Entry) -> Claim:
+    async def peek(self, entry: Entry) -> Claim:
         """Tell what would become of a claim."""
-        (claim,) = await self._journal.look(entry)
+        (claim,) = await self._journal.peek(entry)
         return claim
 
     async def wait_for(self, entry: Entry) -> Claim:
@@ -94,5 +94,5 @@ class Claims:
                 future.set_exception(own(error))
             return
         for claim, future in zip(claims, futures, strict=True):
-            if claim.hold is not Hold.OTHERS and not future.done():
+            if claim.ownership is not Ownership.OTHERS and not future.done():
                 future.set_result(claim)

@@ -17,7 +17,7 @@ from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from kling_async.client import KlingClient
-    from kling_async.journal import Summary
+    from kling_async.journal.base import Summary
 
 __all__ = ["Budget", "SpendGuard"]
 

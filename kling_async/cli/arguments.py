@@ -8,11 +8,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kling_async._version import __version__
+from kling_async._utils.version import __version__
 from kling_async.cli import codes
 from kling_async.cli.row_rules import COLUMNS, MODES
-from kling_async.inputs import Input, parse_input
-from kling_async.task import DEFAULT_TIMEOUT
+from kling_async.inputs.parse import Input, parse_input
+from kling_async.tasks.task import DEFAULT_TIMEOUT
 from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from collections import Counter
 from contextlib import AsyncExitStack, aclosing
 from typing import IO, TYPE_CHECKING
 
-from kling_async._servers import shown as without_password
-from kling_async.batch import Batch
-from kling_async.batch.steps import PASSING, Rules, Step
+from kling_async._utils.backends import shown as without_password
+from kling_async.batch.batch import Batch
+from kling_async.batch.decisions import PASSING, Rules, Step
 from kling_async.cli import arguments, codes
 from kling_async.cli.board import board
 from kling_async.cli.commands import connect
@@ -32,10 +32,10 @@ from kling_async.errors import (
     KlingError,
     TaskFailedError,
 )
-from kling_async.fleet.rows import outcome_dict
-from kling_async.journal import ItemState
+from kling_async.fleet.serialization import outcome_dict
+from kling_async.journal.base import ItemState
 from kling_async.journal.opening import is_there, journal_at, shown
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async.client import KlingClient
-    from kling_async.fanout import Outcome
+    from kling_async.tasks.fan_out import Outcome
 
 __all__ = ["batch"]
 
@@ -257,7 +257,7 @@ class _Run:
     def _tell(self, outcome: Outcome) -> None:
         """Write what this run has finished to stdout, and keep in mind what is not."""
         error, key = outcome.error, str(outcome.key)
-        if outcome.elsewhere:
+        if outcome.done_by_other:
             self._elsewhere += 1
         elif self._args.json:
             self._output.result([], outcome_dict(outcome))

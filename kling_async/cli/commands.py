@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-    from kling_async.inputs import Input
-    from kling_async.limits import Limits
+    from kling_async.inputs.parse import Input
+    from kling_async.limits.base import Limits
 
 __all__ = ["balance", "connect", "download", "generate", "service", "status", "submit", "wait"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from kling_async.events import Event, Polled, Retrying, SubmitFailed
-from kling_async.journal import ItemState
+from kling_async.journal.base import ItemState
 
 if TYPE_CHECKING:
     from kling_async.errors import KlingError

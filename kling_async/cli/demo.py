@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async._extras import install_command
+from kling_async._utils.extras import install_command
 from kling_async.cli import codes
 from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
 from kling_async.cli.output import write
@@ -22,10 +22,11 @@ from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.cli.rows import Row, parse, read
 from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, KlingError
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
-from kling_async.testing import Emulator, Scenario, media
-from kling_async.testing.samples import DEMO, FOLDER
+from kling_async.testing import Emulator, Scenario
+from kling_async.testing.media import film as media
+from kling_async.testing.sample_files import DEMO, FOLDER
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -14,7 +14,7 @@ from kling_async.cli.output import write
 from kling_async.errors import ConfigurationError
 from kling_async.protocol.requests import sends_in_the_clear
 from kling_async.testing import Emulator, Scenario
-from kling_async.testing.samples import FOLDER
+from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
     from argparse import Namespace

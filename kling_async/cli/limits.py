@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from kling_async.cli import codes
 from kling_async.cli.output import Output, printable
 from kling_async.errors import ConfigurationError
-from kling_async.limits.shared import SharedLimiter
+from kling_async.limits.shared.limiter import SharedLimiter
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-    from kling_async.limits.engines import Lease, Usage
+    from kling_async.limits.shared.backend import Lease, Usage
 
 __all__ = ["limits"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from kling_async._proxies import Proxies, route
+from kling_async._network.proxies import Proxies, route
 from kling_async.testing.emulator.images import MAX_BYTES, sniff
 
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
-from kling_async.batch.steps import Item, Rules, Step, content_key, next_step
+from kling_async.batch.decisions import Item, Rules, Step, content_key, next_step
 from kling_async.cli.row_rules import row_input
 from kling_async.cli.text_file import spool
 from kling_async.errors import ConfigurationError, InputError, Problem
-from kling_async.journal import ItemState
+from kling_async.journal.base import ItemState
 from kling_async.journal.opening import journal_at
 from kling_async.policy.durations import Kind, expected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kling_async.limits import Limits
+    from kling_async.limits.base import Limits
 
 __all__ = ["Known", "Plan", "known"]
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 from kling_async.cli.output import printable, write
 from kling_async.events import Event, Paused, Retrying
 from kling_async.protocol import responses
-from kling_async.task import DEFAULT_TIMEOUT
+from kling_async.tasks.task import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.results import Result
-    from kling_async.task import Task
+    from kling_async.tasks.task import Task
 
 __all__ = ["Line", "Plain", "Progress", "follow", "is_live", "progress", "tell"]
 

@@ -19,14 +19,14 @@ from kling_async.cli.row_rules import COLUMNS
 from kling_async.cli.spreadsheet import Writer
 from kling_async.cli.streams import Guarded, failure_of
 from kling_async.errors import ConfigurationError
-from kling_async.journal import Entry, ItemState
+from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.opening import journal_at, shown
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import AsyncIterator, Iterator
 
-    from kling_async.journal import Journal, Summary
+    from kling_async.journal.base import Journal, Summary
 
 __all__ = ["report"]
 

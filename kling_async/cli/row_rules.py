@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kling_async.errors import InputError
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

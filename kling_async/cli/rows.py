@@ -14,7 +14,7 @@ from attrs import frozen
 from kling_async.cli.row_rules import row_fields, row_input
 from kling_async.cli.text_file import lines
 from kling_async.errors import InputError, Problem
-from kling_async.inputs import Input
+from kling_async.inputs.parse import Input
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,15 +14,15 @@ from kling_async.cli.output import PROGRAM, Output, printable, write
 from kling_async.cli.signals import on_signals
 from kling_async.errors import KlingError, TaskFailedError
 from kling_async.fleet import Worker
-from kling_async.fleet.rows import outcome_dict
-from kling_async.journal._postgres_address import Address
-from kling_async.limits import Limits
+from kling_async.fleet.serialization import outcome_dict
+from kling_async.journal.postgres.address import Address
+from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from kling_async.fanout import Outcome
+    from kling_async.tasks.fan_out import Outcome
 
 __all__ = ["worker"]
 
@@ -108,7 +108,7 @@ class _Run:
         """Write one line of an item that has ended: what is well to stdout."""
         error = outcome.error
         self._counts[_word(outcome)] += 1
-        self._counts["by other workers"] += outcome.elsewhere
+        self._counts["by other workers"] += outcome.done_by_other
         if self._args.json:
             self._output.result([], outcome_dict(outcome))
         elif error is None:

@@ -18,8 +18,8 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from kling_async._proxies import Proxies, route
-from kling_async._threads import in_thread
+from kling_async._network.proxies import Proxies, route
+from kling_async._utils.threads import in_thread
 from kling_async.download.addresses import InternalHostError, follow, is_internal
 from kling_async.errors import ConfigurationError
 

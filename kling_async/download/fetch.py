@@ -25,7 +25,7 @@ from hashlib import sha256
 from random import random
 from typing import TYPE_CHECKING
 
-from kling_async._threads import in_thread
+from kling_async._utils.threads import in_thread
 from kling_async.download.files import checksum, is_known, look
 from kling_async.download.names import alternatives
 from kling_async.download.parts import Part, sweep

@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async._threads import in_thread
+from kling_async._utils.threads import in_thread
 from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Pool
 from kling_async.download.fetch import File
 from kling_async.download.names import file_name
 from kling_async.download.parts import sweep
 from kling_async.download.source import Job
-from kling_async.errors import (
-    ConfigurationError,
-    DownloadError,
-    KlingError,
-    ResultExpiredError,
-)
+from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
 from kling_async.policy.retry import Retry
 from kling_async.protocol.requests import is_loopback
 
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from kling_async._proxies import Proxies
+    from kling_async._network.proxies import Proxies
     from kling_async.results import Result, SavedFile, Snapshot
 
 __all__ = ["Downloader", "download"]

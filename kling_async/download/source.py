@@ -18,13 +18,13 @@ import aiohttp
 from aiohttp import hdrs
 from attrs import frozen
 
-from kling_async._connection_errors import (
+from kling_async._network.connection_errors import (
     PROXY_AUTHENTICATION,
     PROXY_REFUSES_CREDENTIALS,
     advice,
     describe,
 )
-from kling_async._threads import in_thread
+from kling_async._utils.threads import in_thread
 from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Connections, Pace
 from kling_async.download.content import HEAD_BYTES, not_media

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
-from kling_async.batch.steps import item_of
+from kling_async.batch.decisions import item_of
 from kling_async.errors import ConfigurationError
-from kling_async.fanout import draw
-from kling_async.fleet.rows import write
-from kling_async.journal import ItemState, Planned
-from kling_async.journal._postgres_address import Address
+from kling_async.fleet.serialization import write
+from kling_async.journal.base import ItemState, Planned
+from kling_async.journal.postgres.address import Address
+from kling_async.tasks.fan_out import draw
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async.batch.steps import Item
-    from kling_async.inputs import Input
+    from kling_async.batch.decisions import Item
+    from kling_async.inputs.parse import Input
 
 __all__ = ["Enqueued", "Queue"]
 
@@ -61,8 +61,8 @@ class Queue:
     """
 
     def __init__(self, journal: str, *, name: str | None = None) -> None:
-        from kling_async.fleet.jobs import Jobs
-        from kling_async.journal.postgres import PostgresJournal
+        from kling_async.fleet.job_store import Jobs
+        from kling_async.journal.postgres.journal import PostgresJournal
 
         self._address = Address.parse(journal, name)
         self._journal = PostgresJournal(journal, name=name)

@@ -6,21 +6,21 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from kling_async.batch import Batch
-from kling_async.batch.steps import PASSING
+from kling_async.batch.batch import Batch
+from kling_async.batch.decisions import PASSING
 from kling_async.errors import ConfigurationError
-from kling_async.fleet.feed import Feed
-from kling_async.journal._postgres_address import Address
-from kling_async.task import DEFAULT_TIMEOUT, check_timeout
+from kling_async.fleet.item_stream import Feed
+from kling_async.journal.postgres.address import Address
+from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from kling_async.client import KlingClient
-    from kling_async.fanout import Outcome
-    from kling_async.journal import ItemState
+    from kling_async.journal.base import ItemState
     from kling_async.results import FailReason
+    from kling_async.tasks.fan_out import Outcome
 
 __all__ = ["Worker"]
 
@@ -81,8 +81,8 @@ class Worker:
         resubmit_reasons: Collection[FailReason] = PASSING,
         min_balance: float | None = None,
     ) -> None:
-        from kling_async.fleet.jobs import Jobs
-        from kling_async.journal.postgres import PostgresJournal
+        from kling_async.fleet.job_store import Jobs
+        from kling_async.journal.postgres.journal import PostgresJournal
 
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, not {concurrency!r}")
@@ -146,7 +146,7 @@ class Worker:
             AuthenticationError: The key is refused; nothing more was submitted.
             BalanceError: The balance is too low, or below ``min_balance``; the same.
         """
-        from kling_async.fleet.shift import Shift
+        from kling_async.fleet.worker_loop import Shift
 
         async with self._jobs as jobs:
             shift = Shift(

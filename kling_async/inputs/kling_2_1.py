@@ -26,8 +26,8 @@ from typing import ClassVar, Literal
 
 from attrs import field, frozen
 
-from kling_async.inputs._base import Input, Provider, ruled
-from kling_async.inputs._rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
+from kling_async.inputs.base import Input, Provider, ruled
+from kling_async.inputs.rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
 
 __all__ = [
     "AspectRatio",

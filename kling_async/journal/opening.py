@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal._postgres_address import Address, is_address
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.postgres.address import Address, is_address
+from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:
     import os
 
-    from kling_async.journal.postgres import PostgresJournal
+    from kling_async.journal.postgres.journal import PostgresJournal
 
 __all__ = ["is_there", "journal_at", "shown"]
 
@@ -32,7 +32,9 @@ def journal_at(
         MissingExtraError: It is a URL, and the driver is not installed.
     """
     if isinstance(place, str) and is_address(place):
-        from kling_async.journal.postgres import PostgresJournal  # an extra, and it takes time
+        from kling_async.journal.postgres.journal import (
+            PostgresJournal,
+        )  # an extra, and it takes time
 
         return PostgresJournal(place, read_only=read_only)
     if isinstance(place, str) and "://" in place:
@@ -55,7 +57,7 @@ async def is_there(place: str | os.PathLike[str]) -> bool:
         JournalError: There cannot be one, or it cannot be looked for.
     """
     if isinstance(place, str) and is_address(place):
-        from kling_async.journal.postgres import exists
+        from kling_async.journal.postgres.journal import exists
 
         return await exists(place)
     return await asyncio.to_thread(_is_file, Path(place))

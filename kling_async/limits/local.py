@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from kling_async.errors import ConfigurationError
-from kling_async.limits import Limits, Permit, Slot
+from kling_async.limits.base import Limits, Permit, Slot
 from kling_async.limits.request_queue import RequestPermit, RequestQueue
 from kling_async.limits.slot_queue import HeldSlot, SlotQueue
 

@@ -14,7 +14,7 @@ from kling_async.limits.task_cap import TaskCap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kling_async.limits import Limits
+    from kling_async.limits.base import Limits
     from kling_async.results import TaskRef
 
 __all__ = ["HeldSlot", "SlotQueue"]

@@ -15,7 +15,7 @@ from kling_async.protocol.converter import input_to_wire
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
-    from kling_async.inputs import Input
+    from kling_async.inputs.parse import Input
 
 __all__ = [
     "Request",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from kling_async.testing.clock import VirtualLoop
-    from kling_async.testing.emulator import Arrival, Delivery, Emulator, Submission
+    from kling_async.testing.emulator.emulator import Arrival, Delivery, Emulator, Submission
     from kling_async.testing.scenario import Scenario
     from kling_async.testing.transport import ScriptedTransport
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async._extras import missing_extra
+from kling_async._utils.extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator

@@ -21,13 +21,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from kling_async.client import KlingClient
 from kling_async.errors import KlingError
-from kling_async.webhooks import _edge
+from kling_async.webhooks import _adapter as _edge
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
-    from kling_async.webhooks import Inbox
-    from kling_async.webhooks.relay import Relay
+    from kling_async.webhooks.inbox import Inbox
+    from kling_async.webhooks.relay.relay import Relay
 
 __all__ = ["CLIENT", "answer_errors", "client", "lifespan", "routes"]
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Final, cast
 from attrs import frozen
 
 from kling_async.errors import KlingError
-from kling_async.webhooks import Inbox, _edge
+from kling_async.webhooks import _adapter as _edge
+from kling_async.webhooks.inbox import Inbox
 
 if TYPE_CHECKING:
     from kling_async.client import KlingClient
-    from kling_async.webhooks.relay import Relay
+    from kling_async.webhooks.relay.relay import Relay
 
 __all__ = ["answer_errors", "app", "client", "lifespan"]
 

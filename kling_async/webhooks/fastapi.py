@@ -18,10 +18,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from kling_async._extras import missing_extra
+from kling_async._utils.extras import missing_extra
 from kling_async.client import KlingClient  # noqa: TC001 - FastAPI reads annotations
 from kling_async.errors import KlingError
-from kling_async.webhooks import _edge, asgi
+from kling_async.webhooks import _adapter as _edge
+from kling_async.webhooks import asgi
 
 try:
     from fastapi import APIRouter, FastAPI
@@ -31,8 +32,8 @@ except ModuleNotFoundError:
     raise missing_extra("fastapi", "this edge needs FastAPI") from None
 
 if TYPE_CHECKING:
-    from kling_async.webhooks import Inbox
-    from kling_async.webhooks.relay import Relay
+    from kling_async.webhooks.inbox import Inbox
+    from kling_async.webhooks.relay.relay import Relay
 
 __all__ = ["answer_errors", "client", "lifespan", "router"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from kling_async import Batch, KlingClient, Outcome
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:
     import os
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async import Item
-    from kling_async.inputs import Input
-    from kling_async.journal import ItemState, Journal
+    from kling_async.inputs.parse import Input
+    from kling_async.journal.base import ItemState, Journal
 
 
 class RunBatch(Protocol):

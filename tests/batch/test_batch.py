@@ -19,8 +19,8 @@ from kling_async.errors import (
     TaskTimeoutError,
 )
 from kling_async.events import Event, TasksAbandoned
-from kling_async.journal import Claim, Entry, Hold, ItemState, Move
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.base import Claim, Entry, ItemState, Ownership, Transition
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import FailReason
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from kling_async.inputs import Input
+    from kling_async.inputs.parse import Input
     from kling_async.testing import Emulator
     from tests.batch.conftest import ReadHistories, RunBatch
     from tests.conftest import Connect, Emulate
@@ -420,7 +420,7 @@ class Noting(SqliteJournal):
 
     async def claim(self, *entries: Entry) -> list[Claim]:
         claims = await super().claim(*entries)
-        self.held.update(claim.entry.key for claim in claims if claim.hold is Hold.MINE)
+        self.held.update(claim.entry.key for claim in claims if claim.ownership is Ownership.MINE)
         return claims
 
     async def release(self, *keys: str, ended: bool = False) -> None:
@@ -428,7 +428,7 @@ class Noting(SqliteJournal):
         self.held.difference_update(keys)
         await super().release(*keys, ended=ended)
 
-    async def record(self, *moves: Move) -> None:
+    async def record(self, *moves: Transition) -> None:
         await asyncio.sleep(0.1)
         await super().record(*moves)
 
@@ -545,7 +545,7 @@ class Full(SqliteJournal):
         super().__init__(path)
         self.room = room
 
-    async def record(self, *moves: Move) -> None:
+    async def record(self, *moves: Transition) -> None:
         self.room -= 1
         if self.room < 0:
             raise JournalError("the disk is full")
@@ -589,7 +589,7 @@ async def test_a_journal_that_fails(
 class Slow(SqliteJournal):
     """A journal that takes its time."""
 
-    async def record(self, *moves: Move) -> None:
+    async def record(self, *moves: Transition) -> None:
         await asyncio.sleep(10)
         await super().record(*moves)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import TaskRef
-from kling_async.journal import Entry, ItemState
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.base import Entry, ItemState
+from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,8 @@ NURSERY = textwrap.dedent("""
     import asyncio, logging, os, sys
     import aiohttp, sqlite3
     from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, Polling, Retry
-    from kling_async import polls, submits, transport
+    from kling_async.tasks import poll_scheduler as polls, submitter as submits
+    from kling_async import transport
 
     url, key, journal, items = sys.argv[1:]
 

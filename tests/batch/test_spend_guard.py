@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kling_async import KlingClient
 from kling_async.batch.spend_guard import Budget, SpendGuard
 from kling_async.errors import AuthenticationError, RefusedError
-from kling_async.journal import ItemState, Summary
+from kling_async.journal.base import ItemState, Summary
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 

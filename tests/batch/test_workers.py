@@ -13,8 +13,8 @@ import pytest
 
 from kling_async import Batch, Item, MasterTextToVideo, Retry, TaskRef
 from kling_async.errors import AnswerLostError, DownloadError, JournalError, TaskFailedError
-from kling_async.journal import ItemState, Move, Planned
-from kling_async.journal.postgres import PostgresJournal, Worker
+from kling_async.journal.base import ItemState, Planned, Transition
+from kling_async.journal.postgres.journal import PostgresJournal, Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -85,8 +85,8 @@ class Ghost:
         await self.journal.claim(*await self.journal.plan(given))
         if ref is not None:
             at, task = datetime.now(UTC), TaskRef("kling-2-1", ref)
-            moves = [Move(item.key, S.SUBMITTING, NOW) for item in given]
-            moves += [Move(item.key, S.SUBMITTED, at, ref=task) for item in given]
+            moves = [Transition(item.key, S.SUBMITTING, NOW) for item in given]
+            moves += [Transition(item.key, S.SUBMITTED, at, ref=task) for item in given]
             await self.journal.record(*moves)
 
     def die(self) -> None:
@@ -134,10 +134,12 @@ async def test_three_do_it_between_them(emulate: Emulate, connect: Connect, batc
         assert {(outcome.task_ref is None) for outcome in outcomes} == {False}
         assert sum(outcome.result is not None for outcome in outcomes) == 49
     assert keys(runs[1]) == keys(runs[2]) == [str(number) for number in range(50)]
-    own = Counter(key for outcomes in runs for key in keys(o for o in outcomes if not o.elsewhere))
+    own = Counter(
+        key for outcomes in runs for key in keys(o for o in outcomes if not o.done_by_other)
+    )
     assert own == dict.fromkeys(map(str, range(50)), 1)
     assert Counter(one.input["prompt"] for one in emulator.ledger) == own
-    assert all(sum(not outcome.elsewhere for outcome in outcomes) > 5 for outcomes in runs)
+    assert all(sum(not outcome.done_by_other for outcome in outcomes) > 5 for outcomes in runs)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -162,7 +164,7 @@ async def test_who_waits_takes_no_place(
             await ghost.journal.release(*(f"key {number}" for number in range(20)))
             outcomes = await running
     assert len(emulator.ledger) == 26
-    assert not any(outcome.elsewhere for outcome in outcomes)
+    assert not any(outcome.done_by_other for outcome in outcomes)
     assert (keys(outcomes) == [str(number) for number in range(26)]) is ordered
     if not ordered:  # what was taken over is in flight, too: the last ones come after it
         assert emulator.ledger[-1].at - emulator.ledger[-3].at > 55
@@ -184,7 +186,7 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
     ):
         async with one:
             feed = Feed(0)
-            outcomes = one.run(feed, feed=True)
+            outcomes = one.run(feed, streaming=True)
             await anext(outcomes)
             feed.give(1, 2)
             await asyncio.sleep(30)
@@ -203,7 +205,7 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
                 assert sorted(worker.items for worker in await workers(one)) == [0, 3]
         found = await waiting
     assert sorted(keys(found)) == ["1", "2", "3"]
-    assert not any(outcome.elsewhere for outcome in found)
+    assert not any(outcome.done_by_other for outcome in found)
     assert len(emulator.ledger) == 4
     assert now() - begun < 70
 
@@ -249,7 +251,7 @@ async def test_a_worker_dies(
         ghost.die()
         (outcome,) = await running
     assert outcome.result is not None
-    assert not outcome.elsewhere
+    assert not outcome.done_by_other
     assert (outcome.task_ref == task.ref) is not planned
     assert len(emulator.ledger) == 1 + planned
 
@@ -261,7 +263,7 @@ async def test_what_a_dead_worker_was_sending(
     emulator = await emulate()
     async with Ghost(batch_url) as ghost, asyncio.TaskGroup() as group:
         await ghost.take(1)
-        await ghost.journal.record(Move("key 1", S.SUBMITTING, NOW))
+        await ghost.journal.record(Transition("key 1", S.SUBMITTING, NOW))
         both = [
             group.create_task(run(await connect(emulator), batch_url, 1, resubmit_unsure=resubmit))
             for resubmit in (True, False)
@@ -269,7 +271,7 @@ async def test_what_a_dead_worker_was_sending(
         await asyncio.sleep(10)
         ghost.die()
     outcomes = [outcome for running in both for outcome in running.result()]
-    assert sorted(outcome.elsewhere for outcome in outcomes) == [False, True]
+    assert sorted(outcome.done_by_other for outcome in outcomes) == [False, True]
     for outcome in outcomes:
         assert isinstance(outcome.error, AnswerLostError)
         assert outcome.error.may_have_charged
@@ -291,11 +293,11 @@ async def test_unsure_before_anybody_looked(
     ):
         async with Ghost(batch_url) as ghost:
             await ghost.take(1)
-            await ghost.journal.record(Move("key 1", S.SUBMITTING, NOW))
+            await ghost.journal.record(Transition("key 1", S.SUBMITTING, NOW))
         (first,) = await drain(one, 1)
         (second,) = await drain(two, 1)
     assert isinstance(first.error, AnswerLostError)
-    assert (first.elsewhere, second.elsewhere) == (False, True)
+    assert (first.done_by_other, second.done_by_other) == (False, True)
     assert not emulator.ledger
 
 
@@ -307,7 +309,7 @@ async def test_a_worker_that_has_lost_everything(
     async with Ghost(batch_url) as ghost:
         feed = Feed()
         async with Batch(await connect(emulator), journal=batch_url) as batch:
-            outcome = asyncio.create_task(anext(batch.run(feed, feed=True)))
+            outcome = asyncio.create_task(anext(batch.run(feed, streaming=True)))
             await asyncio.sleep(1)
             with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
                 db.execute(
@@ -343,7 +345,7 @@ async def test_a_feed(emulate: Emulate, connect: Connect, batch_url: str) -> Non
     emulator = await emulate()
     feed = Feed(1)
     async with Batch(await connect(emulator), journal=batch_url) as batch:
-        async with aclosing(batch.run(feed, feed=True)) as outcomes:
+        async with aclosing(batch.run(feed, streaming=True)) as outcomes:
             assert keys([await anext(outcomes)]) == ["1"]
             feed.give(2, 2, 1)
             assert keys([await anext(outcomes), await anext(outcomes)]) == ["1", "2"]
@@ -378,7 +380,7 @@ async def test_a_feed_and_what_runs(emulate: Emulate, connect: Connect, batch_ur
     feed = Feed(3)
     feed.close()
     async with Batch(kling, journal=batch_url) as batch:
-        assert keys([outcome async for outcome in batch.run(feed, feed=True)]) == ["3"]
+        assert keys([outcome async for outcome in batch.run(feed, streaming=True)]) == ["3"]
     assert keys(await run(await connect(emulator), batch_url)) == ["1"]
     assert len(emulator.ledger) == 3
 
@@ -391,10 +393,12 @@ async def test_a_feed_that_is_stopped(emulate: Emulate, connect: Connect, batch_
         Batch(await connect(emulator), journal=batch_url, max_tasks=1, in_flight=1) as one,
         Batch(await connect(emulator), journal=batch_url) as two,
     ):
-        assert keys([outcome async for outcome in one.run(feed, feed=True)]) == ["1"]
+        assert keys([outcome async for outcome in one.run(feed, streaming=True)]) == ["1"]
         assert one.stopped is not None
         found = await drain(two, 1, 2)
-    assert {key: outcome.elsewhere for key, outcome in zip(keys(found), found, strict=True)} == {
+    assert {
+        key: outcome.done_by_other for key, outcome in zip(keys(found), found, strict=True)
+    } == {
         "1": True,
         "2": False,
     }
@@ -410,14 +414,14 @@ async def test_files_elsewhere(
         run(await connect(emulator), batch_url, 1, 2, download_to=here, in_flight=1),
         run(await connect(emulator), batch_url, 1, 2, download_to=there, in_flight=1),
     )
-    assert sorted(outcome.elsewhere for outcome in (*one, *two)) == [False, False, True, True]
+    assert sorted(outcome.done_by_other for outcome in (*one, *two)) == [False, False, True, True]
     for outcomes, folder in ((one, here), (two, there)):
         for outcome in outcomes:
             (file,) = outcome.files
             assert file.parent == folder
-            assert file.exists() is not outcome.elsewhere
+            assert file.exists() is not outcome.done_by_other
     (again, _) = await run(await connect(emulator), batch_url, 1, 2, download_to=tmp_path / "x")
-    assert not again.elsewhere
+    assert not again.done_by_other
     assert not again.files[0].exists()
     assert again.error is None
 
@@ -435,7 +439,7 @@ async def test_another_saves_what_one_could_not(
     assert isinstance(failed.error, DownloadError)
     assert saved.error is None
     assert [file.exists() for file in saved.files] == [True]
-    assert not saved.elsewhere
+    assert not saved.done_by_other
     assert len(emulator.ledger) == 1
 
 
@@ -447,7 +451,7 @@ async def test_what_has_ended_is_not_claimed(
     assert len(await run(await connect(emulator), batch_url, 1)) == 1
     async with Ghost(batch_url) as ghost:
         (outcome,) = await run(await connect(emulator), batch_url, 1)
-        assert not outcome.elsewhere
+        assert not outcome.done_by_other
         with psycopg.connect(batch_url.partition("?")[0]) as db:
             query = "SELECT worker, (SELECT max(id) FROM kling_async_workers)"
             query += " FROM kling_async_items ORDER BY id DESC LIMIT 1"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import TaskRef
-from kling_async.journal import ItemState
-from kling_async.journal.postgres import PostgresJournal
+from kling_async.journal.base import ItemState
+from kling_async.journal.postgres.journal import PostgresJournal
 
 if TYPE_CHECKING:
     from kling_async.testing import Emulator
@@ -33,8 +33,9 @@ NURSERY = textwrap.dedent("""
     import asyncio, logging, os, select, sys
     import aiohttp
     from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, Polling, Retry
-    from kling_async import errors, polls, submits, transport
-    from kling_async.journal.postgres import PostgresJournal
+    from kling_async import errors, transport
+    from kling_async.tasks import poll_scheduler as polls, submitter as submits
+    from kling_async.journal.postgres.journal import PostgresJournal
 
     url, key, journal, items = sys.argv[1:]
 

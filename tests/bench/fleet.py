@@ -11,8 +11,8 @@ from collections import Counter
 
 from kling_async import Item, MasterTextToVideo
 from kling_async.fleet import Queue
-from kling_async.journal import ItemState
-from kling_async.journal.postgres import PostgresJournal
+from kling_async.journal.base import ItemState
+from kling_async.journal.postgres.journal import PostgresJournal
 from kling_async.testing import Emulator
 from tests.bench import figures
 from tests.engines import postgres

@@ -21,9 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
-from kling_async.journal import ItemState, Journal, Move, Planned
-from kling_async.journal.postgres import PostgresJournal
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.base import ItemState, Journal, Planned, Transition
+from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import Result, SavedFile, TaskRef
 from tests.bench import figures
 from tests.engines.postgres import serving
@@ -77,10 +77,10 @@ async def carry(journal: Journal, caller: int) -> None:
         key = f"{caller}-{number}"
         ref = TaskRef("kling-2-1", f"task_{key}")
         for move in (
-            Move(key, ItemState.SUBMITTING, datetime.now(UTC)),
-            Move(key, ItemState.SUBMITTED, datetime.now(UTC), ref=ref),
-            Move(key, ItemState.FINISHED, datetime.now(UTC), result=Result(ref, (URL,))),
-            Move(
+            Transition(key, ItemState.SUBMITTING, datetime.now(UTC)),
+            Transition(key, ItemState.SUBMITTED, datetime.now(UTC), ref=ref),
+            Transition(key, ItemState.FINISHED, datetime.now(UTC), result=Result(ref, (URL,))),
+            Transition(
                 key,
                 ItemState.SAVED,
                 datetime.now(UTC),

@@ -18,8 +18,8 @@ from typing import Any
 from attrs import frozen
 
 from kling_async import TaskRef
-from kling_async.limits import Limits
-from kling_async.limits.engines import (
+from kling_async.limits.base import Limits
+from kling_async.limits.shared.backend import (
     Change,
     Leased,
     LimitsEngine,
@@ -28,9 +28,9 @@ from kling_async.limits.engines import (
     Usage,
     connect,
 )
-from kling_async.limits.pace import Pace
-from kling_async.limits.shared import SharedLimiter
-from kling_async.limits.shared_window import Report
+from kling_async.limits.shared.limiter import SharedLimiter
+from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.window import Report
 from tests.bench import figures
 from tests.engines import postgres, redis
 from tests.limits.conftest import Proxy, fullest

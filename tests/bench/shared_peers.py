@@ -19,8 +19,8 @@ from typing import Any
 
 import redis.asyncio
 
-from kling_async.limits import Limits
-from kling_async.limits.shared import SharedLimiter
+from kling_async.limits.base import Limits
+from kling_async.limits.shared.limiter import SharedLimiter
 from tests.bench import figures
 from tests.bench.shared import Child
 from tests.engines.redis import Server, serving

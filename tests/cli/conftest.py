@@ -13,10 +13,11 @@ import pytest
 from aiohttp import web
 from attrs import frozen
 
-from kling_async.cli import arguments, run
+from kling_async.cli import arguments
+from kling_async.cli.main import run
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.clock import VirtualLoop
-from kling_async.testing.samples import FOLDER
+from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

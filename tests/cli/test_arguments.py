@@ -6,7 +6,7 @@ import pytest
 
 from kling_async.cli.arguments import input_of, parser
 from kling_async.errors import InputError
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

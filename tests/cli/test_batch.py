@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async.cli import arguments
-from kling_async.journal import ItemState, Planned
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.base import ItemState, Planned
+from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from kling_async.journal import Summary
+    from kling_async.journal.base import Summary
     from tests.cli.conftest import Command, Ended, Serve
 
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}

@@ -7,7 +7,7 @@ import pytest
 
 from kling_async.cli.board import board
 from kling_async.cli.counts import Tally
-from kling_async.journal import ItemState
+from kling_async.journal.base import ItemState
 
 Capture = pytest.CaptureFixture[str]
 

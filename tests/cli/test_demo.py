@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async._extras import install_command
-from kling_async.testing.samples import FOLDER
+from kling_async._utils.extras import install_command
+from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Retry, StandardImageToVideo
-from kling_async.cli import arguments, run
+from kling_async.cli import arguments
 from kling_async.cli.emulate import _address_towards, _reachable, _settings
+from kling_async.cli.main import run
 from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
 
 if TYPE_CHECKING:

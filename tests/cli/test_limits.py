@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import TaskRef
-from kling_async.limits import Limits
-from kling_async.limits.shared import SharedLimiter, name_of
+from kling_async.limits.base import Limits
+from kling_async.limits.shared.limiter import SharedLimiter, name_of
 from tests.engines.ports import held
 
 if TYPE_CHECKING:

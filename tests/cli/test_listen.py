@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 import pytest
 
-from kling_async.cli import arguments, run
+from kling_async.cli import arguments
+from kling_async.cli.main import run
 from kling_async.protocol.callbacks import write_token
 from kling_async.testing import Emulator, Scenario
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import __version__
-from kling_async.cli import main
+from kling_async.cli.main import main
 
 if TYPE_CHECKING:
     import subprocess

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kling_async.cli.pictures import save_pictures
-from kling_async.testing.samples import FOLDER
+from kling_async.testing.sample_files import FOLDER
 from tests.engines.http_proxy import HttpProxy
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.batch import Item
-from kling_async.batch.steps import Rules, Step, content_key
+from kling_async.batch.batch import Item
+from kling_async.batch.decisions import Rules, Step, content_key
 from kling_async.cli.plan import Known, Plan, known
 from kling_async.errors import ConfigurationError, InputError, JournalError
-from kling_async.inputs import MasterTextToVideo, StandardImageToVideo
-from kling_async.journal import Failure, ItemState, Move, Planned
-from kling_async.journal.sqlite import SqliteJournal
-from kling_async.limits import Limits
+from kling_async.inputs.parse import MasterTextToVideo, StandardImageToVideo
+from kling_async.journal.base import Failure, ItemState, Planned, Transition
+from kling_async.journal.sqlite.journal import SqliteJournal
+from kling_async.limits.base import Limits
 from kling_async.results import FailReason, Result, TaskRef
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ async def test_estimate(
     assert plan.estimate(limits, in_flight) == pytest.approx(seconds, abs=0.1)
 
 
-def _moves(key: str, *states: ItemState, failure: Failure | None = None) -> Iterator[Move]:
+def _moves(key: str, *states: ItemState, failure: Failure | None = None) -> Iterator[Transition]:
     ref = TaskRef("kling-2-1", f"task_{key}")
     for state in states:
-        yield Move(
+        yield Transition(
             key,
             state,
             NOW,

@@ -9,12 +9,12 @@ import pytest
 from kling_async.cli.progress import Plain, follow, progress, tell
 from kling_async.errors import ServerError, TaskFailedError
 from kling_async.events import Paused, Polled, Retrying
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
-from kling_async.polls import Polls
 from kling_async.results import Snapshot, TaskRef, TaskState
-from kling_async.task import Task
+from kling_async.tasks.poll_scheduler import Polls
+from kling_async.tasks.task import Task
 
 REF = TaskRef("kling-2-1", "task_1")
 URL = "https://example.com/video.mp4"

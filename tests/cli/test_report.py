@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.inputs import MasterTextToVideo, StandardImageToVideo
-from kling_async.journal import Failure, ItemState, Move, Planned
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.inputs.parse import MasterTextToVideo, StandardImageToVideo
+from kling_async.journal.base import Failure, ItemState, Planned, Transition
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _ref(key: str) -> TaskRef:
 
 def _moves(
     key: str, last: ItemState, *files: SavedFile, failure: Failure | None = None
-) -> list[Move]:
+) -> list[Transition]:
     """Lead an item to a state."""
     ways = {
         ItemState.UNSURE: [ItemState.UNSURE],
@@ -46,7 +46,7 @@ def _moves(
     }
     result = Result(_ref(key), (URL, URL), cost_time=61.5)
     return [
-        Move(
+        Transition(
             key,
             state,
             NOW,

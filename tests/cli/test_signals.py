@@ -89,7 +89,7 @@ def test_terminal_that_is_closed(emulate: Emulate, hangup_by_default: None) -> N
     master, slave = os.openpty()
     script = (
         "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-        " import kling_async.cli as cli; code = cli.main(['generate', 'a fox']);"
+        " import kling_async.cli.main as cli; code = cli.main(['generate', 'a fox']);"
         " open(sys.argv[1], 'w').write(str(code))"
     )
     reader, writer = os.pipe()

@@ -22,7 +22,7 @@ from kling_async import (
     TaskRef,
     TaskTimeoutError,
 )
-from kling_async.cli import main
+from kling_async.cli.main import main
 from kling_async.cli.worker import _word
 from kling_async.testing import Emulator, Scenario
 from tests.cli.conftest import Ended

@@ -39,7 +39,7 @@ from kling_async import (
     parse_input,
 )
 from kling_async.events import Event, SubmitFailed, Submitted, TaskEnded, TasksAbandoned
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.testing import Emulator, Scenario, VirtualLoop
 from kling_async.testing.scenario import OUTCOMES, Rule, Which
 from tests.faults.observe import MEMORY

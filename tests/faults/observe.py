@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from kling_async import Batch, KlingClient, KlingError, MasterTextToVideo, Result, Retry, TaskRef
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 from tests.faults.service import TASK_ID, Fault, Service, serve
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import psycopg
 import pytest
 
 from kling_async import Item, KlingClient, Limits, MasterTextToVideo, Polling, Retry
-from kling_async.journal.postgres import PostgresJournal
+from kling_async.journal.postgres.journal import PostgresJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kling_async.journal import Entry
+    from kling_async.journal.base import Entry
     from kling_async.testing import Emulator
     from tests.conftest import Connect, Emulate
 

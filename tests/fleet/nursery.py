@@ -19,9 +19,10 @@ __all__ = ["Workers"]
 NURSERY = textwrap.dedent("""
     import asyncio, logging, os, signal, sys
     import aiohttp
-    from kling_async import KlingClient, Limits, Polling, Retry, polls, submits, transport
-    from kling_async.fleet import Worker, jobs
-    from kling_async.journal import postgres
+    from kling_async import KlingClient, Limits, Polling, Retry, transport
+    from kling_async.tasks import poll_scheduler as polls, submitter as submits
+    from kling_async.fleet import Worker, job_store as jobs
+    from kling_async.journal.postgres import journal as postgres
 
     base_url, key, url, concurrency, lease = sys.argv[1:]
 

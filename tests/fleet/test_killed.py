@@ -12,8 +12,8 @@ import pytest
 
 from kling_async import TaskRef
 from kling_async.fleet import Queue
-from kling_async.journal import ItemState
-from kling_async.journal.postgres import PostgresJournal
+from kling_async.journal.base import ItemState
+from kling_async.journal.postgres.journal import PostgresJournal
 from tests.fleet.conftest import items
 from tests.fleet.nursery import Workers
 

@@ -5,13 +5,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from kling_async import (
-    ConfigurationError,
-    InputError,
-    Item,
-    JournalError,
-    MasterTextToVideo,
-)
+from kling_async import ConfigurationError, InputError, Item, JournalError, MasterTextToVideo
 from kling_async.fleet import Enqueued, Queue, Worker
 from tests.engines.postgres import PASSWORD
 from tests.fleet.conftest import items

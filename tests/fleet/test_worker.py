@@ -27,9 +27,9 @@ from kling_async import (
     TaskTimeoutError,
 )
 from kling_async.fleet import Queue, Worker
-from kling_async.fleet.shift import has_ended
-from kling_async.journal import ItemState
-from kling_async.journal.postgres import PostgresJournal
+from kling_async.fleet.worker_loop import has_ended
+from kling_async.journal.base import ItemState
+from kling_async.journal.postgres.journal import PostgresJournal
 from tests.engines.postgres import PASSWORD
 from tests.fleet.conftest import items, prompts, until
 
@@ -163,7 +163,7 @@ async def test_handed_over(
     told: list[Outcome] = []
     async with asyncio.timeout(15):
         await Worker(kling, url, until_empty=True).run(told.append)
-    assert [outcome.elsewhere for outcome in told] == [False, False]
+    assert [outcome.done_by_other for outcome in told] == [False, False]
     assert all(outcome.result for outcome in told)
     assert len(emulator.ledger) == 2
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

@@ -12,7 +12,7 @@ from jsonschema.validators import extend  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 from pydantic import ValidationError as Refusal
 
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

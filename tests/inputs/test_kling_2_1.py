@@ -5,7 +5,7 @@ import attrs
 import pytest
 
 from kling_async.errors import InputError
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async.inputs._rules import OneOf, OrNone, Tenths, Text, WebUrl, seen, to_tenth
+from kling_async.inputs.rules import OneOf, OrNone, Tenths, Text, WebUrl, seen, to_tenth
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from kling_async.journal.postgres import PostgresJournal
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:

@@ -11,17 +11,17 @@ import pytest
 from attrs import evolve
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal import (
+from kling_async.journal.base import (
     Claim,
     ConflictError,
     Entry,
     Failure,
     ItemState,
     Journal,
-    Move,
     Planned,
+    Transition,
 )
-from kling_async.journal.sqlite import GROUP, PAGE
+from kling_async.journal.sqlite.journal import GROUP, PAGE
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def planned(*keys: str) -> list[Planned]:
     return [Planned(key, {"prompt": "a fox"}) for key in keys]
 
 
-def sending(key: str) -> Move:
+def sending(key: str) -> Transition:
     """Give the first move of an item."""
-    return Move(key, S.SUBMITTING, NOW)
+    return Transition(key, S.SUBMITTING, NOW)
 
 
-def moves(key: str, *states: ItemState) -> list[Move]:
+def moves(key: str, *states: ItemState) -> list[Transition]:
     """Give moves of one item, with what they need."""
-    return [Move(key, state, NOW, ref=REF, result=RESULT) for state in states]
+    return [Transition(key, state, NOW, ref=REF, result=RESULT) for state in states]
 
 
 async def entries(journal: Journal, *states: ItemState) -> list[Entry]:
@@ -65,7 +65,7 @@ async def test_what_is_written_is_there(journal_here: MakeJournal) -> None:
     async with journal_here() as journal:
         answer = await journal.plan(planned("a", "b"))
         assert [entry.key for entry in answer] == ["a", "b"]
-        await journal.record(sending("a"), Move("a", S.SUBMITTED, NOW, ref=REF))
+        await journal.record(sending("a"), Transition("a", S.SUBMITTED, NOW, ref=REF))
     async with journal_here() as again:
         first, second = await entries(again)
         assert (first.state, first.ref, first.changed_at) == (S.SUBMITTED, REF, NOW)
@@ -82,7 +82,7 @@ async def test_errors_come_to_the_caller(journal_here: MakeJournal) -> None:
         with pytest.raises(JournalError, match="another input"):
             await journal.plan([Planned("a", {})])
         with pytest.raises(JournalError, match="'a' is planned"):
-            await journal.record(Move("a", S.SAVED, NOW))
+            await journal.record(Transition("a", S.SAVED, NOW))
         with pytest.raises(JournalError, match="no item 'b'"):
             await journal.history("b")
 
@@ -226,7 +226,7 @@ async def test_moves_between_pages(journal_here: MakeJournal) -> None:
         async for entry in journal.entries(S.PLANNED, S.SUBMITTING):
             if not seen:
                 await journal.record(sending(names[0]), sending(names[-1]))
-                await journal.record(Move(names[PAGE], S.FAILED, NOW))
+                await journal.record(Transition(names[PAGE], S.FAILED, NOW))
             seen.append(entry)
     assert [entry.key for entry in seen] == names[:PAGE] + names[PAGE + 1 :]
     assert [entry.key for entry in seen if entry.state is S.SUBMITTING] == [names[-1]]
@@ -241,7 +241,7 @@ async def test_planned(journal_here: MakeJournal) -> None:
         first = answer[0]
         assert before <= first.changed_at <= datetime.now(UTC)
         assert first == Entry("b", {"prompt": "a fox"}, S.PLANNED, 1, first.changed_at)
-        assert await journal.history("b") == [Move("b", S.PLANNED, first.changed_at)]
+        assert await journal.history("b") == [Transition("b", S.PLANNED, first.changed_at)]
         await journal.record(sending("b"))
         again = await journal.plan(planned("c", "b", "a", "b"))
         assert [(entry.key, entry.state) for entry in again] == [
@@ -326,11 +326,11 @@ async def test_half_a_character(journal_here: MakeJournal) -> None:
 async def test_a_whole_life(journal_here: MakeJournal) -> None:
     """The reference, the result and the files stay once they are there."""
     life = [
-        Move("a", S.SUBMITTING, NOW),
-        Move("a", S.SUBMITTED, NOW, ref=REF),
-        Move("a", S.FINISHED, NOW, result=RESULT),
-        Move("a", S.SAVED, NOW, files=FILES),
-        Move("a", S.SAVED, NOW),
+        Transition("a", S.SUBMITTING, NOW),
+        Transition("a", S.SUBMITTED, NOW, ref=REF),
+        Transition("a", S.FINISHED, NOW, result=RESULT),
+        Transition("a", S.SAVED, NOW, files=FILES),
+        Transition("a", S.SAVED, NOW),
     ]
     async with journal_here() as journal:
         await journal.plan(planned("a"))
@@ -348,7 +348,7 @@ async def test_moves_in_one_call(journal_here: MakeJournal) -> None:
         await journal.plan(planned("a"))
         again = (SavedFile("https://example.com/a.mp4", "b.mp4", 10, "00"),)
         life = moves("a", S.SUBMITTING, S.SUBMITTED, S.FINISHED)
-        saved = [Move("a", S.SAVED, NOW, files=files) for files in (FILES, again)]
+        saved = [Transition("a", S.SAVED, NOW, files=files) for files in (FILES, again)]
         await journal.record(*life, *saved)
         assert (await journal.history("a"))[1:] == [*life, *saved]
         assert (await entries(journal))[0].files == again
@@ -358,10 +358,10 @@ async def test_a_new_attempt_begins_anew(journal_here: MakeJournal) -> None:
     """A new attempt has nothing of the one before, which stays in the history."""
     async with journal_here() as journal:
         await journal.plan(planned("a"))
-        unsure = Move("a", S.UNSURE, NOW, REF, RESULT, LOST, FILES)
+        unsure = Transition("a", S.UNSURE, NOW, REF, RESULT, LOST, FILES)
         await journal.record(sending("a"), unsure)
         assert (await entries(journal))[0].failure == LOST
-        await journal.record(Move("a", S.PLANNED, NOW))
+        await journal.record(Transition("a", S.PLANNED, NOW))
         assert await entries(journal) == [Entry("a", {"prompt": "a fox"}, S.PLANNED, 2, NOW)]
         assert (await journal.history("a"))[2] == unsure
 
@@ -371,7 +371,7 @@ async def test_a_failure_explains_the_last_move(journal_here: MakeJournal) -> No
     refused = Failure("RateLimitError", "slowly")
     async with journal_here() as journal:
         await journal.plan(planned("a"))
-        await journal.record(sending("a"), Move("a", S.PLANNED, NOW, failure=refused))
+        await journal.record(sending("a"), Transition("a", S.PLANNED, NOW, failure=refused))
         (entry,) = await entries(journal)
         assert (entry.failure, entry.attempt) == (refused, 1)
         await journal.record(sending("a"))
@@ -382,7 +382,7 @@ async def test_a_call_that_is_wrong(journal_here: MakeJournal) -> None:
     """A mistake of one caller is an error for that caller only."""
     async with journal_here() as journal:
         await journal.plan(planned("a", "b", "c"))
-        wrong = Move("a", S.SUBMITTING, None)  # type: ignore[arg-type] # on purpose
+        wrong = Transition("a", S.SUBMITTING, None)  # type: ignore[arg-type] # on purpose
         _, error, fine = await asyncio.gather(
             journal.record(sending("c")),
             journal.record(sending("a"), wrong),
@@ -446,18 +446,20 @@ async def test_alone(journal_here: MakeJournal) -> None:
     async with journal_here() as journal:
         first, second = await journal.plan(planned("a", "b"))
         claims = [Claim(first), Claim(second)]
-        assert [c.entry for c in await journal.look(first, second)] == [first, second]
+        assert [c.entry for c in await journal.peek(first, second)] == [first, second]
         for _ in range(2):
             answer = await journal.claim(first, second)
-            assert [(c.entry, c.hold) for c in answer] == [(c.entry, c.hold) for c in claims]
+            assert [(c.entry, c.ownership) for c in answer] == [
+                (c.entry, c.ownership) for c in claims
+            ]
             await journal.release("a", ended=True)
             await journal.release("b", "unknown")
         await journal.record(sending("a"))
         await journal.release("a")
-        assert await journal.claim() == await journal.look() == []
+        assert await journal.claim() == await journal.peek() == []
 
 
-def expecting(move: Move, state: ItemState, attempt: int) -> Move:
+def expecting(move: Transition, state: ItemState, attempt: int) -> Transition:
     """Give a move with what its caller believes of the item."""
     return evolve(move, expected=state, attempt=attempt)
 
@@ -482,7 +484,7 @@ async def test_a_belief_that_is_out_of_date(journal_here: MakeJournal) -> None:
     """Nothing of a call is written if one of its items is in another state, or another attempt."""
     async with journal_here() as journal:
         await journal.plan(planned("a", "b"))
-        await journal.record(Move("a", S.FAILED, NOW), Move("a", S.PLANNED, NOW))
+        await journal.record(Transition("a", S.FAILED, NOW), Transition("a", S.PLANNED, NOW))
         for state, attempt in ((S.PLANNED, 1), (S.FAILED, 2)):
             with pytest.raises(ConflictError, match=r"is planned \(attempt 2\)"):
                 await journal.record(sending("b"), expecting(sending("a"), state, attempt))
@@ -495,7 +497,7 @@ async def test_beliefs_within_one_call(journal_here: MakeJournal) -> None:
     """Each move of an item expects what the one before it in the same call has made of it."""
     async with journal_here() as journal:
         await journal.plan(planned("a"))
-        submitted = Move("a", S.SUBMITTED, NOW, ref=REF, expected=S.SUBMITTING, attempt=1)
+        submitted = Transition("a", S.SUBMITTED, NOW, ref=REF, expected=S.SUBMITTING, attempt=1)
         await journal.record(expecting(sending("a"), S.PLANNED, 1), submitted)
         assert await states(journal) == {"a": "submitted"}
 
@@ -504,16 +506,16 @@ async def test_a_reference_that_is_learned_later(journal_here: MakeJournal) -> N
     """What was unsure is submitted, in the same attempt, and counts as one that was paid for."""
     async with journal_here() as journal:
         await journal.plan(planned("a", "b"))
-        lost = Move("a", S.UNSURE, NOW, failure=LOST)
+        lost = Transition("a", S.UNSURE, NOW, failure=LOST)
         await journal.record(sending("a"), lost, *moves("b", S.SUBMITTING, S.SUBMITTED))
-        await journal.record(expecting(Move("a", S.SUBMITTED, NOW, ref=REF), S.UNSURE, 1))
+        await journal.record(expecting(Transition("a", S.SUBMITTED, NOW, ref=REF), S.UNSURE, 1))
         (entry, _) = await entries(journal)
         assert (entry.state, entry.attempt, entry.ref, entry.failure) == (S.SUBMITTED, 1, REF, None)
         assert (await journal.summary()).attempts == 2
         with pytest.raises(JournalError, match="without the task's reference"):
             await journal.record(
-                *(Move("a", S.FAILED, NOW), Move("a", S.PLANNED, NOW)),
-                *(sending("a"), lost, Move("a", S.SUBMITTED, NOW)),
+                *(Transition("a", S.FAILED, NOW), Transition("a", S.PLANNED, NOW)),
+                *(sending("a"), lost, Transition("a", S.SUBMITTED, NOW)),
             )
 
 
@@ -523,12 +525,14 @@ async def test_fresh_links(journal_here: MakeJournal) -> None:
     async with journal_here() as journal:
         await journal.plan(planned("a"))
         await journal.record(*moves("a", S.SUBMITTING, S.SUBMITTED, S.FINISHED))
-        await journal.record(Move("a", S.FINISHED, NOW, result=fresh))
+        await journal.record(Transition("a", S.FINISHED, NOW, result=fresh))
         assert [entry.result for entry in await entries(journal)] == [fresh]
-        await journal.record(*(Move("a", S.SAVED, NOW, result=one) for one in (None, fresher)))
+        await journal.record(
+            *(Transition("a", S.SAVED, NOW, result=one) for one in (None, fresher))
+        )
         assert [entry.result for entry in await entries(journal)] == [fresher]
         with pytest.raises(JournalError, match="cannot become finished"):
-            await journal.record(Move("a", S.FINISHED, NOW, result=fresh))
+            await journal.record(Transition("a", S.FINISHED, NOW, result=fresh))
 
 
 async def test_what_was_rejected(journal_here: MakeJournal) -> None:
@@ -537,14 +541,17 @@ async def test_what_was_rejected(journal_here: MakeJournal) -> None:
     async with journal_here() as journal:
         await journal.plan(planned("a", "b", "c"))
         await journal.record(
-            *(sending("a"), Move("a", S.FAILED, NOW, failure=rejected)),
-            *(*moves("b", S.SUBMITTING, S.SUBMITTED), Move("b", S.FAILED, NOW, failure=rejected)),
-            *(sending("c"), Move("c", S.FAILED, NOW, failure=LOST)),
+            *(sending("a"), Transition("a", S.FAILED, NOW, failure=rejected)),
+            *(
+                *moves("b", S.SUBMITTING, S.SUBMITTED),
+                Transition("b", S.FAILED, NOW, failure=rejected),
+            ),
+            *(sending("c"), Transition("c", S.FAILED, NOW, failure=LOST)),
         )
         a, b, c = await entries(journal)
         assert a.failure == rejected
         assert [one.was_rejected for one in (a, b, c)] == [True, False, False]
-        await journal.record(expecting(Move("a", S.PLANNED, NOW), S.FAILED, 1))
+        await journal.record(expecting(Transition("a", S.PLANNED, NOW), S.FAILED, 1))
         assert [(one.attempt, one.was_rejected) for one in await entries(journal, S.PLANNED)] == [
             (2, False)
         ]

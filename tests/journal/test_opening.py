@@ -6,8 +6,8 @@ import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal.opening import is_there, journal_at, shown
-from kling_async.journal.postgres import PostgresJournal
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 
 
 @pytest.mark.parametrize("place", ["run.sqlite", Path("run.sqlite")])

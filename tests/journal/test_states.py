@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kling_async.errors import JournalError
-from kling_async.journal import Entry, Failure, ItemState, Move, Planned
-from kling_async.journal.postgres import PostgresJournal
-from kling_async.journal.sqlite import SqliteJournal
+from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
+from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 from kling_async.testing.clock import VirtualLoop
 
@@ -55,8 +55,8 @@ ITEMS = st.builds(
     st.sampled_from([{"x": 1, "y": [2]}] * 9 + [{"x": 2}]),
 )
 REFS = st.builds(TaskRef, st.just("m"), st.sampled_from(["1", "2"]))
-MOVES = st.builds(
-    Move,
+TRANSITIONS = st.builds(
+    Transition,
     st.sampled_from([*KEYS * 4, "unknown"]),
     st.sampled_from(S),
     st.integers(0, 10**9).map(lambda seconds: START + timedelta(seconds=seconds)),
@@ -74,7 +74,7 @@ class Item:
     """What the model knows of one item."""
 
     entry: Entry
-    history: list[Move]
+    history: list[Transition]
 
 
 class JournalAndModel(RuleBasedStateMachine):
@@ -126,11 +126,11 @@ class JournalAndModel(RuleBasedStateMachine):
             if item.key not in self.model:
                 now = entry.changed_at
                 expected = Entry(item.key, item.input, S.PLANNED, 1, now)
-                self.model[item.key] = Item(expected, [Move(item.key, S.PLANNED, now)])
+                self.model[item.key] = Item(expected, [Transition(item.key, S.PLANNED, now)])
             assert entry == self.model[item.key].entry
 
-    @rule(calls=st.lists(st.lists(MOVES, max_size=3), min_size=1, max_size=4))
-    def record(self, calls: list[list[Move]]) -> None:
+    @rule(calls=st.lists(st.lists(TRANSITIONS, max_size=3), min_size=1, max_size=4))
+    def record(self, calls: list[list[Transition]]) -> None:
         async def together() -> list[JournalError | None]:
             return await asyncio.gather(*(answered(self.journal.record(*call)) for call in calls))
 
@@ -138,8 +138,8 @@ class JournalAndModel(RuleBasedStateMachine):
         assert [answer is None for answer in self.run(together())] == expected
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), move=MOVES)
-    def record_what_is_legal(self, data: st.DataObject, move: Move) -> None:
+    @rule(data=st.data(), move=TRANSITIONS)
+    def record_what_is_legal(self, data: st.DataObject, move: Transition) -> None:
         item = self.model[data.draw(st.sampled_from(sorted(self.model)))]
         state = data.draw(st.sampled_from(sorted(LEGAL[item.entry.state])))
         ref = TaskRef("m", "3")
@@ -177,7 +177,7 @@ class JournalAndModel(RuleBasedStateMachine):
         assert self.run(entries(self.journal, *states)) == expected
 
     @rule()
-    def look(self) -> None:
+    def peek(self) -> None:
         """Compare what else can be read, also by a reader beside the writer."""
         reader = self.entered(self.make(read_only=True))
         for journal in (self.journal, reader):
@@ -192,7 +192,7 @@ class JournalAndModel(RuleBasedStateMachine):
 
     # The model.
 
-    def recorded(self, moves: Sequence[Move]) -> bool:
+    def recorded(self, moves: Sequence[Transition]) -> bool:
         """Do moves to the model, all or none; tell whether they were legal."""
         new: dict[str, Item] = {}
         paid = 0
@@ -222,11 +222,11 @@ class JournalAndModel(RuleBasedStateMachine):
                 assert self.recorded([last])
 
 
-def after(entry: Entry, move: Move) -> Entry:
+def after(entry: Entry, move: Transition) -> Entry:
     """Tell how an item stands after a legal move."""
     if move.state is S.PLANNED and entry.state in (S.FAILED, S.UNSURE):
         entry = Entry(entry.key, entry.input, entry.state, entry.attempt + 1, move.at)
-        move = Move(move.key, move.state, move.at, failure=move.failure)
+        move = Transition(move.key, move.state, move.at, failure=move.failure)
     return attrs.evolve(
         entry,
         state=move.state,

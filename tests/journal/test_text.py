@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.journal import Failure, ItemState, Move
-from kling_async.journal._text import details, read_details, write
+from kling_async.journal.base import Failure, ItemState, Transition
+from kling_async.journal.text import details, read_details, write
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 FREELY = settings(deadline=None, derandomize=True)
@@ -38,7 +38,7 @@ FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_
 @FREELY
 @given(
     st.builds(
-        Move,
+        Transition,
         st.just("a"),
         st.just(ItemState.SAVED),
         TIMES,
@@ -48,7 +48,7 @@ FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_
         FILES,
     )
 )
-def test_what_comes_with_a_move(move: Move) -> None:
+def test_what_comes_with_a_move(move: Transition) -> None:
     """Whatever came with a move is read as it was written, and the text fits in any database."""
     texts = details(move).values()
     assert read_details(texts) == (move.ref, move.result, move.failure, move.files)
@@ -68,7 +68,7 @@ def test_a_failure_of_an_earlier_version() -> None:
 
 def test_nothing_is_none() -> None:
     """What did not come with a move takes no room."""
-    nothing = details(Move("a", ItemState.PLANNED, datetime.now(UTC)))
+    nothing = details(Transition("a", ItemState.PLANNED, datetime.now(UTC)))
     assert nothing == dict.fromkeys(("ref", "result", "failure", "files"))
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kling_async.journal._writer import Writer
+from kling_async.journal.writer import Writer
 
 
 class OddError(Exception):

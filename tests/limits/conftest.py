@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
 
-from kling_async.limits.engines import Change
-from kling_async.limits.pace import Pace
-from kling_async.limits.shared import SharedLimiter
-from kling_async.limits.shared_window import Report
+from kling_async.limits.shared.backend import Change
+from kling_async.limits.shared.limiter import SharedLimiter
+from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.window import Report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from kling_async.limits import Limiter, Limits
+    from kling_async.limits.base import Limiter, Limits
 
 
 class Share(Protocol):

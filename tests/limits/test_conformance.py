@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from kling_async import TaskRef
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
-from kling_async.limits.memory import MemoryEngine
+from kling_async.limits.shared.memory import MemoryEngine
 from kling_async.testing.clock import VirtualLoop
 from tests.limits.conftest import crowd, fullest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from kling_async.limits.shared import SharedLimiter
+    from kling_async.limits.shared.limiter import SharedLimiter
     from tests.limits.conftest import Share
 
 ONE, TWO = TaskRef("kling-2-1", "task_1"), TaskRef("kling-2-1", "task_2")

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kling_async import ConfigurationError, TaskRef
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from kling_async.limits import Permit, Slot
+    from kling_async.limits.base import Permit, Slot
 
 virtual = pytest.mark.virtual_time
 

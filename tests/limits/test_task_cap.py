@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async import TaskRef
-from kling_async.limits import Limits
+from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.limits.task_cap import TaskCap
 from kling_async.testing.clock import VirtualLoop

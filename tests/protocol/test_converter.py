@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async.inputs import (
+from kling_async.inputs.parse import (
     Input,
     MasterImageToVideo,
     MasterTextToVideo,

@@ -15,12 +15,13 @@ from fastapi.responses import PlainTextResponse
 
 from kling_async import KlingClient
 from kling_async.protocol.callbacks import write_token
-from kling_async.webhooks import Inbox, aiohttp, asgi, fastapi
+from kling_async.webhooks import aiohttp, asgi, fastapi
+from kling_async.webhooks.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from kling_async.webhooks._edge import Client
+    from kling_async.webhooks._adapter import Client
 
 SECRET = "a secret of the tests"
 

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from kling_async import KlingClient
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.webhooks import Counts, aiohttp
+from kling_async.webhooks import aiohttp
+from kling_async.webhooks.inbox import Counts
 
 if TYPE_CHECKING:
     from tests.webhooks.conftest import Connect, Run, Site

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from kling_async import KlingClient, MasterTextToVideo
 from kling_async.errors import AuthenticationError, RateLimitError
-from kling_async.webhooks import Counts
+from kling_async.webhooks.inbox import Counts
 
 if TYPE_CHECKING:
     from types import TracebackType

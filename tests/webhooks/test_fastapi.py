@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 
 from kling_async import KlingClient
-from kling_async._extras import install_command
+from kling_async._utils.extras import install_command
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks import fastapi
 

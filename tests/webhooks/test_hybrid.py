@@ -16,7 +16,7 @@ from kling_async.errors import TaskFailedError
 from kling_async.events import CalledBack, Event, Polled
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
-from kling_async.webhooks import Inbox
+from kling_async.webhooks.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -20,7 +20,7 @@ from kling_async.protocol.callbacks import write_token
 from kling_async.results import Snapshot, TaskState
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
-from kling_async.webhooks import Counts, Inbox
+from kling_async.webhooks.inbox import Counts, Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import ETag, web
 
-from kling_async.testing import media
 from kling_async.testing.emulator.cache import SharedCache
 from kling_async.testing.emulator.images import ImageProblem, ImageReader
 from kling_async.testing.emulator.ranges import NOT_SATISFIABLE, read_range
+from kling_async.testing.media import film as media
 
 if TYPE_CHECKING:
     from kling_async.testing.emulator.rules import Order

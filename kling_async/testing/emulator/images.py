@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kling_async.testing import media
 from kling_async.testing.emulator.cache import SharedCache
+from kling_async.testing.media import film as media
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from kling_async.testing.media import TooManyPixelsError
+from kling_async.testing.media.film import TooManyPixelsError
 
 __all__ = ["LONGEST_SIDE", "prepare"]
 

@@ -15,7 +15,7 @@ from kling_async.testing.media.text import LINE_HEIGHT, SetText, clean, fit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kling_async.testing.media import Film
+    from kling_async.testing.media.film import Film
 
 __all__ = ["FPS", "scene"]
 

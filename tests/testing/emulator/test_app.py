@@ -11,7 +11,7 @@ from aiohttp import web
 from PIL import Image
 from yarl import URL
 
-from kling_async.testing import samples
+from kling_async.testing import sample_files as samples
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -246,7 +246,7 @@ def test_without_the_extra() -> None:
 import sys
 sys.modules["av"] = sys.modules["PIL"] = None
 import asyncio, json, aiohttp
-from kling_async._extras import install_command
+from kling_async._utils.extras import install_command
 from kling_async.errors import MissingExtraError
 from kling_async.testing import Emulator, media, samples
 from kling_async.testing.clock import VirtualLoop

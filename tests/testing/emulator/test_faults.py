@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from kling_async.testing import samples
+from kling_async.testing import sample_files as samples
 
 if TYPE_CHECKING:
     from tests.testing.emulator.conftest import Start

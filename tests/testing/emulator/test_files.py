@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from kling_async.testing import media, samples
+from kling_async.testing import sample_files as samples
+from kling_async.testing.media import film as media
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import av
 import pytest
 from PIL import Image
 
-from kling_async.testing.media import Film, can_render, prepare_picture, render, small_video
+from kling_async.testing.media.film import Film, can_render, prepare_picture, render, small_video
 
 
 def picture(size: tuple[int, int], color: str = "orange") -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kling_async.testing.media import TooManyPixelsError, prepare_picture
+from kling_async.testing.media.film import TooManyPixelsError, prepare_picture
 from kling_async.testing.media.pictures import LONGEST_SIDE
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from kling_async.testing.media import Film, prepare_picture
+from kling_async.testing.media.film import Film, prepare_picture
 from kling_async.testing.media.scenes import scene
 
 

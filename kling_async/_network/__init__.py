@@ -1,0 +1,1 @@
+"""What is shared by all connections that the package opens."""

@@ -1,0 +1,136 @@
+"""One thread for an engine that blocks, and commits that are shared by those who wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Generic, TypeVar
+
+from kling_async._utils.threads import to_its_end
+from kling_async.errors import ConfigurationError, JournalError, own
+
+__all__ = ["TOLD", "Writer"]
+
+_C = TypeVar("_C")
+_T = TypeVar("_T")
+
+# Callers who are told in one turn of the loop that their calls are committed: all of them go on
+# in the next one, and that takes its time.
+TOLD = 50
+
+
+class Writer(Generic[_C]):
+    """Runs jobs in one thread, and commits calls in groups.
+
+    Who calls while a commit is under way joins the next one, so that the disk, or the network, is
+    waited for once for all of them.
+
+    Args:
+        name: What the journal is called in errors.
+        commit: Makes calls in one transaction, in the thread; returns what each of them gives,
+            or the error that it raises. What it raises itself is every caller's.
+        most: Calls in one transaction.
+    """
+
+    def __init__(self, name: str, commit: Callable[[list[_C]], list[object]], *, most: int) -> None:
+        self._name = name
+        self._make = commit
+        self._most = most
+        self._thread: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # on which it was opened
+        self._waiting: deque[tuple[_C, asyncio.Future[object]]] = deque()
+        self._committing = False
+
+    async def start(self, opening: Callable[[], None], closing: Callable[[], None]) -> None:
+        """Start the thread, and open the journal in it."""
+        if self._thread is not None:
+            self.check()
+            raise JournalError(f"the journal {self._name} is open already")
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kling-journal")
+        try:
+            await self.run(opening)
+        except BaseException:  # also if cancelled: the thread closes what it has opened by then
+            await self.stop(closing)
+            raise
+
+    async def stop(self, closing: Callable[[], None]) -> None:
+        """Commit what was handed in, close the journal, and end the thread; twice does no harm."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._commit(len(self._waiting))
+        closed = self.run(closing)  # after the commits: there is one thread
+        self._thread = None
+        try:
+            await to_its_end(closed)
+        finally:
+            thread.shutdown()
+
+    def check(self) -> ThreadPoolExecutor:
+        """Return the thread of a journal that is open on this event loop.
+
+        One that was left open by a loop that has ended goes over to the running one.
+
+        Raises:
+            JournalError: It is not open.
+            ConfigurationError: It is open on another event loop that is running.
+        """
+        if self._thread is None:
+            raise JournalError(f"the journal {self._name} is not open: use it in `async with`")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise ConfigurationError(
+                    f"the journal {self._name} is open on another event loop that is running: use"
+                    " it on one loop at a time"
+                )
+            self._loop, self._committing = loop, False  # that commit's end is reported to no one
+        return self._thread
+
+    def run(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Do something in the thread, after what it was given before."""
+        return asyncio.get_running_loop().run_in_executor(self.check(), job)
+
+    async def write(self, call: _C) -> object:
+        """Commit a call with those of others; it is made even if the caller is cancelled."""
+        self.check()
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
+        if not self._committing:
+            self._commit(self._most)
+        return await future
+
+    def _commit(self, most: int) -> None:
+        """Commit so many of the calls that are waiting."""
+        group = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        if group:
+            self._committing = True
+            # A bare future, not a task: nobody can cancel it, not even a loop that is ending.
+            job = self.run(partial(self._make, [call for call, _ in group]))
+            job.add_done_callback(partial(self._committed, [future for _, future in group]))
+
+    def _committed(
+        self, callers: list[asyncio.Future[object]], job: asyncio.Future[list[object]]
+    ) -> None:
+        """Tell each caller what became of its call; go on with those who came meanwhile."""
+        self._committing = False
+        self._commit(self._most)
+        error = job.exception()
+        # Each gets an error of its own: one may add to it what concerns its item.
+        answers = [own(error) for _ in callers] if error is not None else job.result()
+        self._tell(list(zip(callers, answers, strict=True)))
+
+    def _tell(self, told: list[tuple[asyncio.Future[object], object]]) -> None:
+        for caller, answer in told[:TOLD]:
+            if caller.done():
+                continue  # it was cancelled
+            if isinstance(answer, BaseException):
+                caller.set_exception(answer)
+            else:
+                caller.set_result(answer)
+        if rest := told[TOLD:]:
+            asyncio.get_running_loop().call_soon(self._tell, rest)

@@ -1,0 +1,181 @@
+"""Shared limits in PostgreSQL 12 or later: one row for each name, and one for each lease.
+
+Each call is one transaction, sent in one message: no lock is held while the client does anything.
+Time is the server's. Commits wait for the disk as the server has it: after a crash it goes on as
+the same one, and must not have forgotten turns that it gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import psycopg
+from psycopg.errors import InsufficientPrivilege
+
+from kling_async._postgres.connection import Line, execute
+from kling_async.errors import ConfigurationError, KlingError, LimiterError
+from kling_async.limits.shared import _postgres_sql
+from kling_async.limits.shared._learned import cap_of
+from kling_async.limits.shared.backend import Change, Lease, Leased, Pause, Reservation, Usage
+
+if TYPE_CHECKING:
+    from kling_async._postgres.connection import Connection, Rows
+    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.window import Report
+
+__all__ = ["PostgresEngine"]
+
+# Seconds after which the network is taken to be dead.
+_SILENCE = 1.5
+
+# The same for a look, for which nothing waits.
+_LOOK = 10.0
+
+# Of limits that were never used: what was learned, requests, their limit, that of tasks, the pause.
+_UNUSED = ("", 0, 0, 0, 0.0)
+
+# What a server says in these cases does not change by waiting. libpq gives no code for them.
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "does not exist",
+    "no pg_hba.conf",
+    "ProactorEventLoop",  # that of Windows, on which psycopg cannot work
+)
+
+
+class PostgresEngine:
+    """A :class:`~kling_async.limits.shared.backend.LimitsEngine` in PostgreSQL.
+
+    One connection is enough: calls are short, and a process makes a few of them a second.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self._name = name
+        self._turn = asyncio.Lock()
+        self._line = Line(url, self._prepare, silent=True)
+
+    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        """Take in a report, and reserve the next turns."""
+        values = {
+            "settle": pace.settle,
+            "burst": pace.burst,
+            "number": number,
+            "interval": pace.interval,
+            "requests": pace.requests_per_minute,
+            "holder": report.holder,
+            "sequence": report.sequence,
+            "since": report.since,
+            "under_way": report.under_way,
+            "ages": [age for age, _ in report.answered],
+            "numbers": [number for _, number in report.answered],
+        }
+        *_, rows = await self._execute(_postgres_sql.RESERVE, values)
+        *numbers, delays = rows[0]
+        known, pause, paused_for, epoch, set_back = _numbers(numbers)
+        return Reservation(
+            delays=tuple(_numbers(cast("Sequence[object]", delays))),
+            known=int(known),
+            pause=pause,
+            paused_for=paused_for,
+            epoch=str(epoch),
+            set_back=set_back,
+        )
+
+    async def pause(self, delay: float, age: float) -> Pause:
+        """Give no turn for ``delay`` seconds."""
+        *_, rows = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
+        began, pause = _numbers(rows[0])
+        return Pause(bool(began), pause)
+
+    async def lease(self, change: Change) -> Leased:
+        """Keep, give and free leases, all at once."""
+        known, news = change.learned or ("", "")
+        values = {
+            "settle": change.pace.settle,
+            "calm": change.settle,
+            "limit": change.limit,
+            "cap": change.cap,
+            "lifetime": change.lifetime,
+            "holder": change.holder,
+            "keys": [one.key for one in change.hold],
+            "held_for": [one.held_for for one in change.hold],
+            "ends_in": [one.ends_in for one in change.hold],
+            "take": list(change.take),
+            "drop": list(change.drop),
+            "known": known,
+            "news": news,
+        }
+        *_, taken, _, rows = await self._execute(_postgres_sql.LEASE_CALL, values)
+        given = {row[0] for row in taken}
+        epoch, set_back, learned, held, confirmed = rows[0]
+        return Leased(
+            taken=tuple(one for one in change.take if one in given),
+            epoch=str(epoch),
+            learned=str(learned),
+            held=int(cast("int", held)),
+            confirmed=int(cast("int", confirmed)),
+            set_back=float(cast("float", set_back)),
+        )
+
+    async def look(self) -> Usage:
+        """Return what is in use."""
+        (rows,) = await self._execute(_postgres_sql.LOOK, {}, _LOOK)
+        learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
+        used, requests, tasks, pause = _numbers(numbers)
+        leases = tuple(
+            Lease(str(row[5]), str(row[6]), *_numbers(row[7:])) for row in rows if row[5]
+        )
+        return Usage(
+            requests=int(used),
+            requests_per_minute=int(requests),
+            concurrent_tasks=int(tasks),
+            effective_tasks=cap_of(str(learned), int(tasks)),
+            pause=pause,
+            leases=leases,
+        )
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._line.close()
+
+    async def _execute(
+        self, query: str, values: Mapping[str, object], within: float = _SILENCE
+    ) -> list[Rows]:
+        """Run one transaction on the connection, one at a time."""
+        async with self._turn:
+            try:
+                return await self._line.execute(
+                    query, {**values, "name": self._name}, within=within
+                )
+            except TimeoutError as error:
+                raise LimiterError(str(error)) from None
+            except psycopg.Error as error:
+                raise _ours(error) from error
+            except OSError as error:
+                raise LimiterError(f"{type(error).__name__}: {error}") from error
+
+    async def _prepare(self, db: Connection) -> None:
+        ((known,),) = await execute(db, _postgres_sql.KNOWN, within=_SILENCE)
+        if None in known:
+            await execute(db, _postgres_sql.TABLES, within=_SILENCE)
+
+
+def _numbers(row: Sequence[object]) -> list[float]:
+    return [float(cast("float", one)) for one in row]
+
+
+def _ours(error: psycopg.Error) -> KlingError:
+    """Return our error for one of the driver's."""
+    words = " ".join(str(error).split())
+    refused = error.sqlstate is None and any(one in words for one in _REFUSALS)
+    if refused or isinstance(error, InsufficientPrivilege):
+        return ConfigurationError(f"the engine of the limits refuses us: {words}")
+    return LimiterError(f"{type(error).__name__}: {words}")
+
+
+def engine(url: str, name: str) -> PostgresEngine:
+    """Return the engine at an address."""
+    return PostgresEngine(url, name)

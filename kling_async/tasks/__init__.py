@@ -1,0 +1,1 @@
+"""The life of a remote task: submit, poll or callback, result."""

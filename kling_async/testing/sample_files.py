@@ -1,0 +1,17 @@
+"""Sample inputs for all four modes of ``kling-2-1``, and the drawings that they name.
+
+The drawings are our own and come under the project's licence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+__all__ = ["DEMO", "FOLDER"]
+
+FOLDER: Final = Path(__file__).parent / "samples"
+"""Serve it: ``Emulator(samples=FOLDER)`` answers under ``/samples/fox.jpg`` and so on."""
+
+DEMO: Final = FOLDER / "demo.jsonl"
+"""Inputs as JSON Lines, in which ``{emulator}`` stands for the emulator's origin."""

@@ -1,0 +1,137 @@
+"""One client on several event loops: one after another, and never two at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import KlingClient, MasterTextToVideo, Task, TaskRef
+from kling_async._utils.loops import OneLoop
+from kling_async.errors import ConfigurationError
+from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from kling_async.testing.transport import Request, Response
+
+FOX = MasterTextToVideo("a fox")
+REF = TaskRef("kling-2-1", "task_1")
+URLS = {"resultUrls": ["https://example.com/a.mp4"]}
+
+
+async def script(request: Request) -> Response:
+    """Accept each submit; a task has ended when it is asked after."""
+    await asyncio.sleep(0)
+    if request.kind == "submit":
+        return answer({"taskId": "task_1"})
+    if request.kind == "balance":
+        return answer(1.5)
+    return answer({"taskId": "task_1", "state": "success", "resultJson": URLS})
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
+    """Run an event loop in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def run_there(loop: asyncio.AbstractEventLoop, main: Callable[[], Awaitable[object]]) -> object:
+    """Run a coroutine on the loop of the other thread."""
+
+    async def run() -> object:
+        return await main()
+
+    return asyncio.run_coroutine_threadsafe(run(), loop).result(30)
+
+
+def test_check() -> None:
+    """A second loop may follow the first, and the first may come back, but not while one runs."""
+    one_loop = OneLoop("thing")
+
+    async def check() -> None:
+        one_loop.check()
+        one_loop.check()
+
+    async def check_beside() -> None:
+        one_loop.check()
+        with pytest.raises(ConfigurationError, match="this thing is in use on another event loop"):
+            await asyncio.to_thread(asyncio.run, check())
+        one_loop.check()
+
+    for _ in range(2):
+        asyncio.run(check())
+        asyncio.run(check_beside())
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        for _ in range(2):
+            one.run(check())
+            two.run(check())
+
+
+USES: dict[str, Callable[[KlingClient], Callable[[], Awaitable[object]]]] = {
+    "submit": lambda kling: lambda: kling.submit(FOX),
+    "generate": lambda kling: lambda: kling.generate(FOX),
+    "balance": lambda kling: kling.balance,
+    "status": lambda kling: lambda: kling.status(REF),
+    "close": lambda kling: kling.close,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_two_loops_that_run(use: str, elsewhere: asyncio.AbstractEventLoop) -> None:
+    """What is asked of a client on a second running loop is an error at once, and not sent."""
+    transport = ScriptedTransport(script)
+    kling = KlingClient("a-key", transport=transport)
+    run_there(elsewhere, kling.balance)
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await USES[use](kling)()
+
+    asyncio.run(main())
+    assert len(transport.requests) == 1
+    assert run_there(elsewhere, kling.balance) == 1.5
+
+
+def test_a_task_on_two_loops_that_run(elsewhere: asyncio.AbstractEventLoop) -> None:
+    """Waiting for a task, or watching it, on a second running loop is an error at once."""
+    kling = KlingClient("a-key", transport=ScriptedTransport(script))
+    task = run_there(elsewhere, lambda: kling.submit(FOX))
+    assert isinstance(task, Task)
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await task.wait()
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await anext(task.watch())
+
+    asyncio.run(main())
+
+
+def test_loops_one_after_another() -> None:
+    """Several runs may use a client, and a task of an earlier one."""
+    kling = KlingClient("a-key", transport=ScriptedTransport(script))
+
+    async def submit() -> Task:
+        return await kling.submit(FOX)
+
+    async def main() -> None:
+        assert await kling.balance() == 1.5
+        assert (await task.wait()).ref == REF
+        assert (await kling.generate(FOX)).ref == REF
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        task = runner.run(submit())
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import pytest
+
+from kling_async import Item, MasterTextToVideo, StandardImageToVideo
+from kling_async.batch.decisions import (
+    Rules,
+    Step,
+    apply,
+    content_key,
+    error_of,
+    failure_of,
+    next_step,
+)
+from kling_async.errors import (
+    AnswerLostError,
+    BalanceError,
+    ConfigurationError,
+    ContractError,
+    InputError,
+    JournalError,
+    KlingError,
+    TaskFailedError,
+)
+from kling_async.journal.base import Entry, Failure, ItemState, Transition
+from kling_async.results import FailReason, Result, SavedFile, TaskRef
+
+S = ItemState
+START = datetime(2026, 1, 2, tzinfo=UTC)
+REF = TaskRef("kling-2-1", "task_1")
+FAILED = Failure("TaskFailedError", "no", "MODEL_UNAVAILABLE", FailReason.UNAVAILABLE, True)  # noqa: FBT003
+
+
+def entry(
+    state: ItemState,
+    attempt: int = 1,
+    failure: Failure | None = None,
+    ref: TaskRef | None = None,
+    result: Result | None = None,
+) -> Entry:
+    """Make an entry that stands so."""
+    return Entry("a", {}, state, attempt, START, ref, result, failure)
+
+
+# ------------------------------------------------------------------------------------ the next step
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("state", "rules", "step"),
+    [
+        (S.PLANNED, Rules(), Step.SUBMIT),
+        (S.SUBMITTED, Rules(), Step.WAIT),
+        (S.FINISHED, Rules(), Step.TELL),
+        (S.FINISHED, Rules(save=True), Step.SAVE),
+        (S.SAVED, Rules(save=True), Step.TELL),
+        (S.UNSURE, Rules(resubmit_failed=9), Step.TELL),
+        (S.FAILED, Rules(resubmit_unsure=True), Step.TELL),
+        (S.SUBMITTING, Rules(resubmit_unsure=True), Step.TELL),
+    ],
+)
+def test_next_step(state: ItemState, rules: Rules, step: Step, fresh: bool) -> None:  # noqa: FBT001
+    """Where an item stands says what it needs, unless the rules forbid it."""
+    assert next_step(entry(state), rules, fresh=fresh) is step
+
+
+def test_unsure_ones_are_resubmitted_once() -> None:
+    """With leave, an unsure item is submitted anew, but not one that became unsure just now."""
+    rules = Rules(resubmit_unsure=True)
+    assert next_step(entry(S.UNSURE), rules, fresh=False) is Step.SUBMIT_ANEW
+    assert next_step(entry(S.UNSURE), rules, fresh=True) is Step.TELL
+
+
+@pytest.mark.parametrize(
+    ("attempt", "allowed", "reason", "again"),
+    [
+        (1, 0, FailReason.UNAVAILABLE, False),
+        (1, 1, FailReason.UNAVAILABLE, True),
+        (1, 1, FailReason.TIMEOUT, True),
+        (2, 1, FailReason.UNAVAILABLE, False),
+        (2, 2, FailReason.UNAVAILABLE, True),
+        (1, 9, FailReason.CONTENT, False),
+        (1, 9, FailReason.GENERATION, False),
+        (1, 9, None, False),
+    ],
+)
+def test_failed_ones(attempt: int, allowed: int, reason: FailReason | None, again: bool) -> None:  # noqa: FBT001
+    """A failed item is submitted anew as often as is allowed, for a reason that may pass."""
+    failed = entry(S.FAILED, attempt, Failure("TaskFailedError", "no", "X", reason))
+    step = next_step(failed, Rules(resubmit_failed=allowed), fresh=True)
+    assert step is (Step.SUBMIT_ANEW if again else Step.TELL)
+
+
+def test_a_failure_that_is_not_known() -> None:
+    """A failed item of which nothing else is known is told."""
+    assert next_step(entry(S.FAILED), Rules(resubmit_failed=1), fresh=False) is Step.TELL
+
+
+@pytest.mark.parametrize(
+    "reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA]
+)
+def test_hopeless_reasons(reason: FailReason) -> None:
+    """Nobody can ask that an input be paid for again that fails again."""
+    with pytest.raises(ConfigurationError, match=reason.value):
+        Rules(resubmit_reasons=[FailReason.TIMEOUT, reason])
+
+
+def test_a_refused_output() -> None:
+    """A refusal of the video that was made may be resubmitted, if the user asks for it."""
+    failed = entry(
+        S.FAILED, failure=Failure("TaskFailedError", "no", "", FailReason.CONTENT_OUTPUT)
+    )
+    assert next_step(failed, Rules(resubmit_failed=9), fresh=False) is Step.TELL
+    allowed = Rules(resubmit_failed=9, resubmit_reasons=[FailReason.CONTENT_OUTPUT])
+    assert next_step(failed, allowed, fresh=False) is Step.SUBMIT_ANEW
+
+
+@pytest.mark.parametrize("number", [-1, 0.5])
+def test_how_often(number: int) -> None:
+    """How often failed items are resubmitted is a count."""
+    with pytest.raises(ConfigurationError, match="resubmit_failed"):
+        Rules(resubmit_failed=number)
+
+
+# ------------------------------------------------------------------------------------------- moves
+
+
+def test_a_move_keeps_what_it_does_not_bring() -> None:
+    """An entry after a move has what the move brought, and what was there of this attempt."""
+    result = Result(REF, ("https://example.com/a.mp4",))
+    file = SavedFile(result.result_urls[0], "a.mp4", 1, "0")
+    later = START + timedelta(seconds=1)
+    now = entry(S.SUBMITTING)
+    now = apply(now, Transition("a", S.SUBMITTED, later, ref=REF))
+    assert (now.state, now.ref, now.changed_at) == (S.SUBMITTED, REF, later)
+    now = apply(now, Transition("a", S.FINISHED, later, result=result))
+    assert (now.ref, now.result) == (REF, result)
+    now = apply(now, Transition("a", S.SAVED, later, files=(file,)))
+    assert (now.ref, now.result, now.files) == (REF, result, (file,))
+
+
+def test_a_new_attempt_begins_with_nothing() -> None:
+    """A new attempt has neither the reference nor the failure of the one before."""
+    now = apply(entry(S.FAILED, 1, FAILED, REF), Transition("a", S.PLANNED, START))
+    assert (now.attempt, now.ref, now.result, now.failure) == (2, None, None, None)
+
+
+def test_an_illegal_move() -> None:
+    """A move that makes no sense is refused."""
+    with pytest.raises(JournalError):
+        apply(entry(S.FINISHED), Transition("a", S.PLANNED, START))
+
+
+# -------------------------------------------------------------------------------- keys and failures
+
+
+def test_the_key_of_a_content() -> None:
+    """The same content has the same key, whatever the order; another has another."""
+    fox = MasterTextToVideo("a fox").to_dict()
+    assert content_key(fox) == content_key(dict(reversed(fox.items())))
+    inputs = [
+        MasterTextToVideo.from_dict({"prompt": prompt, "duration": duration, "aspect_ratio": ratio})
+        for prompt, duration, ratio in product(["a", "b"], [5, 10], ["1:1", "16:9"])
+    ]
+    others = [StandardImageToVideo("a", f"https://example.com/{n}.jpg") for n in range(2)]
+    keys = {content_key(one.to_dict()) for one in (*inputs, *others)}
+    assert len(keys) == 10
+
+
+def test_the_key_of_a_content_stays() -> None:
+    """The key of an input is the same in every version: a journal may be years old."""
+    key = content_key({"model": "kling-2-1", "mode": "master-text-to-video", "prompt": "ä"})
+    assert key == "a96782df6085de5157f753c93db35787"
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "\ud800", 3, None])
+def test_keys_that_are_none(key: str) -> None:
+    """A key is text that can be printed."""
+    with pytest.raises(InputError, match="key"):
+        Item(key, MasterTextToVideo("a fox"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TaskFailedError("no", fail_code="NSFW", reason=FailReason.CONTENT, ref=REF),
+        AnswerLostError("lost", may_have_charged=True, ref=REF),
+        BalanceError("too low", ref=REF, status=402),
+        ContractError("odd", status=200, ref=REF),
+    ],
+    ids=type,
+)
+def test_an_error_survives_the_journal(error: KlingError) -> None:
+    """What a failed item is told with in the next run is what it was told with in the first."""
+    again = error_of(entry(S.FAILED, 1, failure_of(error), REF))
+    assert type(again) is type(error)
+    assert again is not None
+    assert str(again) == str(error)
+    assert (again.ref, again.may_have_charged) == (error.ref, error.may_have_charged)
+    if isinstance(error, TaskFailedError):
+        assert isinstance(again, TaskFailedError)
+        assert (again.fail_code, again.reason) == (error.fail_code, error.reason)
+    assert getattr(again, "status", None) == getattr(error, "status", None)
+
+
+@pytest.mark.parametrize("kind", ["SomeErrorOfAnotherVersion", "Problem", "annotations"])
+def test_an_error_that_is_not_known(kind: str) -> None:
+    """An error of a class that is not known is told as the common one."""
+    unknown = error_of(entry(S.UNSURE, 1, Failure(kind, "what", may_have_charged=True)))
+    assert type(unknown) is KlingError
+    assert str(unknown) == "what"
+    assert unknown.may_have_charged
+
+
+def test_no_error() -> None:
+    """An item that did not fail has no error, even if an earlier refusal is noted."""
+    refused = Failure("ServerError", "busy")
+    assert error_of(entry(S.PLANNED, 1, refused)) is None
+    assert error_of(entry(S.FAILED)) is None

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async.errors import JournalError
+from kling_async.journal.sqlite._file import (
+    APPLICATION_ID,
+    FORMAT,
+    complaining,
+    reading,
+    transaction,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+PLAN = (
+    "INSERT INTO items (key, input, state, attempt, changed_at) VALUES (?, '{}', 'planned', 1, '')"
+)
+
+
+def names(folder: Path) -> set[str]:
+    """Give what is in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def items(db: sqlite3.Connection) -> int:
+    """Count the items."""
+    (count,) = db.execute("SELECT count(*) FROM items").fetchone()
+    assert isinstance(count, int)
+    return count
+
+
+def statement(path: Path, *statements: str) -> None:
+    """Do something to a file without the journal's knowing."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for one in statements:
+            db.execute(one)
+
+
+def refused(path: Path, *, read: bool = True) -> str:
+    """Give what is said against a journal by those who would write and by those who would read."""
+    with pytest.raises(JournalError) as caught, writing(path):
+        pass
+    if read:
+        with pytest.raises(JournalError) as again, reading(path):
+            pass
+        assert str(again.value) == str(caught.value)
+    return str(caught.value)
+
+
+def test_made_with_its_folder(tmp_path: Path) -> None:
+    """A journal and the folders above it are made; a lock stays beside it, and no log."""
+    path = tmp_path / "a" / "b" / "run.sqlite"
+    with writing(path) as db:
+        db.execute(PLAN, ("a",))
+    assert names(path.parent) == {"run.sqlite", "run.sqlite-lock"}
+    with writing(path) as db:
+        assert items(db) == 1
+
+
+def test_durable(tmp_path: Path) -> None:
+    """A commit is on disk when it is done, and readers are not kept out: that is how it is set."""
+    with writing(tmp_path / "a") as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_the_mark(tmp_path: Path) -> None:
+    """The file carries the mark KLNG, and the number of its format."""
+    with writing(tmp_path / "a"):
+        pass
+    head = (tmp_path / "a").read_bytes()[:100]
+    assert head[68:72] == b"KLNG"
+    assert int.from_bytes(head[60:64], "big") == FORMAT == 1
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%20&e.sqlite", ":memory:", "ünï", "-x"])
+def test_odd_names(tmp_path: Path, name: str) -> None:
+    """A file may be called anything, whether it is written or read."""
+    with writing(tmp_path / name) as db:
+        db.execute(PLAN, ("a",))
+    with reading(tmp_path / name) as db:
+        assert items(db) == 1
+    assert names(tmp_path) == {name, f"{name}-lock"}
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    """An empty file becomes a journal when it is written, and is none before."""
+    path = tmp_path / "a"
+    path.touch()
+    with pytest.raises(JournalError, match="no journal"), reading(path):
+        pass
+    with writing(path) as db:
+        assert items(db) == 0
+
+
+def test_killed_while_it_was_made(tmp_path: Path) -> None:
+    """A file whose making was cut short before its tables is made anew."""
+    path = tmp_path / "a"
+    statement(path, "PRAGMA journal_mode = WAL")
+    assert path.stat().st_size
+    with writing(path) as db:
+        assert items(db) == 0
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    """Whoever else would write is refused, whatever name the file goes by, until the end."""
+    path, other = tmp_path / "a", tmp_path / "b"
+    with writing(path):
+        other.symlink_to(path)
+        assert "in use by another batch" in refused(path, read=False)
+        assert "in use by another batch" in refused(other, read=False)
+        assert str(path) in refused(other, read=False)
+    with writing(other):
+        pass
+
+
+def test_readers_beside_the_writer(tmp_path: Path) -> None:
+    """A reader sees what is committed while the writer goes on."""
+    path = tmp_path / "a"
+    with writing(path) as db:
+        db.execute(PLAN, ("a",))
+        with reading(path) as reader:
+            assert items(reader) == 1
+            db.execute(PLAN, ("b",))
+        with reading(path) as reader:
+            assert items(reader) == 2
+
+
+def test_readers_write_nothing(tmp_path: Path) -> None:
+    """A reader cannot write, and makes nothing beside a file that nobody has open."""
+    path = tmp_path / "a"
+    with writing(path):
+        pass
+    (tmp_path / "a-lock").unlink()
+    before = path.stat()
+    with reading(path) as db:
+        assert items(db) == 0
+        assert names(tmp_path) == {"a"}
+    with pytest.raises(JournalError, match="cannot be written"), reading(path) as db:
+        db.execute(PLAN, ("a",))
+    assert names(tmp_path) == {"a"}
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_reading_where_nothing_may_be_written(
+    public: Path, protected: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """A reader needs no right to write, be a batch running or not; a writer says what it lacks."""
+    path = public / "a"
+    with writing(path) as db:
+        db.execute(PLAN, ("a",))
+        with protected(public), reading(path) as reader:
+            assert items(reader) == 1
+    with protected(public):
+        with reading(path) as reader:
+            assert items(reader) == 1
+        assert str(path) in refused(path, read=False)
+        assert "cannot be" in refused(public / "b", read=False)
+    assert names(public) == {"a", "a-lock"}
+
+
+def test_left_where_nothing_may_be_written(
+    tmp_path: Path, public: Path, protected: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """A log that cannot be read is not passed over: the reader is told to copy both files."""
+    with writing(tmp_path / "a") as db:
+        db.execute(PLAN, ("a",))
+        for name in ("a", "a-wal"):
+            shutil.copy(tmp_path / name, public / name)
+    with protected(public), pytest.raises(JournalError, match="copy the file, and its -wal"):  # noqa: SIM117 - the rights go first
+        with reading(public / "a"):
+            pass
+    with reading(public / "a") as db:
+        assert items(db) == 1
+
+
+def test_a_lock_that_cannot_be_taken(
+    public: Path, protected: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """Where the lock may only be read nobody is the only one: that is refused."""
+    path = public / "a"
+    with writing(path):
+        pass
+    path.chmod(0o666)
+    public.chmod(0o777)
+    lock = public / "lock"
+    lock.mkdir()
+    (public / "a-lock").rename(lock / "a-lock")
+    (public / "a-lock").symlink_to(lock / "a-lock")
+    with protected(lock):
+        assert "cannot be written" in refused(path, read=False)
+    with writing(path):
+        assert (lock / "a-lock").stat().st_size == 0
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    """Where there is no journal a reader says so, and makes none."""
+    for path in (tmp_path / "a", tmp_path / "b" / "a"):
+        with pytest.raises(JournalError, match=f"no journal at {path}"), reading(path):
+            pass
+    assert not names(tmp_path)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    """A folder is no journal."""
+    with pytest.raises(JournalError, match="it is a folder"), writing(tmp_path):
+        pass
+    with pytest.raises(JournalError, match="no journal"), reading(tmp_path):
+        pass
+
+
+def test_below_a_file(tmp_path: Path) -> None:
+    """A path below a file leads nowhere."""
+    (tmp_path / "a").touch()
+    with pytest.raises(JournalError, match="cannot be a journal"), writing(tmp_path / "a" / "b"):
+        pass
+    with pytest.raises(JournalError, match="no journal"), reading(tmp_path / "a" / "b"):
+        pass
+
+
+def test_an_impossible_path(tmp_path: Path) -> None:
+    """A path that no system takes is refused like any other."""
+    assert "cannot be a journal" in refused(tmp_path / "a\0b")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder of which nobody is the master")
+def test_a_folder_without_files(tmp_path: Path) -> None:
+    """Where the system itself takes no files, that is said."""
+    (tmp_path / "a").symlink_to("/proc/a.sqlite")
+    assert "cannot be opened" in refused(tmp_path / "a", read=False)
+
+
+@pytest.mark.parametrize("size", [2, 50, 5000])
+def test_not_a_database(tmp_path: Path, size: int) -> None:
+    """A file of another kind is refused and left as it is."""
+    path = tmp_path / "inputs.jsonl"
+    path.write_bytes(b"{" * size)
+    assert "is not a journal" in refused(path)
+    assert path.read_bytes() == b"{" * size
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["CREATE TABLE items (id)", "PRAGMA application_id = 7", "PRAGMA user_version = 1"],
+)
+def test_a_database_of_somebody_else(tmp_path: Path, made: str) -> None:
+    """A database of another program is refused and left as it is."""
+    path = tmp_path / "a"
+    statement(path, made)
+    before = path.read_bytes()
+    assert "of another program" in refused(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_format(tmp_path: Path) -> None:
+    """A journal of a newer version is refused with both numbers, and left as it is."""
+    path = tmp_path / "a"
+    with writing(path):
+        pass
+    statement(path, "PRAGMA user_version = 2")
+    before = path.read_bytes()
+    told = refused(path)
+    assert "has format 2" in told
+    assert "up to 1" in told
+    assert "install a newer one" in told
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    """Damage anywhere in the file is found on opening it for writing, before anything is paid."""
+    path = tmp_path / "a"
+    with writing(path) as db, transaction(db):
+        db.executemany(PLAN, [(f"{number:0100}",) for number in range(1000)])
+    content = bytearray(path.read_bytes())
+    assert len(content) > 20 * 4096
+    content[15 * 4096 : 16 * 4096] = b"\xa5" * 4096
+    path.write_bytes(content)
+    told = refused(path, read=False)
+    assert "is damaged" in told
+    assert ".recover" in told
+    assert str(path) in told
+    assert path.read_bytes() == content
+
+
+def test_a_head_without_a_body(tmp_path: Path) -> None:
+    """A file that was cut short is damaged, for readers too."""
+    path = tmp_path / "a"
+    with writing(path):
+        pass
+    path.write_bytes(path.read_bytes()[:4096])
+    assert "is damaged" in refused(path)
+
+
+def test_without_tables(tmp_path: Path) -> None:
+    """What SQLite says of other things is passed on, with the path."""
+    path = tmp_path / "a"
+    statement(path, f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1")
+    no_table = pytest.raises(JournalError, match="cannot be used: no such table")
+    with no_table as caught, reading(path) as db:
+        items(db)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+
+
+def test_the_lock_goes_with_a_failure(tmp_path: Path) -> None:
+    """A journal that could not be opened, or whose user failed, is not in use."""
+    path = tmp_path / "a"
+    path.write_bytes(b"{" * 5000)
+    refused(path)
+    path.unlink()
+    with pytest.raises(ZeroDivisionError), writing(path):
+        raise ZeroDivisionError
+    with writing(path):
+        pass
+
+
+def test_a_transaction_is_undone(tmp_path: Path) -> None:
+    """Whatever is raised within a transaction undoes it, and the next one begins anew."""
+    with writing(tmp_path / "a") as db:
+        with pytest.raises(ZeroDivisionError), transaction(db):  # noqa: PT012 - that is the fact
+            db.execute(PLAN, ("a",))
+            raise ZeroDivisionError
+        with transaction(db):
+            db.execute(PLAN, ("b",))
+        assert db.execute("SELECT key FROM items").fetchall() == [("b",)]
+
+
+def test_a_transaction_that_cannot_begin(tmp_path: Path) -> None:
+    """Where no transaction has begun there is none to undo: the first error is told."""
+    with closing(sqlite3.connect(tmp_path / "a", isolation_level=None)) as db:
+        db.execute("PRAGMA query_only = 1")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"), transaction(db):
+            pass
+
+
+def test_another_program(tmp_path: Path) -> None:
+    """If another program writes to the file, that is said."""
+    path = tmp_path / "a"
+    with writing(path), closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            pytest.raises(JournalError, match=r"a is being written by another program .*: wait"),
+            complaining(path),
+            closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db,
+            transaction(db),
+        ):
+            pass

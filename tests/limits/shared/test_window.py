@@ -1,0 +1,200 @@
+"""The window that processes share, and each one's ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kling_async.limits.shared.window import COUNTED, LEASE, STEP, Ledger, Report, SharedWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def test_turns_within_the_limit() -> None:
+    """As many turns as the limit are given at once; the next ones when answers are old enough."""
+    window = SharedWindow()
+    assert window.accept(0.0, Report("a", 1)) == 1
+    assert window.give(0.0, "a", 2, 3) == [0.0, 0.0]
+    assert window.give(0.0, "a", 5, 3) == [0.0]
+    assert window.give(0.0, "a", 5, 3) == []
+    assert window.accept(10.0, Report("a", 2, 1, 1, ((4.0, 1), (1.0, 1)))) == 2
+    turns = window.give(10.0, "a", 5, 3)
+    assert [turn - turn % STEP for turn in turns] == turns
+    assert [0 <= turn - COUNTED - at <= STEP for turn, at in zip(turns, (6, 9), strict=True)]
+    assert window.count(10.0) == 5
+
+
+def test_an_answered_request_counts_for_a_minute() -> None:
+    """It ceases to count 60 s after its answer, or up to a step later."""
+    window = SharedWindow()
+    window.accept(100.0, Report("a", 1, 0, 0, ((3.0, 7),)))
+    assert window.count(97.0 + COUNTED - 0.01) == 7
+    assert window.count(97.0 + COUNTED + STEP) == 0
+
+
+def test_a_process_that_is_dead() -> None:
+    """What it had under way counts until its lease ends, and 60 s from then."""
+    window = SharedWindow()
+    window.accept(0.0, Report("a", 1, 0, 5))
+    assert window.count(LEASE + COUNTED - 0.1) == 5
+    assert window.count(LEASE + COUNTED + STEP) == 0
+    assert window.accept(LEASE + COUNTED + 1, Report("a", 2, 1)) == 0  # it is not known any more
+
+
+def test_a_process_that_comes_back() -> None:
+    """The reports of a process that was cut off are still known."""
+    window = SharedWindow()
+    window.accept(0.0, Report("a", 4, 0, 5))
+    assert window.count(LEASE + 1) == 5
+    assert window.accept(LEASE + 1, Report("a", 5, 4, 2)) == 5
+    assert window.count(LEASE + 1) == 7
+
+
+def test_a_ledger_reports_each_answer_once() -> None:
+    """An answer is reported until the engine has it, and in groups of a step."""
+    ledger = Ledger("a")
+    ledger.under_way = 6
+    for at in (1.0, 1.125, 1.5):
+        ledger.answered(at)
+    lost = ledger.report(2.0)
+    assert lost == Report("a", 1, 0, 3, ((0.875, 2), (0.5, 1)))
+    ledger.answered(2.0)
+    again = ledger.report(3.0)
+    assert again == Report("a", 2, 0, 2, ((1.875, 2), (1.5, 1), (1.0, 1)))
+    ledger.acknowledge(1)
+    assert ledger.report(3.0).answered == ((1.0, 1),)
+    ledger.acknowledge(3)
+    assert ledger.report(3.0) == Report("a", 4, 3, 2)
+    ledger.acknowledge(0)  # an engine that has forgotten everything
+    assert ledger.report(3.0).answered == ((1.875, 2), (1.5, 1), (1.0, 1))
+    assert [number for _, number in ledger.report(1.25 + COUNTED).answered] == [1, 1]
+
+
+def test_a_ledger_with_nothing_to_report() -> None:
+    """It has something while anything is under way, or an answer was in no report."""
+    ledger = Ledger("a")
+    assert not ledger.pending
+    ledger.under_way = 1
+    assert ledger.pending
+    ledger.answered(0.0)
+    assert ledger.pending
+    ledger.report(0.0)
+    assert not ledger.pending
+
+
+def test_a_ledger_on_another_clock() -> None:
+    """Its answers are as old as before."""
+    ledger = Ledger("a")
+    ledger.answered(5.0)
+    ledger.shift(100.0)
+    assert ledger.report(106.0).answered == ((1.0, 1),)
+
+
+class Process:
+    """A process of the model: what it knows, and what really happened."""
+
+    def __init__(self, name: str) -> None:
+        self.ledger = Ledger(name)
+        self.turns: list[float] = []
+        self.sent: list[int] = []  # the numbers of its requests under way
+        self.late: Report | None = None  # a call that may still arrive
+
+
+class Model:
+    """Processes, their engine, and when each of their requests was really answered."""
+
+    def __init__(self, limit: int) -> None:
+        self.now = 0.0
+        self.processes = [Process(f"{number}") for number in range(3)]
+        self._limit = limit
+        self._window = SharedWindow()
+        self._answered: list[float | None] = []
+
+    def call(self, process: Process, number: int, how: str) -> None:
+        """Report and ask for turns; the call may get lost, or late, or its answer lost."""
+        if process.late is not None and how == "late":
+            self._arrive(process.late, number)
+        report = process.ledger.report(self.now)
+        if how in ("lost", "late"):
+            process.late = report
+            return
+        known, turns = self._arrive(report, number)
+        if how == "heard":
+            process.ledger.acknowledge(known)
+            process.ledger.under_way += len(turns)
+            process.turns += turns
+
+    def use(self, process: Process) -> None:
+        """Send what may be sent now."""
+        while process.turns and process.turns[0] <= self.now:
+            process.turns.pop(0)
+            process.sent.append(len(self._answered))
+            self._answered.append(None)
+            counting = [at for at in self._answered if at is None or at > self.now - 60]
+            assert len(counting) <= self._limit
+
+    def answer(self, process: Process, number: int) -> None:
+        """Answer some of the requests of a process."""
+        for _ in range(min(number, len(process.sent))):
+            self._answered[process.sent.pop(0)] = self.now
+            process.ledger.answered(self.now)
+
+    def drop(self, process: Process) -> None:
+        """Do not use a turn."""
+        if process.turns:
+            process.turns.pop()
+            process.ledger.under_way -= 1
+
+    def die(self, process: Process) -> None:
+        """End a process, and begin another: what it has sent arrives in the same moment."""
+        for number in process.sent:
+            self._answered[number] = self.now
+        index = self.processes.index(process)
+        self.processes[index] = Process(f"{process.ledger.holder}+")
+
+    def _arrive(self, report: Report, number: int) -> tuple[int, list[float]]:
+        known = self._window.accept(self.now, report)
+        if known != report.sequence:
+            return known, []
+        return known, self._window.give(self.now, report.holder, number, self._limit)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),  # which process
+            st.sampled_from(["heard", "heard", "heard", "lost", "late", "unheard"]),  # its call
+            st.integers(0, 4),  # the turns that it asks for
+            st.integers(0, 5),  # its requests that are answered
+            st.sampled_from(["uses", "uses", "uses", "keeps", "drops", "dies"]),  # what it does
+            st.sampled_from([0.0, 0.1, 1.0, 7.0, 29.0]),  # seconds until the next step
+        ),
+        max_size=60,
+    ),
+    limit=st.integers(1, 6),
+)
+@settings(max_examples=300, deadline=None)
+def test_never_more_than_the_limit_counts(
+    steps: Sequence[tuple[int, str, int, int, str, float]], limit: int
+) -> None:
+    """Whatever calls get lost and processes die, no turn is usable beyond the limit.
+
+    A request really counts from its sending until 60 s after its answer.
+    """
+    model = Model(limit)
+    for which, how, number, answers, does, wait in steps:
+        process = model.processes[which]
+        model.call(process, number, how)
+        if does == "uses":
+            model.use(process)
+        model.answer(process, answers)
+        if does == "drops":
+            model.drop(process)
+        if does == "dies":
+            model.die(process)
+        model.now += wait
+        for one in model.processes * 2:  # a process that lives reports in time
+            model.call(one, 0, "heard")

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kling_async import Batch, KlingClient, MasterTextToVideo, TaskRef
+from kling_async.errors import ConfigurationError, InputError
+from kling_async.testing import ScriptedTransport
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FOX = MasterTextToVideo("a fox")
+REF = TaskRef("kling-2-1", "task_1")
+
+
+@pytest.fixture
+def transport() -> ScriptedTransport:
+    """Make a service that would accept everything."""
+    return ScriptedTransport(lambda _: answer({"taskId": "t1", "state": "processing"}))
+
+
+@pytest.fixture
+def kling(transport: ScriptedTransport) -> Iterator[KlingClient]:
+    """Make a client; nothing may be sent through it."""
+    yield KlingClient("a-key", transport=transport)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("polling", 2, "polling must be a Polling"),
+        ("retry", 3, "retry must be a Retry"),
+        ("limits", (10, 3), "limits must be a Limits"),
+        ("limiter", 5, "limiter must be an object with request()"),
+        ("transport", ScriptedTransport, "transport must be an object with send()"),
+        ("inbox", "http://x/", "inbox must be an object with callback_url()"),
+        ("hooks", print, "hooks must be functions"),
+        ("hooks", [1], "hooks must be functions"),
+        ("hooks", "print", "hooks must be functions"),
+        ("session", 1, "session must be an aiohttp.ClientSession"),
+        ("base_url", 1, "the base URL must be a text"),
+        ("api_key", 12345, "api_key must be a text"),
+    ],
+)
+def test_settings(name: str, value: object, words: str) -> None:
+    """A setting of the wrong kind is refused when the client is made, by its name."""
+    settings: dict[str, Any] = {"api_key": "a-key", name: value}
+    with pytest.raises(ConfigurationError) as caught:
+        KlingClient(**settings)
+    assert words in str(caught.value)
+    assert "12345" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["a fox", {"prompt": "a fox"}, [FOX], None, MasterTextToVideo], ids=repr
+)
+async def test_what_is_no_input(wrong: Any, kling: KlingClient) -> None:  # noqa: ANN401
+    """What is no input is refused before a slot is taken."""
+    for call in (kling.submit, kling.generate):
+        with pytest.raises(InputError, match="not an input"):
+            await call(wrong)
+    if wrong is not None:
+        with pytest.raises(InputError, match="not an input"):
+            kling.attach(REF, input=wrong)
+
+
+@pytest.mark.parametrize("timeout", [None, "60", -1, 0, True, float("inf"), float("nan")])
+async def test_timeouts(timeout: Any, kling: KlingClient) -> None:  # noqa: ANN401
+    """A timeout that is no finite, positive number of seconds is refused: there is always one."""
+    with pytest.raises(ConfigurationError, match="a timeout must be"):
+        await kling.generate(FOX, timeout=timeout)
+    with pytest.raises(ConfigurationError, match="a timeout must be"):
+        kling.generate_many([FOX], timeout=timeout)
+
+
+@pytest.mark.parametrize("moment", [datetime(2026, 1, 1), "2026-01-01T00:00:00Z", 1.7e9])  # noqa: DTZ001 - that is the fault
+async def test_moments(moment: Any, kling: KlingClient) -> None:  # noqa: ANN401
+    """A moment needs a time zone: another would be misread by hours."""
+    with pytest.raises(InputError, match="submitted_at must be a datetime with a time zone"):
+        kling.attach(REF, submitted_at=moment)
+
+
+async def test_a_moment_with_a_time_zone(kling: KlingClient) -> None:
+    """One with a time zone is accepted."""
+    assert kling.attach(REF, submitted_at=datetime.now(UTC)).ref == REF
+    await kling.close()
+
+
+async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
+    """Results, references, observers and callback URLs are checked in the same way."""
+    nothing: Any = []
+    with pytest.raises(InputError, match="not the result of a task"):
+        await kling.download(nothing, tmp_path)
+    with pytest.raises(InputError):
+        await kling.status(nothing)
+    with pytest.raises(ConfigurationError, match="observer must be an object with before_send"):
+        await kling.submit(FOX, observer=nothing)
+    with pytest.raises(InputError, match="callback_url"):
+        await kling.submit(FOX, callback_url=nothing)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("downloads", 0),
+        ("max_tasks", True),
+        ("max_rejections", 2.5),
+        ("min_balance", "5"),
+        ("min_balance", float("nan")),
+        ("timeout", None),
+    ],
+)
+def test_batches(name: str, value: object, kling: KlingClient, tmp_path: Path) -> None:
+    """A batch refuses numbers that make no sense."""
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError, match=name):
+        Batch(kling, journal=tmp_path / "run.sqlite", **options)

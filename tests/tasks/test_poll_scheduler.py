@@ -1,0 +1,1162 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from bisect import bisect_right
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from random import Random
+from statistics import mean
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from weakref import WeakSet
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async.policy.durations import Kind
+from kling_async.results import TaskState
+from kling_async.tasks.poll_scheduler import Polls
+from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from contextvars import Context
+
+    from kling_async.tasks.poll_scheduler import Course
+    from kling_async.testing.transport import Request, Response
+
+pytestmark = pytest.mark.virtual_time
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+REF = TaskRef("kling-2-1", "task_1")
+FOX = MasterTextToVideo("a fox in fresh snow")
+FIVE = Kind("kling-2-1", "master-text-to-video", 5)
+TEN = Kind("kling-2-1", "master-text-to-video", 10)
+NEW = Kind("kling-9", "text-to-video", 5)
+ATTACHED = Kind("kling-2-1")
+
+RUNNING = Snapshot(REF, TaskState.PROCESSING)
+SUCCESS = Snapshot(REF, TaskState.SUCCESS)
+FAILED = Snapshot(REF, TaskState.FAILED)
+
+# Three polls at one time, as with all limits up to 599: three quarters of four connections.
+FEW = Limits(requests_per_minute=400)
+# An attached task alone, at the age at which it is presumed to be: a fortieth of 60 s.
+ALONE = 1.5
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def about(*seconds: float) -> object:
+    """Compare moments, but for the ticks of the virtual clock."""
+    return pytest.approx(list(seconds), abs=1e-3)
+
+
+async def poll(
+    polls: Polls, course: Course, said: Snapshot | None = RUNNING, takes: float = 0.0
+) -> float:
+    """Wait for a turn, ask, and hear this; give the moment of asking."""
+    await polls.turn(course)
+    at = now()
+    try:
+        if takes:
+            await asyncio.sleep(takes)
+    finally:
+        polls.asked(course, said)
+    return at
+
+
+async def gap(polls: Polls, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
+    """Ask after an attached task twice; give the time between the two polls."""
+    course = polls.course(kind, None)
+    first = await poll(polls, course, said)
+    return await poll(polls, course, FAILED) - first
+
+
+async def live(
+    polls: Polls, kind: Kind, lasts: float, *, told: bool = True, called_back: bool = False
+) -> list[float]:
+    """Follow a task that lasts so long; give its age at each poll."""
+    began = now()
+    course = polls.course(kind, called_back=called_back)
+    ages = [0.0]
+    while ages[-1] < lasts:
+        await polls.turn(course)
+        ages.append(now() - began)
+        zero = datetime.now(UTC)
+        done = Snapshot(
+            REF,
+            TaskState.SUCCESS,
+            created_at=zero if told else None,
+            completed_at=zero + timedelta(seconds=lasts),
+        )
+        polls.asked(course, RUNNING if ages[-1] < lasts else done)
+    return ages[1:]
+
+
+async def together(*waits: Coroutine[object, object, _T]) -> list[_T]:
+    """Run all of these at once, in this order."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait) for wait in waits]
+    return [task.result() for task in tasks]
+
+
+async def fullest(polls: Polls, number: int) -> int:
+    """Let so many ask at once; count how many ever did."""
+    asking = most = 0
+
+    async def ask() -> None:
+        nonlocal asking, most
+        course = polls.course(ATTACHED, None)
+        await polls.turn(course)
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(1)
+        asking -= 1
+        polls.asked(course, FAILED)
+
+    await together(*(ask() for _ in range(number)))
+    return most
+
+
+# --------------------------------------------------------------------------------- whose turn it is
+
+
+async def test_the_order_of_due_times() -> None:
+    """Each is let through when its own time has come, in whatever order they began to wait."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(TEN), polls.course(FIVE), polls.course(NEW)]
+    courses += [polls.course(ATTACHED, None), polls.course(FIVE, 40.0), polls.course(FIVE, 99.0)]
+    moments = await together(*(poll(polls, course) for course in courses))
+    assert moments == about(90, 60, 15, 0, 20, 0)
+
+
+async def test_the_first_come_are_served_first() -> None:
+    """Those whose time has come together are let through in the order in which they came."""
+    polls = Polls(Polling(), FEW)
+    order: list[int] = []
+
+    async def ask(number: int) -> None:
+        await poll(polls, polls.course(ATTACHED, None), takes=1)
+        order.append(number)
+
+    await together(*(ask(number) for number in range(20)))
+    assert order == list(range(20))
+
+
+async def test_age_counts_from_the_submit() -> None:
+    """A task that nobody waits for grows older all the same: its first poll is not put off."""
+    polls = Polls(Polling(), Limits())
+    early, late = polls.course(FIVE), polls.course(FIVE)
+    await asyncio.sleep(50)
+    assert [await poll(polls, early)] == about(60)
+    await asyncio.sleep(70)
+    assert [await poll(polls, late)] == about(130)
+    assert [await poll(polls, late)] == about(130 + 1 + (130 - 90) * 0.1)
+
+
+@pytest.mark.parametrize("limits", [Limits(), FEW, Limits(3000, 100)])
+async def test_the_room(limits: Limits) -> None:
+    """No more than three quarters of the connections serve polls at one time."""
+    polls = Polls(Polling(), limits)
+    room = limits.connections * 3 // 4
+    assert await fullest(polls, room) == room
+    began = now()
+    assert await fullest(polls, 3 * room) == room
+    assert [now() - began] == about(3)
+
+
+class Watched(VirtualLoop):
+    """A loop that tells how many timers are set, and which futures are still known to anyone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+        self.futures: WeakSet[asyncio.Future[object]] = WeakSet()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = super().call_at(when, callback, *args, context=context)
+        self.timers.append(timer)
+        return timer
+
+    def create_future(self) -> asyncio.Future[object]:
+        future = super().create_future()
+        self.futures.add(future)
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """How many timers will go off."""
+        return sum(not one.cancelled() and one.when() > self.time() for one in self.timers)
+
+
+def watched(main: Callable[[Watched], Coroutine[object, object, None]]) -> None:
+    """Run on a watched loop."""
+    with asyncio.Runner(loop_factory=Watched) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Watched)
+        runner.run(main(loop))
+
+
+def test_one_timer() -> None:
+    """However many wait, and whenever each of them began, one timer is set."""
+
+    async def main(loop: Watched) -> None:
+        polls = Polls(Polling(), Limits())
+        courses = [polls.course(FIVE, 10 + (n * 7919 % 1000) / 25) for n in range(1000)]
+        waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+        for _ in range(13):
+            await asyncio.sleep(4)
+            assert loop.waiting == (not all(wait.done() for wait in waits))
+        assert all(wait.done() for wait in waits)
+        assert not loop.waiting
+
+    watched(main)
+
+
+# ------------------------------------------------------------------------------------- who gives up
+
+
+@pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
+async def test_cancellation(at: str) -> None:
+    """A waiter who is cancelled at any point makes room for the next, and wishes for nothing."""
+    polls = Polls(Polling(), FEW)
+    courses = [polls.course(ATTACHED, None) for _ in range(3)]
+    asking = [asyncio.create_task(poll(polls, course, takes=5)) for course in courses]
+    # Both have been asked after once, so they wish for polls.
+    one, other = polls.course(ATTACHED, None), polls.course(ATTACHED, None)
+    await asyncio.gather(poll(polls, one), poll(polls, other), *asking)
+
+    blockers = [polls.course(ATTACHED, None) for _ in range(3)]
+    held = [asyncio.create_task(poll(polls, course, takes=9)) for course in blockers]
+    await asyncio.sleep(5)
+    first = asyncio.create_task(poll(polls, one, takes=30))
+    second = asyncio.create_task(poll(polls, other, takes=5))
+    await asyncio.sleep(1)
+    if at == "let through":
+        held[0].cancel()  # which lets it through in this very turn of the loop
+        await asyncio.sleep(0)
+    elif at == "asking":
+        held[0].cancel()
+        await asyncio.sleep(1)
+    before = now()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    began = await second
+    assert [began] == about(before if at != "waiting" else before + 3)
+    await asyncio.gather(*held, return_exceptions=True)
+    assert await fullest(polls, 10) == 3
+    assert [await gap(polls)] == about(ALONE)
+
+
+async def test_wishes_of_those_who_have_gone() -> None:
+    """Hundreds who give up, before or after they were let through, leave no wish behind."""
+    polls = Polls(Polling(), FEW)
+    courses = [polls.course(ATTACHED, None) for _ in range(400)]
+    await together(*(poll(polls, course) for course in courses))
+    waits = [asyncio.create_task(poll(polls, course, takes=50)) for course in courses]
+    await asyncio.sleep(20)  # some are asking by now, and the others stand in line
+    assert await gap_of(polls, waits) == about(ALONE)
+
+
+async def gap_of(polls: Polls, waits: Sequence[asyncio.Task[float]]) -> list[float]:
+    """Cancel all these, then measure the gap of a task that waits alone."""
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    return [await gap(polls)]
+
+
+@pytest.mark.slow
+def test_those_who_have_gone_are_swept() -> None:
+    """Waiters who give up are forgotten before their time comes; the others keep theirs."""
+
+    async def main(loop: Watched) -> None:
+        polls = Polls(Polling(), Limits())
+        ages = [(n * 7919 % 1000) / 20 for n in range(1000)]
+        waits = [asyncio.create_task(poll(polls, polls.course(FIVE, age))) for age in ages]
+        await asyncio.sleep(1)
+        before = len(loop.futures)
+        for number, wait in enumerate(waits):
+            if number % 20:
+                wait.cancel()
+        await asyncio.wait(waits[1:20])
+        del wait
+        waits = waits[::20]
+        gc.collect()
+        assert before >= 1000
+        assert len(loop.futures) < 300
+        moments = [await wait for wait in waits]
+        assert moments == about(*(60 - age for age in ages[::20]))
+
+    watched(main)
+
+
+async def test_a_few_who_have_gone_do_no_harm() -> None:
+    """A waiter who has gone is passed over when its time comes."""
+    polls = Polls(Polling(), Limits())
+    gone = asyncio.create_task(poll(polls, polls.course(FIVE, 30.0)))
+    stays = asyncio.create_task(poll(polls, polls.course(FIVE, 20.0)))
+    await asyncio.sleep(1)
+    gone.cancel()
+    assert [await stays] == about(40)
+
+
+# ---------------------------------------------------------------------------------- who is hastened
+
+
+@pytest.mark.parametrize("called_back", [True, False])
+async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
+    """Who waits for a task that is hastened is let through at once, the others in their time."""
+    polls = Polls(Polling(), Limits())
+    one, other = (polls.course(FIVE, called_back=called_back) for _ in range(2))
+    waits = [asyncio.create_task(poll(polls, course)) for course in (one, other)]
+    await asyncio.sleep(10)
+    polls.hasten(one)
+    assert await asyncio.gather(*waits) == about(10, 99 if called_back else 60)
+
+
+async def test_hastened_before_anybody_waits() -> None:
+    """Who comes to wait for a task that was hastened is let through at once."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(FIVE), polls.course(FIVE, None), polls.course(FIVE, called_back=True)]
+    await asyncio.sleep(5)
+    for course in courses:
+        polls.hasten(course)
+    await asyncio.sleep(2)
+    assert await together(*(poll(polls, course) for course in courses)) == about(7, 7, 7)
+
+
+async def test_hastened_without_room() -> None:
+    """Without room, who is hastened takes his turn among those who are due, and takes it once."""
+    polls = Polls(Polling(), FEW)
+    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=10)) for _ in range(3)]
+    course = polls.course(FIVE)
+    wait = asyncio.create_task(poll(polls, course))
+    await asyncio.sleep(1)
+    before = asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=1))
+    await asyncio.sleep(1)
+    for _ in range(10):
+        polls.hasten(course)
+    after = asyncio.create_task(poll(polls, polls.course(FIVE, None)))
+    await asyncio.wait(held)
+    assert await asyncio.gather(before, wait, after) == about(10, 10, 10)
+    assert await fullest(polls, 20) == 3
+
+
+async def test_hastened_while_asking() -> None:
+    """A task that is hastened while it is asked after, and runs, is asked after again at once."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    asyncio.get_running_loop().call_later(62, polls.hasten, course)
+    moments = [await poll(polls, course, takes=5) for _ in range(3)]
+    assert moments == about(60, 65, 70 + 0.5)
+
+
+async def test_a_task_that_was_hastened_for_nothing() -> None:
+    """A task that runs on after its callback is asked after as one that has none to come."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE, called_back=True)
+    asyncio.get_running_loop().call_later(75, polls.hasten, course)
+    assert [await poll(polls, course) for _ in range(3)] == about(75, 76, 77)
+
+
+@pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
+async def test_hastened_and_cancelled(at: str) -> None:
+    """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
+    polls = Polls(Polling(), FEW)
+    course = polls.course(ATTACHED, None)
+    await poll(polls, course)
+    held = [
+        asyncio.create_task(poll(polls, polls.course(ATTACHED, None), takes=9)) for _ in range(3)
+    ]
+    await asyncio.sleep(0.5)
+    if at != "waiting":
+        held[0].cancel()
+        await asyncio.sleep(0)
+    wait = asyncio.create_task(poll(polls, course, takes=30))
+    await asyncio.sleep(0)
+    polls.hasten(course)
+    if at == "asking":
+        await asyncio.sleep(0.1)
+    wait.cancel()
+    await asyncio.gather(wait, *held, return_exceptions=True)
+    assert await fullest(polls, 10) == 3
+    assert [await gap(polls)] == about(ALONE)
+
+
+def test_hastened_on_the_next_loop() -> None:
+    """Waiters of a loop that ends late take nothing from the one who waits on the next."""
+    polls = Counted(Polling(), FEW)
+    made: list[Course] = []
+
+    async def leave() -> asyncio.Task[float]:
+        made.extend(polls.course(FIVE, None) for _ in range(4))  # one without room
+        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in made]
+        await asyncio.sleep(10)
+        return waits[3]
+
+    async def begin() -> asyncio.Task[float]:
+        del made[:3]
+        for at in (0, 1):
+            assert [await poll(polls, made[0], takes=1)] == about(at)
+            polls.hasten(made[0])  # while nobody waits here
+        assert [await poll(polls, made[0], takes=1)] == about(2)
+        wait = asyncio.create_task(poll(polls, made[0]))
+        await asyncio.sleep(0.1)
+        return wait
+
+    async def go_on(wait: asyncio.Task[float]) -> None:
+        at = now()
+        polls.hasten(made[0])
+        assert [await wait] == about(at)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    first = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        second = runner.run(begin())
+        left.close()
+        runner.run(go_on(second))
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
+    """Who was let through on a loop that was left takes nothing from who waits on the next."""
+    polls = Counted(Polling(), Limits())
+    course: list[Course] = []
+
+    async def leave() -> asyncio.Task[float]:
+        course.append(polls.course(FIVE, called_back=True))
+        wait = asyncio.create_task(poll(polls, course[0], takes=1))
+        await asyncio.sleep(10)
+        # In the very last turn of the loop, or half a second before that.
+        asyncio.get_running_loop().call_soon(polls.hasten, course[0])
+        if asking:
+            await asyncio.sleep(0.5)
+        return wait
+
+    async def begin() -> asyncio.Task[float]:
+        await poll(polls, course[0])
+        wait = asyncio.create_task(poll(polls, course[0]))
+        await asyncio.sleep(0)
+        return wait
+
+    async def go_on(wait: asyncio.Task[float]) -> None:
+        polls.check()
+        polls.hasten(course[0], certain=True)
+        await asyncio.sleep(1e-3)
+        assert wait.done()
+        await asyncio.sleep(100)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner, left:
+        first = left.run(leave())
+        second = runner.run(begin())
+        left.run(asyncio.sleep(5))
+        assert first.done()
+        runner.run(go_on(second))
+
+
+class Counted(Polls):
+    """Shows what it counts, of which a fault would show hours later."""
+
+    def check(self) -> None:
+        """Compare the counters with what is there."""
+        places = [turn for _, _, turn, _ in self._queue]
+        waiting = {id(turn) for turn in places if not turn.done()}
+        assert self._gone == len(places) - len(waiting)
+        assert 0 <= self._asking <= self._room
+        assert min(self._weights, self._ends) > -1e-9
+
+    @property
+    def rest(self) -> tuple[int, int, int, float]:
+        """What is counted; nothing, once everybody has gone."""
+        return len(self._queue), self._gone, self._asking, round(self._weights + self._ends, 6)
+
+
+async def follow(polls: Polls, course: Course, says: Snapshot | None, takes: float) -> None:
+    """Wait for a task of which the service says this or, while it is None, nothing."""
+    while True:
+        await polls.turn(course)
+        said = None
+        try:
+            await asyncio.sleep(takes)
+            said = says
+        finally:
+            polls.asked(course, said)
+        if said is None:
+            polls.postpone(course)
+        elif said.state.ended:
+            return
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["wait", "wait", "cancel", "hasten", "hasten", "yield", "sleep"]),
+        st.integers(0, 7),
+        st.sampled_from([0.0, 0.5, 3.0, 70.0]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(STEPS, st.sampled_from([None, RUNNING, SUCCESS]))
+def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapshot | None) -> None:
+    """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
+
+    async def main() -> None:
+        polls = Counted(Polling(), FEW)
+        courses = [
+            polls.course(
+                FIVE if number % 2 else NEW, None if number > 5 else 50.0, called_back=flag
+            )
+            for number, flag in enumerate([True, True, True, False] * 2)
+        ]
+        waits: dict[int, asyncio.Task[None]] = {}
+        for what, number, seconds in steps:
+            wait = waits.get(number)
+            if what == "wait" and (wait is None or wait.done()):
+                waits[number] = asyncio.create_task(follow(polls, courses[number], says, seconds))
+            elif what == "cancel" and wait is not None:
+                wait.cancel()
+            elif what == "hasten":
+                polls.hasten(courses[number])
+            elif what == "sleep":  # else the next step comes in the same turn of the loop
+                await asyncio.sleep(seconds)
+                await asyncio.sleep(1e-4)
+                polls.check()
+            elif what == "yield":
+                await asyncio.sleep(0)
+        for wait in waits.values():
+            wait.cancel()
+        await asyncio.gather(*waits.values(), return_exceptions=True)
+        polls.check()
+        await asyncio.sleep(1e6)
+        assert polls.rest == (0, 0, 0, 0.0)
+
+    with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+async def test_those_who_were_hastened_are_swept() -> None:
+    """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
+    polls = Counted(Polling(), Limits())
+    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=30)) for _ in range(75)]
+    courses = [polls.course(FIVE, n / 100) for n in range(600)]
+    waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+    await asyncio.sleep(1)
+    for course in courses[::2]:
+        for _ in range(3):
+            polls.hasten(course)
+    assert polls.rest[:2] == (900, 300)
+    for number, wait in enumerate(waits):
+        if number % 5:
+            wait.cancel()
+    await asyncio.sleep(1)
+    polls.check()
+    assert polls.rest[0] <= 120 + 60 + 100
+    await asyncio.wait(held)
+    moments = await asyncio.gather(*waits[::5])
+    assert moments[::2] == about(*[30.0] * 60)
+    assert moments[1::2] == about(*(60 - n / 100 for n in range(5, 600, 10)))
+    await asyncio.sleep(1000)
+    assert polls.rest == (0, 0, 0, 0.0)
+
+
+# ---------------------------------------------------------------------------------- where they come
+
+
+async def first_poll(polls: Polls) -> float:
+    """Give the age at which the next task with a callback is first asked after, and has ended."""
+    return (await live(polls, FIVE, 75.0, called_back=True))[0]
+
+
+async def test_called_back() -> None:
+    """Before a callback is overdue nobody asks; then the safety net has its pace."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, FIVE, 300.0, called_back=True)
+    assert ages == about(99, 159, 219, 279, 339)
+
+
+async def test_callbacks_that_stop() -> None:
+    """After three ends without a callback tasks are polled as usual, until one comes."""
+    polls = Polls(Polling(), Limits())
+    firsts = [await first_poll(polls) for _ in range(5)]
+    assert min(firsts[:3]) > 75 + 5
+    assert max(firsts[3:]) < 75
+    polls.arrived()
+    assert await first_poll(polls) > 75 + 5
+    assert await first_poll(polls) > 75 + 5
+    polls.arrived()
+    assert await first_poll(polls) > 75 + 5
+
+
+async def test_those_who_wait_when_callbacks_stop() -> None:
+    """A task that runs when callbacks stop is polled as usual from its next poll on."""
+    polls = Polls(Polling(), Limits())
+    slow = asyncio.create_task(live(polls, FIVE, 200.0, called_back=True))
+    lost = [polls.course(FIVE, called_back=True) for _ in range(3)]
+    await together(*(poll(polls, course, FAILED) for course in lost))
+    ages = await slow
+    assert ages[0] == pytest.approx(99, abs=0.1)
+    assert len(ages) > 10
+
+
+async def test_a_failure_that_was_not_called_back() -> None:
+    """A failed task that ended before the latest callback is one that was lost, not the third."""
+    polls = Polls(Polling(), Limits())
+    courses = [polls.course(FIVE, called_back=True) for _ in range(5)]
+    await asyncio.sleep(90)
+    polls.arrived()
+    zero = datetime.now(UTC)
+    said = Snapshot(
+        REF, TaskState.FAILED, created_at=zero, completed_at=zero + timedelta(seconds=80)
+    )
+    await together(*(poll(polls, course, said) for course in courses))
+    assert await first_poll(polls) == pytest.approx(99, abs=0.1)
+
+
+async def test_what_a_callback_leads_to_is_no_miss() -> None:
+    """An end that is found because of a callback does not count as one without."""
+    polls = Polls(Polling(), Limits())
+    for _ in range(5):
+        course = polls.course(FIVE, called_back=True)
+        await asyncio.sleep(60)
+        polls.hasten(course)
+        await poll(polls, course, SUCCESS)
+    assert await first_poll(polls) > 75
+
+
+def test_trust_begins_anew() -> None:
+    """On the next event loop callbacks are presumed to come again."""
+    polls = Polls(Polling(), Limits())
+
+    async def stop() -> None:
+        for _ in range(3):
+            await first_poll(polls)
+        assert await first_poll(polls) < 75
+
+    async def go_on() -> None:
+        assert await first_poll(polls) > 75
+
+    for main in (stop(), go_on()):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+
+
+def test_the_loop() -> None:
+    """The loop is that on which tasks were waited for last, until it is closed."""
+    polls = Polls(Polling(), Limits())
+    assert polls.loop is None
+
+    async def wait() -> None:
+        await poll(polls, polls.course(FIVE, None))
+        assert polls.loop is asyncio.get_running_loop()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(wait())
+        assert polls.loop is runner.get_loop()
+    assert polls.loop is None
+
+
+# -------------------------------------------------------------------------------------------- loops
+
+
+def test_loops_one_after_another() -> None:
+    """On the next loop the waiting goes on: the time that a task has waited is not lost."""
+    polls = Polls(Polling(), Limits())
+    made: list[Course] = []
+
+    async def submit() -> None:
+        await asyncio.sleep(1000)
+        made.append(polls.course(FIVE))
+        await asyncio.sleep(30)
+
+    async def wait(*moments: float) -> None:
+        for moment in moments:
+            assert [await poll(polls, made[0])] == about(moment)
+
+    # 30 s old when the first loop ended, 60 s at the first poll, 160 s at the second loop's end.
+    for main in (submit(), wait(30), wait(1, 2)):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+
+
+def test_a_loop_that_was_left_in_the_middle() -> None:
+    """Those who wait or ask on a loop that is not run any more take nothing from the next one."""
+    polls = Polls(Polling(), FEW)
+    left = asyncio.Runner(loop_factory=VirtualLoop)
+
+    async def leave() -> list[asyncio.Task[float]]:
+        courses = [polls.course(ATTACHED, None) for _ in range(9)]
+        await together(*(poll(polls, course) for course in courses))
+        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in courses]
+        await asyncio.sleep(15)
+        return waits
+
+    async def go_on() -> None:
+        assert [await gap(polls)] == about(ALONE)
+        assert await fullest(polls, 10) == 3
+        assert [await gap(polls)] == about(ALONE)
+
+    kept = left.run(leave())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(go_on())
+        left.close()  # which cancels them, far too late
+        runner.run(go_on())
+    assert all(wait.cancelled() for wait in kept)
+
+
+# --------------------------------------------------------------------------- what all of them share
+
+
+async def test_polls_share_the_limit() -> None:
+    """Where all together ask for more than the limit allows, each is polled in its turn."""
+    polls = Polls(Polling(), Limits(60, 3))
+    courses = [polls.course(NEW, 19.0) for _ in range(9)]
+    moments: list[float] = []
+
+    async def follow(course: Course) -> list[float]:
+        mine = []
+        while now() < 60:
+            mine.append(await poll(polls, course))
+        moments.extend(mine)
+        return mine
+
+    polled = await together(*map(follow, courses))
+    assert 57 <= sum(moment <= 60 for moment in moments) <= 60
+    numbers = [len(mine) for mine in polled]
+    assert max(numbers) - min(numbers) <= 2
+
+
+async def test_submits_come_first() -> None:
+    """While many are submitted, polls have a quarter of the limit, and later all that is free."""
+    polls = Polls(Polling(), Limits(60, 3))
+
+    async def follow(course: Course, until: float) -> int:
+        number = 0
+        while now() < until:
+            await poll(polls, course)
+            number += 1
+        return number
+
+    async def submit() -> None:
+        while now() < 100:
+            polls.count_submit()
+            await asyncio.sleep(1)
+
+    courses = [polls.course(NEW, 10.0) for _ in range(3)]
+    *numbers, _ = await together(*(follow(course, 100) for course in courses), submit())
+    assert 20 <= sum(value or 0 for value in numbers) <= 30
+    await asyncio.sleep(60)
+    number = sum(await together(*(follow(course, now() + 60) for course in courses)))
+    assert 18 <= number <= 60
+
+
+async def test_the_spacing_of_many() -> None:
+    """The more tasks share a limit, the later is the first poll and the longer are the waits."""
+    polls = Polls(Polling(), Limits(1000, 100))
+    waits = [asyncio.create_task(poll(polls, polls.course(FIVE))) for _ in range(100)]
+    await asyncio.sleep(0)
+    course = polls.course(FIVE)
+    first = await poll(polls, course)
+    assert 62 < first < 67
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    began = now()
+    assert [await poll(polls, polls.course(FIVE)) - began] == about(60)
+
+
+async def test_a_poll_without_an_answer() -> None:
+    """After trouble the next poll is put off as by an answer; one cut short is made up for."""
+    polls = Polls(Polling(), FEW)
+    course = polls.course(ATTACHED, None)
+    assert [await poll(polls, course, None)] == about(0)
+    assert [await poll(polls, course, None)] == about(0)
+    polls.postpone(course)
+    assert [await poll(polls, course, None)] == about(ALONE)
+
+
+# ------------------------------------------------------------------------------------------- hints
+
+
+async def test_hints_are_bounded() -> None:
+    """Five hints about a task are acted on, no two within a second; then it is polled as usual."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    moments = []
+    for _ in range(8):
+        for _ in range(3):
+            polls.hasten(course)
+        moments.append(await poll(polls, course))
+    assert moments == about(0, 1, 2, 3, 4, 5, 6, 7)
+    assert course.hints == 5
+
+
+async def test_a_certain_end_is_no_hint() -> None:
+    """What is known for certain is acted on at once, however many hints there were before."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(FIVE)
+    for _ in range(6):
+        polls.hasten(course)
+        await poll(polls, course)
+    wait = asyncio.create_task(poll(polls, course))
+    await asyncio.sleep(0.25)
+    at = now()
+    polls.hasten(course)
+    await asyncio.sleep(0)
+    assert not wait.done()
+    polls.hasten(course, certain=True)
+    assert [await wait] == about(at)
+
+
+# ------------------------------------------------------------------------------ presumed lifetimes
+
+
+async def test_lifetimes() -> None:
+    """How long a slot is kept without news follows what is known of the kind, and the limits."""
+    polls = Polls(Polling(), Limits(presumed_lifetime=1000.0))
+    assert polls.lifetime(FIVE, accepted=True) == 90 + 600
+    assert polls.lifetime(FIVE, accepted=False) == 90 * 1.25 + 2
+    assert polls.lifetime(NEW, accepted=True) == 1000
+    assert polls.lifetime(NEW, accepted=False) == 300
+    for _ in range(40):
+        await live(polls, FIVE, 2.0)
+    assert 3 < polls.lifetime(FIVE, accepted=False) < 6
+    assert polls.lifetime(FIVE, accepted=True) == pytest.approx(602, abs=1)
+
+
+# ----------------------------------------------------------------------------------- attached tasks
+
+
+def created(ago: float) -> Snapshot:
+    """Say that a running task was created so many seconds ago."""
+    return Snapshot(
+        REF, TaskState.PROCESSING, created_at=datetime.now(UTC) - timedelta(seconds=ago)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ago", "kind", "wait"),
+    [
+        (None, ATTACHED, 1.5),  # presumed to be as old as the first are when they end
+        (60, ATTACHED, 1.5),
+        (40, ATTACHED, 2.0),
+        (170, ATTACHED, 1 + 50 * 0.1),
+        (99999, ATTACHED, 15.0),
+        (None, NEW, 1.0),
+        (100, NEW, 5.0),
+    ],
+)
+async def test_attached_tasks(ago: float | None, kind: Kind, wait: float) -> None:
+    """A task of unknown age is asked after at once, then at the pace of the age that is told."""
+    polls = Polls(Polling(first=500.0), Limits())
+    assert [await poll(polls, polls.course(kind, None))] == about(0)
+    said = RUNNING if ago is None else created(ago)
+    # The age is told in real time, so a slow machine makes it a little older.
+    assert await gap(polls, said, kind) == pytest.approx(wait, abs=0.3)
+
+
+async def test_clocks_that_disagree() -> None:
+    """A task from the future grows older from the presumed age."""
+    polls = Polls(Polling(), Limits())
+    course = polls.course(ATTACHED, None)
+    said = created(-99999)
+    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(0, ALONE)
+    await asyncio.sleep(109)
+    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(
+        110.5, 110.5 + 6.05
+    )
+
+
+async def test_what_attached_tasks_teach() -> None:
+    """Of a task of unknown age only the service's own times count."""
+    polls = Polls(Polling(), Limits())
+
+    async def end(took: float | None) -> None:
+        zero = datetime.now(UTC)
+        later = zero + timedelta(seconds=took) if took else None
+        said = Snapshot(REF, TaskState.SUCCESS, created_at=zero, completed_at=later)
+        await poll(polls, polls.course(ATTACHED, None), said)
+
+    for _ in range(40):
+        await end(None)
+    assert await gap(polls, created(100)) == pytest.approx(1.0)
+    for _ in range(40):
+        await end(500.0)
+    assert await gap(polls, created(100)) == pytest.approx(5.0, abs=0.1)
+
+
+# ----------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT001
+    """A service twice as slow, or as fast, is asked at its own times forty tasks later."""
+    polls = Polls(Polling(), Limits())
+    dice = Random(1)  # noqa: S311 - durations, not keys
+    for _ in range(40):
+        await live(polls, FIVE, factor * dice.uniform(60, 90), told=told)
+    ages = [await live(polls, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)]
+    assert 0.8 * 60 * factor < mean(one[0] for one in ages) < 70 * factor
+    assert mean(map(len, ages)) < 30 * factor
+    if told:
+        assert min(one[0] for one in ages) > 60 * factor - 2
+
+
+async def test_a_kind_never_seen() -> None:
+    """One result of an unknown kind is enough to ask when the next is about to end."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, NEW, 100.0)
+    assert ages[:2] == about(15, 16)
+    assert 100 <= ages[-1] <= 105
+    assert await live(polls, NEW, 75.0) == about(75)
+    assert (await live(polls, Kind("kling-8"), 20.0))[:1] == about(15)
+
+
+async def test_a_service_without_times() -> None:
+    """Without the service's times, a task ended half-way between the last two polls."""
+    polls = Polls(Polling(), Limits())
+    running, ended = (await live(polls, NEW, 100.0, told=False))[-2:]
+    assert running < 100 <= ended
+    # One result: the marks lie a quarter around it.
+    assert (await live(polls, NEW, 90.0))[:1] == about((running + ended) / 2 * 0.75)
+
+
+def test_those_of_an_earlier_loop() -> None:
+    """Tasks that were submitted on an earlier loop, and are not waited for, hold up no learning."""
+    polls = Polls(Polling(), Limits())
+
+    async def submit() -> None:
+        polls.course(FIVE)
+
+    async def go_on() -> None:
+        for _ in range(20):
+            await live(polls, FIVE, 30.0)
+        assert (await live(polls, FIVE, 30.0))[0] < 31
+
+    for main in (submit(), go_on()):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+
+
+async def test_a_crowd_is_judged_as_a_whole() -> None:
+    """Of many that began together the quick ones do not speak for all, nor do the slow ones."""
+    polls = Polls(Polling(), Limits())
+    began = now()
+    lasts = [60 + n * 7919 % 200 * 0.15 for n in range(200)]
+    await together(*(live(polls, FIVE, one) for one in lasts))
+    # Now all have ended, the slowest last; a task that takes 62 s is none the later.
+    assert now() - began < 95
+    assert (await live(polls, FIVE, 62.0))[-1] < 64
+    assert (await live(polls, FIVE, 88.0))[-1] < 90
+
+
+async def test_those_whom_nobody_asks_after() -> None:
+    """Others learn without those that are never asked after; what these took counts at last."""
+    polls = Polls(Polling(), Limits())
+    left = polls.course(FIVE)
+    for _ in range(20):
+        await live(polls, FIVE, 30.0)
+    assert (await live(polls, FIVE, 30.0))[0] < 31
+    zero = datetime.now(UTC)
+    said = Snapshot(
+        REF, TaskState.SUCCESS, created_at=zero, completed_at=zero + timedelta(seconds=10)
+    )
+    await poll(polls, left, said)
+    assert (await live(polls, FIVE, 30.0))[0] < 10
+
+
+async def test_a_service_that_recovers() -> None:
+    """After an hour of trouble the first poll comes after two minutes all the same."""
+    polls = Polls(Polling(), Limits())
+    await together(*(live(polls, FIVE, 1200.0) for _ in range(50)))
+    assert (await live(polls, FIVE, 75.0)) == about(120)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_failures_teach_nothing(told: bool) -> None:  # noqa: FBT001
+    """How long it took a task to fail says nothing about those that succeed."""
+    polls = Polls(Polling(first=10.0), Limits())
+    zero = datetime.now(UTC)
+    later = zero + timedelta(seconds=5)
+    said = Snapshot(REF, TaskState.FAILED, created_at=zero, completed_at=later)
+    for _ in range(40):
+        await poll(polls, polls.course(FIVE), said if told else FAILED)
+    # Nearly 90 s old, it is still within its time, but in no tail.
+    course = polls.course(FIVE)
+    await asyncio.sleep(85)
+    assert [await poll(polls, course), await poll(polls, course)] == about(485, 486)
+
+
+async def test_kinds_are_apart() -> None:
+    """What is learned of one kind is nothing to another."""
+    polls = Polls(Polling(), Limits())
+    for _ in range(40):
+        await live(polls, FIVE, 30.0)
+    assert (await live(polls, FIVE, 30.0))[0] < 31
+    assert (await live(polls, TEN, 100.0))[:1] == about(90)
+    official = Kind(FIVE.model, FIVE.mode, FIVE.duration, "official")
+    assert (await live(polls, official, 80.0))[:1] == about(60)
+
+
+async def test_stuck_tasks() -> None:
+    """A task that does not end is asked after four times a minute, and teaches nothing."""
+    polls = Polls(Polling(), Limits())
+    ages = await live(polls, FIVE, 1800.0)
+    assert len(ages) < 30 + 30 + 1800 / 15
+    assert [b - a for a, b in zip(ages[-9:-1], ages[-8:], strict=True)] == about(*[15] * 8)
+    for _ in range(50):
+        await poll(polls, polls.course(FIVE, 60.0), FAILED)
+    assert (await live(polls, FIVE, 70.0))[:1] == about(60)
+
+
+# --------------------------------------------------------------------------------- the whole system
+
+
+class Service:
+    """Carries out what a client sends; a function says how long the Nth task takes."""
+
+    def __init__(self, duration: Callable[[int], float]) -> None:
+        self.duration = duration
+        self.transport = ScriptedTransport(self.answer)
+        self.requests: list[float] = []
+        self.submits: list[float] = []  # when each was accepted
+        self.ends: dict[int, float] = {}
+        self.late: dict[int, float] = {}
+        self.polls: Counter[int] = Counter()
+
+    async def answer(self, request: Request) -> Response:
+        await asyncio.sleep(0.02)
+        self.requests.append(now())
+        if request.ref is None:
+            number = len(self.submits)
+            self.submits.append(now())
+            self.ends[number] = now() + self.duration(number)
+            return answer({"taskId": f"task_{number}"})
+        number = int(request.ref.task_id.removeprefix("task_"))
+        self.polls[number] += 1
+        data = {
+            "taskId": request.ref.task_id,
+            "state": "processing",
+            "createTime": int(self.submits[number] * 1000),
+        }
+        if now() >= self.ends[number]:
+            self.late[number] = now() - self.ends[number]
+            data |= {
+                "state": "success",
+                "resultJson": json.dumps({"resultUrls": ["https://example.com/a.mp4"]}),
+                "completeTime": int(self.ends[number] * 1000),
+            }
+        return answer(data)
+
+    def run(self, tasks: int, limits: Limits) -> float:
+        """Generate so many at once; give the seconds until the last was known to have ended."""
+
+        async def main() -> float:
+            async with (
+                KlingClient("a-key", transport=self.transport, limits=limits) as kling,
+                asyncio.TaskGroup() as group,
+            ):
+                for _ in range(tasks):
+                    group.create_task(kling.generate(FOX))
+            return now()
+
+        # Without the loop's debug mode, which takes several times as long.
+        with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
+            return runner.run(main())
+
+    def lateness(self, first: int = 0) -> float:
+        """Give the mean time from an end to its discovery, of the tasks from the first on."""
+        return mean(late for number, late in self.late.items() if number >= first)
+
+    @property
+    def fullest_minute(self) -> int:
+        """How many requests came in the fullest 60 s."""
+        moments = self.requests
+        return max(bisect_right(moments, at + 60) - i for i, at in enumerate(moments))
+
+
+def evenly(low: float, high: float) -> Callable[[int], float]:
+    """Draw durations evenly between two."""
+    dice = Random(1)  # noqa: S311 - durations, not keys
+    return lambda number: dice.uniform(low, high)
+
+
+@pytest.mark.slow
+def test_a_hundred_slots() -> None:
+    """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
+    service = Service(evenly(60, 90))
+    assert service.run(500, Limits(10_000, 100)) < 5 * 75 + 90
+    assert service.lateness(100) < 0.6
+    assert service.lateness() < 0.6
+    assert max(service.late.values()) < 10
+    assert mean(service.polls.values()) < 17
+    assert max(service.polls.values()) < 40
+    assert service.fullest_minute < 10_000
+
+
+def test_a_full_limit() -> None:
+    """Where polls fill the limit, it is never passed, and ends are found a second or two late."""
+    service = Service(evenly(60, 90))
+    assert service.run(500, Limits(1000, 100)) < 5 * 75 + 90
+    assert 900 < service.fullest_minute <= 1000
+    assert service.lateness() < 2
+    assert max(service.late.values()) < 15
+    assert mean(service.polls.values()) < 12
+
+
+def test_a_tiny_limit() -> None:
+    """At 10 requests a minute and 3 tasks, all finish, and no submit waits long."""
+    service = Service(evenly(60, 90))
+    assert service.run(24, Limits(10, 3)) < 24 / 3 * 75 * 1.3 + 90
+    assert service.fullest_minute <= 10
+    assert service.lateness() < 10
+    found = sorted(service.ends[number] + late for number, late in service.late.items())
+    waited = [sent - freed for sent, freed in zip(service.submits[3:], found, strict=False)]
+    assert max(waited) < 20  # three requests
+    assert mean(waited) < 10
+
+
+@pytest.mark.parametrize("factor", [2.0, pytest.param(10.0, marks=pytest.mark.slow)])
+def test_a_service_in_trouble(factor: float) -> None:
+    """A service that becomes much slower, and recovers, is followed both ways."""
+    usual = evenly(60, 90)
+    service = Service(lambda number: usual(number) * (factor if number < 80 else 1))
+    service.run(400, Limits(10_000, 40))
+    assert service.lateness(280) < 1
+    assert max(service.late.values()) < 65
+    assert max(service.polls.values()) < 300
+
+
+def test_stuck_tasks_among_others() -> None:
+    """A tenth that hangs for twenty minutes does not keep the others from being found."""
+    usual = evenly(60, 90)
+    service = Service(lambda number: usual(number) if number % 10 else 1200)
+    service.run(200, Limits(1000, 100))
+    others = [late for number, late in service.late.items() if number % 10]
+    assert mean(others) < 2
+    assert max(service.polls.values()) < 150
+    assert service.fullest_minute <= 1000

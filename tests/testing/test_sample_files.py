@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from kling_async.testing.emulator.images import sniff
+from kling_async.testing.emulator.rules import MODES, read_order
+from kling_async.testing.media import film as media
+from kling_async.testing.sample_files import DEMO, FOLDER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICTURES = sorted(p for p in FOLDER.iterdir() if p.suffix in {".jpg", ".png", ".webp"})
+ROWS = [json.loads(line) for line in DEMO.read_text("utf-8").splitlines()]
+
+
+def test_demo_covers_every_mode() -> None:
+    """The demonstration has eight inputs or more, over all four modes."""
+    assert len(ROWS) >= 8
+    assert {row["mode"] for row in ROWS} == set(MODES)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_demo_inputs_are_right(row: dict[str, object]) -> None:
+    """Each input of the demonstration would be accepted, and its pictures are there."""
+    fields = {key: value for key, value in row.items() if key != "model"}
+    names = [str(fields.pop(key)) for key in ("image_url", "end_image_url") if key in fields]
+    if names:
+        fields["image_urls"] = names
+    read_order(json.dumps({"input": fields}).encode())
+    for name in names:
+        assert name.startswith("{emulator}/samples/")
+        assert (FOLDER / name.rpartition("/")[2]).is_file()
+
+
+def test_pictures_come_in_every_format() -> None:
+    """There are JPEG, PNG and WebP, wide, upright and square ones."""
+    formats = {sniff(path.read_bytes()) for path in PICTURES}
+    assert formats == {"JPEG", "PNG", "WEBP"}
+    ratios = set()
+    for path in PICTURES:
+        with Image.open(path) as image:
+            ratios.add((image.width > image.height) - (image.width < image.height))
+    assert ratios == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_pictures_are_small_and_whole(path: Path) -> None:
+    """A picture is under 120 kB and can be decoded."""
+    data = path.read_bytes()
+    assert len(data) < 120_000
+    assert media.prepare_picture(data)
