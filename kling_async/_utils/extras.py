@@ -32,7 +32,7 @@ def install_command(extra: str) -> str:
     A checkout, which an editable install is too, is installed from its own folder, as is what was
     installed from a folder: no index need know the package.
     """
-    return _command(extra, Path(__file__).resolve().parent.parent, _direct_url())
+    return _command(extra, Path(__file__).resolve().parents[2], _direct_url())
 
 
 def _command(extra: str, here: Path, direct_url: str | None) -> str:

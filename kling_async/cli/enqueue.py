@@ -8,7 +8,7 @@ from kling_async.cli import codes
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.errors import ConfigurationError
 from kling_async.fleet import Queue
-from kling_async.journal.postgres.address import is_address
+from kling_async.journal.address import is_address
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -15,7 +15,7 @@ from kling_async.cli.signals import on_signals
 from kling_async.errors import KlingError, TaskFailedError
 from kling_async.fleet import Worker
 from kling_async.fleet.serialization import outcome_dict
-from kling_async.journal.postgres.address import Address
+from kling_async.journal.address import Address
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 

@@ -43,7 +43,7 @@ except ImportError:
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async.journal.postgres.address import Address
+    from kling_async.journal.address import Address
 
 __all__ = ["Done", "Job", "Jobs"]
 

@@ -12,8 +12,8 @@ from attrs import evolve, frozen
 from kling_async.batch.decisions import item_of
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.serialization import write
+from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState, Planned
-from kling_async.journal.postgres.address import Address
 from kling_async.tasks.fan_out import draw
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from kling_async.batch.batch import Batch
 from kling_async.batch.decisions import PASSING
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.item_stream import Feed
-from kling_async.journal.postgres.address import Address
+from kling_async.journal.address import Address
 from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal.postgres.address import Address, is_address
+from kling_async.journal.address import Address, is_address
 from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def test_shown_addresses(url: str, seen: str) -> None:
 def test_addresses_of_no_known_kind(url: str, told: str) -> None:
     """An address that nothing here can speak to is refused; what may be secret is not told."""
     with pytest.raises(ConfigurationError, match=told) as caught:
-        speaker(url, "kling_async.limits.{}", "the cat")
+        speaker(url, "kling_async.limits.shared.{}", "the cat")
     assert "word" not in str(caught.value)
 
 
@@ -55,7 +55,7 @@ def test_addresses_of_no_known_kind(url: str, told: str) -> None:
 )
 def test_who_speaks_to_them(url: str, name: str) -> None:
     """The scheme of an address says which module is loaded."""
-    assert speaker(url, "kling_async.limits.{}", "the cat").__name__ == name
+    assert speaker(url, "kling_async.limits.shared.{}", "the cat").__name__ == name
 
 
 def test_cut() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kling_async import ConfigurationError, InputError, JournalError
 from kling_async.fleet.job_store import Done, Jobs
-from kling_async.journal.postgres.address import Address
+from kling_async.journal.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

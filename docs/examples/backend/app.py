@@ -23,7 +23,7 @@ from videos import Video, Videos
 
 from kling_async import Inbox, Input, KlingClient, Polling
 from kling_async.testing import Emulator, Scenario
-from kling_async.testing.samples import FOLDER
+from kling_async.testing.sample_files import FOLDER
 from kling_async.webhooks import fastapi as edge
 
 log = logging.getLogger("backend")

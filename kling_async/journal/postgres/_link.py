@@ -25,7 +25,7 @@ except ImportError as error:
     raise missing_extra("postgres", "a journal on PostgreSQL needs another package") from error
 
 if TYPE_CHECKING:
-    from kling_async.journal.postgres.address import Address
+    from kling_async.journal.address import Address
 
 __all__ = ["COMPLAINTS", "Connection", "DamageError", "Link", "reading"]
 

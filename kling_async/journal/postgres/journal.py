@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from kling_async.errors import ConfigurationError, JournalError, own
+from kling_async.journal.address import Address
 from kling_async.journal.base import (
     Claim,
     Entry,
@@ -33,7 +34,6 @@ from kling_async.journal.postgres._group import Call, Group, Look, Plan, Record,
 from kling_async.journal.postgres._link import Link
 from kling_async.journal.postgres._watch import longest
 from kling_async.journal.postgres._workers import Worker
-from kling_async.journal.postgres.address import Address
 from kling_async.journal.writer import Writer
 
 if TYPE_CHECKING:

@@ -217,5 +217,5 @@ def connect(url: str, name: str) -> LimitsEngine:
         ConfigurationError: The address is of no kind that is known, or makes no sense.
         MissingExtraError: The package that speaks to it is not installed.
     """
-    module = speaker(url, "kling_async.limits.{}", "what keeps shared limits")
+    module = speaker(url, "kling_async.limits.shared.{}", "what keeps shared limits")
     return cast("Callable[[str, str], LimitsEngine]", module.engine)(url, name)

@@ -59,5 +59,5 @@ def connect(url: str, names: Sequence[str]) -> Engine:
         ConfigurationError: The address is of no kind that is known, or makes no sense.
         MissingExtraError: The package that speaks to it is not installed.
     """
-    module = speaker(url, "kling_async.webhooks._relay_{}", "what relays callbacks")
+    module = speaker(url, "kling_async.webhooks.relay._{}", "what relays callbacks")
     return cast("Callable[[str, Sequence[str]], Engine]", module.engine)(url, names)

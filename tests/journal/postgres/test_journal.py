@@ -91,7 +91,7 @@ async def test_an_item_is_in_one_hand(batch_url: str) -> None:
         assert [claim.ownership for claim in await one.claim(first)] == [MINE]
         assert [claim.ownership for claim in await one.claim(first)] == [MINE]
         for take in (False, True):
-            claims = await (two.claim if take else two.look)(first, second)
+            claims = await (two.claim if take else two.peek)(first, second)
             assert [claim.ownership for claim in claims] == [OTHERS, MINE]
             assert claims[0].entry == first
         with pytest.raises(JournalError, match="'a' is in the hand of another worker"):

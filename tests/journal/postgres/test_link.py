@@ -18,10 +18,10 @@ import pytest
 
 from kling_async._utils.extras import install_command
 from kling_async.errors import ConfigurationError, JournalError
+from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres._link import Link
 from kling_async.journal.postgres._schema import LOCK, SCHEMA
-from kling_async.journal.postgres.address import Address
 from kling_async.journal.postgres.journal import PostgresJournal
 from tests.engines.postgres import PASSWORD
 

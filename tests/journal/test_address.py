@@ -4,7 +4,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from kling_async.errors import ConfigurationError
-from kling_async.journal.postgres.address import Address, is_address
+from kling_async.journal.address import Address, is_address
 
 SECRET = "s3cret"
 
