@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kling_async._utils.version import __version__
-    from kling_async.batch.batch import Batch, Item
+    from kling_async.batch.batch import Batch
+    from kling_async.batch.decisions import Item
     from kling_async.client import KlingClient
     from kling_async.errors import (
         AnswerLostError,
@@ -55,14 +56,14 @@ if TYPE_CHECKING:
         TaskLimitChanged,
         TasksAbandoned,
     )
-    from kling_async.inputs.parse import (
-        Input,
+    from kling_async.inputs.base import Input
+    from kling_async.inputs.kling_2_1 import (
         MasterImageToVideo,
         MasterTextToVideo,
         ProImageToVideo,
         StandardImageToVideo,
-        parse_input,
     )
+    from kling_async.inputs.parse import parse_input
     from kling_async.limits.base import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared.limiter import SharedLimiter
@@ -145,19 +146,19 @@ __all__ = [
     "parse_input",
 ]
 
-# Modules in the order of their layers; each offers its public names in its own __all__.
+# Modules in the order of their layers.
 _HOMES = {
     "_utils.version": ("__version__",),
     "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
     "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
-    "inputs.parse": (
-        "Input",
+    "inputs.base": ("Input",),
+    "inputs.kling_2_1": (
         "MasterImageToVideo",
         "MasterTextToVideo",
         "ProImageToVideo",
         "StandardImageToVideo",
-        "parse_input",
     ),
+    "inputs.parse": ("parse_input",),
     "events": (
         "CalledBack",
         "Event",
@@ -181,7 +182,8 @@ _HOMES = {
     "tasks.fan_out": ("Outcome",),
     "tasks.submitter": ("SubmitObserver",),
     "client": ("KlingClient",),
-    "batch.batch": ("Batch", "Item"),
+    "batch.batch": ("Batch",),
+    "batch.decisions": ("Item",),
     "webhooks.inbox": ("Inbox",),
     "webhooks.relay.relay": ("Relay",),
 }

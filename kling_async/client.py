@@ -54,14 +54,12 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from kling_async.events import Hook
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.limits.base import Limiter
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.tasks.abandoned import AbandonedTasks, Report
     from kling_async.tasks.callback_router import CallbackSource
     from kling_async.tasks.submitter import SubmitObserver
-
-__all__ = ["KlingClient"]
 
 _log = logging.getLogger("kling_async")
 

@@ -49,34 +49,6 @@ if TYPE_CHECKING:
 
 _E = TypeVar("_E", bound=BaseException)
 
-__all__ = [
-    "APIError",
-    "AnswerLostError",
-    "AuthenticationError",
-    "BadRequestError",
-    "BalanceError",
-    "ClientClosedError",
-    "ConfigurationError",
-    "ConnectError",
-    "ContractError",
-    "DownloadError",
-    "InputError",
-    "JournalError",
-    "KlingError",
-    "LimiterError",
-    "MissingExtraError",
-    "NotFoundError",
-    "Problem",
-    "RateLimitError",
-    "RefusedError",
-    "RequestError",
-    "ResultExpiredError",
-    "ServerError",
-    "TaskError",
-    "TaskFailedError",
-    "TaskTimeoutError",
-]
-
 # Enough of an unexpected answer to recognise it, too little to flood a log.
 BODY_EXCERPT = 200
 

@@ -11,22 +11,8 @@ from collections.abc import Callable
 from attrs import frozen
 
 from kling_async.errors import KlingError
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 from kling_async.results import Snapshot, TaskRef
-
-__all__ = [
-    "CalledBack",
-    "Event",
-    "Hook",
-    "Paused",
-    "Polled",
-    "Retrying",
-    "SubmitFailed",
-    "Submitted",
-    "TaskEnded",
-    "TaskLimitChanged",
-    "TasksAbandoned",
-]
 
 
 @frozen

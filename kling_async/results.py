@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-__all__ = ["FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"]
-
 # The contract calls ids opaque, so only what could not be stored on one line is refused.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TASK_ID = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")

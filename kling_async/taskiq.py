@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from kling_async.results import FailReason
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["TASK", "Generate", "install"]
-
 _log = logging.getLogger("kling_async")
 
 TASK = "kling_async:generate"

@@ -32,7 +32,7 @@ REF = TaskRef("kling-2-1", "task_12345678")
 SNAPSHOT = Snapshot(REF, TaskState.FAILED, "failed", fail_code="NSFW", reason=FailReason.CONTENT)
 PROBLEMS = (Problem("prompt", "must be text", "5"), Problem("duration", "must be 5", "7"))
 
-CLASSES = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+CLASSES = [getattr(errors, name) for name in vars(errors) if name.endswith("Error")]
 
 # A value for every keyword of any error, none of them its default.
 VALUES = {

@@ -10,8 +10,6 @@ import aiohttp
 if TYPE_CHECKING:
     from yarl import URL
 
-__all__ = ["PROXY_AUTHENTICATION", "PROXY_REFUSES_CREDENTIALS", "advice", "describe", "not_sent"]
-
 # What proves of a request without a body that it was never sent: there was no connection.
 _NOT_SENT = (
     aiohttp.ClientConnectorError,

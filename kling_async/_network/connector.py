@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractResolver
 
-__all__ = ["ConnectorOptions", "connector", "warn_if_plain"]
-
 _log = logging.getLogger("kling_async")
 
 # Seconds that an idle connection is good for another submit. See _TwoLanes.

@@ -20,8 +20,6 @@ from kling_async.protocol.requests import is_loopback
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Proxies", "route"]
-
 _SCHEMES = ("http", "https")
 
 

@@ -25,8 +25,6 @@ from psycopg.conninfo import conninfo_to_dict
 from kling_async._utils.backends import POSTGRES_DEFAULTS, cut, in_time
 from kling_async.errors import ConfigurationError
 
-__all__ = ["UNDONE", "Connection", "Line", "Rows", "execute", "is_pooled"]
-
 _T = TypeVar("_T")
 Connection: TypeAlias = AsyncConnection[tuple[object, ...]]
 Rows: TypeAlias = list[tuple[object, ...]]

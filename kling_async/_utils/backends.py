@@ -17,8 +17,6 @@ from kling_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["POSTGRES_DEFAULTS", "cut", "in_time", "shown", "speaker"]
-
 POSTGRES_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "connect_timeout": "10",

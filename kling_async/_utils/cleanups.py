@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TypeVar
 
-__all__ = ["Cleanups", "outlive"]
-
 _T = TypeVar("_T")
 
 

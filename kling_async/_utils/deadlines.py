@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Deadline", "Deadlines"]
-
 # Numbers of those who have left are swept out when they are the most in the queue, and more
 # than these.
 _FEW = 100

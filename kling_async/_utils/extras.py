@@ -11,8 +11,6 @@ from urllib.request import url2pathname
 
 from kling_async.errors import MissingExtraError
 
-__all__ = ["install_command", "missing_extra"]
-
 _NAME = "kling-async"
 
 

@@ -6,8 +6,6 @@ import asyncio
 
 from kling_async.errors import ConfigurationError
 
-__all__ = ["OneLoop"]
-
 
 class OneLoop:
     """Raises where an object is used on two running event loops at the same time.

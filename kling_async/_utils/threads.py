@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-__all__ = ["in_thread", "to_its_end"]
-
 _T = TypeVar("_T")
 
 

@@ -1,5 +1,6 @@
 """Batches: many inputs, resumed after a crash."""
 
-from kling_async.batch.batch import Batch, Item
+from kling_async.batch.batch import Batch
+from kling_async.batch.decisions import Item
 
 __all__ = ["Batch", "Item"]

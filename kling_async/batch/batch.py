@@ -32,7 +32,7 @@ from kling_async.batch.runner import Work
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError
-from kling_async.inputs.parse import Input, parse_input
+from kling_async.inputs.parse import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Planned, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.abandoned import log_journaled
@@ -43,10 +43,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.client import KlingClient
+    from kling_async.inputs.base import Input
     from kling_async.results import FailReason
     from kling_async.tasks.fan_out import FanOut
-
-__all__ = ["Batch", "Item"]
 
 # Items planned in one commit, where they are at hand.
 _AT_ONCE = 256

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from kling_async.journal.base import Entry, Journal
 
-__all__ = ["Claims"]
-
 # Seconds between two looks for items that others have in hand: soon enough to go on with what
 # another has handed over, and seldom enough for a thousand of them.
 _EVERY = 2.0

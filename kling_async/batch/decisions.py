@@ -11,21 +11,9 @@ from attrs import frozen
 
 from kling_async import errors
 from kling_async.errors import ConfigurationError, KlingError, TaskFailedError
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 from kling_async.journal.base import Entry, Failure, ItemState, Transition, attempt_after
 from kling_async.results import FailReason
-
-__all__ = [
-    "Item",
-    "Rules",
-    "Step",
-    "apply",
-    "content_key",
-    "error_of",
-    "failure_of",
-    "item_of",
-    "next_step",
-]
 
 # Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
 PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)

@@ -36,12 +36,10 @@ if TYPE_CHECKING:
     from kling_async.batch.claims import Claims
     from kling_async.batch.spend_guard import SpendGuard
     from kling_async.client import KlingClient
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.results import Result, SavedFile, TaskRef
     from kling_async.tasks.fan_out import Flight
     from kling_async.tasks.task import Task
-
-__all__ = ["Work"]
 
 # What is told of an item that stands so is how it has ended.
 _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})

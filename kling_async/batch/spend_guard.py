@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from kling_async.client import KlingClient
     from kling_async.journal.base import Summary
 
-__all__ = ["Budget", "SpendGuard"]
-
 # Submits between two questions for the balance, at the most.
 _LONGEST = 50
 

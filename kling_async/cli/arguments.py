@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from kling_async._utils.version import __version__
 from kling_async.cli import codes
 from kling_async.cli.row_rules import COLUMNS, MODES
-from kling_async.inputs.parse import Input, parse_input
+from kling_async.inputs.parse import parse_input
 from kling_async.tasks.task import DEFAULT_TIMEOUT
 from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - has no other name
+    from kling_async.inputs.base import Input
 
-__all__ = ["input_of", "parser"]
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - has no other name
 
 _FIELDS = (
     "prompt",

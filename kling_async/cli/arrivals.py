@@ -21,8 +21,6 @@ from kling_async.results import Snapshot, TaskState
 if TYPE_CHECKING:
     from kling_async.errors import ContractError
 
-__all__ = ["Arrival", "Seen", "columns", "fields", "problem_of", "read", "shortened"]
-
 # A token, or what is left of one: the model, a tilde, and what nobody else should see.
 _TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})~([A-Za-z0-9_-]{0,4})[A-Za-z0-9._~%-]*")
 

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from kling_async.client import KlingClient
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["batch"]
-
 # Items of a kind that the summary names; the report has them all.
 _SHOWN = 5
 

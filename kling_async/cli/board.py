@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from kling_async.cli.counts import Tally
 
-__all__ = ["board"]
-
 # Seconds between two lines, or two pictures.
 _LINES = 30.0
 _PICTURES = 0.5

@@ -12,21 +12,6 @@ from kling_async.errors import (
     TaskTimeoutError,
 )
 
-__all__ = [
-    "DOWNLOAD",
-    "FAILED",
-    "INTERRUPTED",
-    "JOURNAL",
-    "MEANINGS",
-    "OK",
-    "OUTPUT",
-    "RUNNING",
-    "UNSURE",
-    "USAGE",
-    "OutputError",
-    "code_of",
-]
-
 OK = 0
 FAILED = 1
 USAGE = 2

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.limits.base import Limits
-
-__all__ = ["balance", "connect", "download", "generate", "service", "status", "submit", "wait"]
 
 
 def connect(

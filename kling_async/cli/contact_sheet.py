@@ -14,8 +14,6 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-__all__ = ["Card", "Fact", "Picture", "Video", "page"]
-
 # Longer prompts show their beginning, and the rest when they are opened.
 _LONG_PROMPT = 240
 

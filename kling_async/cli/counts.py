@@ -12,8 +12,6 @@ from kling_async.journal.base import ItemState
 if TYPE_CHECKING:
     from kling_async.errors import KlingError
 
-__all__ = ["WORDS", "Tally", "span", "standing"]
-
 WORDS: Mapping[ItemState, str] = {
     ItemState.SAVED: "saved",
     ItemState.FINISHED: "finished",

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from kling_async.results import TaskRef
 
-__all__ = ["demo"]
-
 # A valid origin, for checking rows before there is an emulator.
 _SOMEWHERE = "http://127.0.0.1"
 

@@ -19,8 +19,6 @@ from kling_async.testing.sample_files import FOLDER
 if TYPE_CHECKING:
     from argparse import Namespace
 
-__all__ = ["emulate"]
-
 # Addresses that mean every one of this machine: the family, an address elsewhere (reserved for
 # documentation), and what can be reached without a network.
 _EVERYWHERE = {

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from kling_async.cli.plan import Plan
 
-__all__ = ["check", "enqueue"]
-
 
 def check(args: Namespace) -> None:
     """Complain of options with which nothing can be put in a queue.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-__all__ = ["journal_place", "naming_the_option"]
-
 _SUFFIX = ".journal.sqlite"
 
 

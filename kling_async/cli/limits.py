@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from kling_async.limits.shared.backend import Lease, Usage
 
-__all__ = ["limits"]
-
 # Leases that are listed, those that end first.
 _ENDING = 10
 

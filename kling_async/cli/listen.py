@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from kling_async.cli.arrivals import Arrival
 
-__all__ = ["listen"]
-
 _GREEN, _RED, _YELLOW = 32, 31, 33
 _COLOURS: Final = {"success": _GREEN, "failed": _RED}
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from kling_async.cli.progress import Line
 
-__all__ = ["Block", "Live"]
-
 _BAR_WIDTH = 24
 
 # Lines of the terminal that are left to what was there before.

@@ -13,8 +13,6 @@ from kling_async.cli.output import PROGRAM, printable, write
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["log_to_stderr"]
-
 _log = logging.getLogger("kling_async")
 
 

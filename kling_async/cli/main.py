@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Awaitable, Callable
 
-__all__ = ["main"]
-
 _HOMES = {
     name: name for name in ("batch", "demo", "emulate", "limits", "listen", "report", "worker")
 }

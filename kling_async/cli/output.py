@@ -15,8 +15,6 @@ from kling_async.errors import DownloadError, KlingError, ResultExpiredError, Ta
 if TYPE_CHECKING:
     from kling_async.results import Snapshot, TaskRef
 
-__all__ = ["Output", "printable", "snapshot_dict", "write"]
-
 PROGRAM = "kling-async"
 
 _log = logging.getLogger("kling_async")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["save_pictures"]
-
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _AT_ONCE = 8
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0)

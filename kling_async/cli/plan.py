@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from kling_async.limits.base import Limits
 
-__all__ = ["Known", "Plan", "known"]
-
 # Rows between two looks at what else the loop has to do.
 _SLICE = 100
 

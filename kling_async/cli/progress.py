@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kling_async.results import Result
     from kling_async.tasks.task import Task
 
-__all__ = ["Line", "Plain", "Progress", "follow", "is_live", "progress", "tell"]
-
 
 class Line(Protocol):
     """The progress of one video."""

@@ -19,8 +19,6 @@ from kling_async.cli.arrivals import Arrival
 from kling_async.cli.output import printable
 from kling_async.errors import ContractError
 
-__all__ = ["MOST_BYTES", "MOST_CONNECTIONS", "SECONDS", "Receiver"]
-
 MOST_BYTES: Final = 64 * 1024
 MOST_CONNECTIONS: Final = 256
 SECONDS: Final = 10.0

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from kling_async.journal.base import Journal, Summary
 
-__all__ = ["report"]
-
 # Those that need a look come first: of very many items, only so many are shown.
 _ORDER = (
     ItemState.UNSURE,

@@ -10,19 +10,18 @@ import re
 from typing import TYPE_CHECKING
 
 from kling_async.errors import InputError
-from kling_async.inputs.parse import (
-    Input,
+from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
-    parse_input,
 )
+from kling_async.inputs.parse import parse_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ASSUMED_MODE", "COLUMNS", "MODES", "column", "row_fields", "row_input"]
+    from kling_async.inputs.base import Input
 
 COLUMNS = (
     "key",

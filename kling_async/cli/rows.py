@@ -14,13 +14,11 @@ from attrs import frozen
 from kling_async.cli.row_rules import row_fields, row_input
 from kling_async.cli.text_file import lines
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
-
-__all__ = ["PLACE", "RawRow", "Row", "json_rows", "parse", "read"]
 
 PLACE = "{emulator}"
 """Stands for the emulator's origin in any text of a row."""

@@ -7,8 +7,6 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["on_signals"]
-
 
 def on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
     """Call a function of the running loop at SIGTERM, and at SIGHUP unless that is ignored.

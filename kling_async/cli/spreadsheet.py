@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO, TextIO
 
-__all__ = ["Writer", "csv_rows"]
-
 # A first line that names the separator, as spreadsheets write and read it.
 _SEPARATOR = re.compile(r'\s*"?sep=(?P<separator>[^\r\n"]|\\t)"?[,;\t]*\s*', re.IGNORECASE)
 

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, TextIO, cast
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Guarded", "failure_of", "guarded_streams"]
-
 _CLOSED = "it is closed"
 
 

@@ -21,8 +21,6 @@ from kling_async.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["STDIN", "is_lasting", "lines", "open_input", "read_stdin", "spool"]
-
 STDIN = Path("-")
 """What stands for stdin on a command line."""
 

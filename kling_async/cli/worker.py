@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["worker"]
-
 # What became of items, in the words of the summary, and what that means for the exit code: money
 # first, then what may be had by running again.
 _CODES = {

@@ -20,8 +20,6 @@ from yarl import URL
 
 from kling_async.protocol.requests import is_loopback
 
-__all__ = ["Guard", "InternalHostError", "follow", "is_internal", "web_url"]
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What browsers quote, too. Other characters that RFC 3986 does not allow are sent as they are.
 _UNSENDABLE = re.compile(r'[^!-~]|["<>]')

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from kling_async.download.addresses import Guard
 
-__all__ = ["Connections", "Pace", "Pool"]
-
 # Downloads at one time. Each has a socket and two files open, of the 256 that some systems allow.
 PLACES = 16
 

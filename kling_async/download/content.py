@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HEAD_BYTES", "is_media", "not_media"]
-
 # As many bytes are looked at. Pages may begin with comments, and with any white space.
 HEAD_BYTES = 512
 

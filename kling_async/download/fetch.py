@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from kling_async.download.source import Job
 
-__all__ = ["File"]
-
 # Seconds between two tries for a file that is not there yet, at the most.
 _GRACE_CAP = 8.0
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["alone_in", "begins_with", "checksum", "give_name", "is_known", "is_spoiled", "look"]
-
 _READ_BYTES = 1024**2
 
 

@@ -14,8 +14,6 @@ from kling_async.errors import ConfigurationError
 if TYPE_CHECKING:
     import os
 
-__all__ = ["check_folder"]
-
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """Make a folder, with its parents, and check that files can be created in it.

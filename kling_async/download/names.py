@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from kling_async.results import TaskRef
 
-__all__ = ["alternatives", "file_name", "stem"]
-
 _PLAIN = re.compile(r"[a-z0-9_-](?:[a-z0-9._-]{0,118}[a-z0-9_-])?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["STRONG_ETAG", "Part", "sweep"]
-
 # RFC 9110, section 8.8.3: a weak one begins with W/ and says nothing about single bytes.
 STRONG_ETAG = r'"[!#-~]+"'
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kling_async.results import TaskRef
 
-__all__ = ["Recent"]
-
 # Tasks, the latest of which are remembered: those whose downloads may begin in the next seconds.
 _MOST = 500
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["RESERVE_BYTES", "ROOM", "NoRoomError", "Room"]
-
 # What must stay free. It is also much more than what all downloads are writing at one moment.
 RESERVE_BYTES = 16 * 1024**2
 

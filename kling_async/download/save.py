@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from kling_async._network.proxies import Proxies
     from kling_async.results import Result, SavedFile, Snapshot
 
-__all__ = ["Downloader", "download"]
-
 
 class Downloader:
     """Saves the files of results, so many at a time, with connections of its own.

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from kling_async.download.parts import Part
 
-__all__ = ["CHUNK_BYTES", "GRACE", "MAX_BYTES", "Job", "NotReadyError", "Source", "is_young"]
-
 # Nothing that the service makes in 15 seconds of video comes near this.
 MAX_BYTES = 4 * 1024**3
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from kling_async.journal.base import Journal
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["Feed"]
-
 # Seconds between two looks at whether the batch was stopped: items that it does not begin with
 # tell nobody.
 _LOOK = 1.0

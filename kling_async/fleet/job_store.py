@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from kling_async.journal.address import Address
 
-__all__ = ["Done", "Job", "Jobs"]
-
 _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.batch.decisions import Item
-    from kling_async.inputs.parse import Input
-
-__all__ = ["Enqueued", "Queue"]
+    from kling_async.inputs.base import Input
 
 # Items planned and put in at once, where they are at hand.
 _AT_ONCE = 500

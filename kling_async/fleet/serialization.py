@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from kling_async.errors import KlingError
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["error_dict", "item_from", "outcome_dict", "read", "write"]
-
 
 def item_from(key: object, fields: Mapping[str, object]) -> Item:
     """Make an item of plain values.

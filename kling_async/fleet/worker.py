@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kling_async.results import FailReason
     from kling_async.tasks.fan_out import Outcome
 
-__all__ = ["Worker"]
-
 
 class Worker:
     """Takes items from the queue of a batch, and brings them to their ends.

@@ -21,12 +21,12 @@ from kling_async.fleet.job_store import Done
 from kling_async.fleet.serialization import read
 
 if TYPE_CHECKING:
+    from pgqueuer.domain.models import Job
+
     from kling_async.batch.decisions import Item
     from kling_async.fleet.item_stream import Feed
-    from kling_async.fleet.job_store import Job, Jobs
+    from kling_async.fleet.job_store import Jobs
     from kling_async.tasks.fan_out import Outcome
-
-__all__ = ["Shift", "has_ended"]
 
 _log = logging.getLogger("kling_async")
 

@@ -1,16 +1,15 @@
 """The inputs: one class for each mode of each model."""
 
-from kling_async.inputs.parse import (
+from kling_async.inputs.base import Input, Provider
+from kling_async.inputs.kling_2_1 import (
     AspectRatio,
     Duration,
-    Input,
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
-    Provider,
     StandardImageToVideo,
-    parse_input,
 )
+from kling_async.inputs.parse import parse_input
 
 __all__ = [
     "AspectRatio",

@@ -29,15 +29,6 @@ from attrs import field, frozen
 from kling_async.inputs.base import Input, Provider, ruled
 from kling_async.inputs.rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
 
-__all__ = [
-    "AspectRatio",
-    "Duration",
-    "MasterImageToVideo",
-    "MasterTextToVideo",
-    "ProImageToVideo",
-    "StandardImageToVideo",
-]
-
 Duration = Literal[5, 10]
 AspectRatio = Literal["16:9", "9:16", "1:1"]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.base import Input, Provider
 from kling_async.inputs.kling_2_1 import (
-    AspectRatio,
-    Duration,
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
@@ -16,17 +14,8 @@ from kling_async.inputs.kling_2_1 import (
 )
 from kling_async.inputs.rules import seen
 
-__all__ = [
-    "AspectRatio",
-    "Duration",
-    "Input",
-    "MasterImageToVideo",
-    "MasterTextToVideo",
-    "ProImageToVideo",
-    "Provider",
-    "StandardImageToVideo",
-    "parse_input",
-]
+if TYPE_CHECKING:
+    from kling_async.inputs.base import Input
 
 # Every class, by its model and mode.
 CLASSES: dict[tuple[str, str], type[Input]] = {

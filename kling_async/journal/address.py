@@ -9,8 +9,6 @@ from attrs import field, frozen
 from kling_async._utils.backends import POSTGRES_DEFAULTS
 from kling_async.errors import ConfigurationError
 
-__all__ = ["Address", "is_address"]
-
 SCHEMES = ("postgresql://", "postgres://")
 
 _UNNAMED = "default"

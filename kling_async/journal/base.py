@@ -24,24 +24,6 @@ from kling_async.results import FailReason, Result, SavedFile, TaskRef
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = [
-    "GIVEN_UP",
-    "TRANSITIONS",
-    "Claim",
-    "ConflictError",
-    "Entry",
-    "Failure",
-    "ItemError",
-    "ItemState",
-    "Journal",
-    "LostError",
-    "Ownership",
-    "Planned",
-    "Summary",
-    "Transition",
-    "attempt_after",
-]
-
 
 class ItemError(JournalError):
     """The journal refuses an item. Nothing is wrong with the journal, nor with other items."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from kling_async.journal.postgres.journal import PostgresJournal
 
-__all__ = ["is_there", "journal_at", "shown"]
-
 
 def journal_at(
     place: str | os.PathLike[str], *, read_only: bool = False

@@ -12,8 +12,6 @@ from typing import Generic, TypeVar
 from kling_async._utils.threads import to_its_end
 from kling_async.errors import ConfigurationError, JournalError, own
 
-__all__ = ["TOLD", "Writer"]
-
 _C = TypeVar("_C")
 _T = TypeVar("_T")
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from kling_async.results import TaskRef
 
-__all__ = ["Limiter", "Limits", "Permit", "Slot"]
-
 
 @frozen
 class Limits:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-__all__ = ["Expiries"]
-
 
 class Expiries:
     """The moments at which numbered things expire.

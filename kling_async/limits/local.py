@@ -16,8 +16,6 @@ from kling_async.limits.slot_queue import HeldSlot, SlotQueue
 if TYPE_CHECKING:
     from kling_async.results import TaskRef
 
-__all__ = ["LocalLimiter"]
-
 
 @frozen(eq=False)
 class _OnLoop:

@@ -15,8 +15,6 @@ from aiolimiter import AsyncLimiter
 from kling_async.errors import ConfigurationError
 from kling_async.limits.window import RequestWindow
 
-__all__ = ["RequestPermit", "RequestQueue"]
-
 # A second of the limit, so that late timers cost no throughput; more than these are hardly ever
 # under way together.
 _MAX_BURST = 100

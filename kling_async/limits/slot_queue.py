@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kling_async.limits.base import Limits
     from kling_async.results import TaskRef
 
-__all__ = ["HeldSlot", "SlotQueue"]
-
 _Turns = OrderedDict[asyncio.Future["HeldSlot"], None]
 
 

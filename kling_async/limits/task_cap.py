@@ -23,8 +23,6 @@ from math import inf
 
 from attrs import define, field
 
-__all__ = ["TaskCap"]
-
 _RISE_EVERY = 10.0
 _LONGEST_RISE_WAIT = 120.0
 _FIRST_PROBE = 1.0

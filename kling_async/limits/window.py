@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["RequestWindow"]
-
 # The service's clock may run faster than ours by 500 parts in a million, which is the most that
 # NTP corrects: 0.03 s in a minute. The margin costs 0.08 % of the limit.
 _SPAN = 60.05

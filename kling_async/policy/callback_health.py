@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
-__all__ = ["Arrivals"]
-
 # So many ends without a callback, and none at all since: with one lost in five, this happens by
 # chance once in 125 times, and costs a few polls until the next callback comes.
 _ENOUGH = 3

@@ -15,8 +15,6 @@ from math import inf
 
 from attrs import define, field, frozen
 
-__all__ = ["Admission", "CircuitBreaker"]
-
 # 2.0 ** 64 is far beyond any longest interval, and keeps the power from overflowing.
 _MOST_DOUBLINGS = 64
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from kling_async.results import Snapshot
 
-__all__ = ["Durations", "Kind", "expected", "presumed_lifetime", "took"]
-
 MEMORY = 40
 _SEEDS = 8
 

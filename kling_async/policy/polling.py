@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from kling_async.policy.durations import Durations
 
-__all__ = ["Budget", "Polling", "spacing"]
-
 # The least spacing is a fortieth of the time between the marks, which finds ends less than 1 % of
 # that time late on the average. To be more exact is not worth requests that the limit has room for.
 _FINEST = 1 / 40

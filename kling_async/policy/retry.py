@@ -13,8 +13,6 @@ from attrs import frozen
 
 from kling_async.errors import APIError, ConfigurationError, KlingError, RateLimitError
 
-__all__ = ["Retry", "backoff"]
-
 
 @frozen
 class Retry:

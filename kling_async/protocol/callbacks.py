@@ -23,8 +23,6 @@ from kling_async.protocol.converter import read_json
 from kling_async.protocol.responses import snapshot, task_data
 from kling_async.results import Snapshot, TaskRef
 
-__all__ = ["Callback", "read", "read_token", "write_token"]
-
 # The parts are of letters that a URL carries as they are; the tilde is in none of them.
 _TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})~([A-Za-z0-9_-]{16,64})~([A-Za-z0-9_-]{32})")
 

@@ -16,7 +16,7 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 if TYPE_CHECKING:
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
 
 # What json.loads does when it has looked at its options, which takes longer than a small answer.
 _decode: Callable[[str], object] = json.JSONDecoder().decode

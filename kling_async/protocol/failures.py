@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from kling_async.results import FailReason
 
-__all__ = ["advice_on", "reason_of"]
-
 _CODES = {
     "CONTENT_VIOLATION": FailReason.CONTENT,
     "NSFW_DETECTED": FailReason.CONTENT,

@@ -15,17 +15,7 @@ from kling_async.protocol.converter import input_to_wire
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
-    from kling_async.inputs.parse import Input
-
-__all__ = [
-    "Request",
-    "balance",
-    "is_loopback",
-    "normal_base_url",
-    "sends_in_the_clear",
-    "status",
-    "submit",
-]
+    from kling_async.inputs.base import Input
 
 DEFAULT_BASE_URL = "https://api.apixo.ai/api/v1"
 

@@ -42,17 +42,6 @@ if TYPE_CHECKING:
     from kling_async.protocol.converter import StatusData
     from kling_async.protocol.requests import Request
 
-__all__ = [
-    "Response",
-    "balance",
-    "result",
-    "retry_after",
-    "snapshot",
-    "status",
-    "submit",
-    "task_data",
-]
-
 _SUCCESS = 200
 _OK = range(200, 300)
 _FAILURES = range(400, 600)

@@ -38,16 +38,6 @@ from kling_async.errors import (
     ServerError,
 )
 
-__all__ = [
-    "CONSEQUENCES",
-    "Consequence",
-    "ItemFate",
-    "Verdict",
-    "envelope_code",
-    "of_answer",
-    "of_error",
-]
-
 
 class Verdict(StrEnum):
     """What the outcome of a request proves."""

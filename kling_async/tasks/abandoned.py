@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from kling_async.results import TaskRef
 
-__all__ = ["AbandonedTasks", "Report", "describe", "log_journaled", "log_warning"]
-
 _log = logging.getLogger("kling_async")
 
 Report: TypeAlias = "Callable[[tuple[TaskRef, ...]], object]"

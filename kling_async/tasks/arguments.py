@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.parse import Input
-
-__all__ = ["check_aware", "check_input", "check_kind", "check_methods", "checked_hooks"]
+from kling_async.inputs.base import Input
 
 
 def check_kind(name: str, value: object, kind: type) -> None:

@@ -16,7 +16,7 @@ from attrs import define
 
 from kling_async.errors import KlingError
 from kling_async.events import CalledBack, Submitted
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol.callbacks import Callback
 from kling_async.results import TaskRef, TaskState
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from kling_async.tasks.request_executor import Calls
     from kling_async.tasks.task import Task
     from kling_async.tasks.task_registry import Running
-
-__all__ = ["CallbackSource", "Callbacks", "Expected", "Listener"]
 
 _log = logging.getLogger("kling_async")
 

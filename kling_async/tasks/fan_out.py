@@ -28,14 +28,12 @@ from attrs import frozen
 
 from kling_async._utils.cleanups import outlive
 from kling_async.errors import ConfigurationError, InputError, KlingError
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 from kling_async.results import Result, TaskRef
 
 if TYPE_CHECKING:
     from kling_async._utils.cleanups import Cleanups
     from kling_async.tasks.abandoned import AbandonedTasks
-
-__all__ = ["FanOut", "Flight", "Outcome", "check_inputs", "closing_generator", "draw"]
 
 _T = TypeVar("_T")
 

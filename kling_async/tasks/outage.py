@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Attempt", "OutageGate"]
-
 _log = logging.getLogger("kling_async")
 
 

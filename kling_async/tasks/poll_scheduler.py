@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from kling_async.policy.polling import Polling
     from kling_async.results import Snapshot
 
-__all__ = ["Course", "Polls"]
-
 _NEVER = float("inf")
 
 # Waiters who have gone and still stand in the queue, without being worth the sweeping.

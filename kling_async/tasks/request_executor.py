@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from kling_async.protocol.responses import Response
     from kling_async.transport import Transport
 
-__all__ = ["Calls", "Failed"]
-
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 

@@ -28,7 +28,7 @@ from kling_async.errors import (
     RateLimitError,
 )
 from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
-from kling_async.inputs.parse import Input
+from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol import requests, responses, verdicts
 from kling_async.protocol.verdicts import Verdict
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from kling_async.tasks.poll_scheduler import Polls
     from kling_async.tasks.request_executor import Calls
     from kling_async.tasks.task_registry import Running
-
-__all__ = ["SubmitObserver", "Submits"]
 
 _log = logging.getLogger("kling_async")
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from kling_async.results import Result, Snapshot, TaskRef
     from kling_async.tasks.poll_scheduler import Course, Polls
 
-__all__ = ["DEFAULT_TIMEOUT", "Registry", "Task", "check_timeout"]
-
 
 class Registry(Protocol):
     """What a task needs of the client that it belongs to."""

@@ -19,14 +19,12 @@ from kling_async.tasks.task import Task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.limits.base import Slot
     from kling_async.results import Snapshot, TaskRef
     from kling_async.tasks.abandoned import Report
     from kling_async.tasks.poll_scheduler import Polls
     from kling_async.tasks.request_executor import Calls
-
-__all__ = ["Running", "attend", "kind_of"]
 
 _log = logging.getLogger("kling_async")
 

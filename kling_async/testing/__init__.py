@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from kling_async.testing.clock import VirtualLoop
-    from kling_async.testing.emulator.emulator import Arrival, Delivery, Emulator, Submission
+    from kling_async.testing.emulator.emulator import Emulator
+    from kling_async.testing.emulator.records import Arrival, Delivery, Submission
     from kling_async.testing.scenario import Scenario
     from kling_async.testing.transport import ScriptedTransport
 

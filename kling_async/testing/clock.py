@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-__all__ = ["VirtualLoop"]
-
 _T = TypeVar("_T")
 
 # Real seconds that a peer on the loopback interface gets to answer before the clock jumps. A

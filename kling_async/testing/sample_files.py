@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-__all__ = ["DEMO", "FOLDER"]
-
 FOLDER: Final = Path(__file__).parent / "samples"
 """Serve it: ``Emulator(samples=FOLDER)`` answers under ``/samples/fox.jpg`` and so on."""
 

@@ -26,8 +26,6 @@ from kling_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CALLBACKS", "FAULTS", "KINDS", "OUTCOMES", "REQUESTS", "Rule", "Scenario", "Which"]
-
 REQUESTS: Final = ("submit", "status", "balance", "file", "any")
 KINDS: Final = (*REQUESTS, "task", "callback")
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
 
-__all__ = ["Client", "answered", "missing", "opened", "receive"]
-
 Client = KlingClient | Callable[[], KlingClient]
 """A client, or what makes one when the server starts."""
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
 
-__all__ = ["CLIENT", "answer_errors", "client", "lifespan", "routes"]
-
 CLIENT: Final = web.AppKey("kling_client", KlingClient)
 """Where the client is in the application."""
 

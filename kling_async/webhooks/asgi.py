@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kling_async.client import KlingClient
     from kling_async.webhooks.relay.relay import Relay
 
-__all__ = ["answer_errors", "app", "client", "lifespan"]
-
 Scope = MutableMapping[str, object]
 Message = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]

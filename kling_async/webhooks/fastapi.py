@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
 
-__all__ = ["answer_errors", "client", "lifespan", "router"]
-
 
 def router(inbox: Inbox) -> APIRouter:
     """Return the router that takes callbacks; give ``include_router`` a prefix of its own.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from kling_async.results import Snapshot, TaskRef
     from kling_async.tasks.callback_router import Listener
 
-__all__ = ["Counts", "Inbox"]
-
 # Characters or bytes. Less can be guessed from one token by trying.
 _SHORTEST_SECRET = 16
 

@@ -20,8 +20,6 @@ from kling_async import errors
 from kling_async.errors import APIError, InputError, KlingError, TaskFailedError
 from kling_async.results import FailReason
 
-__all__ = ["FAILED", "TABLE", "Answer", "Row", "answer", "row_of"]
-
 MEDIA_TYPE: Final = "application/problem+json"
 
 # A longer wait tells a caller no more than this one does: come back some other time.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async import Item
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.journal.base import ItemState, Journal
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.testing import Emulator
     from tests.batch.conftest import ReadHistories, RunBatch
     from tests.conftest import Connect, Emulate

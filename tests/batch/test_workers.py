@@ -14,13 +14,14 @@ import pytest
 from kling_async import Batch, Item, MasterTextToVideo, Retry, TaskRef
 from kling_async.errors import AnswerLostError, DownloadError, JournalError, TaskFailedError
 from kling_async.journal.base import ItemState, Planned, Transition
-from kling_async.journal.postgres.journal import PostgresJournal, Worker
+from kling_async.journal.postgres.journal import PostgresJournal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
     from kling_async import KlingClient, Outcome
+    from kling_async.journal.postgres._workers import Worker
     from kling_async.testing import Emulator
     from tests.conftest import Connect, Emulate
 

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async.cli.arguments import input_of, parser
 from kling_async.errors import InputError
-from kling_async.inputs.parse import (
-    Input,
+from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
+
+if TYPE_CHECKING:
+    from kling_async.inputs.base import Input
 
 IMAGE = "https://example.com/fox.jpg"
 END = "https://example.com/den.jpg"

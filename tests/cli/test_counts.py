@@ -7,7 +7,7 @@ import pytest
 from kling_async.cli.counts import WORDS, Tally, span, standing
 from kling_async.errors import AnswerLostError, ConnectError, ServerError
 from kling_async.events import Paused, Polled, Retrying, SubmitFailed
-from kling_async.inputs.parse import MasterTextToVideo
+from kling_async.inputs.kling_2_1 import MasterTextToVideo
 from kling_async.journal.base import ItemState
 from kling_async.results import Snapshot, TaskRef, TaskState
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.batch.batch import Item
-from kling_async.batch.decisions import Rules, Step, content_key
+from kling_async.batch.decisions import Item, Rules, Step, content_key
 from kling_async.cli.plan import Known, Plan, known
 from kling_async.errors import ConfigurationError, InputError, JournalError
-from kling_async.inputs.parse import MasterTextToVideo, StandardImageToVideo
+from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
 from kling_async.journal.base import Failure, ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.limits.base import Limits

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.inputs.parse import MasterTextToVideo, StandardImageToVideo
+from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
 from kling_async.journal.base import Failure, ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import FailReason, Result, SavedFile, TaskRef

@@ -6,7 +6,7 @@ import pytest
 
 from kling_async.cli.rows import RawRow, Row, json_rows, parse, read
 from kling_async.errors import InputError
-from kling_async.inputs.parse import MasterTextToVideo, ProImageToVideo, StandardImageToVideo
+from kling_async.inputs.kling_2_1 import MasterTextToVideo, ProImageToVideo, StandardImageToVideo
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ import attrs
 import pytest
 
 from kling_async.errors import InputError
-from kling_async.inputs.parse import (
-    Input,
+from kling_async.inputs.base import Input
+from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.parse import MasterTextToVideo, Provider, StandardImageToVideo
+from kling_async.inputs.base import Provider
+from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
 from kling_async.protocol import requests
 from kling_async.protocol.requests import Request, is_loopback, normal_base_url
 from kling_async.results import TaskRef

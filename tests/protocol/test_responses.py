@@ -22,7 +22,7 @@ from kling_async.errors import (
     ServerError,
     TaskFailedError,
 )
-from kling_async.inputs.parse import MasterTextToVideo
+from kling_async.inputs.kling_2_1 import MasterTextToVideo
 from kling_async.protocol import requests, responses
 from kling_async.protocol.responses import Response, redact, retry_after
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState

@@ -31,7 +31,7 @@ from kling_async.protocol.verdicts import (
     of_error,
 )
 
-CLASSES = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+CLASSES = [getattr(errors, name) for name in vars(errors) if name.endswith("Error")]
 
 
 def said(code: object, data: object = None) -> dict[str, object]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from kling_async.inputs.parse import Input
+    from kling_async.inputs.base import Input
     from kling_async.tasks.fan_out import Flight
     from kling_async.testing import Emulator
     from kling_async.testing.transport import Request, Response

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from kling_async.journal.postgres._link import Connection
     from kling_async.journal.postgres._workers import WorkerSession
 
-__all__ = ["Call", "Group", "Look", "Plan", "Record", "Release", "Take"]
-
 # With the number of the commit, by which it is known again if the connection is lost.
 _RENEW = """
     UPDATE kling_async_workers

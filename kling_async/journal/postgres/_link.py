@@ -27,8 +27,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from kling_async.journal.address import Address
 
-__all__ = ["COMPLAINTS", "Connection", "DamageError", "Link", "reading"]
-
 _T = TypeVar("_T")
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]

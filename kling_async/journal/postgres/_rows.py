@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kling_async.journal.postgres._link import Connection
     from kling_async.journal.postgres._workers import WorkerSession
 
-__all__ = ["Row", "history", "lock", "note", "page", "peek", "plan", "summary", "write"]
-
 _COLUMNS = "id, key, input, state, attempt, changed_at, ref, result, failure, files"
 
 _LOOK = f"""

@@ -9,8 +9,6 @@ from kling_async.errors import JournalError
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["FORMAT", "check", "make"]
-
 FORMAT = 1
 
 # Of advisory locks: nobody else in the database is likely to use it.

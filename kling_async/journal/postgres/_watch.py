@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Timer
 from typing import Final
 
-__all__ = ["SHORTEST", "Watch", "longest"]
-
 # Seconds for which a server may say nothing, at least: a thousand items take it less than one.
 SHORTEST: Final = 5.0
 

@@ -24,18 +24,6 @@ from kling_async.journal.text import write
 if TYPE_CHECKING:
     from kling_async.journal.postgres._link import Connection
 
-__all__ = [
-    "Worker",
-    "WorkerSession",
-    "expire_dead",
-    "find_batch",
-    "join",
-    "leave",
-    "renew",
-    "renewal",
-    "workers",
-]
-
 _JOIN = """
     INSERT INTO kling_async_workers (batch, name, since, until)
     SELECT %s, %s, now, now + %s * interval '1 second' FROM clock_timestamp() AS now

@@ -33,16 +33,13 @@ from kling_async.journal.postgres import (
 from kling_async.journal.postgres._group import Call, Group, Look, Plan, Record, Release, Take
 from kling_async.journal.postgres._link import Link
 from kling_async.journal.postgres._watch import longest
-from kling_async.journal.postgres._workers import Worker
 from kling_async.journal.writer import Writer
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.journal.postgres._link import Connection
-    from kling_async.journal.postgres._workers import WorkerSession
-
-__all__ = ["LEASE", "PostgresJournal", "Worker", "exists"]
+    from kling_async.journal.postgres._workers import Worker, WorkerSession
 
 _T = TypeVar("_T")
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import sqlite3
     from types import TracebackType
 
-__all__ = ["SqliteJournal"]
-
 _T = TypeVar("_T")
 
 # Calls in one transaction. More would save little.

@@ -16,8 +16,6 @@ from kling_async.limits.task_cap import TaskCap
 if TYPE_CHECKING:
     from kling_async.limits.shared.backend import Leased
 
-__all__ = ["LearnedCap", "cap_of"]
-
 # Tasks that may be started before any was accepted, by all processes together: as in TaskCap.
 _UNPROVEN = 20
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from kling_async.limits.shared.window import COUNTED, LEASE, STEP
 
-__all__ = ["KNOWN", "LEASE_CALL", "LOOK", "PAUSE", "RESERVE", "TABLES"]
-
 # One after another, though several processes may begin at the same moment.
 TABLES = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_limits'));

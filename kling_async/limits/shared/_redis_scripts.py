@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from kling_async.limits.shared.window import COUNTED, LEASE, STEP
 
-__all__ = ["LEASE_SCRIPT", "LOOK", "PAUSE", "RESERVE"]
-
 # Numbers are passed as text: Lua's own has too few digits for microseconds, and Redis cuts off
 # fractions. A server that was started again, or took over, has another run_id: what it knows
 # may be older than what was reserved.

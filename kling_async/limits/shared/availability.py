@@ -14,8 +14,6 @@ from kling_async.errors import ConfigurationError, KlingError, LimiterError
 if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LimitsEngine
 
-__all__ = ["CLOSED", "Link", "WhenGone"]
-
 WhenGone: TypeAlias = Literal["wait", "raise", "local"]
 
 _T = TypeVar("_T")

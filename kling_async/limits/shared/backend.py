@@ -17,19 +17,6 @@ from kling_async.limits.shared.schedule import Pace
 if TYPE_CHECKING:
     from kling_async.limits.shared.window import Report
 
-__all__ = [
-    "Change",
-    "Hold",
-    "Lease",
-    "Leased",
-    "LimitsEngine",
-    "Pause",
-    "Reservation",
-    "Usage",
-    "connect",
-    "is_task",
-]
-
 
 @frozen
 class Reservation:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LimitsEngine, Usage
     from kling_async.results import TaskRef
 
-__all__ = ["SharedLimiter", "WhenGone", "name_of"]
-
 
 def name_of(api_key: str) -> str:
     """Return the name under which the limits of a key are kept: a checksum, never the key."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.schedule import Pace
     from kling_async.limits.shared.window import Report
 
-__all__ = ["MemoryEngine"]
-
 _epochs = count(1)
 
 # Seconds by which a clock may go back without being taken to be set back.

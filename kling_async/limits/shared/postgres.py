@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.schedule import Pace
     from kling_async.limits.shared.window import Report
 
-__all__ = ["PostgresEngine"]
-
 # Seconds after which the network is taken to be dead.
 _SILENCE = 1.5
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.schedule import Pace
     from kling_async.limits.shared.window import Report
 
-__all__ = ["RedisEngine", "engine"]
-
 # Seconds after which the network is taken to be dead, connecting included.
 _SILENCE = 1.5
 

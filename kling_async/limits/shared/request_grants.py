@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.availability import Link
     from kling_async.limits.shared.backend import Reservation
 
-__all__ = ["Requests"]
-
-
 # Turns that lie within so many seconds are handed out with the last of them: to wake up takes more
 # CPU time than all the rest.
 _TOGETHER = 0.05

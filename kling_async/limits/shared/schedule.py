@@ -9,8 +9,6 @@ from attrs import frozen
 if TYPE_CHECKING:
     from kling_async.limits.base import Limits
 
-__all__ = ["KEPT", "SURE", "Pace"]
-
 # Seconds after which a turn that was not used is given up.
 KEPT = 0.4
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.schedule import Pace
     from kling_async.results import TaskRef
 
-__all__ = ["LeasedSlot", "Leases"]
-
 # Seconds between tries of a process that finds no free slot. All try equally often, and so have
 # equal chances.
 POLL = 0.1

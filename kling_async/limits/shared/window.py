@@ -24,8 +24,6 @@ from collections import deque
 
 from attrs import define, frozen
 
-__all__ = ["COUNTED", "LEASE", "STEP", "Ledger", "Report", "SharedWindow"]
-
 # Seconds for which an answered request counts: a minute, and what the service's clock may gain on
 # ours in that time.
 COUNTED = 60.05

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from kling_async.testing.emulator.tasks import EmulatedTask
     from kling_async.testing.scenario import Rule, Scenario
 
-__all__ = ["API", "Api", "Settings"]
-
 API: Final = "/api/v1"
 _MAX_BODY: Final = 1024 * 1024
 # Result URLs are valid for 15 days; what a dead one answers is unknown, 404 is a choice.

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Background"]
-
 
 class Background:
     """Tasks that somebody owns.

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
-__all__ = ["SharedCache"]
-
 
 class SharedCache:
     """Keeps the most recently used values, up to `most_bytes` together. Failures are not kept."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from kling_async.testing.emulator.tasks import EmulatedTask
 
-__all__ = ["AT_ONCE", "Callbacks"]
-
 AT_ONCE: Final = 100
 _ANSWER_WITHIN: Final = 30.0
 _RETRY_AFTER: Final = (30.0, 120.0, 600.0)

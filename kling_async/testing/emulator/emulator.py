@@ -27,7 +27,7 @@ from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.app import API, Api, Settings
 from kling_async.testing.emulator.callbacks import Callbacks
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
-from kling_async.testing.emulator.service import PRICES, Service
+from kling_async.testing.emulator.service import Service
 from kling_async.testing.media import film as media
 from kling_async.testing.scenario import Scenario
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.testing.emulator.rules import Order
-
-__all__ = ["PRICES", "Arrival", "Delivery", "Emulator", "Submission"]
 
 _SECONDS: Final[Mapping[int, tuple[float, float]]] = {5: (60.0, 90.0), 10: (90.0, 120.0)}
 _DEFAULT_KEY: Final = "emulator-key"

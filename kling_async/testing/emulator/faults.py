@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from kling_async.testing.scenario import Rule
 
-__all__ = ["add_login", "afterwards", "instead", "page", "wait"]
-
 _MESSAGES: Final[Mapping[int, str]] = {
     401: "Invalid or missing API key",
     402: "Insufficient credits",

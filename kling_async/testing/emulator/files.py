@@ -16,8 +16,6 @@ from kling_async.testing.media import film as media
 if TYPE_CHECKING:
     from kling_async.testing.emulator.rules import Order
 
-__all__ = ["Films", "file_response"]
-
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 # An MP4 stays a good one with this at its end.
 _EMPTY_BOX: Final = b"\x00\x00\x00\x08free"

@@ -17,8 +17,6 @@ from kling_async.testing.media import film as media
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_BYTES", "ImageProblem", "ImageReader", "sniff"]
-
 MAX_BYTES: Final = 10 * 1024 * 1024
 _REDIRECTS: Final = 5
 _WITHIN: Final = 10.0

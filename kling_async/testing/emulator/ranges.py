@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["NOT_SATISFIABLE", "read_range"]
-
 NOT_SATISFIABLE: Final = slice(0, 0)
 
 _SPEC: Final = re.compile(r"(\d*)-(\d*)", re.ASCII)

@@ -10,8 +10,6 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-__all__ = ["Arrival", "Delivery", "RequestLog", "Submission"]
-
 # Enough for the longest test; an emulator left running for days must not fill the memory.
 _KEEP: Final = 500_000
 

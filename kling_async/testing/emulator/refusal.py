@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Refusal"]
-
 
 class Refusal(Exception):  # noqa: N818 - a value that is raised, not an error of ours
     """A request that is answered with `status` and `message`; `error` goes into ``data.error``."""

@@ -19,8 +19,6 @@ from attrs import frozen
 
 from kling_async.testing.emulator.refusal import Refusal
 
-__all__ = ["MODEL", "MODES", "ModeRule", "Order", "read_order"]
-
 MODEL: Final = "kling-2-1"
 
 

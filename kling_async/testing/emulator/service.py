@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from kling_async.testing.scenario import Rule
 
-__all__ = ["PRICES", "Service"]
-
 # USD for 5 s; a 10 s video costs twice as much. The contract names no prices: these are made up.
 PRICES: Final[Mapping[str, float]] = {
     "standard-image-to-video": 0.20,

@@ -17,8 +17,6 @@ from kling_async.testing.scenario import Rule, Which
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ON_TIME", "SUCCESS", "EmulatedTask", "Failure"]
-
 SUCCESS: Final = Rule("task", Which(1, None), "success")
 ON_TIME: Final = Rule("callback", Which(1, None), "on-time")
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["encode"]
-
 
 def encode(
     frames: Iterable[Image.Image], size: tuple[int, int], fps: int, *, crf: int = 23

@@ -11,8 +11,6 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["Film", "TooManyPixelsError", "can_render", "prepare_picture", "render", "small_video"]
-
 _SMALL: Final = Path(__file__).parent.parent / "small.mp4"
 
 

@@ -9,8 +9,6 @@ from PIL import Image, ImageOps
 
 from kling_async.testing.media.film import TooManyPixelsError
 
-__all__ = ["LONGEST_SIDE", "prepare"]
-
 LONGEST_SIDE: Final = 832
 """A little more than a video's longest side, so that zooming in stays sharp."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from kling_async.testing.media.film import Film
 
-__all__ = ["FPS", "scene"]
-
 FPS: Final = 24
 LONGEST_SIDE: Final = 640
 

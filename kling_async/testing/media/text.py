@@ -10,8 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["LINE_HEIGHT", "Font", "SetText", "clean", "drawable", "fit"]
-
 Font = ImageFont.FreeTypeFont
 SetText = tuple[Font, list[str]]
 LINE_HEIGHT: Final = 1.32

@@ -7,8 +7,6 @@ from typing import Protocol, cast
 
 from kling_async._utils.backends import speaker
 
-__all__ = ["LOOK_BACK", "READ_AT_ONCE", "WAIT", "Engine", "EngineError", "connect"]
-
 WAIT = 3.0
 """Seconds that a read waits for something new."""
 

@@ -17,8 +17,6 @@ from kling_async.errors import ContractError
 from kling_async.protocol import callbacks
 from kling_async.results import Snapshot
 
-__all__ = ["LARGEST", "Message", "read", "write"]
-
 LARGEST = 65_536
 """Characters of a line, all of them ASCII. One of the service's callbacks takes a few hundred."""
 

@@ -22,8 +22,6 @@ from kling_async.webhooks.relay._message import LARGEST
 if TYPE_CHECKING:
     from kling_async._postgres.connection import Connection
 
-__all__ = ["PostgresEngine", "engine"]
-
 _T = TypeVar("_T")
 
 # Seconds after which the server ends a statement. The relay itself waits as long.

@@ -14,8 +14,6 @@ from redis.exceptions import AskError, RedisError
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks.relay._engines import LOOK_BACK, READ_AT_ONCE, WAIT, EngineError
 
-__all__ = ["RedisEngine", "engine"]
-
 _Streams: TypeAlias = "Sequence[tuple[bytes, Sequence[tuple[bytes, Mapping[bytes, bytes]]]]]"
 
 # Seconds after which the network is taken to be dead.

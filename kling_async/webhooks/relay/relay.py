@@ -32,15 +32,13 @@ from kling_async._utils.backends import shown
 from kling_async.errors import ConfigurationError
 from kling_async.policy.retry import backoff
 from kling_async.webhooks.relay import _message as _relay_message
-from kling_async.webhooks.relay._engines import WAIT, Engine, EngineError, connect
+from kling_async.webhooks.relay._engines import WAIT, Engine, connect
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.protocol.callbacks import Callback
     from kling_async.webhooks.inbox import Inbox
-
-__all__ = ["Engine", "EngineError", "Relay", "RelayCounts"]
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from kling_async.limits.base import Permit, Slot
+    from kling_async.limits.shared.availability import WhenGone
     from kling_async.limits.shared.backend import Change, Leased, Reservation
-    from kling_async.limits.shared.limiter import WhenGone
     from kling_async.limits.shared.schedule import Pace
     from kling_async.limits.shared.window import Report
     from tests.conftest import Emulate

@@ -26,7 +26,8 @@ from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 from kling_async.webhooks import aiohttp, asgi, fastapi
 from kling_async.webhooks.inbox import Counts, Inbox
-from kling_async.webhooks.relay.relay import EngineError, Relay, RelayCounts
+from kling_async.webhooks.relay._engines import EngineError
+from kling_async.webhooks.relay.relay import Relay, RelayCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
