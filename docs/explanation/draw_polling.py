@@ -73,12 +73,12 @@ def draw() -> str:
     """Draw the picture."""
     rows = schedules()
     bottom = TOP + ROW * len(rows)
-    told = "Moments at which a task is asked after, by its age, for six schedules"
+    label = "Moments at which a task is asked after, by its age, for six schedules"
     band = (RIGHT - LEFT) * (LAST - FIRST) / UNTIL
     middle = (FIRST + LAST) / 2
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 44}"',
-        f' role="img" aria-label="{told}" fill="currentColor" font-family="sans-serif"',
+        f' role="img" aria-label="{label}" fill="currentColor" font-family="sans-serif"',
         ' font-size="13" style="width: 100%; height: auto">',
         f'<rect x="{x(FIRST)}" y="{TOP - 14}" width="{band:.1f}" height="{bottom - TOP + 14}"',
         ' fill="#2a9d6f" fill-opacity="0.22"/>',
