@@ -8,8 +8,9 @@ costs next to nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from kling_async._utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kling_async._utils.version import __version__
@@ -146,58 +147,46 @@ __all__ = [
     "parse_input",
 ]
 
-# Modules in the order of their layers.
-_HOMES = {
-    "_utils.version": ("__version__",),
-    "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
-    "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
-    "inputs.base": ("Input",),
-    "inputs.kling_2_1": (
-        "MasterImageToVideo",
-        "MasterTextToVideo",
-        "ProImageToVideo",
-        "StandardImageToVideo",
-    ),
-    "inputs.parse": ("parse_input",),
-    "events": (
-        "CalledBack",
-        "Event",
-        "Hook",
-        "Paused",
-        "Polled",
-        "Retrying",
-        "SubmitFailed",
-        "Submitted",
-        "TaskEnded",
-        "TaskLimitChanged",
-        "TasksAbandoned",
-    ),
-    "policy.polling": ("Polling",),
-    "policy.retry": ("Retry",),
-    "limits.base": ("Limiter", "Limits", "Permit", "Slot"),
-    "limits.local": ("LocalLimiter",),
-    "limits.shared.limiter": ("SharedLimiter",),
-    "transport": ("Transport",),
-    "tasks.task": ("Task",),
-    "tasks.fan_out": ("Outcome",),
-    "tasks.submitter": ("SubmitObserver",),
-    "client": ("KlingClient",),
-    "batch.batch": ("Batch",),
-    "batch.decisions": ("Item",),
-    "webhooks.inbox": ("Inbox",),
-    "webhooks.relay.relay": ("Relay",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name from its home, the first time it is asked for."""
-    if (home := _HOME_OF.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "_utils.version": ("__version__",),
+        "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
+        "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
+        "inputs": (
+            "Input",
+            "MasterImageToVideo",
+            "MasterTextToVideo",
+            "ProImageToVideo",
+            "StandardImageToVideo",
+            "parse_input",
+        ),
+        "events": (
+            "CalledBack",
+            "Event",
+            "Hook",
+            "Paused",
+            "Polled",
+            "Retrying",
+            "SubmitFailed",
+            "Submitted",
+            "TaskEnded",
+            "TaskLimitChanged",
+            "TasksAbandoned",
+        ),
+        "policy.polling": ("Polling",),
+        "policy.retry": ("Retry",),
+        "limits.base": ("Limiter", "Limits", "Permit", "Slot"),
+        "limits.local": ("LocalLimiter",),
+        "limits.shared.limiter": ("SharedLimiter",),
+        "transport": ("Transport",),
+        "tasks.task": ("Task",),
+        "tasks.fan_out": ("Outcome",),
+        "tasks.submitter": ("SubmitObserver",),
+        "client": ("KlingClient",),
+        "batch.batch": ("Batch",),
+        "batch.decisions": ("Item",),
+        "webhooks.inbox": ("Inbox",),
+        "webhooks.relay.relay": ("Relay",),
+    },
+)

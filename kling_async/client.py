@@ -22,6 +22,7 @@ from attrs import evolve
 
 from kling_async._network.proxies import Proxies
 from kling_async._utils.cleanups import Cleanups
+from kling_async._utils.urls import is_unencrypted
 from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
 from kling_async.limits.base import Limits
@@ -550,7 +551,7 @@ def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
     if allow_http is None:
         allow_http = _switch("APIXO_ALLOW_HTTP")
     normal = requests.normal_base_url(given, allow_http=allow_http)
-    if requests.sends_in_the_clear(normal):
+    if is_unencrypted(normal):
         _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
     return normal
 

@@ -342,8 +342,8 @@ class MissingExtraError(KlingError, ImportError):
     """A feature needs an optional package; the message names the extra to install."""
 
 
-def own(error: _E) -> _E:
-    """Return an error for one of several who wait for the same: each may add to it."""
+def copy_for_waiter(error: _E) -> _E:
+    """Return a copy of an error for one of several waiters, which may add a note to it."""
     try:
         return copy(error)
     except Exception:  # noqa: BLE001 - of a class that cannot be copied

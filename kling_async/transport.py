@@ -25,10 +25,11 @@ from kling_async._network.connection_errors import (
 from kling_async._network.connector import connector, warn_if_plain
 from kling_async._network.proxies import Proxies, route
 from kling_async._utils.deadlines import Deadline, Deadlines
+from kling_async._utils.text import redact
+from kling_async._utils.urls import is_loopback
 from kling_async._utils.version import __version__
 from kling_async.errors import AnswerLostError, ConfigurationError, ConnectError, ContractError
-from kling_async.protocol.requests import is_loopback
-from kling_async.protocol.responses import Response, redact
+from kling_async.protocol.responses import Response
 from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from kling_async.errors import (
     TaskError,
     TaskFailedError,
     TaskTimeoutError,
-    own,
+    copy_for_waiter,
 )
 from kling_async.results import FailReason, Snapshot, TaskRef, TaskState
 
@@ -139,7 +139,7 @@ def test_an_error_for_each_waiter() -> None:
     """`own` returns an equal error that is another object; what cannot be copied is returned."""
     error = ServerError("busy", status=503, verdict="unavailable")
     error.add_note("a note")
-    again = own(error)
+    again = copy_for_waiter(error)
     assert again is not error
     assert (str(again), vars(again)) == (str(error), vars(error))
 
@@ -148,7 +148,7 @@ def test_an_error_for_each_waiter() -> None:
             raise TypeError
 
     foreign = UncopyableError()
-    assert own(foreign) is foreign
+    assert copy_for_waiter(foreign) is foreign
 
 
 def test_problems_become_the_message() -> None:

@@ -14,8 +14,8 @@ from aiohttp import hdrs
 from attrs import field, frozen
 from yarl import URL
 
+from kling_async._utils.urls import is_loopback
 from kling_async.errors import ConfigurationError
-from kling_async.protocol.requests import is_loopback
 
 if TYPE_CHECKING:
     from typing import Self

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import ConfigurationError
@@ -67,19 +66,6 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
         return import_module(modules.format(extra))
     except ImportError as error:
         raise missing_extra(extra, f"{purpose} at {scheme}:// needs another package") from error
-
-
-def shown(url: str) -> str:
-    """Return an address without what may be secret in it."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
-            raise ValueError  # noqa: TRY301 - what stands before it may belong to a password
-    except ValueError:
-        return f"{url.partition('://')[0]}://…"
-    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 def cut(fd: int) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kling_async.errors import JournalError, own
+from kling_async.errors import JournalError, copy_for_waiter
 from kling_async.journal.base import Claim, Ownership
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Claims:
             claims = await self.take(*entries)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
             for future in [future for future in futures if not future.done()]:
-                future.set_exception(own(error))
+                future.set_exception(copy_for_waiter(error))
             return
         for claim, future in zip(claims, futures, strict=True):
             if claim.ownership is not Ownership.OTHERS and not future.done():

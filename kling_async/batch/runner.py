@@ -12,7 +12,13 @@ from attrs import evolve
 
 from kling_async.batch.decisions import Rules, Step, apply, error_of, failure_of, next_step
 from kling_async.download.files import is_spoiled
-from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError, own
+from kling_async.errors import (
+    ClientClosedError,
+    JournalError,
+    KlingError,
+    TaskFailedError,
+    copy_for_waiter,
+)
 from kling_async.journal.base import (
     GIVEN_UP,
     Claim,
@@ -232,7 +238,7 @@ class _Job:
         guard, model = self._work.guard, self._input.model
         if (refused := guard.refused_model(model)) is not None:
             guard.rejected(refused)
-            raise own(refused)  # it stays planned
+            raise copy_for_waiter(refused)  # it stays planned
         if not await guard.allows():
             return False
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from kling_async.cli.output import printable, snapshot_dict
+from kling_async.cli.output import printable
 from kling_async.protocol import callbacks
 from kling_async.protocol.converter import read_json
 from kling_async.results import Snapshot, TaskState
@@ -129,7 +129,7 @@ def fields(arrival: Arrival) -> dict[str, object]:
     }
     if arrival.snapshot is None:
         return told
-    said = snapshot_dict(arrival.snapshot)
+    said = arrival.snapshot.to_dict()
     if _model(arrival.path) is None:
         said["ref"] = None
     task_id = arrival.snapshot.ref.task_id

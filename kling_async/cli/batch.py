@@ -9,13 +9,14 @@ from collections import Counter
 from contextlib import AsyncExitStack, aclosing
 from typing import IO, TYPE_CHECKING
 
-from kling_async._utils.backends import shown as without_password
+from kling_async._utils.text import format_duration
+from kling_async._utils.urls import redact_url
 from kling_async.batch.batch import Batch
 from kling_async.batch.decisions import PASSING, Rules, Step
 from kling_async.cli import arguments, codes
 from kling_async.cli.board import board
 from kling_async.cli.commands import connect
-from kling_async.cli.counts import WORDS, Tally, span, standing
+from kling_async.cli.counts import WORDS, Tally, standing
 from kling_async.cli.enqueue import check, enqueue
 from kling_async.cli.journal_place import journal_place, naming_the_option
 from kling_async.cli.output import PROGRAM, Output, printable, write
@@ -121,6 +122,7 @@ async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> 
             room -= (await opened.summary()).attempts
     over = 0 if room is None else max(0, submit - max(0, room))
     seconds = plan.estimate(_limits(args), args.in_flight)
+    duration = format_duration(seconds)
     attach, save = plan.steps[Step.WAIT], plan.steps[Step.SAVE]
     lines = [
         f"{args.file}: {plan.rows:,} rows; nothing was sent",
@@ -130,7 +132,7 @@ async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> 
         *([f"  {attach:,} run already, and would be waited for"] if attach else []),
         *([f"  {save:,} videos would be fetched"] if save else []),
         *([f"  the rest stays as it is: {standing(plan.states)}"] if plan.states else []),
-        *([f"  about {span(seconds)}, by the vendor's figures"] if submit + attach else []),
+        *([f"  about {duration}, by the vendor's figures"] if submit + attach else []),
         *_remarks(plan),
     ]
     fields = {
@@ -273,7 +275,9 @@ class _Run:
     def _sum_up(self, counts: Counter[ItemState], attempts: int) -> None:
         """Write how it ended, and what may be done next."""
         counts[ItemState.PLANNED] += self._not_drawn(counts)
-        lines = [f"{self._args.file}: {self._plan.rows:,} rows in {span(self._tally.elapsed)}"]
+        lines = [
+            f"{self._args.file}: {self._plan.rows:,} rows in {format_duration(self._tally.elapsed)}"
+        ]
         lines += [
             f"  {word:<10} {counts[state]:>9,}" for state, word in WORDS.items() if counts[state]
         ]
@@ -325,7 +329,7 @@ class _Run:
                 option = f"--{name.replace('_', '-')}"
                 word = f"{value:g}" if isinstance(value, float) else str(value)
                 word = self._place if name == "journal" else word
-                word = without_password(word) if name == "limiter" else word
+                word = redact_url(word) if name == "limiter" else word
                 words += [option] if value is True else [option, word]
         return shlex.join(words)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kling_async.cli import codes
 from kling_async.cli.arguments import input_of
-from kling_async.cli.output import Output, snapshot_dict
+from kling_async.cli.output import Output
 from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.cli.text_file import STDIN, read_stdin
 from kling_async.client import KlingClient
@@ -156,7 +156,7 @@ async def status(args: Namespace) -> int:
 
     async def one(kling: KlingClient, ref: TaskRef) -> None:
         snapshot = await kling.status(ref)
-        output.result([_status_line(snapshot)], snapshot_dict(snapshot))
+        output.result([_status_line(snapshot)], snapshot.to_dict())
 
     output = Output(json=args.json)
     return await _each(args, one)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from kling_async._utils.text import format_duration
 from kling_async.events import Event, Polled, Retrying, SubmitFailed
 from kling_async.journal.base import ItemState
 
@@ -31,16 +32,6 @@ def standing(counts: Mapping[ItemState, int]) -> str:
     """Say how many stand in which state: those that there are."""
     told = [f"{counts[state]:,} {word}" for state, word in WORDS.items() if counts.get(state)]
     return ", ".join(told) or "nothing"
-
-
-def span(seconds: float) -> str:
-    """Say how long something takes, in two units at the most."""
-    whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004 - seconds of a minute, as below
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004
-        return f"{whole // 60} min {whole % 60} s".removesuffix(" 0 s")
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min".removesuffix(" 0 min")
 
 
 class Tally:
@@ -114,7 +105,7 @@ class Tally:
             # Before anything has ended, only the vendor's word is known.
             more = left / rate if rate else self._expected - self.elapsed
             if more > 0:
-                told.append(f"about {span(more)} left")
+                told.append(f"about {format_duration(more)} left")
         if self._trouble is not None:
             told.append(f"sent again so far: {self._repeated:,}, the last after: {self._trouble}")
             self._trouble = None

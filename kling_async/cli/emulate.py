@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from kling_async._utils.urls import is_unencrypted
 from kling_async.cli.output import write
 from kling_async.errors import ConfigurationError
-from kling_async.protocol.requests import sends_in_the_clear
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.sample_files import FOLDER
 
@@ -62,7 +62,7 @@ def _settings(origin: str, key: str) -> list[str]:
     return [
         f"export APIXO_BASE_URL={shlex.quote(origin)}",
         f"export APIXO_API_KEY={shlex.quote(key)}",
-        *(["export APIXO_ALLOW_HTTP=1"] if sends_in_the_clear(origin) else []),
+        *(["export APIXO_ALLOW_HTTP=1"] if is_unencrypted(origin) else []),
     ]
 
 

@@ -6,6 +6,7 @@ import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from kling_async._utils.text import format_duration
 from kling_async.cli import codes
 from kling_async.cli.output import Output, printable
 from kling_async.errors import ConfigurationError
@@ -43,20 +44,20 @@ def _lines(usage: Usage, name: str) -> Iterator[str]:
     yield f"slots in use                 {_of(len(usage.leases), usage.concurrent_tasks)}"
     if usage.effective_tasks < usage.concurrent_tasks:
         yield f"slots after refusals         {usage.effective_tasks:,} at the most, for now"
-    yield f"pause after a refusal        {_time(usage.pause) if usage.pause else 'none'}"
+    yield f"pause after a refusal        {format_duration(usage.pause) if usage.pause else 'none'}"
     if not usage.leases:
         return
     yield ""
-    yield f"{'slots by holder':<{_HOLDER}} {'slots':>9} {'oldest':>9} {'next end':>9}"
+    yield f"{'slots by holder':<{_HOLDER}} {'slots':>9} {'oldest':>12} {'next end':>12}"
     for holder, group in groupby(sorted(usage.leases, key=_holder), _holder):
         held = list(group)
-        oldest = _time(max(one.held_for for one in held))
-        end = _time(min(one.ends_in for one in held))
-        yield f"{printable(holder):<{_HOLDER}} {len(held):>9,} {oldest:>9} {end:>9}"
+        oldest = format_duration(max(one.held_for for one in held))
+        end = format_duration(min(one.ends_in for one in held))
+        yield f"{printable(holder):<{_HOLDER}} {len(held):>9,} {oldest:>12} {end:>12}"
     yield ""
-    yield f"{'slots that end first':<{_KEY}} {'held for':>9} {'ends in':>9}  by"
+    yield f"{'slots that end first':<{_KEY}} {'held for':>12} {'ends in':>12}  by"
     for one in sorted(usage.leases, key=lambda one: one.ends_in)[:_ENDING]:
-        times = f"{_time(one.held_for):>9} {_time(one.ends_in):>9}"
+        times = f"{format_duration(one.held_for):>12} {format_duration(one.ends_in):>12}"
         yield f"{printable(one.key):<{_KEY}} {times}  {printable(one.holder)}"
     if (more := len(usage.leases) - _ENDING) > 0:
         yield f"and {more:,} more; --json has them all"
@@ -68,15 +69,6 @@ def _holder(lease: Lease) -> str:
 
 def _of(used: int, limit: int) -> str:
     return f"{used:,} of {limit:,}" if limit else f"{used:,}"
-
-
-def _time(seconds: float) -> str:
-    """Tell seconds in two steps at the most: 12 s, 5 m 03 s, 1 h 07 m."""
-    whole = round(seconds)
-    minutes, hours = whole // 60, whole // 3600
-    if hours:
-        return f"{hours} h {minutes % 60:02} m"
-    return f"{minutes} m {whole % 60:02} s" if minutes else f"{whole} s"
 
 
 def _fields(usage: Usage, name: str) -> dict[str, object]:

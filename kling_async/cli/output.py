@@ -13,7 +13,7 @@ from kling_async.cli.streams import failure_of
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
 
 if TYPE_CHECKING:
-    from kling_async.results import Snapshot, TaskRef
+    from kling_async.results import TaskRef
 
 PROGRAM = "kling-async"
 
@@ -128,19 +128,3 @@ def _next_command(error: KlingError) -> str | None:
     if isinstance(error, DownloadError):
         return None if isinstance(error, ResultExpiredError) else "download"
     return "wait" if error.retryable or isinstance(error, TaskTimeoutError) else None
-
-
-def snapshot_dict(snapshot: Snapshot) -> dict[str, object]:
-    """Return a snapshot's plain values for JSON, named as those of ``Result.to_dict()``."""
-    return {
-        "ref": str(snapshot.ref),
-        "state": snapshot.state.value,
-        "vendor_state": snapshot.vendor_state,
-        "result_urls": list(snapshot.result_urls),
-        "created_at": snapshot.created_at and snapshot.created_at.isoformat(),
-        "completed_at": snapshot.completed_at and snapshot.completed_at.isoformat(),
-        "cost_time": snapshot.cost_time,
-        "fail_code": snapshot.fail_code,
-        "fail_message": snapshot.fail_message,
-        "reason": snapshot.reason and snapshot.reason.value,
-    }

@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from kling_async._utils.text import format_duration
 from kling_async.cli import codes
 from kling_async.cli.commands import connect
-from kling_async.cli.counts import span
 from kling_async.cli.output import PROGRAM, Output, printable, write
 from kling_async.cli.signals import on_signals
 from kling_async.errors import KlingError, TaskFailedError
@@ -126,7 +126,7 @@ class _Run:
             return
         counts = {**self._counts, "handed over": handed_over}
         told = ", ".join(f"{number:,} {word}" for word, number in counts.items() if number)
-        self._say(f"{told or 'nothing was to be done'} in {span(seconds)}")
+        self._say(f"{told or 'nothing was to be done'} in {format_duration(seconds)}")
 
     def _say(self, line: str) -> None:
         if not self._args.json:

@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes
 from attrs import frozen
 from yarl import URL
 
-from kling_async.protocol.requests import is_loopback
+from kling_async._utils.urls import is_loopback
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What browsers quote, too. Other characters that RFC 3986 does not allow are sent as they are.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from kling_async._utils.threads import in_thread
+from kling_async._utils.urls import is_loopback
 from kling_async.download.addresses import Guard, web_url
 from kling_async.download.connections import Pool
 from kling_async.download.fetch import File
@@ -17,7 +18,6 @@ from kling_async.download.parts import sweep
 from kling_async.download.source import Job
 from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
 from kling_async.policy.retry import Retry
-from kling_async.protocol.requests import is_loopback
 
 if TYPE_CHECKING:
     import os

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
-from kling_async.errors import InputError, own
+from kling_async.errors import InputError, copy_for_waiter
 from kling_async.journal.base import ItemError, Planned
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Feed:
         futures, self._futures = self._futures, {}
         for future in futures.values():
             if not future.done():
-                future.set_exception(own(error))
+                future.set_exception(copy_for_waiter(error))
 
     async def _plan(self, items: Sequence[Item]) -> dict[int, InputError]:
         """Have items written in the journal; return what it says to those that it refuses."""
@@ -117,7 +117,7 @@ class Feed:
         return {}
 
     def _put(self, item: Item, refused: InputError | None) -> asyncio.Future[Outcome]:
-        error = refused if self._error is None else own(self._error)
+        error = refused if self._error is None else copy_for_waiter(self._error)
         known = self._futures.get(item.key)
         if error is None and known is not None and not known.done():
             return known

@@ -237,7 +237,7 @@ class Jobs:
                     # One that may have been lost long ago is made anew, in any hurry.
                     if not passing or (over and (attempt or not had)):
                         raise self._complaint(error) from error
-                await asyncio.sleep(backoff(attempt + 1, 0.02, 1.0, 1.0))
+                await asyncio.sleep(backoff(attempt + 1, 0.02, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     async def _connect(self) -> psycopg.AsyncConnection:

@@ -19,6 +19,7 @@ from kling_async.errors import (
 )
 from kling_async.fleet.job_store import Done
 from kling_async.fleet.serialization import read
+from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
     from pgqueuer.domain.models import Job
@@ -35,6 +36,9 @@ _AT_ONCE = 50
 
 # How often an item may go back to the queue without an end.
 _TRIES = 10
+
+# The longest wait before an item is tried again, in leases.
+_MOST_LEASES = 32
 
 # Seconds between two looks at whether others still have jobs, where the end is waited for.
 _LOOK = 1.0
@@ -204,7 +208,8 @@ class Shift:
         if done:
             await self._jobs.done(done)
         for job in again:
-            await self._jobs.put_back([job], self._lease * 2 ** min(job.attempts, 5))
+            wait = backoff(job.attempts + 1, self._lease, _MOST_LEASES * self._lease)
+            await self._jobs.put_back([job], wait)
         # Only now: who is cancelled meanwhile may do it again.
         del self._done[: len(done)], self._again[: len(again)]
         for job in (*(one.job for one in done), *again):

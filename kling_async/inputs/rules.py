@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 from typing import Protocol, TypeGuard
-from urllib.parse import urlsplit
 
 from attrs import frozen
+
+from kling_async._utils.urls import split_web_url
 
 # Floats such as 0.1 + 0.2 lie within a few 1e-17 of the tenth they mean.
 _STEP_TOLERANCE = 1e-9
@@ -129,15 +130,7 @@ class WebUrl:
 
     def __call__(self, value: object, /) -> str | None:
         """Return what is wrong with a value, or None."""
-        words = "must be one absolute http(s) URL"
-        if not isinstance(value, str) or not value.isprintable() or " " in value:
-            return words
-        try:
-            parts = urlsplit(value)
-            held = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a malformed port or IPv6 address
-            held = False
-        return None if held else words
+        return None if split_web_url(value) else "must be one absolute http(s) URL"
 
     def schema(self) -> dict[str, object]:
         # A pattern can say how it begins; the rest is left to the word "uri".

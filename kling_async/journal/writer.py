@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from kling_async._utils.threads import to_its_end
-from kling_async.errors import ConfigurationError, JournalError, own
+from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 
 _C = TypeVar("_C")
 _T = TypeVar("_T")
@@ -119,7 +119,7 @@ class Writer(Generic[_C]):
         self._commit(self._most)
         error = job.exception()
         # Each gets an error of its own: one may add to it what concerns its item.
-        answers = [own(error) for _ in callers] if error is not None else job.result()
+        answers = [copy_for_waiter(error) for _ in callers] if error is not None else job.result()
         self._tell(list(zip(callers, answers, strict=True)))
 
     def _tell(self, told: list[tuple[asyncio.Future[object], object]]) -> None:

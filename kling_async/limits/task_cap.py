@@ -23,6 +23,8 @@ from math import inf
 
 from attrs import define, field
 
+from kling_async.policy.retry import backoff
+
 _RISE_EVERY = 10.0
 _LONGEST_RISE_WAIT = 120.0
 _FIRST_PROBE = 1.0
@@ -113,8 +115,7 @@ class TaskCap:
                 self._probe_wait = min(_LONGEST_PROBE_WAIT, 2 * self._probe_wait)
             self._probing, self._step = True, 1
             self._refused_at, self._probe_at = now, now + self._probe_wait
-        wait = min(_LONGEST_RISE_WAIT, _RISE_EVERY * 2.0**self._vain_rises)
-        self._rise_at = now + wait
+        self._rise_at = now + backoff(self._vain_rises + 1, _RISE_EVERY, _LONGEST_RISE_WAIT)
 
     def shift(self, shift: float) -> None:
         """Change to a clock that shows so much more."""

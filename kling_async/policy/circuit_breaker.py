@@ -15,8 +15,7 @@ from math import inf
 
 from attrs import define, field, frozen
 
-# 2.0 ** 64 is far beyond any longest interval, and keeps the power from overflowing.
-_MOST_DOUBLINGS = 64
+from kling_async.policy.retry import backoff
 
 
 @frozen
@@ -119,6 +118,6 @@ class CircuitBreaker:
         self._open, self._failures, self._probing = opened, 0, False
 
     def _wait(self, now: float, chance: float, retry_after: float) -> None:
-        wait = min(self.longest, self.interval * 2.0 ** min(self._failures, _MOST_DOUBLINGS))
-        self._due = now + max(retry_after, wait * (1 - chance / 2))
+        wait = backoff(self._failures + 1, self.interval, self.longest, 1 - chance / 2)
+        self._due = now + max(retry_after, wait)
         self._probing = False

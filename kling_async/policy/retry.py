@@ -92,14 +92,15 @@ class Retry:
         return delay if elapsed + delay <= limit else None
 
 
-def backoff(attempt: int, base: float, cap: float, chance: float) -> float:
-    """Return how long to wait after failures in a row: exponential, bounded, and with jitter.
+def backoff(attempt: int, base: float, cap: float, chance: float = 1.0) -> float:
+    """Return the exponential backoff after consecutive failures, in seconds.
 
     Args:
-        attempt: How many failures there have been, from 1.
-        base: Seconds, the widest first wait; doubled with each failure.
-        cap: Seconds, the widest wait.
-        chance: The share of that wait, from 0 to 1. An even random number gives "full jitter".
+        attempt: The number of failures, from 1. Any integer is valid.
+        base: The longest first wait, in seconds. It doubles with each failure.
+        cap: The longest wait, in seconds.
+        chance: The fraction of that wait to return, from 0 to 1. A uniform random number gives
+            "full jitter".
     """
-    # 2.0 ** 64 is far beyond any cap, and keeps the power from overflowing.
+    # 2.0 ** 64 exceeds any cap. A larger exponent would raise OverflowError.
     return chance * min(cap, base * 2.0 ** min(attempt - 1, 64))

@@ -6,10 +6,11 @@ import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote
 
 from attrs import define, field
 
+from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, InputError, Problem
 from kling_async.protocol.converter import input_to_wire
 from kling_async.results import TaskRef
@@ -21,8 +22,6 @@ DEFAULT_BASE_URL = "https://api.apixo.ai/api/v1"
 
 # What needs no quoting: to see that is much less work than to quote it.
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @define  # a frozen one would take twice as long to make
@@ -87,14 +86,14 @@ def normal_base_url(url: str, *, allow_http: bool = False) -> str:
     if not isinstance(url, str):
         raise ConfigurationError(f"the base URL must be a text such as {DEFAULT_BASE_URL}: {url!r}")
     bare = url.strip().rstrip("/").removesuffix("/api/v1")
-    parts = _split(bare)
-    if parts is None or not parts.hostname or "?" in bare or "#" in bare:
+    parts = split_web_url(bare)
+    if parts is None or "?" in bare or "#" in bare:
         raise ConfigurationError(
             f"the base URL must be an absolute http(s) URL such as {DEFAULT_BASE_URL}, not {url!r}"
         )
     if "@" in parts.netloc:
         raise ConfigurationError("the base URL must not hold a user name or password")
-    if not allow_http and sends_in_the_clear(bare):
+    if not allow_http and is_unencrypted(bare):
         raise ConfigurationError(
             f"the base URL {url!r} would send the API key unencrypted: use https"
             " (plain http is for loopback addresses only; in a test network, allow it with"
@@ -103,39 +102,13 @@ def normal_base_url(url: str, *, allow_http: bool = False) -> str:
     return f"{bare}/api/v1"
 
 
-def sends_in_the_clear(base_url: str) -> bool:
-    """Whether a request to a valid base URL can be read on its way to another machine."""
-    parts = urlsplit(base_url)
-    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name can mean only this machine."""
-    return host in _LOOPBACK or (host.startswith("127.") and host.replace(".", "").isdigit())
-
-
 @lru_cache
 def _quoted(model: str) -> str:
     return quote(model, safe="")
 
 
 def _check_callback_url(url: str) -> None:
-    parts = _split(url)
-    host = parts.hostname if parts else None
     # Plain http to this machine is what the emulator calls back in tests.
-    if not parts or not host or (parts.scheme == "http" and not is_loopback(host)):
+    if split_web_url(url) is None or is_unencrypted(url):
         rule = "must be an absolute https URL (plain http on loopback only)"
         raise InputError(problems=[Problem("callback_url", rule, repr(url)[:80])])
-
-
-def _split(url: str) -> SplitResult | None:
-    """Split an absolute http(s) URL; None stands for anything else."""
-    # urlsplit drops line breaks in silence, so what it judged would not be what is sent.
-    if not isinstance(url, str) or not url.isprintable() or " " in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        held = parts.scheme in ("http", "https") and parts.port != 0
-    except ValueError:  # a malformed port or IPv6 address
-        return None
-    return parts if held else None

@@ -14,10 +14,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from attrs import define, field
 
+from kling_async._utils.text import redact
+from kling_async._utils.urls import split_web_url
 from kling_async.errors import (
     BODY_EXCERPT,
     APIError,
@@ -86,8 +87,6 @@ _ADVICE: dict[type[APIError], str] = {
     ServerError: "trouble at the service",
 }
 
-_SHORTEST_KEY = 8
-
 # What result URLs look like. Such a one is proven at a glance; to take it apart would be a third
 # of the time that it takes to read an answer.
 _PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*/[!-~]*")
@@ -118,12 +117,6 @@ class Response:
         """The first 200 characters of the body, fit to be quoted in an error."""
         # The key goes first: what is cut before could end in a part of it.
         return redact(self.body.decode("utf-8", "replace"), self.secret)[:BODY_EXCERPT]
-
-
-def redact(text: str, secret: str) -> str:
-    """Take the API key out of a text that will be shown."""
-    # Nothing so short is a real key, and replacing it would only garble the text.
-    return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_KEY else text
 
 
 def _quotable(text: str, secret: str) -> str:
@@ -363,11 +356,5 @@ def _broken(
 
 
 def _is_web_url(url: str) -> bool:
-    if _PLAIN_URL.fullmatch(url):
-        return True
-    try:
-        parts = urlsplit(url)
-        held = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a malformed port or IPv6 address
-        return False
-    return held and url.isprintable()
+    # A space is quoted when the file is downloaded.
+    return bool(_PLAIN_URL.fullmatch(url)) or split_web_url(url.replace(" ", "%20")) is not None

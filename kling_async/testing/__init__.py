@@ -5,8 +5,9 @@ The names are loaded when they are first used, so that importing this package st
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from kling_async._utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kling_async.testing.clock import VirtualLoop
@@ -25,26 +26,12 @@ __all__ = [
     "VirtualLoop",
 ]
 
-_HOMES: Final = {
-    "Arrival": "emulator",
-    "Delivery": "emulator",
-    "Emulator": "emulator",
-    "Scenario": "scenario",
-    "ScriptedTransport": "transport",
-    "Submission": "emulator",
-    "VirtualLoop": "clock",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name from its module."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "clock": ("VirtualLoop",),
+        "emulator": ("Arrival", "Delivery", "Emulator", "Submission"),
+        "scenario": ("Scenario",),
+        "transport": ("ScriptedTransport",),
+    },
+)

@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from threading import RLock
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from attrs import frozen
 
+from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, ContractError
 from kling_async.protocol import callbacks
-from kling_async.protocol.requests import is_loopback
 
 if TYPE_CHECKING:
     from kling_async.results import Snapshot, TaskRef
@@ -248,16 +247,7 @@ class Inbox:
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except (ValueError, TypeError, AttributeError):
-        parts, host, port = None, None, None
-    secure = parts is not None and (
-        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
-    )
-    clean = isinstance(url, str) and url.isprintable() and not {" ", "?", "#", "@"} & set(url)
-    if not (secure and clean and host) or port == 0:
+    if split_web_url(url) is None or {"?", "#", "@"} & set(url) or is_unencrypted(url):
         raise ConfigurationError(
             "an inbox needs a public https URL such as https://example.com/kling"
             f" (plain http on loopback only), not {url!r:.80}"

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from kling_async.cli.counts import WORDS, Tally, span, standing
+from kling_async.cli.counts import WORDS, Tally, standing
 from kling_async.errors import AnswerLostError, ConnectError, ServerError
 from kling_async.events import Paused, Polled, Retrying, SubmitFailed
 from kling_async.inputs.kling_2_1 import MasterTextToVideo
@@ -38,24 +38,6 @@ def _end(tally: Tally, times: int) -> None:
     for _ in range(times):
         tally.hook(Polled(Snapshot(REF, TaskState.SUCCESS)))
         tally.hook(Polled(Snapshot(REF, TaskState.PROCESSING)))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (61, "1 min 1 s"),
-        (3599, "59 min 59 s"),
-        (3600, "1 h"),
-        (7260, "2 h 1 min"),
-        (5_400_000, "1,500 h"),
-    ],
-)
-def test_spans_of_time(seconds: float, words: str) -> None:
-    """A time is told in the two units that matter."""
-    assert span(seconds) == words
 
 
 def test_standing_names_what_there_is() -> None:

@@ -51,11 +51,11 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
     lines = told.out.splitlines()
     assert re.fullmatch(r"requests in the last minute  \d of 60,000", lines[0])
     assert lines[1] == "slots in use                 13 of 14"
-    assert re.fullmatch(r"pause after a refusal        (4 m 5\d|5 m 00) s", lines[2])
+    assert re.fullmatch(r"pause after a refusal        (4 min 5\d s|5 min)", lines[2])
     holders = [line.split() for line in lines[5:7]]
     assert sorted(words[1] for words in holders) == ["1", "12"]
     for words in holders:  # the submits of one are under way
-        left = r"(59 m 5\d s|1 h 00 m)" if words[1] == "1" else r"(3\d|40) s"
+        left = r"(59 min 5\d s|1 h)" if words[1] == "1" else r"(3\d|40) s"
         assert re.fullmatch(rf"\d s {left}", " ".join(words[2:]))
     assert lines[8].split() == ["slots", "that", "end", "first", "held", "for", "ends", "in", "by"]
     assert len(lines) == 9 + 10 + 1

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from kling_async.cli.output import Output, printable, snapshot_dict
+from kling_async.cli.output import Output, printable
 from kling_async.errors import (
     AnswerLostError,
     DownloadError,
@@ -16,7 +15,7 @@ from kling_async.errors import (
     ServerError,
     TaskTimeoutError,
 )
-from kling_async.results import FailReason, Snapshot, TaskRef, TaskState
+from kling_async.results import TaskRef
 
 REF = TaskRef("kling-2-1", "task_1")
 Capture = pytest.CaptureFixture[str]
@@ -120,28 +119,3 @@ def test_interrupted_for_a_program(capsys: Capture) -> None:
 def test_printable_keeps_letters() -> None:
     """Letters of every script stay as they are."""
     assert printable("Besançon 東京\n") == "Besançon 東京\\n"
-
-
-def test_snapshot_as_plain_values() -> None:
-    """A snapshot is written with ISO times and the words of its states."""
-    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    failed = Snapshot(
-        REF,
-        TaskState.FAILED,
-        "failed",
-        created_at=at,
-        fail_code="NSFW",
-        reason=FailReason.CONTENT,
-    )
-    assert snapshot_dict(failed) == {
-        "ref": "kling-2-1/task_1",
-        "state": "failed",
-        "vendor_state": "failed",
-        "result_urls": [],
-        "created_at": "2026-01-02T03:04:05+00:00",
-        "completed_at": None,
-        "cost_time": None,
-        "fail_code": "NSFW",
-        "fail_message": "",
-        "reason": "content",
-    }

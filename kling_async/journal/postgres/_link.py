@@ -178,7 +178,7 @@ class Link:
                 else:
                     self._left = self._patience
                     return answer
-                time.sleep(backoff(attempt + 1, 0.02, 1.0, 1.0))
+                time.sleep(backoff(attempt + 1, 0.02, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     def _try(self, job: Callable[[Connection], _T]) -> _T:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
-from kling_async.errors import ConfigurationError, JournalError, own
+from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 from kling_async.journal.address import Address
 from kling_async.journal.base import (
     Claim,
@@ -248,7 +248,9 @@ class PostgresJournal:
         if self._read_only:
             raise JournalError(f"the journal {self._address} was opened for reading only")
         if self._lost is not None:
-            raise own(self._lost)  # of its own: one may add to it what concerns its item
+            raise copy_for_waiter(
+                self._lost
+            )  # of its own: one may add to it what concerns its item
         return await self._writer.write(call)
 
     async def _read(self, query: Callable[[Connection, int], _T]) -> _T:

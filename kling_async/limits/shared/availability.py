@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from kling_async._utils.backends import in_time
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
+from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LimitsEngine
@@ -117,7 +118,7 @@ class Link:
             self._refused = True
         elif not self._failures:
             _log.warning("%s; %s", words, _INSTEAD[self.when_gone])
-        wait = min(_LATEST, _SOONEST * 2 ** min(self._failures, 10))
         self._failures += 1
-        # Not all processes at the same moment.
-        self.retry_at = asyncio.get_running_loop().time() + wait * (0.5 + random() / 2)  # noqa: S311 - no secret
+        chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
+        wait = backoff(self._failures, _SOONEST, _LATEST, chance)
+        self.retry_at = asyncio.get_running_loop().time() + wait

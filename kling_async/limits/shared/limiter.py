@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from kling_async._utils.backends import shown
+from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
@@ -80,7 +80,7 @@ class SharedLimiter:
         self._when_gone: WhenGone = when_gone
         local = _local(self._limits, when_gone, share)
         if isinstance(engine, str):
-            self._shown = shown(engine)
+            self._shown = redact_url(engine)
             connect(engine, self._name)  # so that a mistake is found here
         else:
             self._shown = type(engine).__name__

@@ -16,7 +16,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from kling_async.errors import ConfigurationError, KlingError, LimiterError, own
+from kling_async.errors import ConfigurationError, KlingError, LimiterError, copy_for_waiter
 from kling_async.limits.shared.availability import CLOSED
 from kling_async.limits.shared.schedule import KEPT, SURE, Pace
 from kling_async.limits.shared.window import STEP, Ledger
@@ -393,4 +393,4 @@ class Requests:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():
-                place.set_exception(own(error))
+                place.set_exception(copy_for_waiter(error))

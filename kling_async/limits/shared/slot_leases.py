@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from kling_async.errors import ConfigurationError, KlingError, LimiterError, own
+from kling_async.errors import ConfigurationError, KlingError, LimiterError, copy_for_waiter
 from kling_async.limits.expiry import Expiries
 from kling_async.limits.shared._learned import LearnedCap
 from kling_async.limits.shared.availability import CLOSED
@@ -425,4 +425,4 @@ class Leases:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():
-                place.set_exception(own(error))
+                place.set_exception(copy_for_waiter(error))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from attrs import frozen
 
-from kling_async._utils.backends import shown
+from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError
 from kling_async.policy.retry import backoff
 from kling_async.webhooks.relay import _message as _relay_message
@@ -114,7 +114,7 @@ class Relay:
         self._inbox = inbox
         self._names = inbox.names if name is None else (_checked_name(name),)
         if isinstance(engine, str):
-            self._shown = shown(engine)
+            self._shown = redact_url(engine)
             connect(engine, self._names)  # so that a mistake is found here
         else:
             self._shown = type(engine).__name__

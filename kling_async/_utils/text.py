@@ -1,0 +1,23 @@
+"""Text for people."""
+
+from __future__ import annotations
+
+_MINUTE, _HOUR = 60, 3600
+
+# A shorter secret is no real key, and replacing it would garble the text.
+_SHORTEST_SECRET = 8
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in at most two units, such as ``1 h 5 min`` or ``42 s``."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s".removesuffix(" 0 s")
+    return f"{whole // _HOUR:,} h {whole % _HOUR // _MINUTE} min".removesuffix(" 0 min")
+
+
+def redact(text: str, secret: str) -> str:
+    """Replace the API key in a text that will be shown."""
+    return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else text
