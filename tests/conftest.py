@@ -46,6 +46,25 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("slow")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have measured."""
+    figures = [
+        str(value)
+        for outcome in ("passed", "failed", "xfailed", "xpassed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for each in figures:
+            terminalreporter.line(each)
+
+
+class Figure(Protocol):
+    def __call__(self, text: str) -> None: ...
+
+
 class Emulate(Protocol):
     async def __call__(self, *rules: str, **options: Any) -> Emulator: ...  # noqa: ANN401
 
@@ -64,6 +83,16 @@ class ServeApp(Protocol):
     async def __call__(
         self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> str: ...
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Report a figure that a test has measured; pytest prints it after the tests."""
+
+    def figure(text: str) -> None:
+        record_property("figure", text)
+
+    return figure
 
 
 @pytest.fixture
