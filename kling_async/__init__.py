@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kling_async._utils.version import __version__
     from kling_async.batch.batch import Batch
     from kling_async.batch.decisions import Item
+    from kling_async.batch.options import BatchOptions
     from kling_async.client import KlingClient
     from kling_async.errors import (
         AnswerLostError,
@@ -84,6 +85,7 @@ __all__ = [
     "BadRequestError",
     "BalanceError",
     "Batch",
+    "BatchOptions",
     "CalledBack",
     "ClientClosedError",
     "ConfigurationError",
@@ -184,6 +186,7 @@ _HOMES = {
     "client": ("KlingClient",),
     "batch.batch": ("Batch",),
     "batch.decisions": ("Item",),
+    "batch.options": ("BatchOptions",),
     "webhooks.inbox": ("Inbox",),
     "webhooks.relay.relay": ("Relay",),
 }
