@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kling_async._utils.version import __version__
     from kling_async.batch.batch import Batch
     from kling_async.batch.decisions import Item
+    from kling_async.batch.options import BatchOptions
     from kling_async.client import KlingClient
     from kling_async.errors import (
         AnswerLostError,
@@ -85,6 +86,7 @@ __all__ = [
     "BadRequestError",
     "BalanceError",
     "Batch",
+    "BatchOptions",
     "CalledBack",
     "ClientClosedError",
     "ConfigurationError",
@@ -186,6 +188,7 @@ __getattr__, __dir__ = lazy_names(
         "client": ("KlingClient",),
         "batch.batch": ("Batch",),
         "batch.decisions": ("Item",),
+        "batch.options": ("BatchOptions",),
         "webhooks.inbox": ("Inbox",),
         "webhooks.relay.relay": ("Relay",),
     },

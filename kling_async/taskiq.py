@@ -21,16 +21,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from kling_async._utils.extras import missing_extra
 from kling_async.batch.batch import Batch
-from kling_async.batch.decisions import PASSING
 from kling_async.errors import JournalError, KlingError
 from kling_async.fleet.item_stream import Feed
 from kling_async.fleet.serialization import error_dict, item_from, outcome_dict
-from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
+from kling_async.fleet.worker import worker_options
 
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
@@ -38,12 +37,10 @@ except ImportError:
     raise missing_extra("taskiq", "this needs taskiq") from None
 
 if TYPE_CHECKING:
-    import os
-
     from kling_async.batch.decisions import Item
+    from kling_async.batch.options import BatchKeywords, BatchOptions
     from kling_async.client import KlingClient
     from kling_async.journal.postgres.journal import PostgresJournal
-    from kling_async.results import FailReason
     from kling_async.tasks.fan_out import Outcome
 
 _log = logging.getLogger("kling_async")
@@ -67,13 +64,9 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     journal: str,
     name: str | None = None,
     concurrency: int = 100,
-    download_to: str | os.PathLike[str] | None = None,
     lease: float = 60.0,
-    timeout: float = DEFAULT_TIMEOUT,
-    downloads: int = 4,
-    resubmit_rejected: bool = False,
-    resubmit_failed: int = 0,
-    resubmit_reasons: Collection[FailReason] = PASSING,
+    options: BatchOptions | None = None,
+    **keywords: Unpack[BatchKeywords],
 ) -> Generate:
     """Register the task with a broker, and what opens and closes the client in its workers.
 
@@ -84,14 +77,11 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         journal: The URL of the batch's journal, such as ``postgresql://user@host/database``.
         name: The batch's name, if it is not in the URL as ``?batch=``; else ``default``.
         concurrency: How many tasks may run at one time in a worker.
-        download_to: A folder for the videos; None keeps only their URLs, which die after days.
         lease: Seconds after which a worker that is not heard of is believed dead.
-        timeout: Seconds to wait for each task.
-        downloads: How many downloads may run at one time, beside the generation.
-        resubmit_rejected: Submit again what the journal holds as rejected at no charge.
-        resubmit_failed: How often an item may be submitted again after its task has failed
-            for one of the reasons below. Each time costs money again.
-        resubmit_reasons: The reasons.
+        options: The options of the batch, except ``in_flight``, which is ``concurrency``, and
+            ``resubmit_unsure``: an item that a worker has left unsure is not submitted again.
+        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
+            ``options``.
 
     Returns:
         The task. ``await generate.kiq(key, input.to_dict())`` sends a message.
@@ -103,21 +93,11 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     from kling_async.journal.postgres.journal import PostgresJournal
 
     PostgresJournal(journal, name=name, lease=lease)  # complains at once, not in every worker
-    check_timeout(timeout)
+    checked = worker_options(options, keywords, concurrency)
 
     def opened(kling: KlingClient) -> tuple[PostgresJournal, Batch]:
         shared = PostgresJournal(journal, name=name, lease=lease)
-        return shared, Batch(
-            kling,
-            journal=shared,
-            download_to=download_to,
-            in_flight=concurrency,
-            timeout=timeout,
-            downloads=downloads,
-            resubmit_rejected=resubmit_rejected,
-            resubmit_failed=resubmit_failed,
-            resubmit_reasons=resubmit_reasons,
-        )
+        return shared, Batch(kling, journal=shared, options=checked)
 
     station = _Station(client, opened)
 

@@ -20,14 +20,15 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, aclosing
 from itertools import islice
-from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
+
+from attrs import evolve
 
 from kling_async._utils.cleanups import Cleanups
 from kling_async._utils.threads import in_thread
 from kling_async.batch.claims import Claims
-from kling_async.batch.decisions import PASSING, Item, Rules, item_of
+from kling_async.batch.decisions import Item, item_of
+from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import Work
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.folder import check_folder
@@ -37,14 +38,12 @@ from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Plann
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.abandoned import log_journaled
 from kling_async.tasks.fan_out import Outcome, check_inputs, closing_generator, draw
-from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.client import KlingClient
     from kling_async.inputs.base import Input
-    from kling_async.results import FailReason
     from kling_async.tasks.fan_out import FanOut
 
 # Items planned in one commit, where they are at hand.
@@ -63,80 +62,27 @@ class Batch:
             PostgreSQL database that several workers may share, such as
             ``postgresql://user@host/database?batch=foxes``, or a journal. A file must not be on
             a network file system, which SQLite cannot lock.
-        download_to: A folder for the videos; None keeps only their URLs, which die after days.
-        in_flight: How many may run at one time; else the limit of concurrent tasks.
-        timeout: Seconds to wait for each task. What takes longer stays submitted in the
-            journal, and is waited for again in the next run.
-        downloads: How many downloads may run at one time, beside the generation; the client
-            runs 16 at the most.
-        resubmit_unsure: Submit again what the journal holds as unsure when it is opened.
-            This may pay twice.
-        resubmit_rejected: Submit again what the journal holds as rejected when it is opened:
-            those failed items whose submit the service refused, at no charge.
-        resubmit_failed: How often an item may be submitted again after its task has failed
-            for one of the reasons below. Each time costs money again.
-        resubmit_reasons: The reasons. Content, prompt and image are not accepted: the same
-            input fails again.
-        max_tasks: Stop before more tasks than these have been started, all runs of the journal
-            together. Of several workers that share a journal, each counts what was started
-            before its run began, and its own.
-        min_balance: Stop before a submit that could bring the account's balance below this, in
-            US dollars. What a task costs is learned from the balance, which is asked for before the
-            first submit, after it, and then after so many as it certainly allows, at most fifty.
-        max_rejections: Stop when so many submits in a row were rejected, or could not be sent, at
-            no charge; None never stops. What was not submitted stays planned.
+        options: The options; the defaults of :class:`~kling_async.BatchOptions` without them.
+        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
+            ``options``.
 
     Raises:
         ConfigurationError: A setting makes no sense.
     """
 
-    def __init__(  # noqa: PLR0913 - every one is a keyword with a default
+    def __init__(
         self,
         client: KlingClient,
         *,
         journal: str | os.PathLike[str] | Journal,
-        download_to: str | os.PathLike[str] | None = None,
-        in_flight: int | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        downloads: int = 4,
-        resubmit_unsure: bool = False,
-        resubmit_rejected: bool = False,
-        resubmit_failed: int = 0,
-        resubmit_reasons: Collection[FailReason] = PASSING,
-        max_tasks: int | None = None,
-        min_balance: float | None = None,
-        max_rejections: int | None = 50,
+        options: BatchOptions | None = None,
+        **keywords: Unpack[BatchKeywords],
     ) -> None:
-        counts = {
-            "downloads": downloads,
-            "max_tasks": max_tasks,
-            "max_rejections": max_rejections,
-        }
-        for name, value in counts.items():
-            if value is not None and (type(value) is not int or value < 1):
-                raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
-        if min_balance is not None and not _is_number(min_balance):
-            raise ConfigurationError(f"min_balance must be US dollars, not {min_balance!r}")
-        check_timeout(timeout)
+        self._options = options = evolve(options or BatchOptions(), **keywords)
         self._client = client
         self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
-        self._folder = None if download_to is None else Path(download_to)
-        self._in_flight = in_flight
-        self._timeout = timeout
-        self._rules = Rules(
-            save=download_to is not None,
-            resubmit_unsure=resubmit_unsure,
-            resubmit_rejected=resubmit_rejected,
-            resubmit_failed=resubmit_failed,
-            resubmit_reasons=tuple(resubmit_reasons),
-        )
-        self._guard = SpendGuard(
-            client,
-            max_tasks=max_tasks,
-            min_balance=min_balance,
-            max_rejections=max_rejections,
-        )
-        self._saving = asyncio.Semaphore(downloads)
+        self._guard = SpendGuard(client, options)
+        self._saving = asyncio.Semaphore(options.downloads)
         self._counts: Counter[ItemState] = Counter()
         self._run: _Run | None = None
         self._cleanups = Cleanups()
@@ -215,15 +161,13 @@ class Batch:
             self._client,
             self._journal,
             Claims(self._journal),
-            rules=self._rules,
+            options=self._options,
             guard=self._guard,
-            folder=self._folder,
             saving=self._saving,
-            timeout=self._timeout,
             counts=Counter(),
         )
         fan_out = self._client.fan_out(
-            work.do, in_flight=self._in_flight, ordered=ordered, on_abandoned=log_journaled
+            work.do, in_flight=self._options.in_flight, ordered=ordered, on_abandoned=log_journaled
         )
         under_way: set[str] = set()
         entries = self._fed(items, under_way) if streaming else self._entries(items, work)
@@ -234,7 +178,7 @@ class Batch:
             raise ConfigurationError("a run of this batch has not ended yet: end its loop first")
         self._over.clear()
         try:
-            if (folder := self._folder) is not None:  # a paid video needs a place
+            if (folder := self._options.folder) is not None:  # a paid video needs a place
                 await in_thread(lambda: check_folder(folder))
             self._guard.open(await self._journal.summary())
             self._run, self._counts = run, run.work.counts
@@ -379,7 +323,3 @@ async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]
             some = []
     if some:
         yield some
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from kling_async import errors
-from kling_async.errors import ConfigurationError, KlingError, TaskFailedError
+from kling_async.errors import KlingError, TaskFailedError
 from kling_async.inputs.base import Input
 from kling_async.journal.base import Entry, Failure, ItemState, Transition, attempt_after
-from kling_async.results import FailReason
 
-# Fail reasons that may pass. Content and prompt never do, and a resubmission costs money again.
-PASSING = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
+if TYPE_CHECKING:
+    from kling_async.batch.options import BatchOptions
+
 _WITH_STATUS = (errors.APIError, errors.ContractError)
-_HOPELESS = frozenset({FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA})
 
 
 @frozen
@@ -37,50 +37,18 @@ class Step(Enum):
     """What an item needs next."""
 
     SUBMIT = auto()
-    SUBMIT_ANEW = auto()  # a new attempt, which costs money again unless it was rejected
+    RESUBMIT = auto()  # a new attempt, which costs money again unless it was rejected
     WAIT = auto()
     SAVE = auto()
-    TELL = auto()
+    REPORT = auto()
 
 
-@frozen
-class Rules:
-    """What the caller has allowed.
-
-    Attributes:
-        save: Results are downloaded.
-        resubmit_unsure: Submit again what may have been charged.
-        resubmit_rejected: Submit again what was rejected, at no charge.
-        resubmit_failed: How often a failed item may be submitted again.
-        resubmit_reasons: For which reasons.
-
-    Raises:
-        ConfigurationError: A reason is hopeless, or a number makes no sense.
-    """
-
-    save: bool = False
-    resubmit_unsure: bool = False
-    resubmit_rejected: bool = False
-    resubmit_failed: int = 0
-    resubmit_reasons: Collection[FailReason] = PASSING
-
-    def __attrs_post_init__(self) -> None:
-        if type(self.resubmit_failed) is not int or self.resubmit_failed < 0:
-            raise ConfigurationError(
-                f"resubmit_failed must be a count, not {self.resubmit_failed!r}"
-            )
-        if hopeless := sorted(_HOPELESS.intersection(self.resubmit_reasons)):
-            raise ConfigurationError(
-                f"what fails for its {hopeless[0]} fails again: it is not resubmitted"
-            )
-
-
-def next_step(entry: Entry, rules: Rules, *, fresh: bool) -> Step:
+def next_step(entry: Entry, options: BatchOptions, *, fresh: bool) -> Step:
     """Decide on an item.
 
     Args:
         entry: How it stands.
-        rules: What the caller has allowed.
+        options: What the caller has allowed.
         fresh: It got there in this run. A caller who allows that unsure or rejected items are
             submitted again means those that were reported before, not those to come.
     """
@@ -89,22 +57,22 @@ def next_step(entry: Entry, rules: Rules, *, fresh: bool) -> Step:
             return Step.SUBMIT
         case ItemState.SUBMITTED:
             return Step.WAIT
-        case ItemState.FINISHED if rules.save:
+        case ItemState.FINISHED if options.download_to is not None:
             return Step.SAVE
-        case ItemState.UNSURE if rules.resubmit_unsure and not fresh:
-            return Step.SUBMIT_ANEW
-        case ItemState.FAILED if _again(entry, rules, fresh=fresh):
-            return Step.SUBMIT_ANEW
+        case ItemState.UNSURE if options.resubmit_unsure and not fresh:
+            return Step.RESUBMIT
+        case ItemState.FAILED if _again(entry, options, fresh=fresh):
+            return Step.RESUBMIT
         case _:
-            return Step.TELL
+            return Step.REPORT
 
 
-def _again(entry: Entry, rules: Rules, *, fresh: bool) -> bool:
+def _again(entry: Entry, options: BatchOptions, *, fresh: bool) -> bool:
     """Whether a failed item is submitted again."""
     if entry.was_rejected:
-        return rules.resubmit_rejected and not fresh
+        return options.resubmit_rejected and not fresh
     reason = entry.failure.reason if entry.failure else None
-    return entry.attempt <= rules.resubmit_failed and reason in rules.resubmit_reasons
+    return entry.attempt <= options.resubmit_failed and reason in options.resubmit_reasons
 
 
 def apply(entry: Entry, move: Transition) -> Entry:

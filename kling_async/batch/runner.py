@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async.batch.decisions import Rules, Step, apply, error_of, failure_of, next_step
+from kling_async.batch.decisions import Step, apply, error_of, failure_of, next_step
 from kling_async.download.files import is_spoiled
 from kling_async.errors import (
     ClientClosedError,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async.batch.claims import Claims
+    from kling_async.batch.options import BatchOptions
     from kling_async.batch.spend_guard import SpendGuard
     from kling_async.client import KlingClient
     from kling_async.inputs.base import Input
@@ -64,21 +65,18 @@ class Work:
         journal: Journal,
         claims: Claims,
         *,
-        rules: Rules,
+        options: BatchOptions,
         guard: SpendGuard,
-        folder: Path | None,
         saving: asyncio.Semaphore,
-        timeout: float,
         counts: Counter[ItemState],
     ) -> None:
         self.client = client
         self.journal = journal
         self.claims = claims
-        self.rules = rules
+        self.options = options
         self.guard = guard
-        self.folder = folder
+        self.folder = options.folder
         self.saving = saving
-        self.timeout = timeout
         self.counts = counts
         # The attempts of those that were sent and have no answer yet, by their keys.
         self.sending: dict[str, int] = {}
@@ -105,7 +103,7 @@ class Work:
         job = _Job(self, flight, entry, fresh=claim.news)
         outcome = await job.done()
         # What is still to be saved is left to whoever comes next.
-        over = next_step(job.entry, self.rules, fresh=True) is Step.TELL
+        over = next_step(job.entry, self.options, fresh=True) is Step.REPORT
         await self.claims.let_go(entry.key, ended=over and job.entry.state in _ENDED)
         return outcome
 
@@ -130,7 +128,7 @@ class Work:
 
     async def _claim(self, entry: Entry) -> Claim:
         """Take an item in hand, if there is anything to be done with it."""
-        if next_step(entry, self.rules, fresh=False) is Step.TELL:
+        if next_step(entry, self.options, fresh=False) is Step.REPORT:
             claim = await self.claims.peek(entry)
             # What another has left behind is told by one of those who find it.
             if claim.ownership is not Ownership.MINE or not claim.news:
@@ -173,14 +171,14 @@ class _Job:
         """Take step after step, until there is none or one has failed."""
         steps = {
             Step.SUBMIT: self._submit,
-            Step.SUBMIT_ANEW: self._submit_anew,
+            Step.RESUBMIT: self._submit_anew,
             Step.WAIT: self._wait,
             Step.SAVE: self._save,
         }
         try:
             if self.entry.state is ItemState.SAVED and not await self._is_there():
                 await self._save()
-            while (step := next_step(self.entry, self._work.rules, fresh=self._fresh)) in steps:
+            while (step := next_step(self.entry, self._work.options, fresh=self._fresh)) in steps:
                 if not await steps[step]():
                     return None if self.entry.state is ItemState.PLANNED else self._outcome()
         except ConflictError as error:  # another run has moved it: that one reports what follows
@@ -292,7 +290,7 @@ class _Job:
         self._flight.ref = self.entry.ref
         self._flight.enter()
         try:
-            result = await task.outcome(self._work.timeout)
+            result = await task.outcome(self._work.options.timeout)
         except TaskFailedError as error:
             self._fresh = True
             self._error = error

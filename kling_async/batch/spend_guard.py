@@ -16,6 +16,7 @@ from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from kling_async.batch.options import BatchOptions
     from kling_async.client import KlingClient
     from kling_async.journal.base import Summary
 
@@ -64,23 +65,12 @@ class SpendGuard:
 
     Args:
         client: What asks for the balance.
-        max_tasks: Tasks that may be started, in all runs; None: any number.
-        min_balance: US dollars that the balance must not fall below; None: any.
-        max_rejections: Submits in a row that may lead to no task; None: any number.
+        options: The limits.
     """
 
-    def __init__(
-        self,
-        client: KlingClient,
-        *,
-        max_tasks: int | None,
-        min_balance: float | None,
-        max_rejections: int | None,
-    ) -> None:
+    def __init__(self, client: KlingClient, options: BatchOptions) -> None:
         self._client = client
-        self._max_tasks = max_tasks
-        self._min_balance = min_balance
-        self._max_rejections = max_rejections
+        self._options = options
         self._asking = asyncio.Lock()
         self._idle = asyncio.Event()
         self._tasks = self._under_way = self._rejections = 0
@@ -93,7 +83,8 @@ class SpendGuard:
     def open(self, summary: Summary) -> None:
         """Begin a run, with what all runs before it have started."""
         self._tasks, self._under_way, self._rejections = summary.attempts, 0, 0
-        self._budget = None if self._min_balance is None else Budget(self._min_balance)
+        least = self._options.min_balance
+        self._budget = None if least is None else Budget(least)
         self._since = 0
         self._models = {}
         self._error = self.stopped = None
@@ -108,7 +99,8 @@ class SpendGuard:
         if self._budget is not None and self.stopped is None:
             async with self._asking:
                 await self._check_balance(self._budget)
-        if self.stopped is None and self._max_tasks is not None and self._tasks >= self._max_tasks:
+        most = self._options.max_tasks
+        if self.stopped is None and most is not None and self._tasks >= most:
             self.stopped = f"max_tasks: {self._tasks} tasks have been started, in all runs"
         if self.stopped is not None:
             return False
@@ -132,7 +124,8 @@ class SpendGuard:
     def rejected(self, error: KlingError) -> None:
         """Count a submit that led to no task, for whatever reason, and cost nothing."""
         self._rejections += 1
-        if self._max_rejections is not None and self._rejections >= self._max_rejections:
+        most = self._options.max_rejections
+        if most is not None and self._rejections >= most:
             self.stopped = self.stopped or (
                 f"max_rejections: {self._rejections} submits in a row led to no task; the last"
                 f" error: {error}"

@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING
 from kling_async._utils.text import format_duration
 from kling_async._utils.urls import redact_url
 from kling_async.batch.batch import Batch
-from kling_async.batch.decisions import PASSING, Rules, Step
+from kling_async.batch.decisions import Step
+from kling_async.batch.options import TRANSIENT_REASONS, BatchOptions
 from kling_async.cli import arguments, codes
 from kling_async.cli.board import board
 from kling_async.cli.commands import connect
@@ -62,14 +63,19 @@ async def batch(args: Namespace) -> int:
         )
     if args.enqueue:
         check(args)
-    rules = Rules(
-        save=args.download_to is not None,
+    options = BatchOptions(
+        download_to=args.download_to,
+        in_flight=args.in_flight,
+        timeout=args.timeout,
+        downloads=args.downloads,
         resubmit_unsure=args.resubmit_unsure,
         resubmit_rejected=args.resubmit_rejected,
         resubmit_failed=args.resubmit_failed,
+        max_tasks=args.max_tasks,
+        min_balance=args.min_balance,
     )
     with Plan() as plan:
-        held = await _held(args, journal if there else None, rules)
+        held = await _held(args, journal if there else None, options)
         async with open_input(args.file) as file:
             await plan.read(_rows(args, file), held, args.limit)
         if plan.wrong and not args.skip_invalid:
@@ -90,15 +96,17 @@ async def batch(args: Namespace) -> int:
         assert journal is not None  # noqa: S101 - but for a dry run there is one
         if args.download_to is not None:
             await asyncio.to_thread(check_folder, args.download_to)
-        return await _Run(args, plan, journal).code()
+        return await _Run(args, options, plan, journal).code()
 
 
-async def _held(args: Namespace, journal: Path | str | None, rules: Rules) -> Mapping[int, Known]:
+async def _held(
+    args: Namespace, journal: Path | str | None, options: BatchOptions
+) -> Mapping[int, Known]:
     """Read what a journal has, if there is one."""
     if journal is None:
         return {}
     with naming_the_option(args):
-        return await known(journal, rules)
+        return await known(journal, options)
 
 
 def _rows(args: Namespace, file: IO[bytes]) -> Iterator[tuple[int, dict[str, object] | InputError]]:
@@ -114,7 +122,7 @@ def _limits(args: Namespace) -> Limits:
 
 async def _rehearse(args: Namespace, plan: Plan, journal: Path | str | None) -> int:
     """Say what would be done."""
-    again = plan.steps[Step.SUBMIT_ANEW]
+    again = plan.steps[Step.RESUBMIT]
     submit = plan.steps[Step.SUBMIT] + again
     room = args.max_tasks
     if room is not None and journal is not None:
@@ -162,8 +170,11 @@ def _remarks(plan: Plan) -> list[str]:
 class _Run:
     """One run over the good rows."""
 
-    def __init__(self, args: Namespace, plan: Plan, journal: Path | str) -> None:
+    def __init__(
+        self, args: Namespace, options: BatchOptions, plan: Plan, journal: Path | str
+    ) -> None:
         self._args = args
+        self._options = options
         self._plan = plan
         self._journal = journal
         self._place = shown(journal)
@@ -187,19 +198,7 @@ class _Run:
         kling = connect(
             args, [self._tally.hook], polling=Polling(first=args.first_poll), limits=limits
         )
-        batch = Batch(
-            kling,
-            journal=self._journal,
-            download_to=args.download_to,
-            in_flight=args.in_flight,
-            timeout=args.timeout,
-            downloads=args.downloads,
-            resubmit_unsure=args.resubmit_unsure,
-            resubmit_rejected=args.resubmit_rejected,
-            resubmit_failed=args.resubmit_failed,
-            max_tasks=args.max_tasks,
-            min_balance=args.min_balance,
-        )
+        batch = Batch(kling, journal=self._journal, options=self._options)
         self._tally.counts = lambda: batch.counts
         async with kling, AsyncExitStack() as stack:
             with naming_the_option(args):
@@ -268,7 +267,7 @@ class _Run:
             return
         kind = _kind(outcome, error)
         self._wrong[kind] += 1
-        self._may_pass |= isinstance(error, TaskFailedError) and error.reason in PASSING
+        self._may_pass |= isinstance(error, TaskFailedError) and error.reason in TRANSIENT_REASONS
         if self._wrong[kind] <= _SHOWN:
             self._named.setdefault(kind, []).append(f"{key}: {error}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
-from kling_async.batch.decisions import Item, Rules, Step, content_key, next_step
+from kling_async.batch.decisions import Item, Step, content_key, next_step
 from kling_async.cli.row_rules import row_input
 from kling_async.cli.text_file import spool
 from kling_async.errors import ConfigurationError, InputError, Problem
@@ -22,6 +22,7 @@ from kling_async.policy.durations import Kind, expected
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kling_async.batch.options import BatchOptions
     from kling_async.limits.base import Limits
 
 # Rows between two looks at what else the loop has to do.
@@ -49,7 +50,7 @@ class Known:
     step: Step
 
 
-async def known(journal: Path | str, rules: Rules) -> dict[int, Known]:
+async def known(journal: Path | str, options: BatchOptions) -> dict[int, Known]:
     """Read what a journal has, by the hashes of the keys.
 
     Raises:
@@ -61,7 +62,7 @@ async def known(journal: Path | str, rules: Rules) -> dict[int, Known]:
             # As it is as soon as a batch opens it, or its worker has died.
             if entry.state is ItemState.SUBMITTING and not opened.shared:
                 entry = evolve(entry, state=ItemState.UNSURE)  # noqa: PLW2901 - the same item
-            step = next_step(entry, rules, fresh=False)
+            step = next_step(entry, options, fresh=False)
             found[hash(entry.key)] = Known(hash(content_key(entry.input)), entry.state, step)
     return found
 
@@ -141,7 +142,7 @@ class Plan:
 
     def estimate(self, limits: Limits, in_flight: int | None = None) -> float:
         """Return about how many seconds it will take, by the vendor's word."""
-        tasks = self.steps[Step.SUBMIT] + self.steps[Step.SUBMIT_ANEW] + self.steps[Step.WAIT]
+        tasks = self.steps[Step.SUBMIT] + self.steps[Step.RESUBMIT] + self.steps[Step.WAIT]
         slots = min(limits.concurrent_tasks, in_flight or limits.concurrent_tasks)
         waves = self._work / slots if tasks > slots else 0.0
         return max(waves, tasks * _REQUESTS * 60 / limits.requests_per_minute) + self._longest
@@ -172,7 +173,7 @@ class Plan:
         step = had.step if had else Step.SUBMIT
         self.rows += 1
         self.steps[step] += 1
-        if had is not None and step is Step.TELL:
+        if had is not None and step is Step.REPORT:
             self.states[had.state] += 1
         elif step is not Step.SAVE:
             seconds = _usual(item.input.model, getattr(item.input, "duration", None))

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kling_async._utils.text import format_duration
+from kling_async.batch.options import BatchOptions
 from kling_async.cli import codes
 from kling_async.cli.commands import connect
 from kling_async.cli.output import PROGRAM, Output, printable, write
@@ -53,14 +54,16 @@ async def worker(args: Namespace) -> int:
                 args.journal,
                 name=args.name,
                 concurrency=args.concurrency,
-                download_to=args.download_to,
                 drain=args.drain,
                 lease=args.lease,
                 until_empty=args.until_empty,
-                timeout=args.timeout,
-                downloads=args.downloads,
-                resubmit_failed=args.resubmit_failed,
-                min_balance=args.min_balance,
+                options=BatchOptions(
+                    download_to=args.download_to,
+                    timeout=args.timeout,
+                    downloads=args.downloads,
+                    resubmit_failed=args.resubmit_failed,
+                    min_balance=args.min_balance,
+                ),
             ),
         ).code()
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Unpack
+
+from attrs import evolve
 
 from kling_async.batch.batch import Batch
-from kling_async.batch.decisions import PASSING
+from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.item_stream import Feed
 from kling_async.journal.address import Address
-from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from kling_async.client import KlingClient
     from kling_async.journal.base import ItemState
-    from kling_async.results import FailReason
     from kling_async.tasks.fan_out import Outcome
 
 
@@ -41,17 +40,13 @@ class Worker:
         journal: The URL of the batch's journal, such as ``postgresql://user@host/database``.
         name: The batch's name, if it is not in the URL as ``?batch=``; else ``default``.
         concurrency: How many tasks may run at one time.
-        download_to: A folder for the videos; None keeps only their URLs, which die after days.
         drain: Seconds that are left to what runs when the worker is stopped.
         lease: Seconds after which a worker that is not heard of is believed dead.
         until_empty: End when nothing is left in the queue, and no other worker has any of it.
-        timeout: Seconds to wait for each task.
-        downloads: How many downloads may run at one time, beside the generation.
-        resubmit_rejected: Submit again what the journal holds as rejected at no charge.
-        resubmit_failed: How often an item may be submitted again after its task has failed
-            for one of the reasons below. Each time costs money again.
-        resubmit_reasons: The reasons.
-        min_balance: Stop when the account's balance is below this, in US dollars.
+        options: The options of the batch, except ``in_flight``, which is ``concurrency``, and
+            ``resubmit_unsure``: an item that a worker has left unsure is not submitted again.
+        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
+            ``options``.
 
     Attributes:
         handed_over: How many items were given back to the others in the end.
@@ -68,25 +63,18 @@ class Worker:
         *,
         name: str | None = None,
         concurrency: int = 100,
-        download_to: str | os.PathLike[str] | None = None,
         drain: float = 30.0,
         lease: float = 60.0,
         until_empty: bool = False,
-        timeout: float = DEFAULT_TIMEOUT,
-        downloads: int = 4,
-        resubmit_rejected: bool = False,
-        resubmit_failed: int = 0,
-        resubmit_reasons: Collection[FailReason] = PASSING,
-        min_balance: float | None = None,
+        options: BatchOptions | None = None,
+        **keywords: Unpack[BatchKeywords],
     ) -> None:
         from kling_async.fleet.job_store import Jobs
         from kling_async.journal.postgres.journal import PostgresJournal
 
-        if not isinstance(concurrency, int) or concurrency < 1:
-            raise ConfigurationError(f"concurrency must be at least 1, not {concurrency!r}")
         if not 0 <= drain < float("inf"):
             raise ConfigurationError(f"drain must be a number of seconds, not {drain!r}")
-        check_timeout(timeout)
+        options = worker_options(options, keywords, concurrency)
         self.handed_over: int = 0
         self._address = Address.parse(journal, name)
         self._concurrency = concurrency
@@ -95,18 +83,7 @@ class Worker:
         self._until_empty = until_empty
         self._journal = PostgresJournal(journal, name=name, lease=lease)
         self._jobs = Jobs(self._address, lease)
-        self._batch = Batch(
-            client,
-            journal=self._journal,
-            download_to=download_to,
-            in_flight=concurrency,
-            timeout=timeout,
-            downloads=downloads,
-            resubmit_rejected=resubmit_rejected,
-            resubmit_failed=resubmit_failed,
-            resubmit_reasons=resubmit_reasons,
-            min_balance=min_balance,
-        )
+        self._batch = Batch(client, journal=self._journal, options=options)
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
 
@@ -160,3 +137,19 @@ class Worker:
             finally:
                 # Now that the journal lets go of the items, somebody else may have the jobs.
                 self.handed_over = await shift.hand_over()
+
+
+def worker_options(
+    options: BatchOptions | None, keywords: BatchKeywords, concurrency: int
+) -> BatchOptions:
+    """Return the options of a worker, which runs ``concurrency`` tasks at one time.
+
+    Raises:
+        ConfigurationError: A value is out of range, or no option of a worker.
+    """
+    if type(concurrency) is not int or concurrency < 1:
+        raise ConfigurationError(f"concurrency must be at least 1, not {concurrency!r}")
+    checked = evolve(options or BatchOptions(), **keywords)
+    if checked.resubmit_unsure:
+        raise ConfigurationError("a worker does not submit unsure items again: use a Batch")
+    return evolve(checked, in_flight=concurrency)

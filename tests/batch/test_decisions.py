@@ -5,9 +5,8 @@ from itertools import product
 
 import pytest
 
-from kling_async import Item, MasterTextToVideo, StandardImageToVideo
+from kling_async import BatchOptions, Item, MasterTextToVideo, StandardImageToVideo
 from kling_async.batch.decisions import (
-    Rules,
     Step,
     apply,
     content_key,
@@ -18,7 +17,6 @@ from kling_async.batch.decisions import (
 from kling_async.errors import (
     AnswerLostError,
     BalanceError,
-    ConfigurationError,
     ContractError,
     InputError,
     JournalError,
@@ -50,28 +48,28 @@ def entry(
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize(
-    ("state", "rules", "step"),
+    ("state", "options", "step"),
     [
-        (S.PLANNED, Rules(), Step.SUBMIT),
-        (S.SUBMITTED, Rules(), Step.WAIT),
-        (S.FINISHED, Rules(), Step.TELL),
-        (S.FINISHED, Rules(save=True), Step.SAVE),
-        (S.SAVED, Rules(save=True), Step.TELL),
-        (S.UNSURE, Rules(resubmit_failed=9), Step.TELL),
-        (S.FAILED, Rules(resubmit_unsure=True), Step.TELL),
-        (S.SUBMITTING, Rules(resubmit_unsure=True), Step.TELL),
+        (S.PLANNED, BatchOptions(), Step.SUBMIT),
+        (S.SUBMITTED, BatchOptions(), Step.WAIT),
+        (S.FINISHED, BatchOptions(), Step.REPORT),
+        (S.FINISHED, BatchOptions(download_to="videos"), Step.SAVE),
+        (S.SAVED, BatchOptions(download_to="videos"), Step.REPORT),
+        (S.UNSURE, BatchOptions(resubmit_failed=9), Step.REPORT),
+        (S.FAILED, BatchOptions(resubmit_unsure=True), Step.REPORT),
+        (S.SUBMITTING, BatchOptions(resubmit_unsure=True), Step.REPORT),
     ],
 )
-def test_next_step(state: ItemState, rules: Rules, step: Step, fresh: bool) -> None:  # noqa: FBT001
-    """Where an item stands says what it needs, unless the rules forbid it."""
-    assert next_step(entry(state), rules, fresh=fresh) is step
+def test_next_step(state: ItemState, options: BatchOptions, step: Step, fresh: bool) -> None:  # noqa: FBT001
+    """Where an item stands says what it needs, unless the options forbid it."""
+    assert next_step(entry(state), options, fresh=fresh) is step
 
 
 def test_unsure_ones_are_resubmitted_once() -> None:
     """With leave, an unsure item is submitted anew, but not one that became unsure just now."""
-    rules = Rules(resubmit_unsure=True)
-    assert next_step(entry(S.UNSURE), rules, fresh=False) is Step.SUBMIT_ANEW
-    assert next_step(entry(S.UNSURE), rules, fresh=True) is Step.TELL
+    options = BatchOptions(resubmit_unsure=True)
+    assert next_step(entry(S.UNSURE), options, fresh=False) is Step.RESUBMIT
+    assert next_step(entry(S.UNSURE), options, fresh=True) is Step.REPORT
 
 
 @pytest.mark.parametrize(
@@ -90,22 +88,13 @@ def test_unsure_ones_are_resubmitted_once() -> None:
 def test_failed_ones(attempt: int, allowed: int, reason: FailReason | None, again: bool) -> None:  # noqa: FBT001
     """A failed item is submitted anew as often as is allowed, for a reason that may pass."""
     failed = entry(S.FAILED, attempt, Failure("TaskFailedError", "no", "X", reason))
-    step = next_step(failed, Rules(resubmit_failed=allowed), fresh=True)
-    assert step is (Step.SUBMIT_ANEW if again else Step.TELL)
+    step = next_step(failed, BatchOptions(resubmit_failed=allowed), fresh=True)
+    assert step is (Step.RESUBMIT if again else Step.REPORT)
 
 
 def test_a_failure_that_is_not_known() -> None:
     """A failed item of which nothing else is known is told."""
-    assert next_step(entry(S.FAILED), Rules(resubmit_failed=1), fresh=False) is Step.TELL
-
-
-@pytest.mark.parametrize(
-    "reason", [FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA]
-)
-def test_hopeless_reasons(reason: FailReason) -> None:
-    """Nobody can ask that an input be paid for again that fails again."""
-    with pytest.raises(ConfigurationError, match=reason.value):
-        Rules(resubmit_reasons=[FailReason.TIMEOUT, reason])
+    assert next_step(entry(S.FAILED), BatchOptions(resubmit_failed=1), fresh=False) is Step.REPORT
 
 
 def test_a_refused_output() -> None:
@@ -113,16 +102,9 @@ def test_a_refused_output() -> None:
     failed = entry(
         S.FAILED, failure=Failure("TaskFailedError", "no", "", FailReason.CONTENT_OUTPUT)
     )
-    assert next_step(failed, Rules(resubmit_failed=9), fresh=False) is Step.TELL
-    allowed = Rules(resubmit_failed=9, resubmit_reasons=[FailReason.CONTENT_OUTPUT])
-    assert next_step(failed, allowed, fresh=False) is Step.SUBMIT_ANEW
-
-
-@pytest.mark.parametrize("number", [-1, 0.5])
-def test_how_often(number: int) -> None:
-    """How often failed items are resubmitted is a count."""
-    with pytest.raises(ConfigurationError, match="resubmit_failed"):
-        Rules(resubmit_failed=number)
+    assert next_step(failed, BatchOptions(resubmit_failed=9), fresh=False) is Step.REPORT
+    allowed = BatchOptions(resubmit_failed=9, resubmit_reasons=[FailReason.CONTENT_OUTPUT])
+    assert next_step(failed, allowed, fresh=False) is Step.RESUBMIT
 
 
 # ------------------------------------------------------------------------------------------- moves

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async import KlingClient
+from kling_async import BatchOptions, KlingClient
 from kling_async.batch.spend_guard import Budget, SpendGuard
 from kling_async.errors import AuthenticationError, RefusedError
 from kling_async.journal.base import ItemState, Summary
@@ -62,7 +62,7 @@ def test_tasks_that_get_cheaper(least: float, balance: float, prices: list[float
 def guard(max_rejections: int | None = None) -> SpendGuard:
     """Make a guard that has begun its run."""
     client = KlingClient("a-key", transport=ScriptedTransport(lambda _: answer(1)))
-    made = SpendGuard(client, max_tasks=None, min_balance=None, max_rejections=max_rejections)
+    made = SpendGuard(client, BatchOptions(max_rejections=max_rejections))
     made.open(Summary(dict.fromkeys(ItemState, 0), 0))
     return made
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.batch.decisions import Item, Rules, Step, content_key
+from kling_async.batch.decisions import Item, Step, content_key
+from kling_async.batch.options import BatchOptions
 from kling_async.cli.plan import Known, Plan, known
 from kling_async.errors import ConfigurationError, InputError, JournalError
 from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
@@ -85,16 +86,16 @@ async def test_wrong_rows_are_all_named() -> None:
 async def test_rows_beside_their_journal() -> None:
     """What the journal has of a row tells what it needs; another input under a key is refused."""
     journal = {
-        hash("saved"): _known(FOX, ItemState.SAVED, Step.TELL),
+        hash("saved"): _known(FOX, ItemState.SAVED, Step.REPORT),
         hash("runs"): _known(FOX, ItemState.SUBMITTED, Step.WAIT),
         hash("made"): _known(FOX, ItemState.FINISHED, Step.SAVE),
-        hash("other"): _known(MasterTextToVideo("a cat"), ItemState.SAVED, Step.TELL),
+        hash("other"): _known(MasterTextToVideo("a cat"), ItemState.SAVED, Step.REPORT),
     }
     keys = ("saved", "runs", "made", "other", "new")
     rows = [(number, {**TEXT, "key": key}) for number, key in enumerate(keys, 1)]
     with Plan() as plan:
         await plan.read(rows, journal)
-    assert plan.steps == {Step.TELL: 1, Step.WAIT: 1, Step.SAVE: 1, Step.SUBMIT: 1}
+    assert plan.steps == {Step.REPORT: 1, Step.WAIT: 1, Step.SAVE: 1, Step.SUBMIT: 1}
     assert plan.states == {ItemState.SAVED: 1}
     assert len(plan.wrong) == 1
     assert plan.wrong[0].startswith("row 4: the journal has key 'other' with another input")
@@ -184,14 +185,14 @@ async def test_what_a_journal_has(tmp_path: Path) -> None:
             *_moves("d", sending),
             *_moves("e", sending, submitted, ItemState.FAILED, failure=timeout),
         )
-        found = await known(tmp_path / "j", Rules(save=True, resubmit_failed=1))
+        found = await known(tmp_path / "j", BatchOptions(download_to="videos", resubmit_failed=1))
     content = hash(content_key(FOX.to_dict()))
     assert found == {
         hash("a"): Known(content, ItemState.PLANNED, Step.SUBMIT),
         hash("b"): Known(content, ItemState.SUBMITTED, Step.WAIT),
         hash("c"): Known(content, ItemState.FINISHED, Step.SAVE),
-        hash("d"): Known(content, ItemState.UNSURE, Step.TELL),
-        hash("e"): Known(content, ItemState.FAILED, Step.SUBMIT_ANEW),
+        hash("d"): Known(content, ItemState.UNSURE, Step.REPORT),
+        hash("e"): Known(content, ItemState.FAILED, Step.RESUBMIT),
     }
 
 
@@ -199,4 +200,4 @@ async def test_journal_that_is_none(tmp_path: Path) -> None:
     """A file that is no journal is refused."""
     (tmp_path / "j").write_text("not a journal at all")
     with pytest.raises(JournalError):
-        await known(tmp_path / "j", Rules())
+        await known(tmp_path / "j", BatchOptions())

@@ -1,0 +1,110 @@
+"""The options of a batch: one definition for ``Batch``, ``Worker``, taskiq and the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from math import isfinite
+from pathlib import Path
+from typing import TypedDict
+
+from attrs import frozen
+
+from kling_async.errors import ConfigurationError
+from kling_async.results import FailReason
+from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
+
+# Fail reasons for which another attempt may succeed.
+TRANSIENT_REASONS = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
+_PERMANENT_REASONS = {FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA}
+
+
+@frozen(kw_only=True)
+class BatchOptions:
+    """The options of a batch, checked.
+
+    Attributes:
+        download_to: A folder for the videos. None saves only their URLs, which expire after days.
+        in_flight: How many tasks may run at one time. None means the limit of concurrent tasks.
+        timeout: Seconds to wait for each task. A task that takes longer stays *submitted* in the
+            journal, and the next run waits for it again.
+        downloads: How many downloads may run at one time, beside the generation. The client
+            runs at most 16.
+        resubmit_unsure: Submit items again that are *unsure* when the journal is opened. This may
+            pay twice.
+        resubmit_rejected: Submit items again whose submit the service had rejected, at no charge,
+            when the journal is opened.
+        resubmit_failed: How often an item may be submitted again after its task has failed for
+            one of ``resubmit_reasons``. Each submit costs money again.
+        resubmit_reasons: The reasons. Content, prompt, image and media are not accepted: the same
+            input would fail again.
+        max_tasks: Stop submitting when this number of tasks has been started, in all runs of the
+            journal together. Of several workers that share a journal, each counts the tasks that
+            were started before its run began, and its own.
+        min_balance: Stop before a submit that could bring the account's balance below this, in US
+            dollars. The price of a task is learned from the balance, which is read before and
+            after the first submit, and then after as many submits as it certainly allows, at
+            most 50.
+        max_rejections: Stop when this number of submits in a row was rejected or could not be
+            sent, at no charge. None never stops. Items that were not submitted stay *planned*.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    download_to: str | os.PathLike[str] | None = None
+    in_flight: int | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    downloads: int = 4
+    resubmit_unsure: bool = False
+    resubmit_rejected: bool = False
+    resubmit_failed: int = 0
+    resubmit_reasons: Collection[FailReason] = TRANSIENT_REASONS
+    max_tasks: int | None = None
+    min_balance: float | None = None
+    max_rejections: int | None = 50
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("in_flight", "downloads", "max_tasks", "max_rejections"):
+            value: object = getattr(self, name)
+            optional = name != "downloads"
+            if not (value is None and optional) and (type(value) is not int or value < 1):
+                raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        if type(self.resubmit_failed) is not int or self.resubmit_failed < 0:
+            raise ConfigurationError(
+                f"resubmit_failed must be at least 0, not {self.resubmit_failed!r}"
+            )
+        if permanent := sorted(_PERMANENT_REASONS.intersection(self.resubmit_reasons)):
+            raise ConfigurationError(
+                f"resubmit_reasons must not contain {permanent[0]!s}: the same input fails again"
+            )
+        if self.min_balance is not None and not _is_number(self.min_balance):
+            raise ConfigurationError(
+                f"min_balance must be a number of US dollars, not {self.min_balance!r}"
+            )
+        check_timeout(self.timeout)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder for the videos, as a path."""
+        return None if self.download_to is None else Path(self.download_to)
+
+
+class BatchKeywords(TypedDict, total=False):
+    """The fields of :class:`BatchOptions` as keyword arguments, for type checkers."""
+
+    download_to: str | os.PathLike[str] | None
+    in_flight: int | None
+    timeout: float
+    downloads: int
+    resubmit_unsure: bool
+    resubmit_rejected: bool
+    resubmit_failed: int
+    resubmit_reasons: Collection[FailReason]
+    max_tasks: int | None
+    min_balance: float | None
+    max_rejections: int | None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
