@@ -31,7 +31,7 @@ async def limits(args: Namespace) -> int:
     if args.name is None and not os.environ.get("APIXO_API_KEY", "").strip():
         raise ConfigurationError("whose limits? pass --name, or set APIXO_API_KEY")
     async with SharedLimiter(args.url, name=args.name) as limiter:
-        usage = await limiter.look()
+        usage = await limiter.peek()
     Output(json=args.json).result(_lines(usage, limiter.name), _fields(usage, limiter.name))
     return codes.OK
 

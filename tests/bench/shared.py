@@ -20,16 +20,16 @@ from attrs import frozen
 from kling_async import TaskRef
 from kling_async.limits.base import Limits
 from kling_async.limits.shared.backend import (
-    Change,
-    Leased,
-    LimitsEngine,
-    Pause,
+    LeaseStatus,
+    LeaseUpdate,
+    LimitsBackend,
+    PauseStatus,
     Reservation,
     Usage,
-    connect,
+    create_backend,
 )
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
 from tests.bench import figures
 from tests.engines import postgres, redis
@@ -57,28 +57,28 @@ LEASES_FOR = 34.0
 class Counted:
     """Counts the calls of an engine."""
 
-    def __init__(self, engine: LimitsEngine) -> None:
+    def __init__(self, engine: LimitsBackend) -> None:
         self._engine = engine
         self.calls = 0
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
         """Count, and pass it on."""
         self.calls += 1
         return await self._engine.reserve(number, report, pace)
 
-    async def pause(self, delay: float, age: float) -> Pause:
+    async def pause(self, delay: float, age: float) -> PauseStatus:
         """Count, and pass it on."""
         self.calls += 1
         return await self._engine.pause(delay, age)
 
-    async def lease(self, change: Change) -> Leased:
+    async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
         """Count, and pass it on."""
         self.calls += 1
-        return await self._engine.lease(change)
+        return await self._engine.update_leases(change)
 
-    async def look(self) -> Usage:
+    async def peek(self) -> Usage:
         """Pass it on."""
-        return await self._engine.look()
+        return await self._engine.peek()
 
     async def close(self) -> None:
         """Pass it on."""
@@ -93,16 +93,16 @@ class WrongLoop(asyncio.SelectorEventLoop):
         return super().time() + WRONG
 
 
-async def begin(engine: LimitsEngine) -> None:
+async def begin(engine: LimitsBackend) -> None:
     """Connect, say so, and wait for the word to begin."""
-    await engine.look()
+    await engine.peek()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
 
 async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
     """Let a crowd ask without end; tell what came of it."""
-    engine = Counted(connect(url, name))
+    engine = Counted(create_backend(url, name))
     limiter = SharedLimiter(engine, limits=Limits(LIMIT), name=name)
     moments: list[float] = []
     await begin(engine)
@@ -128,7 +128,7 @@ async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
 
 async def hold(url: str, name: str, seconds: float) -> None:
     """Take slots and give them back without end; tell of each at once, since we may be killed."""
-    engine = connect(url, name)
+    engine = create_backend(url, name)
     limits = Limits(concurrent_tasks=SLOTS, presumed_lifetime=LIFETIME)
     limiter = SharedLimiter(engine, limits=limits, name=name)
     await begin(engine)

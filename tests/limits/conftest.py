@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
 
-from kling_async.limits.shared.backend import Change
+from kling_async.limits.shared.backend import LeaseUpdate
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ async def share() -> AsyncIterator[Share]:
     async with AsyncExitStack() as stack:
 
         def share(engine: Any, limits: Limits, **options: Any) -> SharedLimiter:  # noqa: ANN401
-            limiter = SharedLimiter(engine, limits=limits, **{"name": "n", "settle": 0, **options})
+            limiter = SharedLimiter(
+                engine, limits=limits, **{"name": "n", "recovery_delay": 0, **options}
+            )
             stack.push_async_callback(limiter.close)
             return limiter
 
@@ -68,7 +70,7 @@ async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[floa
 
 
 # A thousand turns a second, of which ten may lie back; no settling.
-PACE = Pace(60_000, 0.001, 0.01, 100, 0.0)
+PACE = RequestSchedule(60_000, 0.001, 0.01, 100, 0.0)
 
 
 _sequences = count(1)
@@ -80,17 +82,17 @@ def plain(holder: str = "me", since: int = 0) -> Report:
     return Report(f"{holder} {number}", number, since)
 
 
-def change(**changes: object) -> Change:
+def change(**changes: object) -> LeaseUpdate:
     """Describe a change of leases."""
-    values: dict[str, object] = {"hold": (), "take": (), "drop": (), "limit": 3}
+    values: dict[str, object] = {"renew": (), "acquire": (), "release": (), "limit": 3}
     values |= {
         "cap": changes.get("limit", 3),
         "lifetime": 100.0,
         "holder": "me",
-        "settle": 0.0,
-        "pace": PACE,
+        "recovery_delay": 0.0,
+        "schedule": PACE,
     }
-    return Change(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
+    return LeaseUpdate(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
 
 
 class Proxy:

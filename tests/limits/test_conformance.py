@@ -10,7 +10,7 @@ import pytest
 from kling_async import TaskRef
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
-from kling_async.limits.shared.memory import MemoryEngine
+from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.testing.clock import VirtualLoop
 from tests.limits.conftest import crowd, fullest
 
@@ -46,7 +46,7 @@ def make(request: pytest.FixtureRequest, share: Share) -> Make:
         if request.param == "local":
             return LocalLimiter(numbers)
         if request.param == "memory":
-            return share(MemoryEngine(), numbers)
+            return share(MemoryLimitsBackend(), numbers)
         return share(request.getfixturevalue(f"{request.param}_url"), numbers)
 
     if request.param not in {"local", "memory"}:

@@ -20,7 +20,7 @@ from kling_async.errors import NotFoundError
 from kling_async.events import Event, Polled, TaskEnded, TasksAbandoned
 from kling_async.limits.local import LocalLimiter
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.memory import MemoryEngine
+from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.policy.durations import Kind
 from kling_async.results import TaskState
 from kling_async.tasks.poll_scheduler import Polls
@@ -113,10 +113,10 @@ async def test_a_task_that_takes_longer_than_presumed() -> None:
 
 async def test_the_slot_of_a_process_that_died() -> None:
     """Whoever finds a task ended, or running, has the slot that another process took for it."""
-    engine, limits = MemoryEngine(), Limits(concurrent_tasks=2)
+    engine, limits = MemoryLimitsBackend(), Limits(concurrent_tasks=2)
     async with (
-        SharedLimiter(engine, limits=limits, name="n", settle=0) as dead,
-        SharedLimiter(engine, limits=limits, name="n", settle=0) as alive,
+        SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as dead,
+        SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as alive,
     ):
         service, other = Service(dead), Service(alive)
         for ref in (REF, TaskRef("kling-2-1", "task_2")):
@@ -127,12 +127,12 @@ async def test_the_slot_of_a_process_that_died() -> None:
         other.note(RUNNING)
         other.note(evolve(SUCCESS, ref=ref))
         await asyncio.sleep(0.1)
-        (lease,) = (await engine.look()).leases
+        (lease,) = (await engine.peek()).leases
         assert lease.key == str(REF)
         assert alive.slots_in_use == 1
         other.note(SUCCESS)
         await asyncio.sleep(0.1)
-        assert not (await engine.look()).leases
+        assert not (await engine.peek()).leases
         calls = engine.calls
         other.running.note(SUCCESS, known=True)  # asked for before it was seen to have ended
         await asyncio.sleep(0.1)

@@ -14,13 +14,13 @@ from uuid import uuid4
 from kling_async.limits.task_cap import TaskCap
 
 if TYPE_CHECKING:
-    from kling_async.limits.shared.backend import Leased
+    from kling_async.limits.shared.backend import LeaseStatus
 
 # Tasks that may be started before any was accepted, by all processes together: as in TaskCap.
 _UNPROVEN = 20
 
 
-def cap_of(learned: str, limit: int) -> int:
+def parse_learned_cap(learned: str, limit: int) -> int:
     """Return the cap that the engine's text stands for."""
     return int(learned.partition(" ")[0] or limit)
 
@@ -92,10 +92,10 @@ class LearnedCap:
         self._shared = ""
 
     def shift(self, shift: float) -> None:
-        """Change to a clock that shows so much more."""
+        """LeaseUpdate to a clock that shows so much more."""
         self._own.shift(shift)
 
-    def heard(self, leased: Leased, now: float, *, settled: bool) -> None:
+    def heard(self, leased: LeaseStatus, now: float, *, settled: bool) -> None:
         """Take in what all processes hold, and what others have learned.
 
         Args:
@@ -117,7 +117,7 @@ class LearnedCap:
 
     def _adopt(self, now: float) -> None:
         """Take over what another process has learned."""
-        cap, mark = cap_of(self._shared, self._limit), self._shared.partition(" ")[2]
+        cap, mark = parse_learned_cap(self._shared, self._limit), self._shared.partition(" ")[2]
         if self._unshared:  # both were refused in the same storm, and it was quicker
             self._own.cap = min(self._own.cap, cap)
         elif mark not in ("", self._mark):

@@ -13,9 +13,9 @@ from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
-    from kling_async.limits.shared.backend import LimitsEngine
+    from kling_async.limits.shared.backend import LimitsBackend
 
-WhenGone: TypeAlias = Literal["wait", "raise", "local"]
+OnUnavailable: TypeAlias = Literal["wait", "raise", "local"]
 
 _T = TypeVar("_T")
 
@@ -45,9 +45,9 @@ _INSTEAD = {
 class Link:
     """Asks an engine, and notes whether it is of use."""
 
-    def __init__(self, engine: LimitsEngine, shown: str, when_gone: WhenGone) -> None:
+    def __init__(self, engine: LimitsBackend, shown: str, on_unavailable: OnUnavailable) -> None:
         self.engine = engine
-        self.when_gone = when_gone
+        self.on_unavailable = on_unavailable
         self.retry_at = float("-inf")  # of the loop's time: there is no use in trying before
         self.heard_at = float("-inf")
         self._shown = shown
@@ -117,7 +117,7 @@ class Link:
                 _log.error("%s", words)
             self._refused = True
         elif not self._failures:
-            _log.warning("%s; %s", words, _INSTEAD[self.when_gone])
+            _log.warning("%s; %s", words, _INSTEAD[self.on_unavailable])
         self._failures += 1
         chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
         wait = backoff(self._failures, _SOONEST, _LATEST, chance)

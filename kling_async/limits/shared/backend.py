@@ -1,7 +1,7 @@
-"""What a shared limiter asks of the engine that keeps its numbers, and which engines there are.
+"""The interface between a shared limiter and the backend that keeps its numbers.
 
-An engine decides; it does not wait. Each method is one round trip. All moments are told as
-seconds from the engine's own now, so that no two clocks are ever compared.
+A backend decides and never waits: each method is one round trip. All times are given as seconds
+relative to the backend's own clock, so that clocks of different hosts are never compared.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from attrs import frozen
 
 from kling_async._utils.backends import speaker
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.schedule import RequestSchedule
 
 if TYPE_CHECKING:
     from kling_async.limits.shared.window import Report
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 @frozen
 class Reservation:
-    """Turns, at least one ``Pace.interval`` apart, in the order in which processes asked.
+    """Grants for requests, in the order in which processes asked for them.
 
     Attributes:
-        delays: Seconds until each turn, in ascending order; negative if it was left over. They are
-            fewer than were asked for if too many requests are under way.
-        known: The last report of this process that the engine has. If it is not the one that came
-            with the call, that one followed an unknown one, and there are no turns.
-        pause: Seconds that a pause still lasts. No turn lies in it.
-        paused_for: Seconds since a pause last began; infinite if none has.
-        epoch: Another one if the engine has lost something that it knew.
-        set_back: Seconds by which this call has found the engine's clock to be set back.
+        delays: Seconds until each grant, ascending, at least `RequestSchedule.interval` apart;
+            negative for one left over from the burst. Fewer than requested if too many requests
+            are in flight.
+        acknowledged: The number of the last report of this process that the backend has. If it
+            is not that of the report sent with the call, that report was ignored since its
+            predecessor is unknown, and there are no grants.
+        pause: Seconds for which a pause still lasts. No grant lies in it.
+        paused_for: Seconds since a pause last began; infinite if there was none.
+        epoch: Changes whenever the backend has lost some of its state.
+        set_back: Seconds by which this call found the backend's clock to be set back.
     """
 
     delays: tuple[float, ...]
-    known: int
+    acknowledged: int
     pause: float
     paused_for: float
     epoch: str
@@ -42,81 +44,83 @@ class Reservation:
 
 
 @frozen
-class Pause:
+class PauseStatus:
     """The pause after a refusal.
 
     Attributes:
-        began: Whether it began with this one, or was extended.
-        pause: Seconds that it lasts.
+        began: Whether this call began or extended it.
+        remaining: Seconds for which it lasts.
     """
 
     began: bool
-    pause: float
+    remaining: float
 
 
 @frozen
-class Hold:
-    """A lease that a process has, with or without the engine's consent.
+class Lease:
+    """One slot in use.
 
     Attributes:
-        key: Its id, or its task's reference once that is known.
-        held_for: Seconds since it was taken.
-        ends_in: Seconds until it ends. If another process has the lease for longer, it stays that
-            one's.
+        key: The reference of its task, or a random id until that is known.
+        holder: The process that holds it: host, process id and an id of the limiter.
+        held_for: Seconds since it was acquired.
+        ends_in: Seconds until it expires unless it is renewed.
     """
 
     key: str
+    holder: str
     held_for: float
     ends_in: float
 
 
 @frozen
-class Change:
-    """What a process has to say about its leases, in this order.
+class LeaseUpdate:
+    """Changes of the leases of one process, applied in this order.
 
     Attributes:
-        hold: Leases to keep from now on, even beyond the limit. One of the same key is taken over.
-        take: Ids of new leases, to be given while fewer than ``cap`` are held.
-        drop: Keys of leases that are free. They come last, so that a process has no better
-            chance of what it gives back than the others have.
-        limit: How many leases there may be at the most.
-        cap: How many there may be for new ones to be given: ``limit``, or fewer after refusals and
-            at the beginning.
-        lifetime: Seconds until the end of a new one.
-        holder: Which process this is.
-        settle: Seconds in which an engine that has forgotten everything gives no lease: the
-            processes first report what they hold.
-        pace: Of the requests.
-        learned: What is known of the cap, as a text that only limiters read: the one that is to
-            be replaced, and its successor. None leaves it as it is.
+        renew: Leases to keep, even beyond the limit. One of the same key is taken over, unless
+            another process holds it for longer.
+        acquire: Ids of new leases, granted while fewer than ``cap`` are held.
+        release: Keys of leases to free. They are freed last, so that the process has no better
+            chance of getting them than others.
+        limit: The limit of leases.
+        cap: How many there may be when new ones are granted: ``limit``, or fewer after refusals
+            and at the start.
+        lifetime: Seconds until a new lease expires.
+        holder: This process.
+        recovery_delay: Seconds for which a backend that has lost its state grants no lease, so
+            that processes can first report what they hold.
+        schedule: The schedule of the requests.
+        learned: The text about the learned cap to be replaced, and the new one. None: no change.
+            Only limiters read it.
     """
 
-    hold: tuple[Hold, ...]
-    take: tuple[str, ...]
-    drop: tuple[str, ...]
+    renew: tuple[Lease, ...]
+    acquire: tuple[str, ...]
+    release: tuple[str, ...]
     limit: int
     cap: int
     lifetime: float
     holder: str
-    settle: float
-    pace: Pace
+    recovery_delay: float
+    schedule: RequestSchedule
     learned: tuple[str, str] | None = None
 
 
 @frozen
-class Leased:
-    """What came of a change.
+class LeaseStatus:
+    """The result of a `LeaseUpdate`.
 
     Attributes:
-        taken: Those of the ids that were given: so many of the first.
-        epoch: Another one if the engine has lost something that it knew.
-        learned: What is known of the cap; empty if nothing is.
-        held: How many leases there are.
-        confirmed: Those of them whose task is known.
-        set_back: Seconds by which this call has found the engine's clock to be set back.
+        acquired: The ids that were granted: the first ones of those requested.
+        epoch: Changes whenever the backend has lost some of its state.
+        learned: The text about the learned cap; empty if there is none.
+        held: How many leases all processes hold.
+        confirmed: How many of them have a known task.
+        set_back: Seconds by which this call found the backend's clock to be set back.
     """
 
-    taken: tuple[str, ...]
+    acquired: tuple[str, ...]
     epoch: str
     learned: str
     held: int
@@ -125,33 +129,16 @@ class Leased:
 
 
 @frozen
-class Lease:
-    """One slot in use.
-
-    Attributes:
-        key: The reference of its task, or an id as long as that is not known.
-        holder: Which process took it: host, number, and an id of the limiter.
-        held_for: Seconds since it was taken.
-        ends_in: Seconds until it is free, if nobody renews it.
-    """
-
-    key: str
-    holder: str
-    held_for: float
-    ends_in: float
-
-
-@frozen
 class Usage:
-    """What is in use of shared limits.
+    """How much of shared limits is in use.
 
     Attributes:
-        requests: Requests that count against the limit: those of the last minute, and those that
-            are under way.
+        requests: Requests that count against the limit: those of the last minute and those in
+            flight.
         requests_per_minute: Their limit; 0 if it was never used.
-        concurrent_tasks: The limit of leases; 0 if it was never used.
-        effective_tasks: How many of them may be held now: fewer after refusals.
-        pause: Seconds that a pause still lasts.
+        concurrent_tasks: The limit of slots; 0 if it was never used.
+        effective_tasks: How many slots may be held now: fewer after refusals.
+        pause: Seconds for which a pause still lasts.
         leases: The slots in use, by holder.
     """
 
@@ -163,46 +150,46 @@ class Usage:
     leases: tuple[Lease, ...]
 
 
-class LimitsEngine(Protocol):
-    """What keeps the numbers of one name, for all processes. Belongs to one event loop.
+class LimitsBackend(Protocol):
+    """Keeps the numbers of one name for all processes. An instance belongs to one event loop.
 
-    Every method raises ``LimiterError`` while the engine cannot be reached, and
-    ``ConfigurationError`` if it never will be like this.
+    Every method raises ``LimiterError`` while the backend cannot be reached, and
+    ``ConfigurationError`` if repeating the call cannot help.
     """
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
-        """Take in a report, and reserve so many of the next turns, which may be none."""
+    async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
+        """Apply a report, and reserve up to ``number`` of the next grants."""
 
-    async def pause(self, delay: float, age: float) -> Pause:
-        """Give no turn for ``delay`` seconds, since a request was refused.
+    async def pause(self, delay: float, age: float) -> PauseStatus:
+        """Grant no request for ``delay`` seconds, since one was refused.
 
         Args:
             delay: Seconds from now.
-            age: Seconds since the refused request was admitted. If a pause has begun since, the
-                refusal begins no other one, but may extend that.
+            age: Seconds since the refused request was granted. If a pause has begun since then,
+                it is extended if necessary, but no new one begins.
         """
 
-    async def lease(self, change: Change) -> Leased:
-        """Keep, give and free leases, all at once."""
+    async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
+        """Renew, acquire and release leases in one step."""
 
-    async def look(self) -> Usage:
+    async def peek(self) -> Usage:
         """Return what is in use, and change nothing."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
-def is_task(key: str) -> bool:
-    """Return whether the key of a lease is the reference of its task, not an id of ours."""
+def is_task_ref(key: str) -> bool:
+    """Return whether the key of a lease is the reference of its task, not a random id."""
     return "/" in key
 
 
-def connect(url: str, name: str) -> LimitsEngine:
-    """Return the engine at an address. Nothing is sent yet.
+def create_backend(url: str, name: str) -> LimitsBackend:
+    """Return the backend for a URL. Nothing is sent yet.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known, or makes no sense.
-        MissingExtraError: The package that speaks to it is not installed.
+        ConfigurationError: The scheme is unknown, or the URL is invalid.
+        MissingExtraError: The package for this backend is not installed.
     """
     module = speaker(url, "kling_async.limits.shared.{}", "what keeps shared limits")
-    return cast("Callable[[str, str], LimitsEngine]", module.engine)(url, name)
+    return cast("Callable[[str, str], LimitsBackend]", module.create_backend)(url, name)

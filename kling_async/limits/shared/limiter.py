@@ -20,17 +20,17 @@ from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
-from kling_async.limits.shared.availability import Link, WhenGone
-from kling_async.limits.shared.backend import connect
+from kling_async.limits.shared.availability import Link, OnUnavailable
+from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.request_grants import Requests
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.slot_leases import Leases
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.limits.base import Permit, Slot
-    from kling_async.limits.shared.backend import LimitsEngine, Usage
+    from kling_async.limits.shared.backend import LimitsBackend, Usage
     from kling_async.results import TaskRef
 
 
@@ -52,12 +52,12 @@ class SharedLimiter:
         limits: What the account may do. All processes must say the same.
         name: Whose limits these are: limiters of one name share one budget. Without it, a
             checksum of the key in ``APIXO_API_KEY``, as a client takes that was given an address.
-        when_gone: What to do while the engine cannot be reached. ``"wait"``: everything waits
+        on_unavailable: What to do while the engine cannot be reached. ``"wait"``: everything waits
             until it is back. ``"raise"``: calls raise ``LimiterError``. ``"local"``: this process
             keeps within its own share of the limits.
         share: That share, from 0 to 1; for ``"local"`` only. All shares should be 1 together.
-        settle: Seconds in which an engine that knows nothing of what was before gives nothing.
-            None: as long as that may matter. 0 if you know better, as in tests.
+        recovery_delay: Seconds for which a backend that has lost its state, or is new, grants
+            nothing. None: as long as earlier grants may still be used. Tests pass 0.
 
     Raises:
         ConfigurationError: The address is of no kind that is known, or a setting makes no sense.
@@ -66,27 +66,27 @@ class SharedLimiter:
 
     def __init__(  # noqa: PLR0913 - every one is a keyword with a default
         self,
-        engine: str | LimitsEngine,
+        engine: str | LimitsBackend,
         *,
         limits: Limits | None = None,
         name: str | None = None,
-        when_gone: WhenGone = "wait",
+        on_unavailable: OnUnavailable = "wait",
         share: float | None = None,
-        settle: float | None = None,
+        recovery_delay: float | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._source = engine
         self._name = _checked_name(name, engine)
-        self._when_gone: WhenGone = when_gone
-        local = _local(self._limits, when_gone, share)
+        self._when_gone: OnUnavailable = on_unavailable
+        local = _local(self._limits, on_unavailable, share)
         if isinstance(engine, str):
             self._shown = redact_url(engine)
-            connect(engine, self._name)  # so that a mistake is found here
+            create_backend(engine, self._name)  # so that a mistake is found here
         else:
             self._shown = type(engine).__name__
-        pace = Pace.of(self._limits, settle)
+        pace = RequestSchedule.for_limits(self._limits, recovery_delay)
         alone = local.limits.concurrent_tasks if local else 0
-        self._leases = Leases(self._limits, pace, settle, alone)
+        self._leases = Leases(self._limits, pace, recovery_delay, alone)
         self._requests = Requests(pace, local, self._leases.heard)
         self._link: Link | None = None
         self._guard: AsyncGenerator[None, None]
@@ -132,7 +132,7 @@ class SharedLimiter:
         """Wait until one more request may be sent.
 
         Raises:
-            LimiterError: The engine cannot be reached, and ``when_gone`` is ``"raise"``.
+            LimiterError: The engine cannot be reached, and ``on_unavailable`` is ``"raise"``.
             ConfigurationError: The engine refuses to work for us, or the limiter is in use on
                 another event loop.
         """
@@ -151,7 +151,7 @@ class SharedLimiter:
             first: Wait before those of this process that wait already.
 
         Raises:
-            LimiterError: The engine cannot be reached, and ``when_gone`` is ``"raise"``.
+            LimiterError: The engine cannot be reached, and ``on_unavailable`` is ``"raise"``.
             ConfigurationError: The engine refuses to work for us, or the limiter is in use on
                 another event loop.
         """
@@ -173,8 +173,8 @@ class SharedLimiter:
         self._bind()
         self._leases.refused(slot)
 
-    async def look(self) -> Usage:
-        """Return what all processes use together, whatever ``when_gone`` says.
+    async def peek(self) -> Usage:
+        """Return what all processes use together, whatever ``on_unavailable`` says.
 
         Raises:
             LimiterError: The engine cannot be reached.
@@ -183,8 +183,8 @@ class SharedLimiter:
         engine = self._bind().engine
         try:
             with suppress(LimiterError):  # the connection may have ended with an engine before
-                return await engine.look()
-            return await engine.look()
+                return await engine.peek()
+            return await engine.peek()
         except LimiterError as error:
             raise LimiterError(f"the limits at {self._shown} cannot be read: {error}") from error
 
@@ -218,7 +218,7 @@ class SharedLimiter:
                 " one for each loop, with the same address and name"
             )
         source = self._source
-        engine = connect(source, self._name) if isinstance(source, str) else source
+        engine = create_backend(source, self._name) if isinstance(source, str) else source
         self._link = link = Link(engine, self._shown, self._when_gone)
         self._guard = self._until_loop_ends(link)
         with suppress(StopIteration):  # it is at its yield, without having waited for anything
@@ -246,7 +246,7 @@ class SharedLimiter:
                 await link.engine.close()
 
 
-def _checked_name(name: str | None, engine: str | LimitsEngine) -> str:
+def _checked_name(name: str | None, engine: str | LimitsBackend) -> str:
     if name is None:
         key = (os.environ.get("APIXO_API_KEY") or "").strip()
         if key:
@@ -259,11 +259,13 @@ def _checked_name(name: str | None, engine: str | LimitsEngine) -> str:
     return name
 
 
-def _local(limits: Limits, when_gone: str, share: float | None) -> LocalLimiter | None:
-    if when_gone not in {"wait", "raise", "local"}:
-        raise ConfigurationError(f'when_gone is "wait", "raise" or "local", not {when_gone!r}')
-    if (when_gone == "local") != (share is not None):
-        raise ConfigurationError('when_gone="local" needs share=, and nothing else takes it')
+def _local(limits: Limits, on_unavailable: str, share: float | None) -> LocalLimiter | None:
+    if on_unavailable not in {"wait", "raise", "local"}:
+        raise ConfigurationError(
+            f'on_unavailable is "wait", "raise" or "local", not {on_unavailable!r}'
+        )
+    if (on_unavailable == "local") != (share is not None):
+        raise ConfigurationError('on_unavailable="local" needs share=, and nothing else takes it')
     if share is None:
         return None
     if not 0 < share <= 1:

@@ -1,6 +1,6 @@
 """Shared limits kept in memory: for tests, and as the shortest description of an engine.
 
-Give one :class:`MemoryEngine` to several limiters, and they are to each other what processes
+Give one :class:`MemoryLimitsBackend` to several limiters, and they are to each other what processes
 are: they share nothing else.
 """
 
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from kling_async.errors import LimiterError
-from kling_async.limits.shared._learned import cap_of
+from kling_async.limits.shared._learned import parse_learned_cap
 from kling_async.limits.shared.backend import (
-    Change,
     Lease,
-    Leased,
-    Pause,
+    LeaseStatus,
+    LeaseUpdate,
+    PauseStatus,
     Reservation,
     Usage,
-    is_task,
+    is_task_ref,
 )
 from kling_async.limits.shared.window import SharedWindow
 
 if TYPE_CHECKING:
-    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
 
 _epochs = count(1)
@@ -44,27 +44,29 @@ class _Held:
     ends: float
 
 
-class MemoryEngine:
-    """A :class:`~kling_async.limits.shared.backend.LimitsEngine` that forgets all with its process.
+class MemoryLimitsBackend:
+    """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in the memory of one process.
 
     Args:
         clock: Seconds of its own clock; else the running loop's.
-        trip: Seconds that a call takes to arrive, and its answer to come back.
+        round_trip: Seconds that a call takes to arrive, and its answer to come back.
 
     Attributes:
-        gone: While it is true, calls arrive nowhere and raise ``LimiterError``.
+        unreachable: While it is true, calls arrive nowhere and raise ``LimiterError``.
         calls: How many calls have arrived.
-        trip: As above; may be changed.
+        round_trip: As above; may be changed.
     """
 
-    def __init__(self, clock: Callable[[], float] | None = None, *, trip: float = 0.0) -> None:
+    def __init__(
+        self, clock: Callable[[], float] | None = None, *, round_trip: float = 0.0
+    ) -> None:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
-        self.trip = trip
-        self.gone = False
+        self.round_trip = round_trip
+        self.unreachable = False
         self.calls: int = 0
-        self.forget()
+        self.lose_state()
 
-    def forget(self) -> None:
+    def lose_state(self) -> None:
         """Lose everything, as a server does that keeps nothing on disk and is started again."""
         self._epoch = ""
         self._seen = self._born = self._next = self._paused = self._resume = -math.inf
@@ -73,24 +75,24 @@ class MemoryEngine:
         self._learned = ""
         self._limits = (0, 0)
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Take in a report, and reserve the next turns."""
         await self._arrive()
-        now, set_back = self._know(pace)
+        now, set_back = self._know(schedule)
         known, delays = self._window.accept(now, report), []
         if known == report.sequence:
-            limit, earliest = pace.requests_per_minute, max(now - pace.burst, self._resume)
+            limit, earliest = schedule.requests_per_minute, max(now - schedule.burst, self._resume)
             for moment in self._window.give(now, report.holder, number, limit):
                 turn = max(self._next, earliest, moment if moment > now else earliest)
                 delays.append(turn - now)
-                self._next = turn + pace.interval
-        self._limits = (pace.requests_per_minute, self._limits[1])
+                self._next = turn + schedule.interval
+        self._limits = (schedule.requests_per_minute, self._limits[1])
         pause, paused_for = max(0.0, self._resume - now), now - self._paused
         answer = Reservation(tuple(delays), known, pause, paused_for, self._epoch, set_back)
         await self._return()
         return answer
 
-    async def pause(self, delay: float, age: float) -> Pause:
+    async def pause(self, delay: float, age: float) -> PauseStatus:
         """Give no turn for ``delay`` seconds."""
         await self._arrive()
         now = self._clock()
@@ -99,43 +101,43 @@ class MemoryEngine:
             self._paused = now
         if began := first or now < self._resume < now + delay:
             self._resume = max(self._resume, now + delay)
-        answer = Pause(began, max(0.0, self._resume - now))
+        answer = PauseStatus(began, max(0.0, self._resume - now))
         await self._return()
         return answer
 
-    async def lease(self, change: Change) -> Leased:
+    async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Keep, give and free leases, all at once."""
         await self._arrive()
-        now, set_back = self._know(change.pace)
+        now, set_back = self._know(update.schedule)
         leases = self._leases
         for key in [key for key, held in leases.items() if held.ends <= now]:
             del leases[key]
-        for hold in change.hold:
+        for hold in update.renew:
             known, ends = leases.get(hold.key), now + hold.ends_in
-            if known is None or known.holder == change.holder or known.ends <= ends:
-                leases[hold.key] = _Held(change.holder, now - hold.held_for, ends)
-        free = change.cap - len(leases) if now - self._born >= change.settle else 0
-        taken = change.take[: max(0, free)]
+            if known is None or known.holder == update.holder or known.ends <= ends:
+                leases[hold.key] = _Held(update.holder, now - hold.held_for, ends)
+        free = update.cap - len(leases) if now - self._born >= update.recovery_delay else 0
+        taken = update.acquire[: max(0, free)]
         for key in taken:
-            leases[key] = _Held(change.holder, now, now + change.lifetime)
-        for key in change.drop:
+            leases[key] = _Held(update.holder, now, now + update.lifetime)
+        for key in update.release:
             leases.pop(key, None)
-        if change.learned and change.learned[0] == self._learned:
-            self._learned = change.learned[1]
-        self._limits = (self._limits[0], change.limit)
-        confirmed = sum(map(is_task, leases))
-        answer = Leased(taken, self._epoch, self._learned, len(leases), confirmed, set_back)
+        if update.learned and update.learned[0] == self._learned:
+            self._learned = update.learned[1]
+        self._limits = (self._limits[0], update.limit)
+        confirmed = sum(map(is_task_ref, leases))
+        answer = LeaseStatus(taken, self._epoch, self._learned, len(leases), confirmed, set_back)
         await self._return()
         return answer
 
-    async def look(self) -> Usage:
+    async def peek(self) -> Usage:
         """Return what is in use."""
         await self._arrive()
         now = self._clock()
         answer = Usage(
             self._window.count(now),
             *self._limits,
-            cap_of(self._learned, self._limits[1]),
+            parse_learned_cap(self._learned, self._limits[1]),
             max(0.0, self._resume - now),
             tuple(
                 Lease(key, held.holder, now - held.since, held.ends - now)
@@ -149,7 +151,7 @@ class MemoryEngine:
     async def close(self) -> None:
         """Do nothing: others may use it."""
 
-    def _know(self, pace: Pace) -> tuple[float, float]:
+    def _know(self, schedule: RequestSchedule) -> tuple[float, float]:
         """Return the time, and by how much the clock was set back since the last call.
 
         What may have been reserved before anything was known is waited out.
@@ -160,7 +162,7 @@ class MemoryEngine:
             set_back = 0.0
         if not self._epoch or set_back:
             self._epoch, self._born = str(next(_epochs)), now
-            self._next = now + pace.settle
+            self._next = now + schedule.recovery_delay
         if set_back:  # processes report again what they have, and when it was
             self._window = SharedWindow()
             self._paused -= set_back
@@ -172,12 +174,12 @@ class MemoryEngine:
         return now, set_back
 
     async def _arrive(self) -> None:
-        await asyncio.sleep(self.trip / 2)
-        if self.gone:
+        await asyncio.sleep(self.round_trip / 2)
+        if self.unreachable:
             raise LimiterError("the engine in memory is gone")
         self.calls += 1
 
     async def _return(self) -> None:
-        await asyncio.sleep(self.trip / 2)
-        if self.gone:
+        await asyncio.sleep(self.round_trip / 2)
+        if self.unreachable:
             raise LimiterError("the engine in memory has gone with the answer")

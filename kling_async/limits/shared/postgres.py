@@ -17,12 +17,19 @@ from psycopg.errors import InsufficientPrivilege
 from kling_async._postgres.connection import Line, execute
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.limits.shared import _postgres_sql
-from kling_async.limits.shared._learned import cap_of
-from kling_async.limits.shared.backend import Change, Lease, Leased, Pause, Reservation, Usage
+from kling_async.limits.shared._learned import parse_learned_cap
+from kling_async.limits.shared.backend import (
+    Lease,
+    LeaseStatus,
+    LeaseUpdate,
+    PauseStatus,
+    Reservation,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from kling_async._postgres.connection import Connection, Rows
-    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
 
 # Seconds after which the network is taken to be dead.
@@ -34,7 +41,7 @@ _LOOK = 10.0
 # Of limits that were never used: what was learned, requests, their limit, that of tasks, the pause.
 _UNUSED = ("", 0, 0, 0, 0.0)
 
-# What a server says in these cases does not change by waiting. libpq gives no code for them.
+# What a server says in these cases does not update by waiting. libpq gives no code for them.
 _REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -44,8 +51,8 @@ _REFUSALS = (
 )
 
 
-class PostgresEngine:
-    """A :class:`~kling_async.limits.shared.backend.LimitsEngine` in PostgreSQL.
+class PostgresLimitsBackend:
+    """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in PostgreSQL.
 
     One connection is enough: calls are short, and a process makes a few of them a second.
     """
@@ -55,62 +62,62 @@ class PostgresEngine:
         self._turn = asyncio.Lock()
         self._line = Line(url, self._prepare, silent=True)
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Take in a report, and reserve the next turns."""
         values = {
-            "settle": pace.settle,
-            "burst": pace.burst,
+            "settle": schedule.recovery_delay,
+            "burst": schedule.burst,
             "number": number,
-            "interval": pace.interval,
-            "requests": pace.requests_per_minute,
+            "interval": schedule.interval,
+            "requests": schedule.requests_per_minute,
             "holder": report.holder,
             "sequence": report.sequence,
             "since": report.since,
-            "under_way": report.under_way,
+            "under_way": report.in_flight,
             "ages": [age for age, _ in report.answered],
             "numbers": [number for _, number in report.answered],
         }
         *_, rows = await self._execute(_postgres_sql.RESERVE, values)
         *numbers, delays = rows[0]
-        known, pause, paused_for, epoch, set_back = _numbers(numbers)
+        acknowledged, pause, paused_for, epoch, set_back = _numbers(numbers)
         return Reservation(
             delays=tuple(_numbers(cast("Sequence[object]", delays))),
-            known=int(known),
+            acknowledged=int(acknowledged),
             pause=pause,
             paused_for=paused_for,
             epoch=str(epoch),
             set_back=set_back,
         )
 
-    async def pause(self, delay: float, age: float) -> Pause:
+    async def pause(self, delay: float, age: float) -> PauseStatus:
         """Give no turn for ``delay`` seconds."""
         *_, rows = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
-        began, pause = _numbers(rows[0])
-        return Pause(bool(began), pause)
+        began, remaining = _numbers(rows[0])
+        return PauseStatus(bool(began), remaining)
 
-    async def lease(self, change: Change) -> Leased:
+    async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Keep, give and free leases, all at once."""
-        known, news = change.learned or ("", "")
+        known, news = update.learned or ("", "")
         values = {
-            "settle": change.pace.settle,
-            "calm": change.settle,
-            "limit": change.limit,
-            "cap": change.cap,
-            "lifetime": change.lifetime,
-            "holder": change.holder,
-            "keys": [one.key for one in change.hold],
-            "held_for": [one.held_for for one in change.hold],
-            "ends_in": [one.ends_in for one in change.hold],
-            "take": list(change.take),
-            "drop": list(change.drop),
+            "settle": update.schedule.recovery_delay,
+            "calm": update.recovery_delay,
+            "limit": update.limit,
+            "cap": update.cap,
+            "lifetime": update.lifetime,
+            "holder": update.holder,
+            "keys": [one.key for one in update.renew],
+            "held_for": [one.held_for for one in update.renew],
+            "ends_in": [one.ends_in for one in update.renew],
+            "take": list(update.acquire),
+            "drop": list(update.release),
             "known": known,
             "news": news,
         }
         *_, taken, _, rows = await self._execute(_postgres_sql.LEASE_CALL, values)
         given = {row[0] for row in taken}
         epoch, set_back, learned, held, confirmed = rows[0]
-        return Leased(
-            taken=tuple(one for one in change.take if one in given),
+        return LeaseStatus(
+            acquired=tuple(one for one in update.acquire if one in given),
             epoch=str(epoch),
             learned=str(learned),
             held=int(cast("int", held)),
@@ -118,7 +125,7 @@ class PostgresEngine:
             set_back=float(cast("float", set_back)),
         )
 
-    async def look(self) -> Usage:
+    async def peek(self) -> Usage:
         """Return what is in use."""
         (rows,) = await self._execute(_postgres_sql.LOOK, {}, _LOOK)
         learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
@@ -130,7 +137,7 @@ class PostgresEngine:
             requests=int(used),
             requests_per_minute=int(requests),
             concurrent_tasks=int(tasks),
-            effective_tasks=cap_of(str(learned), int(tasks)),
+            effective_tasks=parse_learned_cap(str(learned), int(tasks)),
             pause=pause,
             leases=leases,
         )
@@ -174,6 +181,6 @@ def _ours(error: psycopg.Error) -> KlingError:
     return LimiterError(f"{type(error).__name__}: {words}")
 
 
-def engine(url: str, name: str) -> PostgresEngine:
+def create_backend(url: str, name: str) -> PostgresLimitsBackend:
     """Return the engine at an address."""
-    return PostgresEngine(url, name)
+    return PostgresLimitsBackend(url, name)

@@ -26,13 +26,20 @@ from redis.exceptions import (
 from kling_async._utils.backends import in_time
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _redis_scripts
-from kling_async.limits.shared._learned import cap_of
-from kling_async.limits.shared.backend import Change, Lease, Leased, Pause, Reservation, Usage
+from kling_async.limits.shared._learned import parse_learned_cap
+from kling_async.limits.shared.backend import (
+    Lease,
+    LeaseStatus,
+    LeaseUpdate,
+    PauseStatus,
+    Reservation,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
-    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
 
 # Seconds after which the network is taken to be dead, connecting included.
@@ -48,8 +55,8 @@ _CONNECTIONS = 4
 _FORGET = 30 * 24 * 3600
 
 
-class RedisEngine:
-    """A :class:`~kling_async.limits.shared.backend.LimitsEngine` in Redis or Valkey."""
+class RedisLimitsBackend:
+    """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in Redis or Valkey."""
 
     def __init__(self, url: str, name: str) -> None:
         scheme, _, rest = url.partition("://")
@@ -80,44 +87,57 @@ class RedisEngine:
         self._lease = script(_redis_scripts.LEASE_SCRIPT)
         self._look = script(_redis_scripts.LOOK)
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Take in a report, and reserve the next turns."""
-        requests = pace.requests_per_minute
+        requests = schedule.requests_per_minute
         values = (
-            *(number, pace.interval, pace.burst, pace.settle, requests, _FORGET),
-            *(report.holder, report.sequence, report.since, report.under_way),
+            *(
+                number,
+                schedule.interval,
+                schedule.burst,
+                schedule.recovery_delay,
+                requests,
+                _FORGET,
+            ),
+            *(report.holder, report.sequence, report.since, report.in_flight),
             *(part for group in report.answered for part in group),
         )
         answer = await self._run(self._reserve, 3, values)
-        known, pause, paused_for, epoch, set_back, *delays = answer
+        acknowledged, pause, paused_for, epoch, set_back, *delays = answer
         return Reservation(
             delays=tuple(map(float, delays)),
-            known=int(known),
+            acknowledged=int(acknowledged),
             pause=float(pause),
             paused_for=float(paused_for),
             epoch=epoch,
             set_back=float(set_back),
         )
 
-    async def pause(self, delay: float, age: float) -> Pause:
+    async def pause(self, delay: float, age: float) -> PauseStatus:
         """Give no turn for ``delay`` seconds."""
         began, pause = await self._run(self._pause, 1, (delay, age))
-        return Pause(began == "1", float(pause))
+        return PauseStatus(began == "1", float(pause))
 
-    async def lease(self, change: Change) -> Leased:
+    async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Keep, give and free leases, all at once."""
         values = (
-            *(change.pace.settle, change.settle, change.limit, change.cap, change.lifetime),
-            *(change.holder, int(max(_FORGET, 2 * change.lifetime)), *(change.learned or ("", ""))),
-            *(len(change.hold), len(change.take), len(change.drop)),
-            *(part for one in change.hold for part in (one.key, one.held_for, one.ends_in)),
-            *change.take,
-            *change.drop,
+            *(
+                update.schedule.recovery_delay,
+                update.recovery_delay,
+                update.limit,
+                update.cap,
+                update.lifetime,
+            ),
+            *(update.holder, int(max(_FORGET, 2 * update.lifetime)), *(update.learned or ("", ""))),
+            *(len(update.renew), len(update.acquire), len(update.release)),
+            *(part for one in update.renew for part in (one.key, one.held_for, one.ends_in)),
+            *update.acquire,
+            *update.release,
         )
         answer = await self._run(self._lease, 4, values)
         taken, epoch, learned, held, confirmed, set_back = answer
-        return Leased(
-            taken=change.take[: int(taken)],
+        return LeaseStatus(
+            acquired=update.acquire[: int(taken)],
             epoch=epoch,
             learned=learned,
             held=int(held),
@@ -125,7 +145,7 @@ class RedisEngine:
             set_back=float(set_back),
         )
 
-    async def look(self) -> Usage:
+    async def peek(self) -> Usage:
         """Return what is in use."""
         used, requests, tasks, learned, pause, *rest = await self._run(self._look, 4, (), _LOOK)
         fours = zip(*(rest[i::4] for i in range(4)), strict=True)
@@ -138,7 +158,7 @@ class RedisEngine:
             requests=int(used),
             requests_per_minute=int(float(requests)),
             concurrent_tasks=int(float(tasks)),
-            effective_tasks=cap_of(learned, int(float(tasks))),
+            effective_tasks=parse_learned_cap(learned, int(float(tasks))),
             pause=float(pause),
             leases=tuple(leases),
         )
@@ -187,6 +207,6 @@ def _is_cluster(error: Exception) -> bool:
     return unserved or isinstance(error, AskError | ClusterCrossSlotError)  # or MovedError
 
 
-def engine(url: str, name: str) -> RedisEngine:
+def create_backend(url: str, name: str) -> RedisLimitsBackend:
     """Return the engine at an address."""
-    return RedisEngine(url, name)
+    return RedisLimitsBackend(url, name)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kling_async.errors import ConfigurationError, KlingError, LimiterError, copy_for_waiter
 from kling_async.limits.shared.availability import CLOSED
-from kling_async.limits.shared.schedule import KEPT, SURE, Pace
+from kling_async.limits.shared.schedule import ANSWER_LIFETIME, GRANT_LIFETIME, RequestSchedule
 from kling_async.limits.shared.window import STEP, Ledger
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Requests:
     """Admits requests one by one, in the order they asked, and not at all while paused."""
 
     def __init__(
-        self, pace: Pace, local: LocalLimiter | None, heard: Callable[[str], None]
+        self, pace: RequestSchedule, local: LocalLimiter | None, heard: Callable[[str], None]
     ) -> None:
         self._pace = pace
         self._local = local
@@ -116,8 +116,8 @@ class Requests:
         if self._ledger.holder != holder:  # a process of its own: the first, or a forked one
             self._ledger = Ledger(holder)
         self._ledger.shift(shift)
-        if self._ledger.under_way:  # what waited for the answers has ended with the old loop
-            self._ledger.answered(loop.time(), self._ledger.under_way)
+        if self._ledger.in_flight:  # what waited for the answers has ended with the old loop
+            self._ledger.answered(loop.time(), self._ledger.in_flight)
 
     async def request(self) -> _Permit:
         """Wait for a turn."""
@@ -191,7 +191,9 @@ class Requests:
         """Return whether the first turn may be used now."""
         now = self._loop.time()
         self._drop_late(now)
-        return bool(self._turns) and self._turns[0].due <= min(now, self._heard_at + SURE)
+        return bool(self._turns) and self._turns[0].due <= min(
+            now, self._heard_at + ANSWER_LIFETIME
+        )
 
     def _drop_late(self, now: float) -> None:
         """Give up the turns that were not used in time."""
@@ -200,7 +202,7 @@ class Requests:
 
     def _drop(self, turn: _Turn) -> None:
         """Note that a turn will not be used."""
-        self._ledger.under_way -= 1
+        self._ledger.in_flight -= 1
         if turn.local is not None:
             turn.local.answered()
 
@@ -226,11 +228,11 @@ class Requests:
             self._pump = self._loop.create_task(self._run())
         if self._waiting and self._turns:
             due = self._turns[0].due
-            if due <= self._heard_at + SURE:
+            if due <= self._heard_at + ANSWER_LIFETIME:
                 last = min(len(self._turns), len(self._waiting)) - 1
                 self._wake_at(min(self._turns[last].due, due + _TOGETHER))
             else:
-                self._wake_at(max(due, self._loop.time() + SURE) - SURE / 2)
+                self._wake_at(max(due, self._loop.time() + ANSWER_LIFETIME) - ANSWER_LIFETIME / 2)
         if self._waiting and self._ask_at > self._loop.time():
             self._wake_at(self._ask_at)
         self._report_later()
@@ -260,7 +262,11 @@ class Requests:
         short = len(turns) <= self._pace.batch // 2 and len(self._waiting) > len(turns)
         if short and now >= self._ask_at:
             return min(self._pace.batch, len(self._waiting) - len(turns))
-        if self._waiting and turns and self._heard_at + SURE < turns[0].due <= now + SURE / 2:
+        if (
+            self._waiting
+            and turns
+            and self._heard_at + ANSWER_LIFETIME < turns[0].due <= now + ANSWER_LIFETIME / 2
+        ):
             return 0
         return 0 if self._ledger.pending and now >= self._reported_at + REPORT_EVERY else None
 
@@ -271,16 +277,18 @@ class Requests:
                 try:
                     if self._local is not None and self._link.gone and self._waiting:
                         await self._go_alone(self._local)
-                    elif (rest := self._resume_at - SURE / 2 - self._loop.time()) > 0 and number:
+                    elif (
+                        rest := self._resume_at - ANSWER_LIFETIME / 2 - self._loop.time()
+                    ) > 0 and number:
                         # The engine may know of a shorter pause, or of none yet: its turns would
                         # be of no use, here or to others.
                         await asyncio.sleep(rest)
                     else:
                         await self._reserve(number)
                 except LimiterError as error:
-                    if self._link.when_gone == "raise":
+                    if self._link.on_unavailable == "raise":
                         self._fail(error)
-                    elif self._link.when_gone == "wait":
+                    elif self._link.on_unavailable == "wait":
                         await self._link.retry()
                 except Exception as error:  # noqa: BLE001 - whatever it is, no waiter must wait for ever
                     self._fail(error)
@@ -295,11 +303,11 @@ class Requests:
         self._drop_late(sent)
         report = self._ledger.report(sent)
         reserving = self._link.engine.reserve(number, report, self._pace)
-        got = await self._link.ask(reserving, KEPT)
+        got = await self._link.ask(reserving, GRANT_LIFETIME)
         now, self._heard_at = self._loop.time(), sent
-        self._ledger.acknowledge(got.known)
-        self._ledger.under_way += len(got.delays)
-        if got.known == report.sequence and len(got.delays) < number:
+        self._ledger.acknowledge(got.acknowledged)
+        self._ledger.in_flight += len(got.delays)
+        if got.acknowledged == report.sequence and len(got.delays) < number:
             self._ask_at = now + max(_FULL, self._pace.interval * _FULL_PART)
         if got.epoch != self._epoch:
             self._void()  # others may be given them, too
@@ -319,14 +327,14 @@ class Requests:
         now = self._loop.time()
         for delay in got.delays:
             left = max(0.0, delay)
-            turn = _Turn(now + left, sent + left + KEPT)
+            turn = _Turn(now + left, sent + left + GRANT_LIFETIME)
             if turn.until >= turn.due >= self._resume_at:
                 self._turns.append(turn)
             else:
                 self._drop(turn)
         self._go_on()
         # The engine may not know of a pause of ours.
-        if got.delays and now + got.delays[0] < self._resume_at <= now + SURE / 2:
+        if got.delays and now + got.delays[0] < self._resume_at <= now + ANSWER_LIFETIME / 2:
             await asyncio.sleep(self._resume_at - now)
 
     async def _go_alone(self, local: LocalLimiter) -> None:
@@ -361,8 +369,8 @@ class Requests:
                 await asyncio.sleep(STEP)
                 continue
             permit = await local.request()
-            self._ledger.under_way += 1  # the engine is told of it when it is back
-            self._give(_Turn(permit.granted_at, permit.granted_at + KEPT, permit))
+            self._ledger.in_flight += 1  # the engine is told of it when it is back
+            self._give(_Turn(permit.granted_at, permit.granted_at + GRANT_LIFETIME, permit))
 
     async def _tell(self, until: float, granted_at: float) -> None:
         """Tell the engine of a pause, as long as that is of use."""
@@ -374,7 +382,7 @@ class Requests:
             except KlingError:
                 return  # nobody else is told anything either
             else:
-                self._hold_back(self._loop.time() + told.pause)
+                self._hold_back(self._loop.time() + told.remaining)
                 return
 
     def _hold_back(self, until: float) -> None:

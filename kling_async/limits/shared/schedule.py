@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from kling_async.limits.base import Limits
 
 # Seconds after which a turn that was not used is given up.
-KEPT = 0.4
+GRANT_LIFETIME = 0.4
 
 # Seconds of the whole limit that one reservation may be for.
 _SPAN = 0.1
 
 # A turn is used only if the engine has answered within so many seconds before it is due, and
 # as the same one that gave it: an engine that forgets may give turns again after that time.
-SURE = 0.75
+ANSWER_LIFETIME = 0.75
 
 
 @frozen
-class Pace:
+class RequestSchedule:
     """How fast all processes together may send requests.
 
     Turns lie ``interval`` seconds apart, as on a ruler; each belongs to one request. The pace
@@ -33,23 +33,23 @@ class Pace:
         interval: Seconds between turns.
         burst: Seconds back in time from which turns that were not used are still given.
         batch: Turns that one reservation may be for.
-        settle: Seconds before the first turn of an engine that does not know what was reserved
-            before: one that is new, was started again, or took over from another.
+        recovery_delay: Seconds before the first grant of a backend that does not know what was
+            reserved before: one that is new, was restarted, or took over from another.
     """
 
     requests_per_minute: int
     interval: float
     burst: float
     batch: int
-    settle: float
+    recovery_delay: float
 
     @classmethod
-    def of(cls, limits: Limits, settle: float | None = None) -> Pace:
+    def for_limits(cls, limits: Limits, recovery_delay: float | None = None) -> RequestSchedule:
         """Return the pace of these limits.
 
         Args:
             limits: What the account may do.
-            settle: Seconds; else so many that no turn given before is used after them.
+            recovery_delay: Seconds; else so many that no turn given before is used after them.
         """
         rpm = limits.requests_per_minute
         interval = 60.0 / rpm
@@ -57,6 +57,6 @@ class Pace:
         # is only for processes that come after a rest.
         burst = max(1, min(20, rpm // 500))
         batch = max(1, int(_SPAN / interval))
-        if settle is None:
-            settle = SURE + KEPT + interval
-        return cls(rpm, interval, (burst - 1) * interval, batch, settle)
+        if recovery_delay is None:
+            recovery_delay = ANSWER_LIFETIME + GRANT_LIFETIME + interval
+        return cls(rpm, interval, (burst - 1) * interval, batch, recovery_delay)

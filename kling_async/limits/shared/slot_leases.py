@@ -19,13 +19,13 @@ from kling_async.errors import ConfigurationError, KlingError, LimiterError, cop
 from kling_async.limits.expiry import Expiries
 from kling_async.limits.shared._learned import LearnedCap
 from kling_async.limits.shared.availability import CLOSED
-from kling_async.limits.shared.backend import Change, Hold
+from kling_async.limits.shared.backend import Lease, LeaseUpdate
 
 if TYPE_CHECKING:
     from kling_async.limits.base import Limits, Slot
     from kling_async.limits.shared.availability import Link
-    from kling_async.limits.shared.backend import Leased
-    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.backend import LeaseStatus
+    from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.results import TaskRef
 
 # Seconds between tries of a process that finds no free slot. All try equally often, and so have
@@ -104,10 +104,12 @@ class LeasedSlot:
 class Leases:
     """The slots of one process."""
 
-    def __init__(self, limits: Limits, pace: Pace, settle: float | None, alone: int = 0) -> None:
+    def __init__(
+        self, limits: Limits, pace: RequestSchedule, recovery_delay: float | None, alone: int = 0
+    ) -> None:
         self._limits = limits
         self._pace = pace
-        self._settle = SETTLE if settle is None else settle
+        self._settle = SETTLE if recovery_delay is None else recovery_delay
         self._alone = alone  # how many slots may be held without the engine
         self._held: dict[str, LeasedSlot] = {}
         self._numbers = count()
@@ -320,7 +322,7 @@ class Leases:
         try:
             await self._exchange()
         except LimiterError as error:
-            if self._link.when_gone == "raise":
+            if self._link.on_unavailable == "raise":
                 self._fail(error)
             self._go_alone()
             await self._link.retry()
@@ -350,36 +352,39 @@ class Leases:
         take = tuple(uuid4().hex for _ in range(self._learned.admit(wanted, sent)))
         untold, self._untold = self._untold, {}
         held = [slot for key in untold if (slot := self._held.get(key)) is not None]
-        holds = [Hold(slot.key, sent - slot.since, self._lease_of(slot, sent)) for slot in held]
-        change = Change(
-            hold=tuple(holds),
-            take=take,
-            drop=tuple(key for key in untold if key not in self._held),
+        holds = [
+            Lease(slot.key, self._holder, sent - slot.since, self._lease_of(slot, sent))
+            for slot in held
+        ]
+        change = LeaseUpdate(
+            renew=tuple(holds),
+            acquire=take,
+            release=tuple(key for key in untold if key not in self._held),
             limit=self._limits.concurrent_tasks,
             cap=self._learned.most(len(take)),
             lifetime=min(PENDING, self._limits.presumed_lifetime),
             holder=self._holder,
-            settle=self._settle,
-            pace=self._pace,
+            recovery_delay=self._settle,
+            schedule=self._pace,
             learned=self._learned.news(),
         )
         try:
-            leased = await self._link.ask(self._link.engine.lease(change))
+            leased = await self._link.ask(self._link.engine.update_leases(change))
         except BaseException:  # what became of it is not known: all of it is told again
             self._untold = {**untold, **dict.fromkeys(take), **self._untold}
             raise
         self._told_at = sent
         for slot, hold in zip(held, holds, strict=True):
             slot.known_until = sent + hold.ends_in
-        if len(leased.taken) < wanted:
+        if len(leased.acquired) < wanted:
             self._take_at = sent + POLL
         self._received(leased, sent)
 
-    def _received(self, leased: Leased, sent: float) -> None:
+    def _received(self, leased: LeaseStatus, sent: float) -> None:
         self._link.warn(leased.set_back)
         self.heard(leased.epoch)
         self._learned.heard(leased, self._loop.time(), settled=not self._untold)
-        for key in leased.taken:
+        for key in leased.acquired:
             slot = self._add(key, sent)
             slot.known_until = sent + min(PENDING, self._limits.presumed_lifetime)
             self._give(slot)

@@ -44,7 +44,7 @@ class Report:
         holder: Which process.
         sequence: The number of this report; later ones have higher numbers.
         since: The number of the last one that the engine is known to have; 0 for none.
-        under_way: Requests that count and are not answered, and turns that are not used yet.
+        in_flight: Requests that count and are not answered, and turns that are not used yet.
         answered: Groups of requests that were answered since then: how many seconds ago the last of
             the group was, and how many they are.
     """
@@ -52,7 +52,7 @@ class Report:
     holder: str
     sequence: int = 1
     since: int = 0
-    under_way: int = 0
+    in_flight: int = 0
     answered: tuple[tuple[float, int], ...] = ()
 
 
@@ -71,23 +71,23 @@ class Ledger:
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
-        self.under_way: int = 0
+        self.in_flight: int = 0
         self._answered: deque[_Group] = deque()
         self._sequence = self._known = 0
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to report."""
-        return self.under_way > 0 or bool(self._answered and self._answered[-1].sequence == 0)
+        return self.in_flight > 0 or bool(self._answered and self._answered[-1].sequence == 0)
 
     def count(self, now: float) -> int:
         """Return how many requests of this process count, turns that are not used yet included."""
         recent = (one.number for one in self._answered if one.ended > now - COUNTED)
-        return self.under_way + sum(recent)
+        return self.in_flight + sum(recent)
 
     def answered(self, now: float, number: int = 1) -> None:
         """Note that requests which were under way have been answered, or have failed."""
-        self.under_way -= number
+        self.in_flight -= number
         groups = self._answered
         if groups and not groups[-1].sequence and now - groups[-1].began < STEP:
             groups[-1].ended = now
@@ -105,7 +105,7 @@ class Ledger:
             group.sequence = group.sequence or self._sequence
             if group.sequence > self._known:
                 told.append((now - group.ended, group.number))
-        return Report(self.holder, self._sequence, self._known, self.under_way, tuple(told))
+        return Report(self.holder, self._sequence, self._known, self.in_flight, tuple(told))
 
     def acknowledge(self, known: int) -> None:
         """Note which is the last report that the engine has."""
@@ -123,7 +123,7 @@ class _Holder:
     """What an engine knows of one process."""
 
     sequence: int = 0
-    under_way: int = 0
+    in_flight: int = 0
     ends: float = 0.0
 
 
@@ -137,7 +137,7 @@ class SharedWindow:
     def count(self, now: float) -> int:
         """Return how many requests count now, turns that are not used yet included."""
         self._expire(now)
-        return sum(one.under_way for one in self._holders.values()) + sum(self._ends.values())
+        return sum(one.in_flight for one in self._holders.values()) + sum(self._ends.values())
 
     def accept(self, now: float, report: Report) -> int:
         """Take in a report, unless it follows one that is not known; return the last known."""
@@ -145,7 +145,7 @@ class SharedWindow:
         holder = self._holders.get(report.holder) or _Holder()
         if holder.sequence == report.since:
             self._holders[report.holder] = holder
-            holder.sequence, holder.under_way = report.sequence, report.under_way
+            holder.sequence, holder.in_flight = report.sequence, report.in_flight
             holder.ends = now + LEASE
             for age, number in report.answered:
                 self._answer(now - age, number)
@@ -164,7 +164,7 @@ class SharedWindow:
             fit = min(max(0, room), number - len(moments))
             moments += [moment] * fit
             room, moment = room - fit + ended, step * STEP
-        self._holders[holder].under_way += len(moments)
+        self._holders[holder].in_flight += len(moments)
         return moments
 
     def _answer(self, at: float, number: int) -> None:
@@ -173,9 +173,9 @@ class SharedWindow:
 
     def _expire(self, now: float) -> None:
         for name, holder in [*self._holders.items()]:
-            if holder.under_way and holder.ends <= now:
-                self._answer(holder.ends, holder.under_way)
-                holder.under_way = 0
+            if holder.in_flight and holder.ends <= now:
+                self._answer(holder.ends, holder.in_flight)
+                holder.in_flight = 0
             if holder.ends <= now - COUNTED:
                 del self._holders[name]
         for step in [step for step in self._ends if step * STEP <= now]:

@@ -15,9 +15,9 @@ import pytest
 from kling_async._utils.extras import install_command
 from kling_async.errors import ConfigurationError
 from kling_async.limits.base import Limits
-from kling_async.limits.shared.backend import Hold, LimitsEngine, Usage, connect
-from kling_async.limits.shared.memory import MemoryEngine
-from kling_async.limits.shared.schedule import KEPT, SURE, Pace
+from kling_async.limits.shared.backend import Lease, LimitsBackend, Usage, create_backend
+from kling_async.limits.shared.memory import MemoryLimitsBackend
+from kling_async.limits.shared.schedule import ANSWER_LIFETIME, GRANT_LIFETIME, RequestSchedule
 from kling_async.limits.shared.window import Report
 from tests.limits.conftest import PACE, change, plain
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 
 class Connect(Protocol):
-    def __call__(self, name: str = "n") -> LimitsEngine: ...
+    def __call__(self, name: str = "n") -> LimitsBackend: ...
 
 
 @pytest.fixture(params=["memory", "redis", "postgres"])
 async def engines(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     """Make engines that keep the same numbers, if they are of the same name."""
-    made: list[LimitsEngine] = []
-    memories: dict[str, LimitsEngine] = {}
+    made: list[LimitsBackend] = []
+    memories: dict[str, LimitsBackend] = {}
     url = "" if request.param == "memory" else request.getfixturevalue(f"{request.param}_url")
 
-    def make(name: str = "n") -> LimitsEngine:
+    def make(name: str = "n") -> LimitsBackend:
         if request.param == "memory":
-            return memories.setdefault(name, MemoryEngine())
-        made.append(connect(url, name))
+            return memories.setdefault(name, MemoryLimitsBackend())
+        made.append(create_backend(url, name))
         return made[-1]
 
     yield make
@@ -71,9 +71,9 @@ async def test_many_at_once(engines: Connect) -> None:
     asking = [engines() for _ in range(4)]
     loop = asyncio.get_running_loop()
     # So far apart that it does not matter how long a call takes.
-    pace = Pace(60_000, 1_000.0, 0.0, 100, 0.0)
+    pace = RequestSchedule(60_000, 1_000.0, 0.0, 100, 0.0)
 
-    async def one(engine: LimitsEngine) -> list[float]:
+    async def one(engine: LimitsBackend) -> list[float]:
         return [loop.time() + (await engine.reserve(2, plain(), pace)).delays[0] for _ in range(10)]
 
     moments = sorted(at for part in await asyncio.gather(*map(one, asking)) for at in part)
@@ -85,11 +85,11 @@ async def test_names_share_nothing(engines: Connect) -> None:
     """Limits of another name are others."""
     one, other = engines("one"), engines("other")
     await one.reserve(1_000, plain(), PACE)
-    await one.lease(change(take=("a",)))
+    await one.update_leases(change(acquire=("a",)))
     await one.pause(10.0, 0.0)
     assert (await other.reserve(1, plain(), PACE)).delays[0] < 0.01
-    assert await other.lease(change(take=("a", "b", "c"))) is not None
-    usage = await other.look()
+    assert await other.update_leases(change(acquire=("a", "b", "c"))) is not None
+    usage = await other.peek()
     assert (usage.requests, usage.pause, len(usage.leases)) == (1, 0.0, 3)
 
 
@@ -102,39 +102,41 @@ async def test_a_pause(engines: Connect) -> None:
     assert not told.began
     told = await engine.pause(50.0, 30.0)
     assert told.began
-    assert 40 < told.pause <= 50
+    assert 40 < told.remaining <= 50
     got = await engine.reserve(1, plain(), PACE)
     assert got.delays[0] == pytest.approx(got.pause, abs=1e-5)
     assert 40 < got.pause < 50
     assert 0.02 <= got.paused_for < 10
     shorter = await engine.pause(10.0, 0.0)
     assert shorter.began
-    assert 40 < shorter.pause < 50
-    assert 50 < (await engine.pause(60.0, 0.0)).pause <= 60
+    assert 40 < shorter.remaining < 50
+    assert 50 < (await engine.pause(60.0, 0.0)).remaining <= 60
     other = engines("other")
     assert (await other.pause(0.0, 0.0)).began
     await asyncio.sleep(0.02)
     assert not (await other.pause(60.0, 30.0)).began  # it is over: that is old news
-    assert 50 < (await engine.look()).pause <= 60
+    assert 50 < (await engine.peek()).pause <= 60
 
 
 async def test_leases_are_given_up_to_the_limit(engines: Connect) -> None:
     """The first ids are given as far as the limit allows; what is dropped is free after that."""
     one, other = engines(), engines()
-    assert (await one.lease(change(take=("a", "b")))).taken == ("a", "b")
-    assert (await other.lease(change(take=("c", "d")))).taken == ("c",)
+    assert (await one.update_leases(change(acquire=("a", "b")))).acquired == ("a", "b")
+    assert (await other.update_leases(change(acquire=("c", "d")))).acquired == ("c",)
     # Not to whoever gives back: others have waited for as long.
-    assert (await one.lease(change(drop=("a", "b", "x"), take=("e",)))).taken == ()
-    assert (await other.lease(change(take=("f", "g", "h")))).taken == ("f", "g")
+    assert (await one.update_leases(change(release=("a", "b", "x"), acquire=("e",)))).acquired == ()
+    assert (await other.update_leases(change(acquire=("f", "g", "h")))).acquired == ("f", "g")
 
 
 async def test_leases_are_held_beyond_the_limit(engines: Connect) -> None:
     """What a process holds counts first, whatever the limit, and is taken over by its key."""
     one, other = engines(), engines()
-    holds = tuple(Hold(f"m/{i}", 10.0 + i, 50.0) for i in range(4))
-    assert (await one.lease(change(hold=holds, take=("a",)))).taken == ()
-    await other.lease(change(holder="other", hold=(Hold("m/2", 1.0, 60.0),), drop=("m/0",)))
-    leases = {lease.key: lease for lease in (await one.look()).leases}
+    holds = tuple(Lease(f"m/{i}", "me", 10.0 + i, 50.0) for i in range(4))
+    assert (await one.update_leases(change(renew=holds, acquire=("a",)))).acquired == ()
+    await other.update_leases(
+        change(holder="other", renew=(Lease("m/2", "me", 1.0, 60.0),), release=("m/0",))
+    )
+    leases = {lease.key: lease for lease in (await one.peek()).leases}
     assert {key: lease.holder for key, lease in leases.items()} == {
         "m/1": "me",
         "m/2": "other",
@@ -143,36 +145,38 @@ async def test_leases_are_held_beyond_the_limit(engines: Connect) -> None:
     assert 13 <= leases["m/3"].held_for < 23
     assert 50 < leases["m/2"].ends_in <= 60
     # A task gets a name of its own in one call.
-    await one.lease(change(hold=(Hold("m/9", 0.0, 9.0),), drop=("m/1",)))
-    assert sorted(lease.key for lease in (await one.look()).leases) == ["m/2", "m/3", "m/9"]
+    await one.update_leases(change(renew=(Lease("m/9", "me", 0.0, 9.0),), release=("m/1",)))
+    assert sorted(lease.key for lease in (await one.peek()).leases) == ["m/2", "m/3", "m/9"]
 
 
 async def test_leases_end(engines: Connect) -> None:
     """A lease that nobody renews is free after its lifetime."""
     engine = engines()
-    await engine.lease(change(take=("a", "b"), lifetime=0.1))
-    await engine.lease(change(hold=(Hold("b", 0.0, 60.0),)))
+    await engine.update_leases(change(acquire=("a", "b"), lifetime=0.1))
+    await engine.update_leases(change(renew=(Lease("b", "me", 0.0, 60.0),)))
     await asyncio.sleep(0.12)
-    assert [lease.key for lease in (await engine.look()).leases] == ["b"]
-    assert (await engine.lease(change(take=("c", "d", "e")))).taken == ("c", "d")
+    assert [lease.key for lease in (await engine.peek()).leases] == ["b"]
+    assert (await engine.update_leases(change(acquire=("c", "d", "e")))).acquired == ("c", "d")
 
 
 async def test_a_lease_is_never_shortened(engines: Connect) -> None:
     """What a process tells again is no news of a lease that another one has renewed."""
     engine = engines()
-    await engine.lease(change(hold=(Hold("m/1", 0.0, 60.0),)))
-    await engine.lease(change(holder="other", hold=(Hold("m/1", 0.0, 5.0),)))
-    (lease,) = (await engine.look()).leases
+    await engine.update_leases(change(renew=(Lease("m/1", "me", 0.0, 60.0),)))
+    await engine.update_leases(change(holder="other", renew=(Lease("m/1", "me", 0.0, 5.0),)))
+    (lease,) = (await engine.peek()).leases
     assert lease.ends_in > 50
 
 
 async def test_an_engine_that_knows_nothing(engines: Connect) -> None:
     """It begins with a rest, for requests and for leases, but hears what is held at once."""
     engine = engines()
-    careful = Pace(60_000, 0.001, 0.01, 100, 30.0)
-    first = await engine.lease(change(hold=(Hold("h", 0.0, 9.0),), take=("a",), settle=0.2))
-    assert first.taken == ()
-    await engine.lease(change(drop=("h",), settle=0.2, pace=careful))
+    careful = RequestSchedule(60_000, 0.001, 0.01, 100, 30.0)
+    first = await engine.update_leases(
+        change(renew=(Lease("h", "me", 0.0, 9.0),), acquire=("a",), recovery_delay=0.2)
+    )
+    assert first.acquired == ()
+    await engine.update_leases(change(release=("h",), recovery_delay=0.2, schedule=careful))
     assert (await engine.reserve(1, plain(), PACE)).delays[
         0
     ] < 0.01  # it was made known by one without a rest
@@ -183,21 +187,23 @@ async def test_an_engine_that_knows_nothing(engines: Connect) -> None:
     assert 20 < again.delays[0] < 30.001
     assert again.epoch == got.epoch
     await asyncio.sleep(0.2)
-    assert (await engine.lease(change(take=("a",), settle=0.2))).taken == ("a",)
+    assert (await engine.update_leases(change(acquire=("a",), recovery_delay=0.2))).acquired == (
+        "a",
+    )
 
 
 async def test_reports(engines: Connect) -> None:
     """What is under way counts, and what was answered 60 s from then; a turn waits for both."""
-    engine, pace = engines(), Pace(10, 0.0, 0.0, 100, 0.0)
+    engine, pace = engines(), RequestSchedule(10, 0.0, 0.0, 100, 0.0)
     first = await engine.reserve(4, Report("a", 1), pace)
-    assert (len(first.delays), first.known) == (4, 1)
+    assert (len(first.delays), first.acknowledged) == (4, 1)
     # Of process a 4 are under way; b has 5 that were answered, at different times.
     got = await engine.reserve(3, Report("b", 7, 0, 0, ((20.0, 2), (58.0, 3))), pace)
-    assert got.known == 7
+    assert got.acknowledged == 7
     assert len(got.delays) == 3
     assert abs(got.delays[0]) < 0.01
     assert [2 - 0.01 <= delay <= 2.31 for delay in got.delays[1:]] == [True, True]
-    assert (await engine.look()).requests == 12
+    assert (await engine.peek()).requests == 12
     # a has 2 left, 1 was answered just now, and 1 turn was not used.
     got = await engine.reserve(9, Report("a", 2, 1, 2, ((0.0, 1),)), pace)
     assert len(got.delays) == 5
@@ -210,24 +216,24 @@ async def test_reports(engines: Connect) -> None:
 
 async def test_a_report_that_does_not_follow_the_last(engines: Connect) -> None:
     """A report whose predecessor is unknown changes nothing, and the last that is known is said."""
-    engine, pace = engines(), Pace(10, 0.0, 0.0, 100, 0.0)
+    engine, pace = engines(), RequestSchedule(10, 0.0, 0.0, 100, 0.0)
     await engine.reserve(1, Report("a", 1), pace)
     for late in (Report("a", 5, 4, 9, ((0.0, 5),)), Report("a", 2, 0, 9), Report("b", 2, 1, 9)):
         got = await engine.reserve(2, late, pace)
-        assert (got.delays, got.known) == ((), 1 if late.holder == "a" else 0)
-    assert (await engine.look()).requests == 1
+        assert (got.delays, got.acknowledged) == ((), 1 if late.holder == "a" else 0)
+    assert (await engine.peek()).requests == 1
 
 
 async def test_looking(engines: Connect) -> None:
     """Looking tells what is in use, by holder, and changes nothing."""
     engine = engines()
-    nothing = await engine.look()
+    nothing = await engine.peek()
     assert (nothing.requests, nothing.pause, nothing.leases) == (0, 0.0, ())
     await engine.reserve(40, plain(), PACE)
     await engine.reserve(2, plain(), PACE)
-    await engine.lease(change(holder="b", take=("x", "y")))
-    await engine.lease(change(holder="a b", take=("z",)))
-    usage = await engine.look()
+    await engine.update_leases(change(holder="b", acquire=("x", "y")))
+    await engine.update_leases(change(holder="a b", acquire=("z",)))
+    usage = await engine.peek()
     assert isinstance(usage, Usage)
     assert usage.requests == 42
     assert (usage.requests_per_minute, usage.concurrent_tasks) == (60_000, 3)
@@ -242,12 +248,12 @@ async def test_looking(engines: Connect) -> None:
 @pytest.mark.parametrize("requests_per_minute", [1, 10, 99, 100, 499, 1_000, 10_000, 100_000])
 def test_the_pace_of_a_limit(requests_per_minute: int) -> None:
     """A minute has as many turns as the limit; a burst is short, and so is a reservation."""
-    pace = Pace.of(Limits(requests_per_minute))
+    pace = RequestSchedule.for_limits(Limits(requests_per_minute))
     assert pace.interval * requests_per_minute == pytest.approx(60)
     assert 0 <= pace.burst <= 0.121
     assert 1 <= pace.batch <= max(1, 0.1 / pace.interval)
-    assert pace.settle == pytest.approx(SURE + KEPT + pace.interval)
-    assert Pace.of(Limits(requests_per_minute), 3.0).settle == 3.0
+    assert pace.recovery_delay == pytest.approx(ANSWER_LIFETIME + GRANT_LIFETIME + pace.interval)
+    assert RequestSchedule.for_limits(Limits(requests_per_minute), 3.0).recovery_delay == 3.0
 
 
 @pytest.mark.parametrize(
@@ -262,7 +268,7 @@ def test_the_pace_of_a_limit(requests_per_minute: int) -> None:
 def test_addresses_that_are_none(url: str, told: str) -> None:
     """An address of no known kind is refused, and what may be a password is not told."""
     with pytest.raises(ConfigurationError, match=told) as caught:
-        connect(url, "n")
+        create_backend(url, "n")
     assert "word" not in str(caught.value)
 
 
@@ -294,20 +300,20 @@ except MissingExtraError as error:
 @pytest.mark.virtual_time
 async def test_the_memory_tells_when_it_is_gone() -> None:
     """The engine in memory can be away when it is asked, or when it answers."""
-    engine = MemoryEngine(trip=1.0)
+    engine = MemoryLimitsBackend(round_trip=1.0)
     for call in (
         partial(engine.reserve, 1, plain(), PACE),
         partial(engine.pause, 1.0, 0.0),
-        partial(engine.lease, change()),
-        engine.look,
+        partial(engine.update_leases, change()),
+        engine.peek,
     ):
         task: asyncio.Future[object] = asyncio.ensure_future(call())
         await asyncio.sleep(0.7)
-        engine.gone = True
+        engine.unreachable = True
         with pytest.raises(Exception, match="gone with the answer"):
             await task
         with pytest.raises(Exception, match="is gone"):
             await call()
-        engine.gone = False
+        engine.unreachable = False
     assert engine.calls == 4
     await engine.close()

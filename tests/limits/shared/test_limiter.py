@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from kling_async import KlingClient, MasterTextToVideo, TaskRef
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
-from kling_async.limits.shared.backend import Pause
+from kling_async.limits.shared.backend import PauseStatus
 from kling_async.limits.shared.limiter import SharedLimiter, name_of
-from kling_async.limits.shared.memory import MemoryEngine
-from kling_async.limits.shared.schedule import KEPT
+from kling_async.limits.shared.memory import MemoryLimitsBackend
+from kling_async.limits.shared.schedule import GRANT_LIFETIME
 from kling_async.testing.clock import VirtualLoop
 from tests.limits.conftest import crowd, fullest, granted
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from kling_async.limits.base import Permit, Slot
-    from kling_async.limits.shared.availability import WhenGone
-    from kling_async.limits.shared.backend import Change, Leased, Reservation
-    from kling_async.limits.shared.schedule import Pace
+    from kling_async.limits.shared.availability import OnUnavailable
+    from kling_async.limits.shared.backend import LeaseStatus, LeaseUpdate, Reservation
+    from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
     from tests.conftest import Emulate
     from tests.limits.conftest import Share
@@ -53,7 +53,7 @@ def now() -> float:
 
 
 async def crowds(
-    engines: list[MemoryEngine],
+    engines: list[MemoryLimitsBackend],
     limits: Limits,
     seconds: float,
     waiters: int = 60,
@@ -62,7 +62,8 @@ async def crowds(
     """Let one process for each engine ask without end; give the moments of each."""
     moments: list[list[float]] = [[] for _ in engines]
     limiters = [
-        SharedLimiter(engine, limits=limits, **{"settle": 0, **options}) for engine in engines
+        SharedLimiter(engine, limits=limits, **{"recovery_delay": 0, **options})
+        for engine in engines
     ]
     async with asyncio.TaskGroup() as group:
         for limiter, mine in zip(limiters, moments, strict=True):
@@ -77,7 +78,7 @@ def test_four_processes_keep_one_limit(requests_per_minute: int) -> None:
     """Four busy processes stay within the limit in any minute, use 97 % and get equal shares."""
 
     async def main() -> list[list[float]]:
-        engine = MemoryEngine()
+        engine = MemoryLimitsBackend()
         seconds = 130 if requests_per_minute > 100 else 4_000
         return await crowds([engine] * 4, Limits(requests_per_minute), seconds, 30)
 
@@ -93,7 +94,7 @@ def test_calls_do_not_grow_with_the_waiters() -> None:
     """At 10,000 a minute, four busy processes call the engine less than once in ten requests."""
 
     async def main() -> tuple[int, int]:
-        engine = MemoryEngine()
+        engine = MemoryLimitsBackend()
         shares = await crowds([engine] * 4, FULL, 30)
         return engine.calls, sum(map(len, shares))
 
@@ -105,8 +106,8 @@ def test_calls_do_not_grow_with_the_waiters() -> None:
 def test_a_round_trip_costs_no_throughput(processes: int) -> None:
     """With an engine 30 ms away as much is admitted as with one next door."""
 
-    async def main(trip: float) -> int:
-        engine = MemoryEngine(trip=trip)
+    async def main(round_trip: float) -> int:
+        engine = MemoryLimitsBackend(round_trip=round_trip)
         return sum(map(len, await crowds([engine] * processes, FULL, 30)))
 
     assert run(main(0.03)) >= 0.995 * run(main(0.0))
@@ -116,16 +117,16 @@ def test_a_round_trip_costs_no_throughput(processes: int) -> None:
 def test_a_far_process_gets_its_share() -> None:
     """Who is 50 ms away from the engine gets as much as those who are next to it."""
 
-    class Far(MemoryEngine):
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    class Far(MemoryLimitsBackend):
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
             await asyncio.sleep(0.05)
             return await engine.reserve(number, report, pace)
 
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     for limits in (FULL, Limits(60)):
 
         async def main(limits: Limits = limits) -> list[list[float]]:
-            engine.forget()
+            engine.lose_state()
             seconds = 3_000 / limits.requests_per_minute * 60
             return await crowds([engine, engine, Far()], limits, seconds, 20)
 
@@ -138,7 +139,7 @@ def test_many_processes() -> None:
     """Thirty processes share a limit evenly, too, with a call for every few requests."""
 
     async def main() -> tuple[list[list[float]], int]:
-        engine = MemoryEngine()
+        engine = MemoryLimitsBackend()
         return await crowds([engine] * 30, FULL, 61, 20), engine.calls
 
     shares, calls = run(main())
@@ -163,18 +164,18 @@ CROWD = st.lists(
 @given(
     people=CROWD,
     requests_per_minute=st.sampled_from([1, 6, 60, 600, 6_000]),
-    trip=st.sampled_from([0.0, 0.03, 0.3]),
+    round_trip=st.sampled_from([0.0, 0.03, 0.3]),
 )
 @settings(max_examples=60, deadline=None)
 def test_cancelled_waiters(
-    people: list[tuple[int, float, float | None]], requests_per_minute: int, trip: float
+    people: list[tuple[int, float, float | None]], requests_per_minute: int, round_trip: float
 ) -> None:
     """However waiters come and give up, the limit holds and whoever stays is admitted."""
 
     async def main() -> list[float]:
-        engine = MemoryEngine(trip=trip)
+        engine = MemoryLimitsBackend(round_trip=round_trip)
         limits = Limits(requests_per_minute)
-        limiters = [SharedLimiter(engine, limits=limits, settle=0) for _ in range(3)]
+        limiters = [SharedLimiter(engine, limits=limits, recovery_delay=0) for _ in range(3)]
         moments = []
 
         async def one(which: int, start: float, patience: float | None) -> None:
@@ -199,7 +200,7 @@ def test_cancelled_waiters(
 
 async def test_first_come_first_served() -> None:
     """In one process permits go out in the order in which they were asked for."""
-    limiter = SharedLimiter(MemoryEngine(), limits=Limits(600), settle=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), recovery_delay=0)
     order: list[int] = []
 
     async def one(number: int) -> None:
@@ -216,7 +217,7 @@ async def test_first_come_first_served() -> None:
 
 async def test_turns_are_handed_out_together(share: Share) -> None:
     """Turns that lie close together are handed out at once, with the last of them, to spare CPU."""
-    limiter = share(MemoryEngine(), Limits(6_000))  # a turn every 10 ms
+    limiter = share(MemoryLimitsBackend(), Limits(6_000))  # a turn every 10 ms
     begun = await granted(limiter)
     moments = await asyncio.gather(*(granted(limiter) for _ in range(10)))
     assert len(set(moments)) <= 4
@@ -224,7 +225,7 @@ async def test_turns_are_handed_out_together(share: Share) -> None:
     alone = [await granted(limiter) for _ in range(5)]
     assert len(set(alone)) == 5
     assert alone[-1] - moments[-1] == pytest.approx(5 * 0.01, abs=0.001)
-    limiter = share(MemoryEngine(), Limits(300))  # a turn every 0.2 s
+    limiter = share(MemoryLimitsBackend(), Limits(300))  # a turn every 0.2 s
     await granted(limiter)
     begun = now()
     moments = await asyncio.gather(*(granted(limiter) for _ in range(3)))
@@ -233,7 +234,7 @@ async def test_turns_are_handed_out_together(share: Share) -> None:
 
 async def test_a_cancelled_waiters_turn_goes_to_the_next(share: Share) -> None:
     """Whoever is next in line gets the turn of one who gives up, at no cost of time."""
-    limiter = share(MemoryEngine(), Limits(60))
+    limiter = share(MemoryLimitsBackend(), Limits(60))
     await granted(limiter)
     first, second = (asyncio.create_task(granted(limiter)) for _ in range(2))
     await asyncio.sleep(0.5)
@@ -241,21 +242,21 @@ async def test_a_cancelled_waiters_turn_goes_to_the_next(share: Share) -> None:
     assert await second == pytest.approx(1.0, abs=0.05)
 
 
-class Canceller(MemoryEngine):
+class Canceller(MemoryLimitsBackend):
     """Cancels a task with the answer, or between what that gives it and its waking."""
 
     victim: asyncio.Task[Any] | None = None
     at_once = False
 
-    async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+    async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
         try:
             return await super().reserve(number, report, pace)
         finally:
             self._last()
 
-    async def lease(self, change: Change) -> Leased:
+    async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
         try:
-            return await super().lease(change)
+            return await super().update_leases(change)
         finally:
             self._last()
 
@@ -271,8 +272,8 @@ class Canceller(MemoryEngine):
 async def test_giving_up_as_the_answer_comes(share: Share, *, gone: bool) -> None:
     """Who gives up in the moment of an answer is passed over, be it a good one or not."""
     engine = Canceller()
-    engine.at_once, engine.gone = True, gone
-    limiter = share(engine, FAST, when_gone="raise")
+    engine.at_once, engine.unreachable = True, gone
+    limiter = share(engine, FAST, on_unavailable="raise")
     for call in (limiter.request, limiter.slot):
         first: asyncio.Task[object] = asyncio.create_task(call())
         second: asyncio.Task[object] = asyncio.create_task(call())
@@ -303,7 +304,7 @@ async def test_a_turn_given_in_the_moment_of_a_cancellation(share: Share) -> Non
 
 async def test_a_turn_whose_waiter_gave_up_is_free_for_others(share: Share) -> None:
     """A process that wants no turn any more does not keep the one that it has reserved."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, Limits(1)), share(engine, Limits(1))
     await granted(one)
     with pytest.raises(TimeoutError):
@@ -312,10 +313,10 @@ async def test_a_turn_whose_waiter_gave_up_is_free_for_others(share: Share) -> N
     assert await granted(other) < 130
 
 
-@pytest.mark.parametrize(("wait", "calls"), [(KEPT / 2, 1), (KEPT * 2, 2)])
+@pytest.mark.parametrize(("wait", "calls"), [(GRANT_LIFETIME / 2, 1), (GRANT_LIFETIME * 2, 2)])
 async def test_a_turn_that_nobody_wants(share: Share, wait: float, calls: int) -> None:
     """It is kept for a moment, and then lost: later it would crowd another minute."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     waiters = [asyncio.create_task(granted(limiter)) for _ in range(10)]
     await asyncio.sleep(0.0005)  # one is admitted, the others' turns are on their way
@@ -328,7 +329,7 @@ async def test_a_turn_that_nobody_wants(share: Share, wait: float, calls: int) -
 
 async def test_a_pause_is_everybodys(share: Share) -> None:
     """After a refusal in one process, no process admits a request before the pause is over."""
-    engine = MemoryEngine(trip=0.01)
+    engine = MemoryLimitsBackend(round_trip=0.01)
     one, other = share(engine, FAST), share(engine, FAST)
     permit = await one.request()
     assert one.pause(30.0, permit)
@@ -341,7 +342,7 @@ async def test_a_pause_is_everybodys(share: Share) -> None:
 
 async def test_turns_at_hand_are_void_in_a_pause(share: Share) -> None:
     """A pause stops also those whose turns were reserved before it, in other processes, too."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, FULL), share(engine, FULL)
     mine: list[float] = []
     others: list[float] = []
@@ -361,7 +362,7 @@ async def test_turns_at_hand_are_void_in_a_pause(share: Share) -> None:
 
 async def test_one_storm_is_one_pause(share: Share) -> None:
     """A refusal of a request that was admitted before a pause began begins no other one."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, FAST), share(engine, FAST)
     early = [await limiter.request() for limiter in (one, one, other, other)]
     await asyncio.sleep(1)
@@ -370,26 +371,26 @@ async def test_one_storm_is_one_pause(share: Share) -> None:
     # It has not heard of the pause and begins its own, of which the engine takes no notice.
     assert other.pause(2.0, early[2])
     assert not other.pause(1.0, early[3])
-    assert (await engine.look()).pause == pytest.approx(4.9, abs=0.01)
+    assert (await engine.peek()).pause == pytest.approx(4.9, abs=0.01)
     assert await granted(other) == pytest.approx(6, abs=0.1)
     late = await one.request()
     assert other.pause(3.0, await other.request())
     await asyncio.sleep(0.1)
-    assert (await engine.look()).pause == pytest.approx(2.9, abs=0.1)
+    assert (await engine.peek()).pause == pytest.approx(2.9, abs=0.1)
     assert one.pause(3.0, late)
 
 
 @pytest.mark.parametrize("delay", [-1.0, float("inf"), float("nan")])
 async def test_pauses_that_make_no_sense(share: Share, delay: float) -> None:
     """They are refused."""
-    limiter = share(MemoryEngine(), FAST)
+    limiter = share(MemoryLimitsBackend(), FAST)
     with pytest.raises(ConfigurationError, match="0 s or more"):
         limiter.pause(delay, await limiter.request())
 
 
 async def test_a_pause_that_grows_a_little(share: Share) -> None:
     """What a refusal of the same storm adds is waited for, though it is not worth an event."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     first, second = await limiter.request(), await limiter.request()
     await asyncio.sleep(0.1)
@@ -400,26 +401,26 @@ async def test_a_pause_that_grows_a_little(share: Share) -> None:
 
 async def test_a_pause_that_cannot_be_told_at_once(share: Share) -> None:
     """A pause that begins while the engine is away is told when it is back."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     permit = await limiter.request()
-    engine.gone = True
+    engine.unreachable = True
     limiter.pause(10.0, permit)
     await asyncio.sleep(3)
-    engine.gone = False
+    engine.unreachable = False
     await asyncio.sleep(2)
-    assert (await engine.look()).pause == pytest.approx(5, abs=0.1)
+    assert (await engine.peek()).pause == pytest.approx(5, abs=0.1)
 
 
 async def test_a_pause_that_is_over_is_not_told(share: Share) -> None:
     """A pause that has ended before the engine is back is nobody's business any more."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     permit = await limiter.request()
-    engine.gone = True
+    engine.unreachable = True
     limiter.pause(1.0, permit)
     await asyncio.sleep(3)
-    engine.gone = False
+    engine.unreachable = False
     calls = engine.calls
     await asyncio.sleep(3)
     assert engine.calls == calls
@@ -432,7 +433,7 @@ def test_the_engines_clock_alone_counts(skew: float) -> None:
     async def main() -> list[list[float]]:
         zero = asyncio.get_running_loop().time()
         loop = asyncio.get_running_loop()
-        engine = MemoryEngine(lambda: loop.time() - zero + skew)
+        engine = MemoryLimitsBackend(lambda: loop.time() - zero + skew)
         return await crowds([engine] * 2, FULL, 30)
 
     shares = run(main())
@@ -442,7 +443,7 @@ def test_the_engines_clock_alone_counts(skew: float) -> None:
 
 async def test_slots_are_counted_together(share: Share) -> None:
     """So many slots as the limit says are given to all processes together."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=3)
     one, other = share(engine, limits), share(engine, limits)
     slots = [await one.slot(), await one.slot(), await other.slot()]
@@ -454,7 +455,7 @@ async def test_slots_are_counted_together(share: Share) -> None:
     await waiting
     assert now() - begun < 0.15
     assert (one.slots_in_use, other.slots_in_use) == (1, 2)
-    assert len((await engine.look()).leases) == 3
+    assert len((await engine.peek()).leases) == 3
 
 
 @pytest.mark.slow
@@ -462,9 +463,9 @@ def test_freed_slots_go_to_all_processes_alike() -> None:
     """A process that gives slots back has no better chance of them than one that has none."""
 
     async def main() -> list[int]:
-        engine = MemoryEngine(trip=0.001)
+        engine = MemoryLimitsBackend(round_trip=0.001)
         limits = Limits(concurrent_tasks=20)
-        limiters = [SharedLimiter(engine, limits=limits, settle=0) for _ in range(3)]
+        limiters = [SharedLimiter(engine, limits=limits, recovery_delay=0) for _ in range(3)]
         counts = [0, 0, 0]
         dice = Random(1)  # noqa: S311 - durations, not secrets
 
@@ -496,18 +497,18 @@ def test_freed_slots_go_to_all_processes_alike() -> None:
         max_size=25,
     ),
     concurrent_tasks=st.integers(1, 4),
-    trip=st.sampled_from([0.0, 0.05]),
+    round_trip=st.sampled_from([0.0, 0.05]),
 )
 @settings(max_examples=40, deadline=None)
 def test_slots_never_leak(
-    people: list[tuple[int, float, float, float]], concurrent_tasks: int, trip: float
+    people: list[tuple[int, float, float, float]], concurrent_tasks: int, round_trip: float
 ) -> None:
     """However waiters and holders are cancelled, the limit holds and no slot is lost."""
 
     async def main() -> None:
-        engine = MemoryEngine(trip=trip)
+        engine = MemoryLimitsBackend(round_trip=round_trip)
         limits = Limits(concurrent_tasks=concurrent_tasks)
-        limiters = [SharedLimiter(engine, limits=limits, settle=0) for _ in range(3)]
+        limiters = [SharedLimiter(engine, limits=limits, recovery_delay=0) for _ in range(3)]
         holding = 0
 
         async def one(which: int, start: float, patience: float, work: float) -> None:
@@ -531,7 +532,7 @@ def test_slots_never_leak(
             for person in people:
                 group.create_task(one(*person))
         await asyncio.sleep(0.5)
-        assert not (await engine.look()).leases
+        assert not (await engine.peek()).leases
         assert [limiter.slots_in_use for limiter in limiters] == [0, 0, 0]
         for limiter in limiters:
             await limiter.close()
@@ -548,7 +549,7 @@ async def test_a_slot_given_in_the_moment_of_a_cancellation(share: Share) -> Non
     await second
     assert first.cancelled()
     assert engine.calls == 1
-    assert len((await engine.look()).leases) == 1
+    assert len((await engine.peek()).leases) == 1
 
 
 async def test_a_slot_that_nobody_wants_any_more(share: Share) -> None:
@@ -560,39 +561,39 @@ async def test_a_slot_that_nobody_wants_any_more(share: Share) -> None:
     await asyncio.sleep(0.1)
     assert first.cancelled()
     assert limiter.slots_in_use == 0
-    assert not (await engine.look()).leases
+    assert not (await engine.peek()).leases
 
 
 async def test_a_lease_is_kept_under_its_task(share: Share) -> None:
     """As soon as its task is known, a lease is kept under that, and whoever attaches adopts it."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, FAST), share(engine, FAST)
     slot = await one.slot()
     slot.confirm(REF)
     await asyncio.sleep(0.1)
-    (lease,) = (await engine.look()).leases
+    (lease,) = (await engine.peek()).leases
     assert lease.key == str(REF)
     adopted = other.adopt(REF)
     await asyncio.sleep(0.1)
-    (again,) = (await engine.look()).leases
+    (again,) = (await engine.peek()).leases
     assert again.key == str(REF)
     assert again.holder != lease.holder
     slot.release()  # it has seen the task end: so it is over for everybody
     await asyncio.sleep(0.1)
-    assert not (await engine.look()).leases
+    assert not (await engine.peek()).leases
     adopted.release()
     await asyncio.sleep(0.1)
-    assert not (await engine.look()).leases
+    assert not (await engine.peek()).leases
 
 
 async def test_adopting_what_nobody_holds(share: Share) -> None:
     """A task found running is counted even over the limit, and its end then frees no slot."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, Limits(concurrent_tasks=1))
     first = await limiter.slot()
     adopted = limiter.adopt(REF)
     await asyncio.sleep(0.1)
-    assert len((await engine.look()).leases) == 2
+    assert len((await engine.peek()).leases) == 2
     waiting = asyncio.create_task(limiter.slot())
     first.release()
     await asyncio.sleep(1)
@@ -603,7 +604,7 @@ async def test_adopting_what_nobody_holds(share: Share) -> None:
 
 async def test_a_dead_process_frees_its_slots_after_the_lifetime(share: Share) -> None:
     """What a dead process held is free again one presumed lifetime after it was confirmed."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=1, presumed_lifetime=100)
     dead, other = share(engine, limits), share(engine, limits)
     slot = await dead.slot()
@@ -617,7 +618,7 @@ async def test_a_dead_process_frees_its_slots_after_the_lifetime(share: Share) -
 
 async def test_a_task_that_is_asked_after_keeps_its_slot(share: Share) -> None:
     """As long as the service says that a task runs, its slot does not expire."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=1, presumed_lifetime=100)
     one, other = share(engine, limits), share(engine, limits)
     slot = await one.slot()
@@ -641,7 +642,7 @@ async def test_a_task_that_is_asked_after_keeps_its_slot(share: Share) -> None:
 
 async def test_a_slot_that_ends_here_goes_on_elsewhere(share: Share) -> None:
     """A process that has not asked after a task for long ends no lease that another renews."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=1, presumed_lifetime=10)
     one, other, third = (share(engine, limits) for _ in range(3))
     (await one.slot()).confirm(REF)
@@ -659,7 +660,7 @@ async def test_a_slot_that_ends_here_goes_on_elsewhere(share: Share) -> None:
 
 async def test_a_heartbeat_is_one_call(share: Share) -> None:
     """A process that holds 200 slots and does nothing calls the engine every two seconds."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     async with asyncio.TaskGroup() as group:
         for _ in range(200):
@@ -671,7 +672,7 @@ async def test_a_heartbeat_is_one_call(share: Share) -> None:
 
 async def test_those_who_wait_ask_together(share: Share) -> None:
     """However many wait for a slot, a process asks for all of them, ten times a second."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, Limits(concurrent_tasks=1))
     await limiter.slot()
     calls = engine.calls
@@ -686,21 +687,21 @@ async def test_those_who_wait_ask_together(share: Share) -> None:
 
 async def test_looking(share: Share) -> None:
     """A limiter tells what all use together; while the engine is away, it does not wait for it."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, FAST), share(engine, FAST)
     (await one.slot()).confirm(REF)
     await other.slot()
     await asyncio.sleep(0.1)
-    assert str(REF) in {lease.key for lease in (await one.look()).leases}
-    assert len((await other.look()).leases) == 2
-    engine.gone = True
-    with pytest.raises(LimiterError, match="at MemoryEngine cannot be read: the engine"):
-        await one.look()
+    assert str(REF) in {lease.key for lease in (await one.peek()).leases}
+    assert len((await other.peek()).leases) == 2
+    engine.unreachable = True
+    with pytest.raises(LimiterError, match="at MemoryLimitsBackend cannot be read: the engine"):
+        await one.peek()
 
 
 async def test_who_holds_nothing_is_silent(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """A process that holds no slot and wants none calls nobody, and begins anew when it does."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     (await limiter.slot()).release()
     await asyncio.sleep(0.1)
@@ -715,7 +716,7 @@ async def test_who_holds_nothing_is_silent(share: Share, leftovers: Callable[[],
 
 async def test_slots_are_taken_and_given_back_in_bulk(share: Share) -> None:
     """Twenty slots are taken with one call, and given back with one."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     slots = await asyncio.gather(*(limiter.slot() for _ in range(20)))
     assert engine.calls == 1
@@ -723,24 +724,24 @@ async def test_slots_are_taken_and_given_back_in_bulk(share: Share) -> None:
         slot.release()
     await asyncio.sleep(0.1)
     assert engine.calls == 2
-    assert not (await engine.look()).leases
+    assert not (await engine.peek()).leases
 
 
 async def test_an_engine_that_forgets_is_told_what_is_held(share: Share) -> None:
     """After a failover to an empty engine, processes tell what they hold before any is given."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=3, presumed_lifetime=1_000)
-    one, other = (share(engine, limits, settle=None) for _ in range(2))
+    one, other = (share(engine, limits, recovery_delay=None) for _ in range(2))
     await one.slot()
     (await one.slot()).confirm(REF)
     await other.slot()
     begun = now()
     waiting = asyncio.create_task(other.slot())
     await asyncio.sleep(1)
-    engine.forget()
+    engine.lose_state()
     await asyncio.sleep(20)
     assert not waiting.done()
-    leases = (await engine.look()).leases
+    leases = (await engine.peek()).leases
     assert len(leases) == 3
     assert str(REF) in {lease.key for lease in leases}
     assert max(lease.held_for for lease in leases) == pytest.approx(now() - begun, abs=0.1)
@@ -750,7 +751,7 @@ async def test_an_engine_that_forgets_is_told_what_is_held(share: Share) -> None
 
 async def test_a_new_engine_gives_nothing_at_first(share: Share) -> None:
     """What nobody has ever used begins with a rest: a second for requests, a few for slots."""
-    limiter = share(MemoryEngine(), FULL, settle=None)
+    limiter = share(MemoryLimitsBackend(), FULL, recovery_delay=None)
     assert await granted(limiter) == pytest.approx(1.16, abs=0.01)
     await limiter.slot()
     assert 3.5 < now() < 3.7
@@ -763,15 +764,15 @@ def test_no_minute_is_over_the_limit_when_the_engine_forgets(seconds: list[float
     """Whenever an engine loses all that it knew, no minute is over the limit."""
 
     async def main() -> list[float]:
-        engine = MemoryEngine(trip=0.01)
+        engine = MemoryLimitsBackend(round_trip=0.01)
 
         async def lose() -> None:
             for wait in seconds:
                 await asyncio.sleep(wait)
-                engine.forget()
+                engine.lose_state()
 
         losing = asyncio.create_task(lose())
-        shares = await crowds([engine] * 3, Limits(1_000), 100, 15, settle=None)
+        shares = await crowds([engine] * 3, Limits(1_000), 100, 15, recovery_delay=None)
         await losing
         return [moment for share in shares for moment in share]
 
@@ -783,14 +784,14 @@ def test_no_minute_is_over_the_limit_when_the_engine_forgets(seconds: list[float
 
 async def test_turns_that_the_engine_has_forgotten(share: Share) -> None:
     """A turn far ahead is used only if the engine still knows of it: others may have it, too."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limits = Limits(6)  # a turn every ten seconds
-    one, other = (share(engine, limits, settle=None) for _ in range(2))
+    one, other = (share(engine, limits, recovery_delay=None) for _ in range(2))
     await granted(one)
     begun = now()
     asked = [asyncio.create_task(granted(one))]
     await asyncio.sleep(5)
-    engine.forget()
+    engine.lose_state()
     asked.append(asyncio.create_task(granted(other)))
     first, second = sorted(await asyncio.gather(*asked))
     assert begun + 10 < first < begun + 5 + 11.5
@@ -799,90 +800,90 @@ async def test_turns_that_the_engine_has_forgotten(share: Share) -> None:
 
 async def test_turns_of_an_engine_that_is_away(share: Share) -> None:
     """A turn far ahead is not used while the engine is away: another may be giving it anew."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, Limits(6))  # a turn every ten seconds
     begun = await granted(limiter)
     waiting = asyncio.create_task(granted(limiter))
     await asyncio.sleep(5)
-    engine.gone = True
+    engine.unreachable = True
     await asyncio.sleep(10)
     assert not waiting.done()
-    engine.gone = False
+    engine.unreachable = False
     assert await waiting < begun + 27
 
 
 class Breaking:
     """Takes an engine away for a while, again and again."""
 
-    def __init__(self, engine: MemoryEngine, *waits: float) -> None:
+    def __init__(self, engine: MemoryLimitsBackend, *waits: float) -> None:
         self._engine = engine
         self._waits = waits
 
     async def run(self) -> None:
         for wait in self._waits:
             await asyncio.sleep(wait)
-            self._engine.gone = not self._engine.gone
+            self._engine.unreachable = not self._engine.unreachable
 
 
 async def test_waiting_for_the_engine(share: Share, caplog: pytest.LogCaptureFixture) -> None:
     """By default everything waits while the engine is away, and goes on by itself."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     await granted(limiter)
-    engine.gone = True
+    engine.unreachable = True
     request, slot = asyncio.create_task(granted(limiter)), asyncio.create_task(limiter.slot())
     await asyncio.sleep(30)
     assert not request.done()
     assert not slot.done()
-    engine.gone = False
+    engine.unreachable = False
     assert 30 <= await request <= 31.1
     await slot
     assert now() <= 31.2
     lost, back = (record.getMessage() for record in caplog.records)
     assert lost == (
-        "the limits at MemoryEngine cannot be kept: the engine in memory is gone;"
+        "the limits at MemoryLimitsBackend cannot be kept: the engine in memory is gone;"
         " everything waits until it is back"
     )
-    assert back == "the limits at MemoryEngine are kept again"
+    assert back == "the limits at MemoryLimitsBackend are kept again"
 
 
 async def test_releases_are_told_when_the_engine_is_back(share: Share) -> None:
     """A slot that was given back while the engine was away is free when it is back."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     slot, other = await limiter.slot(), await limiter.slot()
-    engine.gone = True
+    engine.unreachable = True
     slot.release()
     other.confirm(REF)
     await asyncio.sleep(10)
-    engine.gone = False
+    engine.unreachable = False
     await asyncio.sleep(2)
-    assert [lease.key for lease in (await engine.look()).leases] == [str(REF)]
+    assert [lease.key for lease in (await engine.peek()).leases] == [str(REF)]
 
 
 async def test_an_answer_that_is_lost(share: Share) -> None:
     """Slots that were given with an answer that got lost are given back."""
-    engine = MemoryEngine(trip=0.2)
+    engine = MemoryLimitsBackend(round_trip=0.2)
     limiter = share(engine, Limits(concurrent_tasks=1))
     waiting = asyncio.create_task(limiter.slot())
     await asyncio.sleep(0.15)  # it has been given, and the answer is under way
     assert len(engine._leases) == 1  # noqa: SLF001 - nobody else is told
-    engine.gone = True
+    engine.unreachable = True
     await asyncio.sleep(1)
-    engine.gone = False
+    engine.unreachable = False
     await waiting
     assert now() < 5  # and not after the lifetime of the one that got lost
     await asyncio.sleep(1)
     assert limiter.slots_in_use == 1
-    assert len((await engine.look()).leases) == 1
+    assert len((await engine.peek()).leases) == 1
 
 
 async def test_raising(share: Share) -> None:
-    """With when_gone="raise" everybody who waits is told, each with an error of its own."""
-    engine = MemoryEngine()
-    limiter = share(engine, FAST, when_gone="raise")
+    """With on_unavailable="raise" everybody who waits is told, each with an error of its own."""
+    engine = MemoryLimitsBackend()
+    limiter = share(engine, FAST, on_unavailable="raise")
     await limiter.request()
-    engine.gone = True
+    engine.unreachable = True
     told = await asyncio.gather(
         *(limiter.request() for _ in range(3)),
         *(limiter.slot() for _ in range(2)),
@@ -891,18 +892,18 @@ async def test_raising(share: Share) -> None:
     errors = [one for one in told if isinstance(one, LimiterError)]
     assert len({*map(id, errors)}) == 5
     assert all(error.retryable and not error.may_have_charged for error in errors)
-    engine.gone = False
+    engine.unreachable = False
     await limiter.request()
     await limiter.slot()
 
 
 async def test_a_local_share(share: Share) -> None:
-    """With when_gone="local" a process keeps to its share while the engine is away."""
-    engine = MemoryEngine()
+    """With on_unavailable="local" a process keeps to its share while the engine is away."""
+    engine = MemoryLimitsBackend()
     limits = Limits(600, 8)
-    limiter = share(engine, limits, when_gone="local", share=0.25)
+    limiter = share(engine, limits, on_unavailable="local", share=0.25)
     slots = [await limiter.slot()]
-    engine.gone = True
+    engine.unreachable = True
     moments: list[float] = []
     asking = asyncio.create_task(crowd(limiter, 10, now() + 200, moments))
     waiting = [asyncio.create_task(limiter.slot()) for _ in range(3)]
@@ -913,32 +914,32 @@ async def test_a_local_share(share: Share) -> None:
     slots[0].release()
     await asyncio.sleep(0)
     await waiting[1]  # it takes the place of the one that was released
-    engine.gone = False
+    engine.unreachable = False
     await asyncio.gather(asking, waiting[2])
     assert len([moment for moment in moments if moment > 102]) > 0.9 * 600 * 98 / 60
-    assert len((await engine.look()).leases) == 3
+    assert len((await engine.peek()).leases) == 3
 
 
 async def test_a_local_share_for_few_requests(share: Share) -> None:
     """A process that asks now and then, too, returns to an engine that is back."""
-    engine = MemoryEngine()
-    limiter = share(engine, Limits(600), when_gone="local", share=0.5)
-    engine.gone = True
+    engine = MemoryLimitsBackend()
+    limiter = share(engine, Limits(600), on_unavailable="local", share=0.5)
+    engine.unreachable = True
     for _ in range(5):
         await limiter.request()
         await asyncio.sleep(0.5)
-    engine.gone = False
+    engine.unreachable = False
     for _ in range(5):
         await asyncio.sleep(0.5)
         await limiter.request()
-    assert (await engine.look()).requests >= 3
+    assert (await engine.peek()).requests >= 3
 
 
 async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
     """It counts for neither limit for longer than a minute."""
-    engine = MemoryEngine()
-    limiter = share(engine, Limits(60), when_gone="local", share=0.1)
-    engine.gone = True
+    engine = MemoryLimitsBackend()
+    limiter = share(engine, Limits(60), on_unavailable="local", share=0.1)
+    engine.unreachable = True
     for _ in range(5):
         await granted(limiter)
     waiting = asyncio.create_task(limiter.request())
@@ -955,17 +956,17 @@ async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
     await asyncio.wait([waiting])
     assert waiting.cancelled()
     await asyncio.sleep(1)
-    engine.gone = False
+    engine.unreachable = False
     await asyncio.sleep(70)
     await granted(limiter)
-    assert (await engine.look()).requests <= 2
+    assert (await engine.peek()).requests <= 2
 
 
 async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """Closing ends the looking for an engine that is away."""
-    engine = MemoryEngine()
-    limiter = share(engine, FAST, when_gone="local", share=0.5)
-    engine.gone = True
+    engine = MemoryLimitsBackend()
+    limiter = share(engine, FAST, on_unavailable="local", share=0.5)
+    engine.unreachable = True
     await limiter.request()
     await asyncio.sleep(0.5)
     assert leftovers()
@@ -976,18 +977,18 @@ async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], 
 async def test_a_local_share_while_an_engine_fails(share: Share) -> None:
     """An engine with a mistake of its own is not asked again and again without a rest."""
 
-    class Failing(MemoryEngine):
+    class Failing(MemoryLimitsBackend):
         asked = 0
 
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
             self.asked += 1
             if self.asked > 1:
                 raise ZeroDivisionError
             return await super().reserve(number, report, pace)
 
     engine = Failing()
-    limiter = share(engine, Limits(600), when_gone="local", share=0.5)
-    engine.gone = True
+    limiter = share(engine, Limits(600), on_unavailable="local", share=0.5)
+    engine.unreachable = True
     await crowd(limiter, 3, 10.0, [])
     assert 5 <= engine.asked <= 12
 
@@ -995,9 +996,9 @@ async def test_a_local_share_while_an_engine_fails(share: Share) -> None:
 async def test_a_pause_that_only_we_know_of(share: Share) -> None:
     """Nothing is reserved in a pause of our own that the engine has not taken over."""
 
-    class Deaf(MemoryEngine):
-        async def pause(self, delay: float, age: float) -> Pause:
-            return Pause(began=False, pause=0.0)
+    class Deaf(MemoryLimitsBackend):
+        async def pause(self, delay: float, age: float) -> PauseStatus:
+            return PauseStatus(began=False, remaining=0.0)
 
     engine = Deaf()
     limiter = share(engine, FAST)
@@ -1009,9 +1010,9 @@ async def test_a_pause_that_only_we_know_of(share: Share) -> None:
 
 async def test_a_pause_without_the_engine(share: Share) -> None:
     """A process that keeps to its own share pauses, too."""
-    engine = MemoryEngine()
-    limiter = share(engine, FAST, when_gone="local", share=0.5)
-    engine.gone = True
+    engine = MemoryLimitsBackend()
+    limiter = share(engine, FAST, on_unavailable="local", share=0.5)
+    engine.unreachable = True
     limiter.pause(7.0, await limiter.request())
     begun = now()
     await limiter.request()
@@ -1023,9 +1024,9 @@ def test_the_bound_with_local_shares(processes: int) -> None:
     """Falling back to shares that are 1 together, and coming back, costs 2 % at most."""
 
     async def main() -> list[float]:
-        engine = MemoryEngine()
+        engine = MemoryLimitsBackend()
         breaking = asyncio.create_task(Breaking(engine, 40, 30, 20, 5).run())
-        options: dict[str, Any] = {"when_gone": "local", "share": 1 / processes}
+        options: dict[str, Any] = {"on_unavailable": "local", "share": 1 / processes}
         shares = await crowds([engine] * processes, Limits(1_000), 150, 20, **options)
         await breaking
         return [moment for share in shares for moment in share]
@@ -1038,20 +1039,20 @@ def test_the_bound_with_local_shares(processes: int) -> None:
 async def test_an_engine_that_refuses(share: Share) -> None:
     """What will never work is raised at once, whatever is to be done while the engine is away."""
 
-    class Refusing(MemoryEngine):
+    class Refusing(MemoryLimitsBackend):
         refuses = True
 
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
             if self.refuses:
                 raise ConfigurationError("no")
             return await super().reserve(number, report, pace)
 
-        async def lease(self, change: Change) -> Leased:
+        async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
             if self.refuses:
                 raise ConfigurationError("no")
-            return await super().lease(change)
+            return await super().update_leases(change)
 
-        async def pause(self, delay: float, age: float) -> Pause:
+        async def pause(self, delay: float, age: float) -> PauseStatus:
             raise ConfigurationError("no")
 
     engine = Refusing()
@@ -1068,15 +1069,15 @@ async def test_an_engine_that_refuses(share: Share) -> None:
 async def test_a_local_share_while_an_engine_refuses(share: Share) -> None:
     """Not even an engine that begins to refuse us disturbs a process that keeps to its share."""
 
-    class Turning(MemoryEngine):
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
-            if self.gone and now() > 5:
+    class Turning(MemoryLimitsBackend):
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
+            if self.unreachable and now() > 5:
                 raise ConfigurationError("the password was changed")
             return await super().reserve(number, report, pace)
 
     engine = Turning()
-    limiter = share(engine, Limits(600), when_gone="local", share=0.5)
-    engine.gone = True
+    limiter = share(engine, Limits(600), on_unavailable="local", share=0.5)
+    engine.unreachable = True
     moments: list[float] = []
     await crowd(limiter, 5, 60.0, moments)
     assert len(moments) > 0.9 * 300
@@ -1087,13 +1088,13 @@ async def test_slots_of_an_engine_that_refuses_for_a_while(
 ) -> None:
     """What is given back while an engine refuses us is told once it does not; it is said once."""
 
-    class Moody(MemoryEngine):
+    class Moody(MemoryLimitsBackend):
         refuses = False
 
-        async def lease(self, change: Change) -> Leased:
+        async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
             if self.refuses:
                 raise ConfigurationError("no")
-            return await super().lease(change)
+            return await super().update_leases(change)
 
     engine = Moody()
     limiter = share(engine, FAST)
@@ -1105,7 +1106,7 @@ async def test_slots_of_an_engine_that_refuses_for_a_while(
     await asyncio.sleep(10)
     engine.refuses = False
     await asyncio.sleep(2)
-    assert len((await engine.look()).leases) == 2
+    assert len((await engine.peek()).leases) == 2
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
@@ -1116,16 +1117,16 @@ async def test_an_error_that_cannot_be_copied(share: Share) -> None:
         def __init__(self, one: int, *, other: int) -> None:
             super().__init__(one + other)
 
-    class Odd(MemoryEngine):
+    class Odd(MemoryLimitsBackend):
         odd = True
 
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
             raise OddError(1, other=2)
 
-        async def lease(self, change: Change) -> Leased:
+        async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
             if self.odd:
                 raise OddError(1, other=2)
-            return await super().lease(change)
+            return await super().update_leases(change)
 
     engine = Odd()
     limiter = share(engine, FAST)
@@ -1138,20 +1139,20 @@ async def test_an_error_that_cannot_be_copied(share: Share) -> None:
 async def test_a_mistake_in_an_engine_reaches_whoever_waits(share: Share) -> None:
     """Whatever an engine raises, nobody waits for ever."""
 
-    class Broken(MemoryEngine):
+    class Broken(MemoryLimitsBackend):
         broken = True
 
         def work(self) -> None:
             if self.broken:
                 raise ZeroDivisionError
 
-        async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
             self.work()
             return await super().reserve(number, report, pace)
 
-        async def lease(self, change: Change) -> Leased:
+        async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
             self.work()
-            return await super().lease(change)
+            return await super().update_leases(change)
 
     engine = Broken()
     limiter = share(engine, FAST)
@@ -1165,45 +1166,47 @@ async def test_a_mistake_in_an_engine_reaches_whoever_waits(share: Share) -> Non
 
 async def test_a_silent_engine(share: Share, caplog: pytest.LogCaptureFixture) -> None:
     """An engine that gives no answer within two seconds is as good as gone."""
-    engine = MemoryEngine(trip=100.0)
-    limiter = share(engine, FAST, when_gone="raise")
+    engine = MemoryLimitsBackend(round_trip=100.0)
+    limiter = share(engine, FAST, on_unavailable="raise")
     with pytest.raises(LimiterError, match="no answer within 2 s"):
         await limiter.request()
     assert now() == pytest.approx(2, abs=0.01)
-    engine.trip = 0.0
+    engine.round_trip = 0.0
     await limiter.request()
 
 
 async def test_a_slow_engine(share: Share) -> None:
     """With answers that come too late nothing is admitted, and it goes on when they are quick."""
-    engine = MemoryEngine(trip=0.6)
-    patient, other = share(engine, FAST), share(engine, FAST, when_gone="raise")
+    engine = MemoryLimitsBackend(round_trip=0.6)
+    patient, other = share(engine, FAST), share(engine, FAST, on_unavailable="raise")
     waiting = asyncio.create_task(granted(patient))
     with pytest.raises(LimiterError, match="answers take too long"):
         await other.request()
     await asyncio.sleep(10)
     assert not waiting.done()
     await patient.slot()  # slots do not mind
-    engine.trip = 0.1
+    engine.round_trip = 0.1
     assert await waiting < now() + 2
     await other.request()
 
 
-@pytest.mark.parametrize("when_gone", ["raise", "local"])
-async def test_a_slow_engine_while_slots_are_held(share: Share, when_gone: WhenGone) -> None:
+@pytest.mark.parametrize("on_unavailable", ["raise", "local"])
+async def test_a_slow_engine_while_slots_are_held(
+    share: Share, on_unavailable: OnUnavailable
+) -> None:
     """That answers to calls which do not mind come late does not hide that others do."""
-    engine = MemoryEngine()
-    part = 0.5 if when_gone == "local" else None
-    limiter = share(engine, Limits(600, 2), when_gone=when_gone, share=part)
+    engine = MemoryLimitsBackend()
+    part = 0.5 if on_unavailable == "local" else None
+    limiter = share(engine, Limits(600, 2), on_unavailable=on_unavailable, share=part)
     await limiter.request()
     await limiter.slot()
     await limiter.slot()
     waiting = asyncio.create_task(limiter.slot())  # asks all the time
-    engine.trip = 0.6
+    engine.round_trip = 0.6
     asking = asyncio.create_task(limiter.request())
     await asyncio.sleep(5)
     assert asking.done()
-    assert isinstance(asking.exception(), LimiterError) is (when_gone == "raise")
+    assert isinstance(asking.exception(), LimiterError) is (on_unavailable == "raise")
     waiting.cancel()
 
 
@@ -1213,8 +1216,10 @@ def test_an_engine_that_is_slow_now_and_then() -> None:
     async def main() -> list[float]:
         dice = Random(2)  # noqa: S311 - delays, not secrets
 
-        class Moody(MemoryEngine):
-            async def reserve(self, number: int, report: Report, pace: Pace) -> Reservation:
+        class Moody(MemoryLimitsBackend):
+            async def reserve(
+                self, number: int, report: Report, pace: RequestSchedule
+            ) -> Reservation:
                 await asyncio.sleep(dice.choice([0.0, 0.0, 0.0, 0.2, 0.5]))
                 answer = await super().reserve(number, report, pace)
                 await asyncio.sleep(dice.choice([0.0, 0.0, 0.0, 0.2, 0.5]))
@@ -1235,9 +1240,9 @@ def test_a_second_loop() -> None:
     def engine_time() -> float:
         return clock[0] + asyncio.get_running_loop().time()
 
-    engine = MemoryEngine(engine_time)
+    engine = MemoryLimitsBackend(engine_time)
     limiter = SharedLimiter(
-        engine, limits=Limits(concurrent_tasks=1, presumed_lifetime=100), settle=0
+        engine, limits=Limits(concurrent_tasks=1, presumed_lifetime=100), recovery_delay=0
     )
 
     async def first() -> Slot:
@@ -1269,7 +1274,7 @@ def test_a_second_loop() -> None:
 
 async def test_closing(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """Closing tells what was given back, ends what runs, and tells those who wait."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, Limits(600, 2))
     slots = [await limiter.slot(), await limiter.slot()]
     slots[0].confirm(REF)
@@ -1282,19 +1287,19 @@ async def test_closing(share: Share, leftovers: Callable[[], set[str]]) -> None:
     for task in waiting:
         with pytest.raises(LimiterError, match="closed"):
             await task
-    assert [lease.key for lease in (await engine.look()).leases] == [str(REF)]
+    assert [lease.key for lease in (await engine.peek()).leases] == [str(REF)]
     slots[0].release()  # remembered, until it is used again
     await limiter.close()
     await limiter.slot()
     await asyncio.sleep(0.2)
-    assert len((await engine.look()).leases) == 1
+    assert len((await engine.peek()).leases) == 1
 
 
 async def test_calls_while_it_is_being_closed(
     share: Share, leftovers: Callable[[], set[str]]
 ) -> None:
     """Who comes during the closing is told at once, nobody is left waiting, and it goes on."""
-    engine = MemoryEngine(trip=0.1)
+    engine = MemoryLimitsBackend(round_trip=0.1)
     limiter = share(engine, Limits(600, 2))
     slots = [await limiter.slot(), await limiter.slot()]
     permit = await limiter.request()
@@ -1318,8 +1323,8 @@ async def test_calls_while_it_is_being_closed(
 
 def test_a_permit_of_another_loop() -> None:
     """Requests of a loop that has ended count as answered when another one is begun."""
-    engine = MemoryEngine(lambda: 0.0)
-    limiter = SharedLimiter(engine, limits=Limits(60), settle=0)
+    engine = MemoryLimitsBackend(lambda: 0.0)
+    limiter = SharedLimiter(engine, limits=Limits(60), recovery_delay=0)
 
     async def ask() -> Permit:
         return await limiter.request()
@@ -1331,12 +1336,12 @@ def test_a_permit_of_another_loop() -> None:
     permit.answered()  # it did already
     again.answered()
     run(limiter.close())
-    assert run(engine.look()).requests == 3
+    assert run(engine.peek()).requests == 3
 
 
 def test_after_the_loop_has_begun_to_end() -> None:
     """What comes after the loop's generators have ended is refused, and begins nothing."""
-    limiter = SharedLimiter(MemoryEngine(), limits=Limits(600), settle=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), recovery_delay=0)
 
     async def main() -> None:
         permit = await limiter.request()
@@ -1352,24 +1357,24 @@ def test_after_the_loop_has_begun_to_end() -> None:
 
 def test_closing_on_another_loop() -> None:
     """What was given back on a loop that has ended is told when it is closed on another one."""
-    engine = MemoryEngine(lambda: 0.0)
-    limiter = SharedLimiter(engine, limits=FAST, settle=0)
+    engine = MemoryLimitsBackend(lambda: 0.0)
+    limiter = SharedLimiter(engine, limits=FAST, recovery_delay=0)
 
     async def use() -> None:
         (await limiter.slot()).release()
 
     run(use())
-    assert len(run(engine.look()).leases) == 1
+    assert len(run(engine.peek()).leases) == 1
     run(limiter.close())
-    assert not run(engine.look()).leases
+    assert not run(engine.peek()).leases
 
 
 async def test_closing_without_the_engine(share: Share) -> None:
     """Closing does not fail while the engine is away."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     slot = await limiter.slot()
-    engine.gone = True
+    engine.unreachable = True
     slot.release()
     await limiter.close()
     await share(engine, FAST).close()  # never used
@@ -1377,7 +1382,7 @@ async def test_closing_without_the_engine(share: Share) -> None:
 
 async def test_in_a_context(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """As a context manager it closes itself."""
-    async with SharedLimiter(MemoryEngine(), limits=FAST, settle=0) as limiter:
+    async with SharedLimiter(MemoryLimitsBackend(), limits=FAST, recovery_delay=0) as limiter:
         await limiter.slot()
         assert leftovers()
     assert not leftovers()
@@ -1385,7 +1390,7 @@ async def test_in_a_context(share: Share, leftovers: Callable[[], set[str]]) -> 
 
 async def test_two_slots_for_one_task(share: Share) -> None:
     """A task that two clients of a process know has one slot, which ends for both at once."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     limiter = share(engine, FAST)
     adopted = limiter.adopt(REF)
     assert limiter.adopt(REF) is adopted
@@ -1393,13 +1398,13 @@ async def test_two_slots_for_one_task(share: Share) -> None:
     slot.confirm(REF)
     await asyncio.sleep(0.1)
     assert limiter.slots_in_use == 1
-    assert len((await engine.look()).leases) == 1
+    assert len((await engine.peek()).leases) == 1
     adopted.release()
     slot.release()
     slot.release()
     await asyncio.sleep(0.1)
     assert limiter.slots_in_use == 0
-    assert not (await engine.look()).leases
+    assert not (await engine.peek()).leases
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1430,45 +1435,45 @@ def test_repr() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"when_gone": "weep"}, "when_gone is"),
-        ({"when_gone": "local"}, "needs share="),
+        ({"on_unavailable": "weep"}, "on_unavailable is"),
+        ({"on_unavailable": "local"}, "needs share="),
         ({"share": 0.5}, "nothing else takes it"),
-        ({"when_gone": "local", "share": 0.0}, "between 0 and 1"),
-        ({"when_gone": "local", "share": 1.1}, "between 0 and 1"),
+        ({"on_unavailable": "local", "share": 0.0}, "between 0 and 1"),
+        ({"on_unavailable": "local", "share": 1.1}, "between 0 and 1"),
     ],
 )
 def test_wrong_settings(options: dict[str, Any], words: str) -> None:
     """A setting that makes no sense is refused before anything is sent."""
     with pytest.raises(ConfigurationError, match=words):
-        SharedLimiter(MemoryEngine(), **options)
+        SharedLimiter(MemoryLimitsBackend(), **options)
 
 
-@pytest.mark.parametrize("when_gone", ["wait", "raise", "local"])
+@pytest.mark.parametrize("on_unavailable", ["wait", "raise", "local"])
 async def test_a_client_while_the_engine_is_away(
-    share: Share, emulate: Emulate, when_gone: WhenGone
+    share: Share, emulate: Emulate, on_unavailable: OnUnavailable
 ) -> None:
     """A submit waits, raises, or goes on; a task that is waited for is asked after in the end."""
-    emulator, engine = await emulate(), MemoryEngine()
+    emulator, engine = await emulate(), MemoryLimitsBackend()
     limits = Limits(600, 5)
-    part = 0.5 if when_gone == "local" else None
-    limiter = share(engine, limits, when_gone=when_gone, share=part)
+    part = 0.5 if on_unavailable == "local" else None
+    limiter = share(engine, limits, on_unavailable=on_unavailable, share=part)
     async with KlingClient(emulator.key, base_url=emulator.base_url, limiter=limiter) as kling:
         task = await kling.submit(FOX)
         waiting = asyncio.create_task(task.wait())
         await asyncio.sleep(50)
-        engine.gone = True
+        engine.unreachable = True
         submitting = asyncio.create_task(kling.submit(FOX))
         await asyncio.sleep(50)
-        assert submitting.done() is (when_gone != "wait")
-        assert waiting.done() is (when_gone == "local")
-        engine.gone = False
+        assert submitting.done() is (on_unavailable != "wait")
+        assert waiting.done() is (on_unavailable == "local")
+        engine.unreachable = False
         assert (await waiting).ref == task.ref
-        if when_gone == "raise":
+        if on_unavailable == "raise":
             with pytest.raises(LimiterError, match="cannot be kept"):
                 await submitting
         else:
             await submitting
         await asyncio.sleep(3)
-        keys = [lease.key for lease in (await engine.look()).leases]
-        assert keys == ([] if when_gone == "raise" else [str(submitting.result().ref)])
-    assert len(emulator.ledger) == 2 - (when_gone == "raise")
+        keys = [lease.key for lease in (await engine.peek()).leases]
+        assert keys == ([] if on_unavailable == "raise" else [str(submitting.result().ref)])
+    assert len(emulator.ledger) == 2 - (on_unavailable == "raise")

@@ -17,10 +17,10 @@ from psycopg import AsyncConnection, sql
 from kling_async._postgres.connection import Line
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
-from kling_async.limits.shared.backend import connect
+from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.postgres import PostgresEngine
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.postgres import PostgresLimitsBackend
+from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
 from tests.engines.postgres import PASSWORD, Server
 from tests.limits.conftest import Proxy, change, crowd, fullest, granted, plain
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from tests.limits.conftest import Share
 
 FAST = Limits(60_000, 3)
-NO_REST = Pace.of(FAST, 0.0)
+NO_REST = RequestSchedule.for_limits(FAST, 0.0)
 
 
 async def test_several_processes_begin_at_once(postgres_url: str) -> None:
     """The tables are made once, whoever comes first."""
-    engines = [connect(postgres_url, f"n {number % 3}") for number in range(8)]
+    engines = [create_backend(postgres_url, f"n {number % 3}") for number in range(8)]
     await asyncio.gather(*(engine.reserve(1, plain(), NO_REST) for engine in engines))
     for engine in engines:
         await engine.close()
@@ -47,7 +47,7 @@ async def test_several_processes_begin_at_once(postgres_url: str) -> None:
 
 async def test_a_user_without_rights(postgres_url: str, share: Share) -> None:
     """Who finds the tables made needs no right to make any; no right at all is a mistake."""
-    engine = connect(postgres_url, "n")
+    engine = create_backend(postgres_url, "n")
     await engine.reserve(1, plain(), NO_REST)
     await engine.close()
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
@@ -92,7 +92,7 @@ async def test_nobody_there(share: Share) -> None:
     """Where no server listens, calls raise if they are to."""
     async with Proxy("127.0.0.1", 1) as proxy:
         url = f"postgresql://u:{PASSWORD}@127.0.0.1:{proxy.port}/db"
-    limiter = share(url, FAST, when_gone="raise")
+    limiter = share(url, FAST, on_unavailable="raise")
     for call in (limiter.request, limiter.slot):
         with pytest.raises(LimiterError, match="OperationalError") as caught:
             await call()
@@ -116,7 +116,7 @@ async def test_a_lost_connection(postgres_url: str, share: Share) -> None:
 
 async def test_a_connection_that_ends_while_it_is_idle(postgres_url: str, share: Share) -> None:
     """Nobody is told of a connection that was ended while nothing was done on it."""
-    limiter = share(postgres_url, FAST, when_gone="raise")
+    limiter = share(postgres_url, FAST, on_unavailable="raise")
     await limiter.request()
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         others = "FROM pg_stat_activity WHERE datname = current_database()"
@@ -151,20 +151,20 @@ async def test_a_closed_line(postgres_url: str) -> None:
 
 async def test_an_error_of_the_system(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system reports of the network is an error of ours."""
-    engine = PostgresEngine(postgres_url, "n")
+    engine = PostgresLimitsBackend(postgres_url, "n")
 
     async def connect(**_: object) -> None:
         raise ConnectionResetError("gone")
 
     monkeypatch.setattr(AsyncConnection, "connect", connect)  # no server does it on purpose
     with pytest.raises(LimiterError, match="ConnectionResetError: gone"):
-        await engine.look()
+        await engine.peek()
     await engine.close()
 
 
 async def test_tables_that_disappear(postgres_url: str) -> None:
     """Rows and tables that are taken away are made again."""
-    engine = connect(postgres_url, "n")
+    engine = create_backend(postgres_url, "n")
     first = await engine.reserve(1, plain(), NO_REST)
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         await admin.execute("TRUNCATE kling_async_limits")
@@ -179,8 +179,8 @@ async def test_tables_that_disappear(postgres_url: str) -> None:
 
 async def test_a_failover(postgres_url: str) -> None:
     """A server that was started at another moment may know less, and begins with a rest."""
-    engine = connect(postgres_url, "n")
-    pace = Pace.of(FAST, 0.5)
+    engine = create_backend(postgres_url, "n")
+    pace = RequestSchedule.for_limits(FAST, 0.5)
     first = await engine.reserve(1, plain(), pace)
     async with await AsyncConnection.connect(postgres_url) as admin:
         await admin.execute("UPDATE kling_async_limits SET run = 'another'")
@@ -198,7 +198,7 @@ async def test_a_cut_network(
     """When nothing passes any more, callers are told in two seconds, and it goes on by itself."""
     async with Proxy(postgres_server.host, postgres_server.port) as proxy:
         url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
-        patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
+        patient, other = share(url, FAST), share(url, FAST, on_unavailable="raise")
         if connected:
             await patient.request()
             await other.request()
@@ -251,7 +251,7 @@ async def test_the_schema(postgres_url: str) -> None:
     """The tables lie in the schema that the address asks for."""
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         await admin.execute("CREATE SCHEMA studio")
-        engine = connect(f"{postgres_url}?options=-csearch_path%3Dstudio", "n")
+        engine = create_backend(f"{postgres_url}?options=-csearch_path%3Dstudio", "n")
         await engine.reserve(1, plain(), NO_REST)
         await engine.close()
         await admin.execute("SELECT name FROM studio.kling_async_limits")
@@ -265,7 +265,8 @@ from kling_async import Limits
 from kling_async.limits.shared.limiter import SharedLimiter
 
 async def main():
-    async with SharedLimiter(sys.argv[1], limits=Limits(60_000, 3), name="n", settle=0) as limiter:
+    limits = Limits(60_000, 3)
+    async with SharedLimiter(sys.argv[1], limits=limits, name="n", recovery_delay=0) as limiter:
         async def one():
             while True:
                 slot = await limiter.slot()
@@ -284,7 +285,7 @@ async def test_a_process_that_is_stopped_in_the_middle(postgres_url: str) -> Non
         *(sys.executable, "-c", WORKER, postgres_url), stdout=asyncio.subprocess.PIPE
     )
     assert worker.stdout is not None
-    engine, dice = connect(postgres_url, "n"), Random(3)  # noqa: S311 - moments, not secrets
+    engine, dice = create_backend(postgres_url, "n"), Random(3)  # noqa: S311 - moments, not secrets
     try:
         await worker.stdout.readline()
         async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
@@ -292,8 +293,8 @@ async def test_a_process_that_is_stopped_in_the_middle(postgres_url: str) -> Non
                 await asyncio.sleep(dice.uniform(0.01, 0.1))
                 worker.send_signal(signal.SIGSTOP)
                 await engine.reserve(1, plain(), NO_REST)
-                await engine.lease(change())
-                await engine.look()
+                await engine.update_leases(change())
+                await engine.peek()
                 stuck = await admin.execute(
                     "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
                     " AND pid <> pg_backend_pid() AND (xact_start IS NOT NULL"
@@ -314,7 +315,7 @@ async def test_isolation_levels(postgres_url: str, share: Share, level: str) -> 
         name = sql.Identifier(postgres_url.rpartition("/")[2])
         setting = sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}")
         await admin.execute(setting.format(name, sql.Literal(level)))
-    limiters = [share(postgres_url, Limits(60_000, 200), when_gone="raise") for _ in range(4)]
+    limiters = [share(postgres_url, Limits(60_000, 200), on_unavailable="raise") for _ in range(4)]
 
     async def one(limiter: SharedLimiter) -> None:
         for _ in range(20):
@@ -343,8 +344,8 @@ async def test_a_lock_that_somebody_holds(postgres_url: str, share: Share) -> No
 
 async def test_a_clock_that_was_set_back(postgres_url: str) -> None:
     """Processes report again what they have; leases last as long as they would have."""
-    engine, pace = connect(postgres_url, "n"), evolve(NO_REST, settle=0.5)
-    first = await engine.lease(change(take=("a", "m/1")))
+    engine, pace = create_backend(postgres_url, "n"), evolve(NO_REST, recovery_delay=0.5)
+    first = await engine.update_leases(change(acquire=("a", "m/1")))
     await engine.reserve(3, Report("a", 1), pace)
     await engine.pause(5.0, 0.0)
     async with await AsyncConnection.connect(postgres_url) as admin:
@@ -354,20 +355,20 @@ async def test_a_clock_that_was_set_back(postgres_url: str) -> None:
         )
         await admin.execute("UPDATE kling_async_leases SET ends_at = ends_at + 1000")
     got = await engine.reserve(3, Report("a", 2, 1, 3), pace)
-    assert (got.known, got.delays) == (0, ())
+    assert (got.acknowledged, got.delays) == (0, ())
     assert 900 < got.set_back <= 1_000
     assert got.epoch != first.epoch
     assert got.pause <= 6.0
     assert len((await engine.reserve(3, Report("a", 3, 0, 3), pace)).delays) == 3
-    leased = await engine.lease(change())
+    leased = await engine.update_leases(change())
     assert (leased.set_back, leased.held, leased.confirmed) == (0.0, 2, 1)
-    assert all(80 < lease.ends_in <= 100 for lease in (await engine.look()).leases)
+    assert all(80 < lease.ends_in <= 100 for lease in (await engine.peek()).leases)
     await engine.close()
 
 
 def test_connections_end_with_their_loop(postgres_url: str) -> None:
     """A limiter that is used in several loops, and never closed, leaves no connection open."""
-    limiter = SharedLimiter(postgres_url, limits=FAST, name="n", settle=0)
+    limiter = SharedLimiter(postgres_url, limits=FAST, name="n", recovery_delay=0)
 
     async def use() -> None:
         await granted(limiter)
@@ -381,11 +382,11 @@ def test_connections_end_with_their_loop(postgres_url: str) -> None:
 
 async def test_what_libpq_says(postgres_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """A call that fails is reported by its error alone."""
-    engine = connect(postgres_url, "n")
-    await engine.look()
+    engine = create_backend(postgres_url, "n")
+    await engine.peek()
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         await admin.execute("DROP TABLE kling_async_leases")
     with pytest.raises(LimiterError):
-        await engine.lease(change())
+        await engine.update_leases(change())
     await engine.close()
     assert capfd.readouterr() == ("", "")

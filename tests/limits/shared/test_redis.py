@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from kling_async import KlingClient, MasterTextToVideo, Polling, TaskRef
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
-from kling_async.limits.shared.backend import connect
+from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.limiter import SharedLimiter, name_of
-from kling_async.limits.shared.schedule import Pace
+from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
 from tests.engines.ports import held
 from tests.engines.redis import PASSWORD, Server, serving
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 REF = TaskRef("kling-2-1", "task_1")
 FAST = Limits(60_000, 3)
-NO_REST = Pace.of(FAST, 0.0)
+NO_REST = RequestSchedule.for_limits(FAST, 0.0)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ async def test_nobody_there(share: Share) -> None:
     """Where no server listens, calls wait, or raise if they are to."""
     with held() as port:
         url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
-        limiter = share(url, FAST, when_gone="raise")
+        limiter = share(url, FAST, on_unavailable="raise")
         with pytest.raises(LimiterError, match="ConnectionError") as caught:
             await limiter.request()
         assert PASSWORD not in str(caught.value)
@@ -96,8 +96,8 @@ async def test_nobody_there(share: Share) -> None:
 async def test_a_restart(share: Share) -> None:
     """A server that starts again and knows nothing is told what is held, and rests first."""
     with own_server() as server:
-        one, other = (share(server.url(), Limits(60_000, 2), settle=1.2) for _ in range(2))
-        engine = connect(server.url(), "n")
+        one, other = (share(server.url(), Limits(60_000, 2), recovery_delay=1.2) for _ in range(2))
+        engine = create_backend(server.url(), "n")
         begun = asyncio.get_running_loop().time()
         await one.request()
         assert asyncio.get_running_loop().time() - begun >= 1.2  # nobody knows what was before
@@ -116,7 +116,7 @@ async def test_a_restart(share: Share) -> None:
         asking.cancel()
         # What was at hand may have been used; what came of the new one came after the rest.
         assert not [at for at in moments if begun + 0.5 < at < begun + 0.3 + 1.2]
-        assert len((await engine.look()).leases) == 2
+        assert len((await engine.peek()).leases) == 2
         assert not waiting.done()
         waiting.cancel()
         await asyncio.gather(asking, waiting, return_exceptions=True)
@@ -129,7 +129,7 @@ async def test_a_cut_network(share: Share) -> None:
     with own_server() as server:
         async with Proxy("127.0.0.1", server.port) as proxy:
             url = server.url().replace(str(server.port), str(proxy.port))
-            patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
+            patient, other = share(url, FAST), share(url, FAST, on_unavailable="raise")
             slot = await patient.slot()
             await other.request()
             proxy.cut = True
@@ -140,16 +140,16 @@ async def test_a_cut_network(share: Share) -> None:
                 await other.request()
             assert asyncio.get_running_loop().time() - begun < 20
             with pytest.raises(LimiterError, match="cannot be read: no answer"):
-                await patient.look()
+                await patient.peek()
             assert asyncio.get_running_loop().time() - begun < 25
             assert not waiting.done()
             proxy.cut = False
             await waiting
             assert asyncio.get_running_loop().time() - begun < 30
             await other.request()
-            engine = connect(server.url(), "n")
+            engine = create_backend(server.url(), "n")
             async with asyncio.timeout(5):
-                while (await engine.look()).leases:  # noqa: ASYNC110 - another process
+                while (await engine.peek()).leases:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.1)
             await engine.close()
 
@@ -159,10 +159,10 @@ async def test_a_slow_way(redis_url: str, redis_server: Server) -> None:
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         proxy.delay = 0.22
         url = redis_url.replace(str(redis_server.port), str(proxy.port))
-        one, other = connect(url, "n"), connect(url, "n")
+        one, other = create_backend(url, "n"), create_backend(url, "n")
         with pytest.raises(LimiterError, match="no answer within"):
             await one.reserve(1, plain(), NO_REST)
-        assert not (await other.look()).leases
+        assert not (await other.peek()).leases
         await one.close()
         await other.close()
 
@@ -204,14 +204,14 @@ async def test_the_keys(redis_url: str, share: Share) -> None:
 @pytest.mark.parametrize("what", ["pace", "ends", "window"])
 async def test_an_eviction(redis_url: str, what: str) -> None:
     """A server that has thrown away a key is as another, and is told again what is held."""
-    engine = connect(redis_url, "n")
-    first = await engine.lease(change(take=("a", "b"), limit=2))
-    assert first.taken == ("a", "b")
+    engine = create_backend(redis_url, "n")
+    first = await engine.update_leases(change(acquire=("a", "b"), limit=2))
+    assert first.acquired == ("a", "b")
     assert (await engine.reserve(0, plain(), NO_REST)).epoch == first.epoch
     async with Redis.from_url(redis_url) as admin:
         await admin.delete(f"kling_async:{{n}}:{what}")
-    again = await engine.lease(change(take=("c",), limit=2, settle=60.0))
-    assert again.taken == ()
+    again = await engine.update_leases(change(acquire=("c",), limit=2, recovery_delay=60.0))
+    assert again.acquired == ()
     assert again.epoch != first.epoch
     assert (await engine.reserve(0, plain(), NO_REST)).epoch == again.epoch
     await engine.close()
@@ -219,11 +219,11 @@ async def test_an_eviction(redis_url: str, what: str) -> None:
 
 async def test_an_eviction_of_holders(redis_url: str) -> None:
     """Of leases whose holders were thrown away, the rest is told."""
-    engine = connect(redis_url, "n")
-    await engine.lease(change(take=("a",)))
+    engine = create_backend(redis_url, "n")
+    await engine.update_leases(change(acquire=("a",)))
     async with Redis.from_url(redis_url) as admin:
         await admin.delete("kling_async:{n}:leases")
-    (lease,) = (await engine.look()).leases
+    (lease,) = (await engine.peek()).leases
     assert (lease.key, lease.holder) == ("a", "?")
     assert lease.ends_in > 90
     await engine.close()
@@ -231,8 +231,8 @@ async def test_an_eviction_of_holders(redis_url: str) -> None:
 
 async def test_a_failover(redis_url: str) -> None:
     """A server with another run_id may know less than was reserved, and begins with a rest."""
-    engine = connect(redis_url, "n")
-    pace = evolve(NO_REST, settle=0.5)
+    engine = create_backend(redis_url, "n")
+    pace = evolve(NO_REST, recovery_delay=0.5)
     first = await engine.reserve(1, plain(), pace)
     async with Redis.from_url(redis_url) as admin:
         await admin.hset("kling_async:{n}:pace", "run", "another")
@@ -258,8 +258,8 @@ async def test_an_old_server_that_writes_no_more(share: Share) -> None:
                 await asyncio.sleep(0.5)  # turns at hand are lost
                 await granted(limiter)
                 await limiter.slot()
-            engine = connect(new.url(), "n")
-            assert len((await engine.look()).leases) == 2
+            engine = create_backend(new.url(), "n")
+            assert len((await engine.peek()).leases) == 2
             await engine.close()
 
 
@@ -287,7 +287,7 @@ async def test_what_a_server_answers(share: Share, answer: str, *, waits: bool) 
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        limiter = share(f"redis://127.0.0.1:{port}", FAST, when_gone="raise")
+        limiter = share(f"redis://127.0.0.1:{port}", FAST, on_unavailable="raise")
         for call in (limiter.request, limiter.slot):
             with pytest.raises(LimiterError if waits else ConfigurationError) as caught:
                 await call()
@@ -297,8 +297,8 @@ async def test_what_a_server_answers(share: Share, answer: str, *, waits: bool) 
 
 async def test_a_clock_that_was_set_back(redis_url: str) -> None:
     """Processes report again what they have; leases last as long as they would have."""
-    engine, pace = connect(redis_url, "n"), evolve(NO_REST, settle=0.5)
-    first = await engine.lease(change(take=("a", "m/1")))
+    engine, pace = create_backend(redis_url, "n"), evolve(NO_REST, recovery_delay=0.5)
+    first = await engine.update_leases(change(acquire=("a", "m/1")))
     await engine.reserve(3, Report("a", 1), pace)
     await engine.pause(5.0, 0.0)
     async with Redis.from_url(redis_url) as admin:
@@ -308,20 +308,20 @@ async def test_a_clock_that_was_set_back(redis_url: str) -> None:
         for lease in ("a", "m/1"):
             await admin.zincrby("kling_async:{n}:ends", 1_000, lease)
     got = await engine.reserve(3, Report("a", 2, 1, 3), pace)
-    assert (got.known, got.delays) == (0, ())
+    assert (got.acknowledged, got.delays) == (0, ())
     assert 900 < got.set_back <= 1_000
     assert got.epoch != first.epoch
     assert got.pause <= 6.0
     assert len((await engine.reserve(3, Report("a", 3, 0, 3), pace)).delays) == 3
-    leased = await engine.lease(change())
+    leased = await engine.update_leases(change())
     assert (leased.set_back, leased.held, leased.confirmed) == (0.0, 2, 1)
-    assert all(80 < lease.ends_in <= 100 for lease in (await engine.look()).leases)
+    assert all(80 < lease.ends_in <= 100 for lease in (await engine.peek()).leases)
     await engine.close()
 
 
 def test_connections_end_with_their_loop(redis_url: str) -> None:
     """A limiter that is used in several loops, and never closed, leaves no connection open."""
-    limiter = SharedLimiter(redis_url, limits=FAST, name="n", settle=0)
+    limiter = SharedLimiter(redis_url, limits=FAST, name="n", recovery_delay=0)
 
     async def use() -> None:
         await granted(limiter)
@@ -340,16 +340,16 @@ async def test_looking_after_a_restart(share: Share) -> None:
     """The first look on a connection that has ended with its server makes another one."""
     with own_server() as server:
         limiter = share(server.url(), FAST)
-        await limiter.look()
+        await limiter.peek()
         server.stop()
         server.start()
-        assert (await limiter.look()).requests == 0
+        assert (await limiter.peek()).requests == 0
 
 
 async def test_a_client_with_an_address(redis_url: str, emulate: Emulate) -> None:
     """A client that is given an address shares the limits of its key, and closes what it made."""
     emulator = await emulate(speed=100.0)
-    engine = connect(redis_url, name_of(emulator.key))
+    engine = create_backend(redis_url, name_of(emulator.key))
     await engine.reserve(0, plain(), NO_REST)
     async with KlingClient(
         emulator.key,
@@ -361,10 +361,10 @@ async def test_a_client_with_an_address(redis_url: str, emulate: Emulate) -> Non
         async with asyncio.timeout(20):
             task = await kling.submit(MasterTextToVideo("a fox"))
             await asyncio.sleep(0.1)
-            (lease,) = (await engine.look()).leases
+            (lease,) = (await engine.peek()).leases
             assert lease.key == str(task.ref)
             await task
-    usage = await engine.look()
+    usage = await engine.peek()
     assert not usage.leases
     assert usage.requests >= 2
     assert (usage.requests_per_minute, usage.concurrent_tasks) == (60_000, 2)

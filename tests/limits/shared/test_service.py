@@ -10,7 +10,7 @@ import pytest
 
 from kling_async.limits.base import Limits
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.memory import MemoryEngine
+from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.testing.clock import VirtualLoop
 from tests.limits.conftest import fullest
 
@@ -22,8 +22,8 @@ class Traffic:
     """Processes that send as much as they may, and a service that notes what arrives."""
 
     def __init__(self, limits: Limits, latency: Callable[[Random], float]) -> None:
-        self.engine = MemoryEngine(
-            lambda: asyncio.get_running_loop().time() + self.skew, trip=0.002
+        self.engine = MemoryLimitsBackend(
+            lambda: asyncio.get_running_loop().time() + self.skew, round_trip=0.002
         )
         self.skew = 0.0
         self.limits = limits
@@ -48,7 +48,7 @@ class Traffic:
 
     async def process(self, seconds: float, waiters: int) -> None:
         """Be a process that lives for so long, and is then killed without a word."""
-        limiter = SharedLimiter(self.engine, limits=self.limits, settle=0)
+        limiter = SharedLimiter(self.engine, limits=self.limits, recovery_delay=0)
         share = len(self.shares)
         self.shares.append(0)
 

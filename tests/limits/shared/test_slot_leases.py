@@ -14,7 +14,7 @@ from kling_async import TaskRef
 from kling_async.errors import ConfigurationError
 from kling_async.limits.base import Limits
 from kling_async.limits.shared.limiter import SharedLimiter
-from kling_async.limits.shared.memory import MemoryEngine
+from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.limits.shared.slot_leases import PENDING
 from kling_async.testing.clock import VirtualLoop
 
@@ -44,7 +44,7 @@ def kill(limiter: SharedLimiter) -> None:
 
 async def test_a_slot_has_a_lifetime_of_its_own(share: Share) -> None:
     """It expires so long after it was last confirmed, here and elsewhere, and says so once."""
-    engine, expired = MemoryEngine(), []
+    engine, expired = MemoryLimitsBackend(), []
     one, other = share(engine, ONE), share(engine, ONE)
     slot = await one.slot()
 
@@ -64,7 +64,7 @@ async def test_a_slot_has_a_lifetime_of_its_own(share: Share) -> None:
 
 async def test_no_lifetime_is_longer_than_the_presumed_one(share: Share) -> None:
     """However long the lifetime is said to be, presumed_lifetime is the longest."""
-    limiter = share(MemoryEngine(), Limits(60_000, 1, 20.0))
+    limiter = share(MemoryLimitsBackend(), Limits(60_000, 1, 20.0))
     (await limiter.slot()).confirm(REF, 1_000.0)
     await limiter.slot()
     assert now() == pytest.approx(20, abs=0.2)
@@ -72,7 +72,7 @@ async def test_no_lifetime_is_longer_than_the_presumed_one(share: Share) -> None
 
 async def test_a_submit_whose_answer_was_lost(share: Share) -> None:
     """Its slot is free after the time that was said, though its process lives."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, ONE), share(engine, ONE)
     slot = await one.slot()
     await asyncio.sleep(5)
@@ -87,7 +87,7 @@ async def test_a_submit_whose_answer_was_lost(share: Share) -> None:
 @pytest.mark.slow
 async def test_a_submit_under_way_keeps_its_slot(share: Share) -> None:
     """As long as its process lives, and has not given it up."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, ONE), share(engine, ONE)
     slot = await one.slot()
     waiting = asyncio.create_task(other.slot())
@@ -107,7 +107,7 @@ async def _ask(limiter: Limiter) -> None:
 
 async def test_a_submit_whose_process_was_killed(share: Share) -> None:
     """A slot whose task is not known is free soon after its process has died."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     dead, other = share(engine, ONE), share(engine, ONE)
     await dead.slot()
     await asyncio.sleep(100)
@@ -119,7 +119,7 @@ async def test_a_submit_whose_process_was_killed(share: Share) -> None:
 @pytest.mark.parametrize("lifetime", [-1.0, float("nan")])
 async def test_lifetimes_that_make_no_sense(share: Share, lifetime: float) -> None:
     """They are refused."""
-    slot = await share(MemoryEngine(), ONE).slot()
+    slot = await share(MemoryLimitsBackend(), ONE).slot()
     with pytest.raises(ConfigurationError, match="0 s or more"):
         slot.expire_in(lifetime)
     with pytest.raises(ConfigurationError, match="0 s or more"):
@@ -128,7 +128,7 @@ async def test_lifetimes_that_make_no_sense(share: Share, lifetime: float) -> No
 
 async def test_who_goes_first(share: Share) -> None:
     """A submit that was refused waits before those of its process that wait already."""
-    limiter, order = share(MemoryEngine(), ONE), list[str]()
+    limiter, order = share(MemoryLimitsBackend(), ONE), list[str]()
     held = await limiter.slot()
 
     async def one(name: str, *, first: bool) -> None:
@@ -174,21 +174,21 @@ class Account:
 @pytest.mark.slow
 async def test_what_one_process_learns_holds_for_all(share: Share) -> None:
     """An account of 3 tasks under limits of 1,000: few refusals, and hardly any time is lost."""
-    engine, account = MemoryEngine(trip=0.002), Account(3)
+    engine, account = MemoryLimitsBackend(round_trip=0.002), Account(3)
     limiters = [share(engine, Limits()) for _ in range(4)]
     await asyncio.gather(*(account.generate(limiters[i % 4], 30.0) for i in range(60)))
     assert account.done == 60
     assert account.refused < 60
     assert now() < 1.15 * 20 * 30.0
     assert min(limiter.effective_tasks for limiter in limiters) <= 4
-    usage = await engine.look()
+    usage = await engine.peek()
     assert (usage.concurrent_tasks, usage.effective_tasks < 10) == (1_000, True)
 
 
 @pytest.mark.slow
 async def test_a_cap_that_rises_again(share: Share) -> None:
     """A cap that was lowered by mistake is back within two minutes, in all processes."""
-    engine, account = MemoryEngine(), Account(1_000)
+    engine, account = MemoryLimitsBackend(), Account(1_000)
     one, other = share(engine, Limits()), share(engine, Limits())
     one.refused(await one.slot())
     assert one.effective_tasks == 1
@@ -203,7 +203,7 @@ async def test_a_cap_that_rises_again(share: Share) -> None:
 async def test_leases_when_the_clock_is_set_back(share: Share) -> None:
     """They end when they would have."""
     skew = 5_000.0
-    engine = MemoryEngine(lambda: now() + skew)
+    engine = MemoryLimitsBackend(lambda: now() + skew)
     one, other = share(engine, Limits(60_000, 1, 100.0)), share(engine, ONE)
     (await one.slot()).confirm(REF)
     await asyncio.sleep(50)
@@ -214,13 +214,13 @@ async def test_leases_when_the_clock_is_set_back(share: Share) -> None:
 
 async def test_a_cap_that_the_engine_forgets(share: Share) -> None:
     """An engine that has lost what was learned is told again."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, Limits()), share(engine, Limits())
     held = await one.slot()
     held.confirm(REF)
     one.refused(await one.slot())
     await asyncio.sleep(1)
-    engine.forget()
+    engine.lose_state()
     await asyncio.sleep(3)
     waiting = asyncio.create_task(other.slot())
     await asyncio.sleep(1)
@@ -230,16 +230,16 @@ async def test_a_cap_that_the_engine_forgets(share: Share) -> None:
 
 async def test_a_refusal_without_the_engine(share: Share) -> None:
     """A process that keeps to its own share learns, too, and does not ask again at once."""
-    engine, account = MemoryEngine(), Account(2)
-    limiter = share(engine, Limits(600, 40), when_gone="local", share=0.5)
-    engine.gone = True
+    engine, account = MemoryLimitsBackend(), Account(2)
+    limiter = share(engine, Limits(600, 40), on_unavailable="local", share=0.5)
+    engine.unreachable = True
     await asyncio.gather(*(account.generate(limiter, 10.0) for _ in range(20)))
     assert account.refused < 40
 
 
 async def test_whose_slots_can_be_refused(share: Share) -> None:
     """A slot of another limiter is refused, and one that has ended changes nothing."""
-    engine = MemoryEngine()
+    engine = MemoryLimitsBackend()
     one, other = share(engine, Limits()), share(engine, Limits())
     slot = await one.slot()
     with pytest.raises(ConfigurationError, match="a slot of this limiter"):
@@ -251,7 +251,7 @@ async def test_whose_slots_can_be_refused(share: Share) -> None:
 
 def test_one_limiter_on_two_running_loops() -> None:
     """It is refused where it is not used first, in words that say what to do."""
-    limiter = SharedLimiter(MemoryEngine(), limits=ONE, settle=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=ONE, recovery_delay=0)
     used, done = threading.Event(), threading.Event()
 
     async def first() -> None:
@@ -264,7 +264,7 @@ def test_one_limiter_on_two_running_loops() -> None:
     thread.start()
     used.wait()
     try:
-        for call in (limiter.request, limiter.slot, limiter.look, limiter.close):
+        for call in (limiter.request, limiter.slot, limiter.peek, limiter.close):
 
             async def use(call: object = call) -> None:
                 await call()  # type: ignore[operator]
@@ -291,8 +291,10 @@ def test_processes_agree_on_the_cap(changes: list[tuple[int, str, float]]) -> No
     """Whatever happens to submits of two processes, they agree on the cap soon after."""
 
     async def main() -> None:
-        engine = MemoryEngine()
-        limiters = [SharedLimiter(engine, limits=Limits(600, 8), settle=0) for _ in range(2)]
+        engine = MemoryLimitsBackend()
+        limiters = [
+            SharedLimiter(engine, limits=Limits(600, 8), recovery_delay=0) for _ in range(2)
+        ]
         held: list[Slot] = []
         for which, what, wait in changes:
             if what == "release" and held:

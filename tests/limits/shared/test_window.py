@@ -56,7 +56,7 @@ def test_a_process_that_comes_back() -> None:
 def test_a_ledger_reports_each_answer_once() -> None:
     """An answer is reported until the engine has it, and in groups of a step."""
     ledger = Ledger("a")
-    ledger.under_way = 6
+    ledger.in_flight = 6
     for at in (1.0, 1.125, 1.5):
         ledger.answered(at)
     lost = ledger.report(2.0)
@@ -77,7 +77,7 @@ def test_a_ledger_with_nothing_to_report() -> None:
     """It has something while anything is under way, or an answer was in no report."""
     ledger = Ledger("a")
     assert not ledger.pending
-    ledger.under_way = 1
+    ledger.in_flight = 1
     assert ledger.pending
     ledger.answered(0.0)
     assert ledger.pending
@@ -124,7 +124,7 @@ class Model:
         known, turns = self._arrive(report, number)
         if how == "heard":
             process.ledger.acknowledge(known)
-            process.ledger.under_way += len(turns)
+            process.ledger.in_flight += len(turns)
             process.turns += turns
 
     def use(self, process: Process) -> None:
@@ -146,7 +146,7 @@ class Model:
         """Do not use a turn."""
         if process.turns:
             process.turns.pop()
-            process.ledger.under_way -= 1
+            process.ledger.in_flight -= 1
 
     def die(self, process: Process) -> None:
         """End a process, and begin another: what it has sent arrives in the same moment."""
