@@ -38,7 +38,7 @@ _NONCE_BYTES = 12
 class Listener(Protocol):
     """Who is told of callbacks: every client of an inbox."""
 
-    def hear(self, callback: Callback) -> bool:
+    def handle(self, callback: Callback) -> bool:
         """Take a callback; return whether it is about a task of this client that runs."""
 
 
@@ -129,7 +129,7 @@ class Callbacks:
             del self._expected[one.nonce]
         return None if expected.said is None else self._find(expected, expected.said)
 
-    def hear(self, callback: Callback) -> bool:
+    def handle(self, callback: Callback) -> bool:
         """Take a callback, on any thread; return whether it is about a task that runs."""
         try:
             here = asyncio.get_running_loop()

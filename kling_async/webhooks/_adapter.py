@@ -1,88 +1,82 @@
-"""What the edges share: reading a callback's body, opening the client, answering errors."""
+"""What the adapters share: reading a callback's body, opening the client, reporting errors."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, KlingError
-from kling_async.webhooks import problem_details as errors
+from kling_async.webhooks.problem_details import ProblemResponse, to_response
 
 if TYPE_CHECKING:
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
 
 Client = KlingClient | Callable[[], KlingClient]
-"""A client, or what makes one when the server starts."""
+"""A client, or a function that creates one when the server starts."""
 
-# Seconds for a callback's body. It is a few hundred bytes, and comes with its headers.
-BODY_WITHIN: Final = 10.0
+HEADERS: Final[Mapping[int, Mapping[str, str]]] = {405: {"Allow": "POST"}}
+"""The headers of a response to a callback, by its status."""
 
-_BROKEN: Final = 400
-_SLOW: Final = 408
-_SERVER_ERROR: Final = 500
+# Seconds. A callback is a few hundred bytes, and arrives together with its headers.
+_BODY_TIMEOUT: Final = 10.0
 
 _log = logging.getLogger("kling_async")
 
 
-async def receive(  # noqa: PLR0913, PLR0917 - a request has that many parts
-    inbox: Inbox,
-    method: str,
-    path: str,
-    query: str,
-    length: int | None,
-    read: Callable[[], Awaitable[bytes]],
+async def receive_callback(
+    inbox: Inbox, method: str, path: str, length: int | None, read: Callable[[], Awaitable[bytes]]
 ) -> int:
-    """Take one callback; return what to answer. The body is read only if it may be genuine.
+    """Pass a request to an inbox; return the HTTP status to respond with.
+
+    The body is read only if the token is valid, and not beyond the inbox's limit.
 
     Args:
-        inbox: What takes it.
-        method: The request's method.
-        path: Its path, as the server sees it.
-        query: Its query.
-        length: How many bytes its headers announce, if they do.
-        read: Gives the next bytes of the body, none at its end; raises `ConnectionError` if it
-            breaks off.
+        inbox: The inbox.
+        method: The HTTP method.
+        path: The path of the URL.
+        length: The announced number of bytes of the body, if any.
+        read: Returns the next bytes of the body, and none at its end. It raises
+            `ConnectionError` if the body is incomplete.
     """
-    refusal = inbox.refuses(method, path, length)
-    if refusal is not None:
-        return refusal
+    token = inbox.verify(method, path, length)
+    if isinstance(token, int):
+        return token
     body = bytearray()
-    most = inbox.max_body_bytes + 1  # one too many is what the inbox needs to see
+    limit = inbox.max_body_bytes + 1  # from one byte too many the inbox sees that it is too large
     try:
-        async with asyncio.timeout(BODY_WITHIN):
-            while len(body) < most and (piece := await read()):
-                body += piece[: most - len(body)]
+        async with asyncio.timeout(_BODY_TIMEOUT):
+            while len(body) < limit and (chunk := await read()):
+                body += chunk[: limit - len(body)]
     except TimeoutError:
-        return _SLOW
-    except ConnectionError:  # nobody hears this answer
-        return _BROKEN
-    return inbox.handle(method, path, query, bytes(body))
+        return 408
+    except ConnectionError:  # the client will not receive this response
+        return 400
+    return inbox.deliver(token, bytes(body))
 
 
 @asynccontextmanager
-async def opened(client: Client, relay: Relay | None = None) -> AsyncIterator[KlingClient]:
-    """Enter a client, made here if need be, and close it at the end; within it the relay's time."""
+async def open_client(client: Client, relay: Relay | None = None) -> AsyncIterator[KlingClient]:
+    """Open a client, and the relay around it; close both at the end."""
     async with relay or nullcontext(), client() if callable(client) else client as kling:
         yield kling
 
 
-def missing(how: str) -> ConfigurationError:
-    """Return the error of one who asks for a client where none is open."""
-    return ConfigurationError(f"no client is open here: {how}")
+def no_client(remedy: str) -> ConfigurationError:
+    """Return the error of a handler that requests a client where none is open."""
+    return ConfigurationError(f"no client is open here: {remedy}")
 
 
-def answered(error: KlingError) -> errors.Answer:
-    """Return what to answer to an error; log what the answer keeps to itself."""
-    answer = errors.answer(error)
-    if answer.status >= _SERVER_ERROR:
-        # Where the cause is our own, it takes the place in the code to find it.
-        trace = error if answer.status == _SERVER_ERROR else None
-        _log.error(
-            "answered %d: %s: %s", answer.status, type(error).__name__, error, exc_info=trace
-        )
-    return answer
+def error_response(error: KlingError) -> ProblemResponse:
+    """Return the response to an error; log server errors, whose details it does not contain."""
+    response = to_response(error)
+    if response.status >= 500:  # noqa: PLR2004 - server errors
+        # A 500 is a fault of this application: the traceback shows where.
+        trace = error if response.status == 500 else None  # noqa: PLR2004
+        name = type(error).__name__
+        _log.error("answered %d: %s: %s", response.status, name, error, exc_info=trace)
+    return response

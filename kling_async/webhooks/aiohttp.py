@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from kling_async.client import KlingClient
 from kling_async.errors import KlingError
-from kling_async.webhooks import _adapter as _edge
+from kling_async.webhooks import _adapter
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -30,85 +30,77 @@ if TYPE_CHECKING:
     from kling_async.webhooks.relay.relay import Relay
 
 CLIENT: Final = web.AppKey("kling_client", KlingClient)
-"""Where the client is in the application."""
-
-_METHOD_NOT_ALLOWED: Final = 405
+"""The key of the client in the application."""
 
 
 def routes(inbox: Inbox, *, prefix: str = "") -> list[web.RouteDef]:
-    """Return the routes that take callbacks, for ``add_routes``.
+    """Return the routes that receive callbacks, for ``add_routes``.
 
     Args:
-        inbox: What takes them.
+        inbox: The inbox.
         prefix: The path before the token, such as ``/kling``.
     """
 
-    async def take(request: web.Request) -> web.Response:
+    async def receive(request: web.Request) -> web.Response:
         async def read() -> bytes:
             try:
                 return await request.content.readany()
             except (web.RequestPayloadError, HttpProcessingError) as error:
-                raise ConnectionResetError("the body broke off") from error
+                raise ConnectionResetError("the body is incomplete") from error
 
-        status = await _edge.receive(
-            inbox,
-            request.method,
-            request.path,
-            request.query_string,
-            request.content_length,
-            read,
+        status = await _adapter.receive_callback(
+            inbox, request.method, request.path, request.content_length, read
         )
-        allow = {"Allow": "POST"} if status == _METHOD_NOT_ALLOWED else {}
-        response = web.Response(status=status, headers=allow)
+        response = web.Response(status=status, headers=_adapter.HEADERS.get(status))
         if not request.content.is_eof():
             response.force_close()
-            with suppress(ConnectionError):  # the client may have gone
+            with suppress(ConnectionError):  # the client may have disconnected
                 await response.prepare(request)
                 await response.write_eof()
-            # Else aiohttp goes on reading for ten seconds what nobody wants.
+            # Otherwise aiohttp continues to read the body for ten seconds.
             request.protocol.force_close()
         return response
 
-    return [web.route("*", f"{prefix}/{{token:[^/]+}}", take)]
+    return [web.route("*", f"{prefix}/{{token:[^/]+}}", receive)]
 
 
 def lifespan(
-    client: _edge.Client, *, relay: Relay | None = None
+    client: _adapter.Client, *, relay: Relay | None = None
 ) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return what opens and closes the client, for ``app.cleanup_ctx``.
+    """Return a generator for ``app.cleanup_ctx`` that opens and closes the client.
 
     Args:
-        client: A client, or a function that makes one, to be called when the server starts.
-        relay: What shares the inbox's callbacks with other processes meanwhile.
+        client: A client, or a function that creates one, called when the server starts.
+        relay: Shares the inbox's callbacks with other processes while the client is open.
     """
 
-    async def live(app: web.Application) -> AsyncIterator[None]:
-        async with _edge.opened(client, relay) as kling:
+    async def client_context(app: web.Application) -> AsyncIterator[None]:
+        async with _adapter.open_client(client, relay) as kling:
             app[CLIENT] = kling
             yield
 
-    return live
+    return client_context
 
 
 def client(request: web.Request) -> KlingClient:
     """Return the client that :func:`lifespan` has opened, also within sub-applications.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No client is open.
     """
     kling = request.config_dict.get(CLIENT)
     if kling is None:
-        raise _edge.missing("append aiohttp.lifespan(kling) to app.cleanup_ctx")
+        raise _adapter.no_client("append aiohttp.lifespan(kling) to app.cleanup_ctx")
     return kling
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let errors of this package become answers, as ``webhooks.errors`` says: a middleware."""
+    """Respond to errors as ``webhooks.problem_details`` defines: a middleware."""
     try:
         return await handler(request)
     except KlingError as error:
-        if request.writer.output_size:  # too late for another answer
+        if request.writer.output_size:  # too late for another response
             raise
-        answer = _edge.answered(error)
-        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+        response = _adapter.error_response(error)
+        return web.Response(status=response.status, headers=response.headers, body=response.body)

@@ -1,10 +1,10 @@
-"""The inbox as a plain ASGI application, for any framework and server that speaks ASGI.
+"""The inbox as a plain ASGI application, for any framework and server that supports ASGI.
 
 ::
 
     kling = KlingClient(inbox=inbox)
     app = asgi.lifespan(kling, asgi.app(inbox))  # alone, as under uvicorn
-    routes = [Mount("/kling", asgi.app(inbox)), ...]  # or anywhere in an application
+    routes = [Mount("/kling", asgi.app(inbox)), ...]  # or mounted in an application
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from attrs import frozen
 
 from kling_async.errors import KlingError
-from kling_async.webhooks import _adapter as _edge
+from kling_async.webhooks import _adapter
 from kling_async.webhooks.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -32,33 +32,32 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATE: Final = "kling_client"
-"""Where the client is in ``scope["state"]``."""
-
-_METHOD_NOT_ALLOWED: Final = 405
+"""The key of the client in ``scope["state"]``."""
 
 _log = logging.getLogger("kling_async")
 
 
 def app(inbox: Inbox) -> App:
-    """Return the application that takes callbacks, at any path it is given."""
-    return _Callbacks(inbox)
+    """Return the application that receives callbacks, at any path."""
+    return _CallbackApp(inbox)
 
 
-def lifespan(client: _edge.Client, app: App, *, relay: Relay | None = None) -> App:
-    """Wrap an application: the client is opened when the server starts, and closed when it ends.
+def lifespan(client: _adapter.Client, app: App, *, relay: Relay | None = None) -> App:
+    """Wrap an application: open the client when the server starts, close it when it stops.
 
-    The application's own start comes after it, and its own end before. One that knows nothing
-    of the lifespan protocol is left alone.
+    The client is open before the application's own startup and until after its shutdown. The
+    application need not support the lifespan protocol.
 
     Args:
-        client: A client, or a function that makes one, to be called when the server starts.
+        client: A client, or a function that creates one, called when the server starts.
         app: The application.
-        relay: What shares the inbox's callbacks with other processes meanwhile.
+        relay: Shares the inbox's callbacks with other processes while the client is open.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(_edge.opened(client, relay), app, scope, receive, send)
+            opening = _adapter.open_client(client, relay)
+            await _run_lifespan(opening, app, scope, receive, send)
         else:
             await app(scope, receive, send)
 
@@ -66,140 +65,124 @@ def lifespan(client: _edge.Client, app: App, *, relay: Relay | None = None) -> A
 
 
 def client(scope: Mapping[str, object]) -> KlingClient:
-    """Return the client that :func:`lifespan` has opened, by the scope of a request.
+    """Return the client that :func:`lifespan` has opened, from the scope of a request.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No client is open.
     """
     state = scope.get("state")
     kling = state.get(STATE) if isinstance(state, Mapping) else None
     if kling is None:
-        raise _edge.missing("wrap the application in asgi.lifespan(kling, app), and run it so")
+        raise _adapter.no_client("wrap the application in asgi.lifespan(kling, app), and run that")
     return cast("KlingClient", kling)
 
 
 def answer_errors(app: App) -> App:
-    """Wrap an application: errors of this package become answers, as ``webhooks.errors`` says."""
+    """Wrap an application: respond to errors as ``webhooks.problem_details`` defines."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         started = scope["type"] != "http"
 
-        async def watched(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await app(scope, receive, watched)
+            await app(scope, receive, watched_send)
         except KlingError as error:
-            if started:  # too late for another answer
+            if started:  # too late for another response
                 raise
-            answer = _edge.answered(error)
-            await _answer(send, answer.status, answer.headers.items(), answer.body)
+            response = _adapter.error_response(error)
+            await _respond(send, response.status, response.headers, response.body)
 
     return wrapped
 
 
-# An instance of a class: Starlette takes functions to be handlers of its own kind.
+# An instance, since Starlette takes functions to be handlers of its own kind.
 @frozen
-class _Callbacks:
+class _CallbackApp:
     _inbox: Inbox
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["type"]:
-            case "http":
-                await self._take(scope, receive, send)
-            case "lifespan":
-                await _idle(receive, send)
-            case _:  # a WebSocket: declined
-                await send({"type": "websocket.close"})
-
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))
-        announced = headers.get(b"content-length", b"")
+        if scope["type"] == "lifespan":
+            await _acknowledge(receive, send)
+            return
+        if scope["type"] != "http":  # a WebSocket: declined
+            await send({"type": "websocket.close"})
+            return
+        request_headers = dict(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))
+        announced = request_headers.get(b"content-length", b"")
         length = int(announced[:18]) if announced.isdigit() else None
-        body = _Body(receive)
-        status = await _edge.receive(
-            self._inbox,
-            str(scope["method"]),
-            str(scope["path"]),
-            cast("bytes", scope.get("query_string", b"")).decode("latin-1"),
-            length,
-            body.read,
-        )
-        answer = {"Allow": "POST"} if status == _METHOD_NOT_ALLOWED else {}
-        unread = not body.ended and (length or b"transfer-encoding" in headers)
-        # Else servers go on reading what nobody wants. Later versions of HTTP have no such header.
+        complete = False
+
+        async def read() -> bytes:
+            nonlocal complete
+            while not complete:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionResetError("the client has disconnected")
+                complete = not message.get("more_body")
+                if chunk := message.get("body"):
+                    return cast("bytes", chunk)
+            return b""
+
+        method, path = str(scope["method"]), str(scope["path"])
+        status = await _adapter.receive_callback(self._inbox, method, path, length, read)
+        headers = dict(_adapter.HEADERS.get(status, {}))
+        unread = not complete and (length or b"transfer-encoding" in request_headers)
+        # Otherwise servers continue to read the body. HTTP/2 and later have no such header.
         if unread and str(scope.get("http_version", "1.1")).startswith("1"):
-            answer["Connection"] = "close"
-        with suppress(OSError):  # what newer servers raise if the client has gone
-            await _answer(send, status, answer.items())
+            headers["Connection"] = "close"
+        with suppress(OSError):  # raised by newer servers if the client has disconnected
+            await _respond(send, status, headers)
 
 
-class _Body:
-    """The body of a request, piece by piece."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.ended = False
-
-    async def read(self) -> bytes:
-        while not self.ended:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError("the client has gone")
-            self.ended = not message.get("more_body")
-            if piece := message.get("body"):
-                return cast("bytes", piece)
-        return b""
-
-
-async def _answer(
-    send: Send, status: int, headers: Iterable[tuple[str, str]], body: bytes = b""
-) -> None:
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
-    raw.append((b"content-length", b"%d" % len(body)))
+async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
+    raw = [(b"content-length", b"%d" % len(body))]
+    for name, value in headers.items():
+        raw.append((name.lower().encode(), value.encode()))
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _live(
+async def _run_lifespan(
     opening: AbstractAsyncContextManager[KlingClient],
     app: App,
     scope: Scope,
     receive: Receive,
     send: Send,
 ) -> None:
-    """Live through a server's lifespan with a client open, and an application inside of it."""
+    """Run the lifespan of an application inside that of a client."""
     phase, last = "startup", cast("Message | None", None)
-    takes_part = False
+    supported = False
 
-    async def heard() -> Message:
-        nonlocal takes_part
-        takes_part = True
+    async def watched_receive() -> Message:
+        nonlocal supported
+        supported = True
         return await receive()
 
-    async def told(message: Message) -> None:
-        nonlocal phase, last, takes_part
-        takes_part = True
+    async def watched_send(message: Message) -> None:
+        nonlocal phase, last, supported
+        supported = True
         if message["type"] == "lifespan.startup.complete":
             phase = "shutdown"
             await send(message)
         else:
-            last = message  # and is passed on when the client is closed, too
+            last = message  # sent once the client is closed
 
     try:
         async with opening as kling:
             cast("MutableMapping[str, object]", scope.setdefault("state", {}))[STATE] = kling
             try:
-                await app(scope, heard, told)
+                await app(scope, watched_receive, watched_send)
             except Exception:
-                if takes_part:
+                if supported:
                     raise
-                # By the protocol, that is how an application says that it knows no lifespan.
-                _log.debug("the application takes no part in the lifespan", exc_info=True)
-            if not takes_part:
-                await _idle(receive, told)
+                # As the protocol defines: the application does not support lifespans.
+                _log.debug("the application does not support the lifespan protocol", exc_info=True)
+            if not supported:
+                await _acknowledge(receive, watched_send)
     except Exception:
         if last is None or last["type"] == "lifespan.shutdown.complete":
             last = {"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()}
@@ -209,10 +192,9 @@ async def _live(
             await send(last)
 
 
-async def _idle(receive: Receive, send: Send) -> None:
-    """Start and end as the server says, with nothing to do."""
-    while True:
-        kind = (await receive())["type"]
+async def _acknowledge(receive: Receive, send: Send) -> None:
+    """Acknowledge a server's startup and shutdown."""
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = str((await receive())["type"])
         await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return

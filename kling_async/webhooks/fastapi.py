@@ -21,15 +21,14 @@ from typing import TYPE_CHECKING, cast
 from kling_async._utils.extras import missing_extra
 from kling_async.client import KlingClient  # noqa: TC001 - FastAPI reads annotations
 from kling_async.errors import KlingError
-from kling_async.webhooks import _adapter as _edge
-from kling_async.webhooks import asgi
+from kling_async.webhooks import _adapter, asgi
 
 try:
     from fastapi import APIRouter, FastAPI
     from fastapi.requests import HTTPConnection, Request  # noqa: TC002 - the same
     from fastapi.responses import Response
 except ModuleNotFoundError:
-    raise missing_extra("fastapi", "this edge needs FastAPI") from None
+    raise missing_extra("fastapi", "this adapter needs FastAPI") from None
 
 if TYPE_CHECKING:
     from kling_async.webhooks.inbox import Inbox
@@ -37,59 +36,61 @@ if TYPE_CHECKING:
 
 
 def router(inbox: Inbox) -> APIRouter:
-    """Return the router that takes callbacks; give ``include_router`` a prefix of its own.
+    """Return the router that receives callbacks, for ``include_router`` with its own prefix.
 
-    It answers every method, does not show in the OpenAPI schema, and dependencies of the
-    application do not apply to it: the service cannot log in.
+    It accepts every method and is not part of the OpenAPI schema. Dependencies of the application
+    do not apply to it, since the service cannot log in.
     """
     callbacks = APIRouter()
-    endpoint = cast("Callable[[Request], Response]", asgi.app(inbox))  # ASGI is understood, too
+    endpoint = cast("Callable[[Request], Response]", asgi.app(inbox))  # or an ASGI application
     callbacks.add_route("/{token}", endpoint, name="kling_callbacks")
     return callbacks
 
 
 def lifespan(
-    client: _edge.Client, *, relay: Relay | None = None
+    client: _adapter.Client, *, relay: Relay | None = None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]]:
     """Return a lifespan for ``FastAPI(lifespan=…)`` that opens and closes the client.
 
-    In a lifespan of your own, enter it and yield what it gives::
+    In a lifespan of your own, enter it and yield its state::
 
         async with fastapi.lifespan(kling)(app) as state:
             yield {**state, "mine": ...}
 
     Args:
-        client: A client, or a function that makes one, to be called when the server starts.
-        relay: What shares the inbox's callbacks with other processes meanwhile.
+        client: A client, or a function that creates one, called when the server starts.
+        relay: Shares the inbox's callbacks with other processes while the client is open.
     """
 
     @asynccontextmanager
-    async def live(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
-        del app  # the client is in the state of each request: mounted applications find it there
-        async with _edge.opened(client, relay) as kling:
+    async def client_context(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
+        del app  # mounted applications, too, find the client in the state of a request
+        async with _adapter.open_client(client, relay) as kling:
             yield {asgi.STATE: kling}
 
-    return live
+    return client_context
 
 
 async def client(connection: HTTPConnection) -> KlingClient:
-    """Give the client that :func:`lifespan` has opened: ``Depends(client)``.
+    """Return the client that :func:`lifespan` has opened, as a dependency: ``Depends(client)``.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No client is open.
     """
     state = connection.scope.get("state", {})
     if (kling := state.get(asgi.STATE)) is None:
-        raise _edge.missing("use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state")
+        raise _adapter.no_client(
+            "use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state"
+        )
     return cast("KlingClient", kling)
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Let errors of this package become answers, as ``webhooks.errors`` says."""
-    app.add_exception_handler(KlingError, _answer)
+    """Respond to errors as ``webhooks.problem_details`` defines."""
+    app.add_exception_handler(KlingError, _respond_to_error)
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+async def _respond_to_error(request: Request, error: Exception) -> Response:
     del request
-    answer = _edge.answered(cast("KlingError", error))
-    return Response(answer.body, answer.status, dict(answer.headers))
+    response = _adapter.error_response(cast("KlingError", error))
+    return Response(response.body, response.status, dict(response.headers))

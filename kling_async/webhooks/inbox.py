@@ -1,11 +1,10 @@
-"""The receiving half of callbacks, without any framework: an inbox.
+"""The inbox: verifies callbacks and delivers them to clients. It depends on no framework.
 
-An :class:`Inbox` takes a method, a path, a query and a body, and answers with a status. What
-stands before it (:mod:`~kling_async.webhooks.asgi`, :mod:`~kling_async.webhooks.aiohttp`,
-:mod:`~kling_async.webhooks.fastapi`) only carries bytes.
+The adapters (:mod:`~kling_async.webhooks.asgi`, :mod:`~kling_async.webhooks.aiohttp`,
+:mod:`~kling_async.webhooks.fastapi`) only carry bytes to it.
 
-The service signs nothing (the contract). So a callback counts only at a URL that nobody can
-guess, and even there it is a hint: the client asks for the status before it believes it.
+The service does not sign callbacks. So a callback is accepted only at a URL that cannot be
+guessed, and even then it is only a hint: the client requests the status before it believes it.
 """
 
 from __future__ import annotations
@@ -22,76 +21,84 @@ from attrs import frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, ContractError
-from kling_async.protocol import callbacks
+from kling_async.protocol.callbacks import Callback, read, read_token, write_token
 
 if TYPE_CHECKING:
     from kling_async.results import Snapshot, TaskRef
     from kling_async.tasks.callback_router import Listener
 
-# Characters or bytes. Less can be guessed from one token by trying.
-_SHORTEST_SECRET = 16
+# Characters or bytes. A shorter secret can be found by trying, given one token.
+_MIN_SECRET = 16
 
 # The documented body is below 1 KB.
 _MAX_BODY_BYTES = 65_536
 
-# A task's callbacks that are passed on. The service tries four times (the contract); whoever has
-# learned a URL can have the status asked no more often than that.
-_OFTEN = 4
+# Callbacks of one task that are delivered. The service sends each four times at most, and a
+# stranger who learns a URL cannot cause more status requests than that.
+_MAX_DELIVERIES = 4
 
-# Tasks whose callbacks are remembered.
-_REMEMBERED = 10_000
+# Tasks whose callbacks are counted.
+_MAX_TASKS = 10_000
 
-_OK, _MALFORMED, _NOT_FOUND, _NOT_POST, _TOO_LARGE = 200, 400, 404, 405, 413
+# The HTTP status of each outcome that is not accepted with 200.
+_REJECTIONS = {"malformed": 400, "invalid_token": 404, "wrong_method": 405, "too_large": 413}
 
 _log = logging.getLogger("kling_async")
 
 
 @frozen
 class Counts:
-    """What became of the requests that an inbox was given.
+    """What became of the requests to an inbox.
 
     Attributes:
-        taken: First callbacks of tasks that run: each wakes its task.
-        repeated: Further callbacks of such tasks.
-        relayed: First callbacks of tasks that run here, which came to another process: see
+        delivered: First callbacks of tasks that run here: each wakes its task.
+        relayed: The same, for callbacks that another process received: see
             :mod:`kling_async.webhooks.relay.relay`.
-        unknown: Callbacks of tasks that no client of this inbox waits for: they have been seen to
-            end already, or another process has submitted them.
-        unfinished: Callbacks that say that the task still runs.
-        malformed: Bodies that say nothing about a task.
-        oversized: Bodies above the limit.
-        misused: Other methods than POST.
-        forged: Paths without a token of ours.
+        repeated: Further callbacks of such tasks.
+        unknown: Callbacks of tasks that no client of this inbox waits for: their end is known
+            already, or another process has submitted them.
+        still_running: Callbacks that say that the task still runs.
+        malformed: Bodies that describe no task.
+        too_large: Bodies above the limit.
+        wrong_method: Methods other than POST.
+        invalid_token: Paths without a valid token.
     """
 
-    taken: int = 0
+    delivered: int = 0
     relayed: int = 0
     repeated: int = 0
     unknown: int = 0
-    unfinished: int = 0
+    still_running: int = 0
     malformed: int = 0
-    oversized: int = 0
-    misused: int = 0
-    forged: int = 0
+    too_large: int = 0
+    wrong_method: int = 0
+    invalid_token: int = 0
 
 
 class Inbox:
-    """Takes callbacks, proves that their URLs are ours, and wakes the tasks that they are about.
+    """Verifies callbacks and wakes the tasks that they are about.
 
-    Give it to one or more clients (``KlingClient(inbox=inbox)``) and to one of the edges. It does
-    no input or output, and needs no closing. It may be given callbacks on any thread.
+    Pass it to one or more clients (``KlingClient(inbox=inbox)``) and to one of the adapters. It
+    does no I/O and need not be closed. It may be used from any thread.
 
     Args:
-        public_url: Where the service reaches the edge: https, or plain http on loopback.
-        secret: What the tokens are signed with: at least 16 characters or bytes that nobody
-            knows, the same in all processes and after a restart. Of several, the first signs,
-            and each is recognised: put a new one first, and drop the old one an hour later.
-        confirm: Ask for the status before a callback is believed. Without, whoever can read the
-            URLs (proxies, their logs) can end tasks: for networks in which you trust everybody.
+        public_url: The URL at which the service reaches the adapter: https, or plain http on
+            loopback.
+        secret: Signs the tokens: at least 16 characters or bytes, the same in all processes and
+            after a restart. If there are several, the first signs and each one verifies: put a
+            new secret first, and remove the old one an hour later.
+        confirm: Request the status before a callback is believed. Without it, anyone who can read
+            the URLs (proxies, their logs) can end tasks: only for networks in which every party
+            is trusted.
         max_body_bytes: The largest body that is read.
 
+    Attributes:
+        public_url: The URL, without a slash at the end.
+        max_body_bytes: The largest body that is read.
+        names: A checksum of each secret. Processes that share a secret share its name.
+
     Raises:
-        ConfigurationError: The URL is not public https, or a secret is too short.
+        ConfigurationError: The URL is not a public https URL, or a secret is too short.
     """
 
     def __init__(
@@ -102,34 +109,22 @@ class Inbox:
         confirm: bool = True,
         max_body_bytes: int = _MAX_BODY_BYTES,
     ) -> None:
-        self._public_url = _checked_url(public_url)
-        self._secrets = _checked_secrets(secret)
-        self._confirm = confirm
         if not isinstance(max_body_bytes, int) or max_body_bytes < 1:
             raise ConfigurationError(f"an inbox needs max_body_bytes >= 1, not {max_body_bytes!r}")
-        self._max_body_bytes = max_body_bytes
+        self.public_url: str = _checked_url(public_url)
+        self.max_body_bytes: int = max_body_bytes
+        self._secrets = _checked_secrets(secret)
+        self.names: tuple[str, ...] = tuple(
+            sha256(b"kling_async relay " + key).hexdigest()[:16] for key in self._secrets
+        )
+        self._confirm = confirm
         self._listeners: WeakSet[Listener] = WeakSet()
-        self._passed_on: OrderedDict[tuple[TaskRef, bool], int] = OrderedDict()
+        self._deliveries: OrderedDict[tuple[TaskRef, bool], int] = OrderedDict()
         self._counts: Counter[str] = Counter()
-        self._lock = RLock()  # a hook that is told of a callback may read the counts
+        self._lock = RLock()  # reentrant: an event hook may read the counts during a delivery
 
     def __repr__(self) -> str:
-        return f"<Inbox {self._public_url}>"
-
-    @property
-    def public_url(self) -> str:
-        """Where the service reaches the edge, without a slash at the end."""
-        return self._public_url
-
-    @property
-    def max_body_bytes(self) -> int:
-        """The largest body that is read."""
-        return self._max_body_bytes
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """A checksum of each secret: what all processes have in common that share one."""
-        return tuple(sha256(b"kling_async relay " + one).hexdigest()[:16] for one in self._secrets)
+        return f"<Inbox {self.public_url}>"
 
     @property
     def counts(self) -> Counts:
@@ -138,110 +133,116 @@ class Inbox:
             return Counts(**self._counts)
 
     def callback_url(self, model: str, nonce: str) -> str:
-        """Return the URL for one submit to a model; clients ask for it."""
-        return f"{self._public_url}/{callbacks.write_token(model, nonce, self._secrets[0])}"
+        """Return the URL for one submit to a model. Clients call this."""
+        return f"{self.public_url}/{write_token(model, nonce, self._secrets[0])}"
 
     def join(self, listener: Listener) -> None:
-        """Tell a listener of every callback, as long as it lives; clients do it by themselves."""
+        """Deliver callbacks to a listener until it is garbage-collected. Clients call this."""
         with self._lock:
             self._listeners.add(listener)
 
-    def refuses(self, method: str, path: str, length: int | None = None) -> int | None:
-        """Say, before a body is read, whether to read it.
+    def verify(self, method: str, path: str, length: int | None = None) -> tuple[str, str] | int:
+        """Verify a request before its body is read.
 
         Args:
             method: The HTTP method.
-            path: The path of the URL, with or without the one that ``public_url`` has.
-            length: How many bytes the body is to have, if that was said.
+            path: The path of the URL, with or without that of ``public_url``.
+            length: The announced number of bytes of the body, if any.
 
         Returns:
-            The status to answer with, or None: read the body, and call :meth:`handle`.
+            The model and the nonce of the token, for :meth:`deliver`; or the HTTP status to
+            respond with, if the request is rejected.
         """
-        judged = self._judge(method, path, length)
-        return judged if isinstance(judged, int) else None
+        token = read_token(path.rpartition("/")[2], self._secrets)
+        if token is None:
+            return self._record("invalid_token")
+        if method != "POST":
+            return self._record("wrong_method")
+        if length is not None and length > self.max_body_bytes:
+            return self._record("too_large")
+        return token
 
-    def handle(self, method: str, path: str, query: str, body: bytes) -> int:  # noqa: ARG002 - no part of the proof
-        """Take a request that may be a callback; return the status to answer with, at once.
+    def deliver(self, token: tuple[str, str], body: bytes) -> int:
+        """Deliver a callback to the clients; return the HTTP status to respond with.
 
-        It does not wait for the confirmation, and raises nothing, whatever it is given.
+        It does not wait for the confirmation, and raises nothing.
+
+        Args:
+            token: The model and the nonce that :meth:`verify` has returned.
+            body: The body of the request.
+        """
+        if len(body) > self.max_body_bytes:
+            return self._record("too_large")
+        model, nonce = token
+        try:
+            snapshot = read(body, model)
+        except ContractError:
+            return self._record("malformed")  # the service sends it again, perhaps complete
+        with self._lock:
+            outcome = self._dispatch(Callback(snapshot, nonce, not self._confirm))
+            return self._record(outcome if snapshot.state.ended else "still_running")
+
+    def handle(self, method: str, path: str, query: str, body: bytes) -> int:  # noqa: ARG002 - proves nothing
+        """Verify and deliver a request whose body has been read; return the HTTP status.
 
         Args:
             method: The HTTP method.
-            path: The path of the URL; only its last segment is looked at.
-            query: The query of the URL. Some gateways add one; it is not looked at.
+            path: The path of the URL; only its last segment is used.
+            query: The query of the URL, which some gateways add; it is ignored.
             body: The body.
         """
-        judged = self._judge(method, path, len(body))
-        if isinstance(judged, int):
-            return judged
-        model, nonce = judged
-        try:
-            snapshot = callbacks.read(body, model)
-        except ContractError:
-            return self._count("malformed", _MALFORMED)  # it comes again, and may be whole then
-        return self._pass_on(callbacks.Callback(snapshot, nonce, not self._confirm))
+        token = self.verify(method, path)
+        return token if isinstance(token, int) else self.deliver(token, body)
 
-    def relayed(self, snapshot: Snapshot, nonce: str) -> None:
-        """Take what a callback said that came to another process; raises nothing.
+    def deliver_relayed(self, snapshot: Snapshot, nonce: str) -> None:
+        """Deliver a callback that another process received. It raises nothing.
 
-        Here it is of use to a task that runs here, and else nobody counts it.
+        It is counted only if its task runs in this process.
 
         Args:
-            snapshot: How it says that the task stands.
-            nonce: Which submit's URL it came to.
+            snapshot: The state of the task according to the callback.
+            nonce: The nonce of the URL that was called.
         """
-        callback = callbacks.Callback(snapshot, nonce, not self._confirm, relayed=True)
+        callback = Callback(snapshot, nonce, not self._confirm, relayed=True)
         with self._lock:
-            what = self._told(callback)
-            if what != "unknown":
-                what = "relayed" if what == "taken" else what
-                self._count(what if snapshot.state.ended else "unfinished")
+            outcome = self._dispatch(callback)
+            if outcome != "unknown":
+                outcome = "relayed" if outcome == "delivered" else outcome
+                self._record(outcome if snapshot.state.ended else "still_running")
 
-    def _judge(self, method: str, path: str, length: int | None) -> tuple[str, str] | int:
-        """Return the model and the nonce of the path, or the status to answer with."""
-        proven = callbacks.read_token(path.rpartition("/")[2], self._secrets)
-        if proven is None:
-            return self._count("forged", _NOT_FOUND)
-        if method != "POST":
-            return self._count("misused", _NOT_POST)
-        if length is not None and length > self._max_body_bytes:
-            return self._count("oversized", _TOO_LARGE)
-        return proven
-
-    def _pass_on(self, callback: callbacks.Callback) -> int:
-        with self._lock:
-            what = self._told(callback)
-            return self._count(what if callback.snapshot.state.ended else "unfinished", _OK)
-
-    def _told(self, callback: callbacks.Callback) -> str:
-        """Pass a callback on; return whether it was taken, is repeated, or its task unknown."""
-        # One that says that the task still runs takes nothing from those that say how it ended.
-        what = callback.snapshot.ref, callback.snapshot.state.ended
-        before = self._passed_on.get(what, 0)
-        if before >= _OFTEN:
+    def _dispatch(self, callback: Callback) -> str:
+        """Pass a callback to all listeners; return "delivered", "repeated" or "unknown"."""
+        # Callbacks that say that the task still runs must not use up the deliveries of its end.
+        key = callback.snapshot.ref, callback.snapshot.state.ended
+        earlier = self._deliveries.get(key, 0)
+        if earlier >= _MAX_DELIVERIES:
             return "repeated"
-        # Each is told, even if one knows the task: they may share it.
-        known = [listener.hear(callback) for listener in tuple(self._listeners)]
-        if not any(known):
-            return "repeated" if before else "unknown"
-        self._passed_on[what] = before + 1
-        if len(self._passed_on) > _REMEMBERED:
-            self._passed_on.popitem(last=False)
-        return "repeated" if before else "taken"
+        known = False
+        for listener in tuple(self._listeners):  # all of them: several may wait for one task
+            known |= listener.handle(callback)
+        if known:
+            self._deliveries[key] = earlier + 1
+            if len(self._deliveries) > _MAX_TASKS:
+                self._deliveries.popitem(last=False)
+        elif not earlier:
+            return "unknown"
+        return "repeated" if earlier else "delivered"
 
-    def _count(self, what: str, status: int = _OK) -> int:
+    def _record(self, outcome: str) -> int:
+        """Count and log an outcome; return its HTTP status."""
+        status = _REJECTIONS.get(outcome, 200)
         with self._lock:
-            self._counts[what] += 1
-            many = self._counts[what]
-        # The first, the second, the fourth ...: a flood of them must not become one in the log.
-        noted = what not in {"taken", "relayed"} and many & (many - 1) == 0
-        # The path holds the token, and is never written down.
+            self._counts[outcome] += 1
+            count = self._counts[outcome]
+        # The first, second, fourth ... at INFO: a flood of requests must not flood the log.
+        notable = outcome not in {"delivered", "relayed"} and count & (count - 1) == 0
+        # The path holds the token, and is never logged.
         _log.log(
-            logging.INFO if noted else logging.DEBUG,
-            "a callback was answered with %d: %s (%d so far)",
+            logging.INFO if notable else logging.DEBUG,
+            "callback request answered with %d: %s (%d so far)",
             status,
-            what,
-            many,
+            outcome,
+            count,
         )
         return status
 
@@ -258,18 +259,14 @@ def _checked_url(url: str) -> str:
 def _checked_secrets(secret: str | bytes | Sequence[str | bytes]) -> tuple[bytes, ...]:
     if isinstance(secret, str | bytes):
         secret = (secret,)
-    given = tuple(secret) if isinstance(secret, Sequence) else ()  # such as what is not set
-    secrets = tuple(map(_as_bytes, given))
-    if not secrets or any(len(one) < _SHORTEST_SECRET for one in secrets):
+    secrets = []
+    for key in secret if isinstance(secret, Sequence) else ():  # else a variable that is not set
+        # Text from the environment need not be valid UTF-8.
+        data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+        secrets.append(data if isinstance(data, bytes) else b"")
+    if not secrets or min(map(len, secrets)) < _MIN_SECRET:
         raise ConfigurationError(
-            f"an inbox needs secrets of at least {_SHORTEST_SECRET} characters, such as"
+            f"an inbox needs secrets of at least {_MIN_SECRET} characters, such as"
             ' python -c "import secrets; print(secrets.token_urlsafe())" prints'
         )
-    return secrets
-
-
-def _as_bytes(secret: object) -> bytes:
-    """Return the bytes of a secret, and none of anything else."""
-    if isinstance(secret, str):  # what comes from the environment need not be UTF-8
-        return secret.encode("utf-8", "surrogatepass")
-    return secret if isinstance(secret, bytes) else b""
+    return tuple(secrets)

@@ -12,7 +12,7 @@ import pytest
 from kling_async._postgres.connection import Connection, Line, is_pooled
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres.journal import PostgresJournal
-from kling_async.webhooks.relay._engines import WAIT, Engine, connect
+from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, connect
 
 if TYPE_CHECKING:
     from tests.engines.postgres import Server
@@ -75,7 +75,7 @@ async def test_a_relay(pooled_url: str) -> None:
     before = left_in_sessions(pooled_url)
     engines = [connect(pooled_url, ("one",)) for _ in range(3)]
 
-    async def read(engine: Engine) -> list[str]:
+    async def read(engine: RelayBackend) -> list[str]:
         lines: list[str] = []
         while len(lines) < 20:
             lines += await engine.read()
@@ -90,7 +90,7 @@ async def test_a_relay(pooled_url: str) -> None:
                 assert await reader == [str(number) for number in range(20)]
         began = asyncio.get_running_loop().time()
         assert list(await engines[0].read()) == []
-        assert asyncio.get_running_loop().time() - began < WAIT
+        assert asyncio.get_running_loop().time() - began < READ_WAIT
         assert left_in_sessions(pooled_url) == before
     finally:
         for engine in engines:

@@ -134,7 +134,7 @@ def waking() -> None:
 class Heard:
     """Stands for clients with any number of tasks."""
 
-    def hear(self, callback: Callback) -> bool:
+    def handle(self, callback: Callback) -> bool:
         """Know every task."""
         return True
 

@@ -228,7 +228,7 @@ async def test_a_callback_wakes(state: str) -> None:
         ]
         await asyncio.sleep(1000)
     assert service.asked == {"task_1": 1}
-    assert service.inbox.counts == Counts(taken=1)
+    assert service.inbox.counts == Counts(delivered=1)
 
 
 async def test_many_waiters() -> None:
@@ -258,7 +258,7 @@ async def test_a_doubled_callback(again_after: float) -> None:
         await asyncio.sleep(1000)
         assert wait.done()
     assert service.asked == {"task_1": 1}
-    assert service.inbox.counts == Counts(taken=1, repeated=1)
+    assert service.inbox.counts == Counts(delivered=1, repeated=1)
 
 
 async def test_a_callback_beside_an_answer() -> None:
@@ -335,7 +335,7 @@ async def test_a_callback_that_says_that_it_runs(waits: bool, leftovers: Leftove
         assert wait is None or wait.done()
         assert service.told(TaskEnded)
         assert not leftovers()
-    assert service.inbox.counts == Counts(unfinished=1)
+    assert service.inbox.counts == Counts(still_running=1)
 
 
 async def test_it_runs_indeed(leftovers: Leftovers) -> None:
@@ -368,7 +368,7 @@ async def test_many_that_say_that_it_runs() -> None:
         service.end()
         await wait
         assert now() < 21
-    assert service.inbox.counts == Counts(taken=1, unfinished=20)
+    assert service.inbox.counts == Counts(delivered=1, still_running=20)
 
 
 @pytest.mark.parametrize("order", [("success", "processing"), ("processing", "success")])
@@ -450,7 +450,7 @@ async def test_a_genuine_one_after_forged_ones() -> None:
         service.end()
         await asyncio.sleep(1)
         assert wait.done()
-    assert service.inbox.counts == Counts(taken=1, repeated=3)
+    assert service.inbox.counts == Counts(delivered=1, repeated=3)
 
 
 async def test_a_flood_of_forged_ones() -> None:
@@ -464,7 +464,7 @@ async def test_a_flood_of_forged_ones() -> None:
         await asyncio.sleep(5)
         assert 1 < service.asked["task_1"] < 10
         wait.cancel()
-    assert service.inbox.counts == Counts(taken=1, repeated=999)
+    assert service.inbox.counts == Counts(delivered=1, repeated=999)
 
 
 async def test_the_url_of_another_task() -> None:
@@ -515,7 +515,7 @@ async def test_an_early_callback(confirm: bool) -> None:  # noqa: FBT001
         assert not kling.running
         assert service.limiter.slots_in_use == 0
     assert service.asked.total() == confirm
-    assert service.inbox.counts == Counts(taken=1)
+    assert service.inbox.counts == Counts(delivered=1)
 
 
 async def test_an_early_callback_of_another_task() -> None:
@@ -584,7 +584,7 @@ async def test_a_lost_answer() -> None:
         assert not kling.running
         assert service.limiter.slots_in_use == 0
     assert service.asked == {"task_1": 1}
-    assert service.inbox.counts == Counts(taken=1)
+    assert service.inbox.counts == Counts(delivered=1)
 
 
 async def test_a_lost_answer_and_a_task_that_runs_on() -> None:
@@ -692,7 +692,7 @@ async def test_lost_answers_are_not_kept_for_ever() -> None:
             service.end(number)
         await asyncio.sleep(1)
     assert sorted(service.asked) == ["task_2", "task_3", "task_4"]
-    assert service.inbox.counts == Counts(taken=3, unknown=1)
+    assert service.inbox.counts == Counts(delivered=3, unknown=1)
 
 
 def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) -> None:
@@ -826,7 +826,7 @@ async def test_an_attached_task_of_an_earlier_process() -> None:
         await asyncio.sleep(0.1)
         assert all(wait.done() for wait in waits)
         assert service.limiter.slots_in_use == 0
-    assert inbox.counts == Counts(taken=2)
+    assert inbox.counts == Counts(delivered=2)
 
 
 async def test_an_attached_task_that_nobody_waits_for() -> None:
@@ -882,7 +882,7 @@ async def test_without_confirmation(state: str, waits: bool, leftovers: Leftover
         await asyncio.sleep(1)
     assert not service.asked
     assert [type(event) for event in service.events] == [Submitted, CalledBack, TaskEnded]
-    assert service.inbox.counts == Counts(taken=1, repeated=1)
+    assert service.inbox.counts == Counts(delivered=1, repeated=1)
 
 
 async def test_a_success_without_urls() -> None:
@@ -936,7 +936,7 @@ async def test_another_thread(waits: bool) -> None:  # noqa: FBT001
         assert wait.done()
         assert not kling.running
     assert service.asked == {"task_1": 1}
-    assert service.inbox.counts == Counts(taken=1)
+    assert service.inbox.counts == Counts(delivered=1)
 
 
 def test_a_server_with_a_loop_of_its_own() -> None:
@@ -964,7 +964,7 @@ def test_a_server_with_a_loop_of_its_own() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
     serve()  # after it
-    assert service.inbox.counts == Counts(taken=1, repeated=1, unknown=1)
+    assert service.inbox.counts == Counts(delivered=1, repeated=1, unknown=1)
 
 
 def test_no_loop_at_all() -> None:
@@ -1065,7 +1065,7 @@ async def test_two_clients() -> None:
         service.end(1)
         await first
     assert service.asked == {"task_1": 1, "task_2": 1}
-    assert service.inbox.counts == Counts(taken=2)
+    assert service.inbox.counts == Counts(delivered=2)
 
 
 async def test_two_clients_and_one_task() -> None:
@@ -1079,7 +1079,7 @@ async def test_two_clients_and_one_task() -> None:
         await asyncio.sleep(0.1)
         assert wait.done()
         assert twin.done()
-    assert service.inbox.counts == Counts(taken=1)
+    assert service.inbox.counts == Counts(delivered=1)
 
 
 async def test_a_client_that_was_dropped() -> None:

@@ -104,4 +104,4 @@ async def test_bodies_that_swell(site: Site, run: Run, connect: Connect) -> None
         assert tracemalloc.get_traced_memory()[1] < 3_000_000
     finally:
         tracemalloc.stop()
-    assert inbox.counts == Counts(oversized=1)
+    assert inbox.counts == Counts(too_large=1)

@@ -48,7 +48,7 @@ async def test_a_callback_wakes_a_task(
     await serve(inbox, kling, act)
     answer = await (await connect()).get("/act")
     assert (answer.status, answer.body[-4:]) == (200, b".mp4")
-    assert inbox.counts == Counts(taken=1)
+    assert inbox.counts == Counts(delivered=1)
     assert [delivery.status for delivery in emulator.deliveries] == [200]
     assert [arrival.kind for arrival in emulator.requests].count("status") == 1
 
@@ -181,7 +181,7 @@ async def test_endless_bodies_take_no_memory(serve: Serve, site: Site, connect: 
     await peer.post(site.path, header=CHUNKED)
     piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     assert await flood(peer, piece, 400) < 3_000_000
-    assert inbox.counts == Counts(oversized=1)
+    assert inbox.counts == Counts(too_large=1)
 
 
 @pytest.mark.parametrize("line", [b"x" * 0x1000, b"x: " + b"y" * 0x1000 + b"\r\n"])

@@ -150,4 +150,4 @@ assert "pydantic" not in sys.modules
     ran = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
-    assert ran.stdout == f"this edge needs FastAPI: {install_command('fastapi')}\n"
+    assert ran.stdout == f"this adapter needs FastAPI: {install_command('fastapi')}\n"

@@ -367,9 +367,9 @@ async def test_an_emulator_that_calls_back(emulate: Emulate, serve_app: ServeApp
         # The task of the lost answer is found by its callback, and its end is noticed.
         assert len(asked) == 20
         assert kling.running == ()
-        assert inbox.counts.taken >= 13
-        assert inbox.counts.unfinished == 1
-        assert inbox.counts.forged == 0
+        assert inbox.counts.delivered >= 13
+        assert inbox.counts.still_running == 1
+        assert inbox.counts.invalid_token == 0
         await asyncio.sleep(1000)  # what was not answered with 200 comes again, and harms nobody
         assert inbox.counts.malformed == 2 * 4
         assert sum(isinstance(event, Polled) for event in events) == sum(asked.values())
@@ -389,5 +389,5 @@ async def test_a_fifth_lost_and_a_fifth_doubled(emulate: Emulate, serve_app: Ser
     polls = sum(arrival.kind == "status" for arrival in emulator.requests)
     assert polls <= 110
     assert now() < OVERDUE + 5
-    assert held[0].counts.taken == 80
+    assert held[0].counts.delivered == 80
     assert held[0].counts.repeated == 20

@@ -49,7 +49,7 @@ class Ear:
         self.known = known
         self.heard: list[Callback] = []
 
-    def hear(self, callback: Callback) -> bool:
+    def handle(self, callback: Callback) -> bool:
         self.heard.append(callback)
         return callback.snapshot.ref.task_id in self.known
 
@@ -97,7 +97,7 @@ def test_public_urls(url: str, told: str) -> None:
     assert box.public_url == told
     called = box.callback_url(MODEL, NONCE)
     assert called == f"{told}/{TOKEN}"
-    assert box.refuses("POST", urlsplit(called).path) is None
+    assert box.verify("POST", urlsplit(called).path) == (MODEL, NONCE)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_secrets(secret: object) -> None:
     """A secret is text or bytes, or there are several; one that stands alone is a list of one."""
     box = inbox(secret=secret)
     path = urlsplit(box.callback_url(MODEL, NONCE)).path
-    assert box.refuses("POST", path) is None
-    assert box.refuses("POST", PATH) == 404
+    assert box.verify("POST", path) == (MODEL, NONCE)
+    assert box.verify("POST", PATH) == 404
 
 
 @pytest.mark.parametrize(
@@ -214,28 +214,28 @@ def test_rotation() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "what", "status", "counted"),
     [
-        ("POST", PATH, body(), 200, Counts(taken=1)),
-        ("POST", PATH, body(state="failed"), 200, Counts(taken=1)),
+        ("POST", PATH, body(), 200, Counts(delivered=1)),
+        ("POST", PATH, body(state="failed"), 200, Counts(delivered=1)),
         ("POST", PATH, body("task_2"), 200, Counts(unknown=1)),
-        ("POST", PATH, body(state="processing"), 200, Counts(unfinished=1)),
-        ("POST", PATH, body(state="whatever"), 200, Counts(unfinished=1)),
+        ("POST", PATH, body(state="processing"), 200, Counts(still_running=1)),
+        ("POST", PATH, body(state="whatever"), 200, Counts(still_running=1)),
         ("POST", PATH, b"", 400, Counts(malformed=1)),
         ("POST", PATH, body()[:-1], 400, Counts(malformed=1)),
         ("POST", PATH, body(task_id=""), 400, Counts(malformed=1)),
         ("POST", PATH, b"[" * 65_536, 400, Counts(malformed=1)),
-        ("POST", PATH, b" " * 65_537, 413, Counts(oversized=1)),
-        ("GET", PATH, b"", 405, Counts(misused=1)),
-        ("post", PATH, body(), 405, Counts(misused=1)),
-        ("", PATH, b" " * 65_537, 405, Counts(misused=1)),
-        ("POST", FORGED, body(), 404, Counts(forged=1)),
-        ("GET", FORGED, b" " * 65_537, 404, Counts(forged=1)),
-        ("POST", "", b"", 404, Counts(forged=1)),
-        ("POST", "/kling", body(), 404, Counts(forged=1)),
-        ("POST", f"{PATH}/", body(), 404, Counts(forged=1)),
-        ("POST", TOKEN, body(), 200, Counts(taken=1)),
-        ("POST", f"/{TOKEN}", body(), 200, Counts(taken=1)),
-        ("POST", f"/a/b/c/{TOKEN}", body(), 200, Counts(taken=1)),
-        ("POST", f"https://example.com/kling/{TOKEN}", body(), 200, Counts(taken=1)),
+        ("POST", PATH, b" " * 65_537, 413, Counts(too_large=1)),
+        ("GET", PATH, b"", 405, Counts(wrong_method=1)),
+        ("post", PATH, body(), 405, Counts(wrong_method=1)),
+        ("", PATH, b" " * 65_537, 405, Counts(wrong_method=1)),
+        ("POST", FORGED, body(), 404, Counts(invalid_token=1)),
+        ("GET", FORGED, b" " * 65_537, 404, Counts(invalid_token=1)),
+        ("POST", "", b"", 404, Counts(invalid_token=1)),
+        ("POST", "/kling", body(), 404, Counts(invalid_token=1)),
+        ("POST", f"{PATH}/", body(), 404, Counts(invalid_token=1)),
+        ("POST", TOKEN, body(), 200, Counts(delivered=1)),
+        ("POST", f"/{TOKEN}", body(), 200, Counts(delivered=1)),
+        ("POST", f"/a/b/c/{TOKEN}", body(), 200, Counts(delivered=1)),
+        ("POST", f"https://example.com/kling/{TOKEN}", body(), 200, Counts(delivered=1)),
     ],
 )
 def test_answers(method: str, path: str, what: bytes, status: int, counted: Counts) -> None:
@@ -244,7 +244,7 @@ def test_answers(method: str, path: str, what: bytes, status: int, counted: Coun
     assert box.counts == Counts()
     assert box.handle(method, path, "a=b", what) == status
     assert box.counts == counted
-    assert len(ear.heard) == counted.taken + counted.unknown + counted.unfinished
+    assert len(ear.heard) == counted.delivered + counted.unknown + counted.still_running
 
 
 def test_those_that_say_that_it_runs() -> None:
@@ -257,7 +257,7 @@ def test_those_that_say_that_it_runs() -> None:
         box.handle("POST", PATH, "", body())
     states = [one.snapshot.state.value for one in ear.heard]
     assert states == ["processing"] * 5 + ["success"] * 4
-    assert box.counts == Counts(taken=1, repeated=5, unfinished=7)
+    assert box.counts == Counts(delivered=1, repeated=5, still_running=7)
 
 
 @pytest.mark.parametrize(("task_id", "unfinished"), [("task_1", 1), ("task_2", 0)])
@@ -265,9 +265,9 @@ def test_one_that_was_relayed(task_id: str, unfinished: int) -> None:
     """One that came to another process is counted if the task runs here, and else is not."""
     box, ear = listening("task_1")
     snapshot = Snapshot(TaskRef(MODEL, task_id), TaskState.PROCESSING, "processing")
-    box.relayed(snapshot, NONCE)
+    box.deliver_relayed(snapshot, NONCE)
     assert len(ear.heard) == 1
-    assert box.counts == Counts(unfinished=unfinished)
+    assert box.counts == Counts(still_running=unfinished)
 
 
 def test_what_is_told() -> None:
@@ -301,14 +301,14 @@ def test_before_the_body(method: str, path: str, length: int | None, status: int
     """What would be refused whatever the body holds is refused before that is read, and counted."""
     box, ear = listening("task_1", max_body_bytes=1000)
     assert box.max_body_bytes == 1000
-    assert box.refuses(method, path, length) == status
+    assert box.verify(method, path, length) == (status or (MODEL, NONCE))
     assert (
         box.counts
         == {
             None: Counts(),
-            413: Counts(oversized=1),
-            405: Counts(misused=1),
-            404: Counts(forged=1),
+            413: Counts(too_large=1),
+            405: Counts(wrong_method=1),
+            404: Counts(invalid_token=1),
         }[status]
     )
     assert not ear.heard
@@ -331,9 +331,9 @@ def test_nothing_is_learned_without_a_token(method: str, length: int, what: byte
     """Without a token of ours all is 404, whatever else may be right or wrong."""
     box, ear = listening("task_1")
     for path in (FORGED, "/kling/", PATH + "x", PATH[:-1]):
-        assert box.refuses(method, path, length) == 404
+        assert box.verify(method, path, length) == 404
         assert box.handle(method, path, "", what) == 404
-    assert box.counts == Counts(forged=8)
+    assert box.counts == Counts(invalid_token=8)
     assert not ear.heard
 
 
@@ -345,10 +345,10 @@ def test_repeated() -> None:
     box, ear = listening("task_1", "task_2")
     for _ in range(6):
         assert box.handle("POST", PATH, "", body()) == 200
-    assert box.counts == Counts(taken=1, repeated=5)
+    assert box.counts == Counts(delivered=1, repeated=5)
     assert len(ear.heard) == 4
     assert box.handle("POST", PATH, "", body("task_2")) == 200
-    assert box.counts == Counts(taken=2, repeated=5)
+    assert box.counts == Counts(delivered=2, repeated=5)
 
 
 def test_late() -> None:
@@ -358,7 +358,7 @@ def test_late() -> None:
     ear.known = ()
     for _ in range(9):
         assert box.handle("POST", PATH, "", body()) == 200
-    assert box.counts == Counts(taken=1, repeated=9)
+    assert box.counts == Counts(delivered=1, repeated=9)
 
 
 def test_unknown_ones_are_passed_on() -> None:
@@ -368,14 +368,14 @@ def test_unknown_ones_are_passed_on() -> None:
         assert box.handle("POST", PATH, "", body()) == 200
     ear.known = ("task_1",)
     assert box.handle("POST", PATH, "", body()) == 200
-    assert box.counts == Counts(taken=1, unknown=9)
+    assert box.counts == Counts(delivered=1, unknown=9)
 
 
 def test_memory() -> None:
     """The inbox remembers the latest 10,000 tasks, and not those that nobody waits for."""
 
     class Everybody(Ear):
-        def hear(self, callback: Callback) -> bool:
+        def handle(self, callback: Callback) -> bool:
             return callback.snapshot.ref.task_id != "nobody"
 
     box, ear = inbox(), Everybody()
@@ -384,12 +384,12 @@ def test_memory() -> None:
     for number in range(10_000):
         box.handle("POST", PATH, "", b'{"data":{"taskId":"%d","state":"failed"}}' % number)
     box.handle("POST", PATH, "", body("0"))
-    assert box.counts == Counts(taken=10_000, repeated=1, unknown=1)
+    assert box.counts == Counts(delivered=10_000, repeated=1, unknown=1)
     box.handle("POST", PATH, "", body("10000"))
     box.handle("POST", PATH, "", body("1"))
-    assert box.counts == Counts(taken=10_001, repeated=2, unknown=1)
+    assert box.counts == Counts(delivered=10_001, repeated=2, unknown=1)
     box.handle("POST", PATH, "", body("0"))
-    assert box.counts == Counts(taken=10_002, repeated=2, unknown=1)
+    assert box.counts == Counts(delivered=10_002, repeated=2, unknown=1)
 
 
 # --------------------------------------------------------------------------------- who is listening
@@ -403,7 +403,7 @@ def test_several_listeners() -> None:
     for task_id in ("task_1", "task_2"):
         box.handle("POST", PATH, "", body(task_id))
     assert len(one.heard) == len(other.heard) == 2
-    assert box.counts == Counts(taken=2)
+    assert box.counts == Counts(delivered=2)
 
 
 def test_joining_twice() -> None:
@@ -444,12 +444,12 @@ def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
         ("POST", FORGED, body()),
     ):
         box.handle(method, path, query, what)
-    box.refuses("POST", FORGED)
+    box.verify("POST", FORGED)
     assert len(caplog.records) == 9
     assert {record.name for record in caplog.records} == {"kling_async"}
     levels = [record.levelname for record in caplog.records]
     assert levels == ["DEBUG", *["INFO"] * 8]
-    assert caplog.messages[-1] == "a callback was answered with 404: forged (2 so far)"
+    assert caplog.messages[-1] == "callback request answered with 404: invalid_token (2 so far)"
     for record in caplog.records:
         said = f"{record.getMessage()} {record.args} {record.__dict__}"
         for private in (TOKEN, *TOKEN.split("~")[1:], FORGED, "/kling/", query, "garbage", SECRET):
@@ -483,11 +483,11 @@ class World:
 
     async def throw(self, method: str, path: str, query: str, what: bytes) -> None:
         before = sum(astuple(self.box.counts))
-        refused = self.box.refuses(method, path, len(what))
+        verified = self.box.verify(method, path, len(what))
         status = self.box.handle(method, path, query, what)
         assert status in {200, 400, 404, 405, 413}
-        assert refused in {None, status}
-        assert sum(astuple(self.box.counts)) == before + 1 + (refused is not None)
+        assert status in {200, 400} if isinstance(verified, tuple) else status == verified
+        assert sum(astuple(self.box.counts)) == before + 1 + (isinstance(verified, int))
         await asyncio.sleep(0.001)
         assert not self.wait.done()
 
@@ -555,8 +555,8 @@ def test_whatever_is_thrown_at_it(path: str) -> None:
         lambda box: box.handle("POST", "\ud800" * 10, "\ud800", b"\xff"),
         lambda box: box.handle("POST", "x" * 10_000_000, "", b""),
         lambda box: box.handle("POST", "/" * 1_000_000, "", b""),
-        lambda box: box.refuses("POST", "~" * 1_000_000),
-        lambda box: box.refuses("\0", f"/{'a' * 100}~{'b' * 64}~{'c' * 32}", -1),
+        lambda box: box.verify("POST", "~" * 1_000_000),
+        lambda box: box.verify("\0", f"/{'a' * 100}~{'b' * 64}~{'c' * 32}", -1),
     ],
 )
 def test_paths_that_make_no_sense(use: Callable[[Inbox], int]) -> None:

@@ -22,7 +22,7 @@ from kling_async.errors import (
     TaskTimeoutError,
 )
 from kling_async.results import FailReason, TaskRef
-from kling_async.webhooks.problem_details import FAILED, TABLE, answer
+from kling_async.webhooks.problem_details import FAILURE_STATUS, PROBLEM_TYPES, to_response
 
 REF = TaskRef("kling-2-1", "task_1")
 CLASSES = [
@@ -35,7 +35,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "fastapi.md"
 
 def read(error: KlingError) -> dict[str, object]:
     """Return the body that answers an error."""
-    told = answer(error)
+    told = to_response(error)
     body: dict[str, object] = json.loads(told.body)
     assert body["status"] == told.status
     assert told.headers["Content-Type"] == "application/problem+json"
@@ -45,18 +45,18 @@ def read(error: KlingError) -> dict[str, object]:
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_error_has_a_row(cls: type[KlingError]) -> None:
     """No class of the module is answered by its parent's row for want of one of its own."""
-    assert cls in TABLE
+    assert cls in PROBLEM_TYPES
     body = read(cls("what went wrong"))
-    assert body["status"] == TABLE[cls].status
-    assert 400 <= TABLE[cls].status < 600
-    assert body["type"] == f"urn:kling-async:{TABLE[cls].type}"
+    assert body["status"] == PROBLEM_TYPES[cls].status
+    assert 400 <= PROBLEM_TYPES[cls].status < 600
+    assert body["type"] == f"urn:kling-async:{PROBLEM_TYPES[cls].name}"
 
 
 @pytest.mark.parametrize("reason", FailReason)
 def test_every_reason_has_a_status(reason: FailReason) -> None:
     """A failed task is answered by why it failed."""
     body = read(TaskFailedError("x", reason=reason, ref=REF))
-    assert (body["status"], body["reason"]) == (FAILED[reason], reason.value)
+    assert (body["status"], body["reason"]) == (FAILURE_STATUS[reason], reason.value)
 
 
 def test_the_guide_has_the_table() -> None:
@@ -64,8 +64,12 @@ def test_the_guide_has_the_table() -> None:
     rows = re.findall(r"^\| (`.+?) \| (\d{3}) \|", GUIDE.read_text("utf-8"), re.MULTILINE)
     told = {name: int(status) for names, status in rows for name in re.findall(r"`(\w+)`", names)}
     assert told == {
-        **{cls.__name__: row.status for cls, row in TABLE.items() if cls is not TaskFailedError},
-        **{reason.name: status for reason, status in FAILED.items()},
+        **{
+            cls.__name__: row.status
+            for cls, row in PROBLEM_TYPES.items()
+            if cls is not TaskFailedError
+        },
+        **{reason.name: status for reason, status in FAILURE_STATUS.items()},
     }
 
 
@@ -78,20 +82,20 @@ def test_errors_of_users() -> None:
     assert read(MineError()) == read(RateLimitError())
 
 
-@pytest.mark.parametrize("cls", [cls for cls, row in TABLE.items() if not row.quotes])
+@pytest.mark.parametrize("cls", [cls for cls, row in PROBLEM_TYPES.items() if not row.quoted])
 def test_strangers_learn_nothing(cls: type[KlingError]) -> None:
     """Of what is not the caller's, neither the message nor the service's words are told."""
     error = cls("no connection to db-7.internal:5432")
     if isinstance(error, APIError):
         error.message = "the plan of db-7.internal ends"
-    assert b"db-7" not in answer(error).body
+    assert b"db-7" not in to_response(error).body
 
 
 def test_the_server_itself_has_one_face() -> None:
     """A wrong key cannot be told from a wrong setting, and is not the caller's 401."""
-    ours = [cls for cls, row in TABLE.items() if row.status == 500]
+    ours = [cls for cls, row in PROBLEM_TYPES.items() if row.status == 500]
     assert errors.AuthenticationError in ours
-    assert len({answer(cls("x")).body for cls in ours}) == 1
+    assert len({to_response(cls("x")).body for cls in ours}) == 1
 
 
 def test_inputs() -> None:
@@ -167,10 +171,10 @@ def test_money_is_told() -> None:
 )
 def test_when_to_come_back(error: KlingError, told: str | None) -> None:
     """Retry-After is what the service said, or a minute; nobody is sent to pay twice."""
-    assert answer(error).headers.get("Retry-After") == told
+    assert to_response(error).headers.get("Retry-After") == told
 
 
 def test_bodies_are_ascii() -> None:
     """A body can be sent whatever the words of the service are."""
-    body = answer(BadRequestError(message="caf\udce9 \N{FOX FACE}")).body
+    body = to_response(BadRequestError(message="caf\udce9 \N{FOX FACE}")).body
     assert body.isascii()

@@ -154,7 +154,9 @@ class Videos:
             result = await task  # ended by a callback or by a status call, whichever comes first
             self._tell(video, state="done", result=result)
         except KlingError as error:
-            self._tell(video, state="failed", error=json.loads(problem_details.answer(error).body))
+            self._tell(
+                video, state="failed", error=json.loads(problem_details.to_response(error).body)
+            )
         except Exception:  # one mistake of ours must not end the group, and all other videos
             log.exception("a mistake in this backend")
             words = {"title": "Internal error", "detail": "The backend's log has more."}

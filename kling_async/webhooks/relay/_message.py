@@ -1,7 +1,7 @@
-"""A callback as one line of text, for other processes: what it said, and never its token.
+"""A callback as one line of text for other processes: its content, never its token.
 
-A line that an engine hands out may have been written by anybody. It is read as strictly as a
-callback's body, by the same reader.
+Anyone who can write to the backend can have written a line. So it is validated as strictly as a
+callback's body, by the same function.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ from kling_async.errors import ContractError
 from kling_async.protocol import callbacks
 from kling_async.results import Snapshot
 
-LARGEST = 65_536
-"""Characters of a line, all of them ASCII. One of the service's callbacks takes a few hundred."""
+MAX_LENGTH = 65_536
+"""Characters of a line, all of them ASCII. A callback of the service takes a few hundred."""
 
 _ID_BYTES = 12
 
-# Its id, the model, the nonce, and a body after the contract.
+# The id, the model, the nonce, and a body as in the contract.
 _LINE = re.compile(
     r"([0-9a-f]{24}) ([A-Za-z0-9][A-Za-z0-9._-]{0,99}) ([A-Za-z0-9_-]{16,64}) (\{.*\})"
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 @frozen
-class Message:
-    """What a line says.
+class RelayedCallback:
+    """The content of a line.
 
     Attributes:
-        id: Another one for each; one that comes twice is the same.
-        snapshot: How somebody says that the task stands.
-        nonce: Which submit's URL it is said to have come to.
+        id: Unique: two lines with the same id are the same.
+        snapshot: The state of the task according to the callback.
+        nonce: The nonce of the URL that was called, according to the line.
     """
 
     id: str
@@ -46,37 +45,37 @@ class Message:
     nonce: str
 
 
-def write(callback: callbacks.Callback) -> str:
-    """Write a callback as a line.
+def format_line(callback: callbacks.Callback) -> str:
+    """Format a callback as a line.
 
-    Without what proves a URL to be ours: who reads it cannot post callbacks.
+    The line has no proof of the URL: a reader cannot send callbacks.
     """
-    said = callback.snapshot
+    snapshot = callback.snapshot
     data = {
-        "taskId": said.ref.task_id,
-        "state": said.vendor_state,
-        "createTime": _milliseconds(said.created_at),
-        "completeTime": _milliseconds(said.completed_at),
-        "costTime": said.cost_time and said.cost_time * 1000,
-        "resultJson": {"resultUrls": said.result_urls},
-        "failCode": said.fail_code,
-        "failMsg": said.fail_message,
+        "taskId": snapshot.ref.task_id,
+        "state": snapshot.vendor_state,
+        "createTime": _milliseconds(snapshot.created_at),
+        "completeTime": _milliseconds(snapshot.completed_at),
+        "costTime": snapshot.cost_time and snapshot.cost_time * 1000,
+        "resultJson": {"resultUrls": snapshot.result_urls},
+        "failCode": snapshot.fail_code,
+        "failMsg": snapshot.fail_message,
     }
-    body = json.dumps({"data": data}, separators=(",", ":"))  # ASCII, which any engine can keep
-    return f"{token_hex(_ID_BYTES)} {said.ref.model} {callback.nonce} {body}"
+    body = json.dumps({"data": data}, separators=(",", ":"))  # ASCII, which every backend stores
+    return f"{token_hex(_ID_BYTES)} {snapshot.ref.model} {callback.nonce} {body}"
 
 
-def read(line: str) -> Message | None:
-    """Read a line; None if it is none of ours, or says nothing about a task."""
-    parts = _LINE.fullmatch(line) if len(line) <= LARGEST else None
-    if parts is None:
+def parse_line(line: str) -> RelayedCallback | None:
+    """Parse a line; return None if it is invalid or describes no task."""
+    match = _LINE.fullmatch(line) if len(line) <= MAX_LENGTH else None
+    if match is None:
         return None
-    named, model, nonce, body = parts.groups()
+    line_id, model, nonce, body = match.groups()
     try:
-        return Message(named, callbacks.read(body.encode("ascii"), model), nonce)
+        return RelayedCallback(line_id, callbacks.read(body.encode("ascii"), model), nonce)
     except (ContractError, UnicodeError):
         return None
 
 
 def _milliseconds(moment: datetime | None) -> float | None:
-    return None if moment is None else (moment - _EPOCH) / _MILLISECOND
+    return None if moment is None else (moment - _EPOCH) / timedelta(milliseconds=1)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import psycopg
 
 from kling_async._postgres.connection import Line, Rows, execute, is_pooled
-from kling_async.webhooks.relay._engines import LOOK_BACK, READ_AT_ONCE, WAIT, EngineError
-from kling_async.webhooks.relay._message import LARGEST
+from kling_async.webhooks.relay._message import MAX_LENGTH
+from kling_async.webhooks.relay.backends import BACKLOG, READ_LIMIT, READ_WAIT, RelayBackendError
 
 if TYPE_CHECKING:
     from kling_async._postgres.connection import Connection
@@ -77,8 +77,8 @@ WHERE id > %(seen)s AND name = ANY(%(names)s) ORDER BY id LIMIT %(limit)s
 """
 
 
-class PostgresEngine:
-    """An :class:`~kling_async.webhooks.relay._engines.Engine` in PostgreSQL.
+class PostgresRelay:
+    """An :class:`~kling_async.webhooks.relay.backends.RelayBackend` in PostgreSQL.
 
     It takes two connections: one listens, and one writes as soon as there is something to write.
     """
@@ -118,7 +118,7 @@ class PostgresEngine:
         self._pooled = await is_pooled(db)
         if not self._pooled:
             await db.execute("LISTEN kling_async_callbacks")
-        (rows,) = await execute(db, _BEGIN, {"back": LOOK_BACK}, within=_SILENCE)
+        (rows,) = await execute(db, _BEGIN, {"back": BACKLOG}, within=_SILENCE)
         ((first,),) = cast("list[tuple[int]]", rows)
         self._seen = first if self._seen is None else min(first, self._seen)
 
@@ -126,8 +126,8 @@ class PostgresEngine:
         values = {
             "names": self._names,
             "seen": self._seen,
-            "limit": READ_AT_ONCE,
-            "largest": LARGEST,
+            "limit": READ_LIMIT,
+            "largest": MAX_LENGTH,
         }
         (rows,) = await execute(db, _READ, values, within=_SILENCE)
         found = cast("list[tuple[int, bytes]]", rows)
@@ -147,12 +147,12 @@ async def _do(line: Line, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         return await line.do(work)
     except (psycopg.Error, OSError) as error:
         words = " ".join(str(error).split())
-        raise EngineError(f"{type(error).__name__}: {words}") from error
+        raise RelayBackendError(f"{type(error).__name__}: {words}") from error
 
 
 async def _wait(db: Connection) -> None:
     """Return once something was announced, or after a while."""
-    async for _ in db.notifies(timeout=WAIT, stop_after=1):
+    async for _ in db.notifies(timeout=READ_WAIT, stop_after=1):
         pass
 
 
@@ -162,6 +162,6 @@ async def _prepare(db: Connection) -> None:
         await execute(db, _TABLE, within=_SILENCE)
 
 
-def engine(url: str, names: Sequence[str]) -> PostgresEngine:
-    """Return the engine at an address."""
-    return PostgresEngine(url, names)
+def connect(url: str, names: Sequence[str]) -> PostgresRelay:
+    """Return the backend for a URL."""
+    return PostgresRelay(url, names)

@@ -1,17 +1,17 @@
-"""Callbacks for several processes: each hears of those that came to the others.
+"""A relay shares callbacks between processes.
 
-With several workers behind one URL, a callback arrives at any of them, and only the one that has
-submitted, or attached, the task can use it. A relay gives it to all::
+With several workers behind one URL, a callback arrives at any of them, but only the one that has
+submitted or attached the task can use it. A relay sends it to the others::
 
     relay = Relay(inbox, "redis://cache:6379")  # or valkey://…, postgresql://…
     async with relay, KlingClient(inbox=inbox) as kling:
         ...
 
-    app = FastAPI(lifespan=fastapi.lifespan(kling, relay=relay))  # and as much in other edges
+    app = FastAPI(lifespan=fastapi.lifespan(kling, relay=relay))  # also in the other adapters
 
-Callbacks are kept at the engine for a while and announced, so that none is missed by who loses
-the connection. All the same each is but a hint, as it is without a relay: if the engine is
-away, tasks end by the polls that are made for lost callbacks.
+The backend stores callbacks for a while, so that a process that loses the connection receives
+them later. A relayed callback is only a hint, like any other: while the backend is unavailable,
+tasks end by the polls that are made for lost callbacks.
 
 Needs the extra ``redis`` or ``postgres``: ``pip install "kling-async[redis]"``.
 """
@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from random import random
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
 from attrs import frozen
 
 from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError
 from kling_async.policy.retry import backoff
-from kling_async.webhooks.relay import _message as _relay_message
-from kling_async.webhooks.relay._engines import WAIT, Engine, connect
+from kling_async.webhooks.relay._message import MAX_LENGTH, format_line, parse_line
+from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, connect
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,108 +44,106 @@ if TYPE_CHECKING:
 _K = TypeVar("_K")
 _T = TypeVar("_T")
 
+# Callbacks that wait to be published. While the backend is unavailable, new ones replace the
+# oldest: by then, polls have found the ends of those tasks.
+_MAX_PENDING: Final = 2_000
+
+# Lines that are published in one call.
+_BATCH: Final = 200
+
+# Callbacks of one submit that are published. The service sends each four times at most, and a
+# stranger who learns a URL cannot have more of them relayed.
+_MAX_PUBLISHED: Final = 4
+
+# Submits, and lines, that are remembered: those of a minute at the highest known limits.
+_MAX_REMEMBERED: Final = 10_000
+
+# Seconds after which a call to the backend has failed.
+_TIMEOUT: Final = 2.0
+
+# Seconds between attempts: the first, and the longest.
+_BACKOFF: Final = (0.1, 5.0)
+
+# Seconds between two reads, so that bursts are read in bulk.
+_READ_INTERVAL: Final = 0.01
+
+# Seconds in which pending callbacks are published on closing.
+_CLOSE_TIMEOUT: Final = 1.0
+
 _log = logging.getLogger("kling_async")
-
-# Callbacks that wait to be published. While the engine is away new ones take the place of old
-# ones: those are found by polls in the meantime.
-_WAITING = 2_000
-
-# Lines that are published at once.
-_AT_ONCE = 200
-
-# Callbacks of one submit that are published. The service tries four times (the contract); whoever
-# has learned a URL can have the others told no more often than that.
-_OFTEN = 4
-
-# Submits, and lines, that are remembered: those of a minute, at the highest limits known.
-_REMEMBERED = 10_000
-
-# Seconds after which an engine that gives no answer is given up.
-_PATIENCE = 2.0
-
-# Seconds between one try and the next, growing.
-_SOONEST, _LATEST = 0.1, 5.0
-
-# Seconds between two reads, so that what comes in a flood is read in bulk.
-_BREATH = 0.01
-
-# Seconds in which the last callbacks are published when it closes.
-_LAST = 1.0
 
 
 @frozen
 class RelayCounts:
-    """What a relay has carried.
+    """What a relay has transferred.
 
     Attributes:
-        published: Callbacks that came here, and that the others can hear of.
-        dropped: Callbacks that came here, and that the others do not hear of: the engine was away
-            for too long, or one URL was called too often.
-        heard: Callbacks that came to others. :attr:`Counts.relayed <kling_async.webhooks.Counts>`
-            says how many of them were of use here.
-        malformed: What was found at the engine, and is nothing that a relay has written.
+        published: Callbacks that arrived here and were sent to the other processes.
+        dropped: Callbacks that arrived here and were not sent: the backend was unavailable for
+            too long, or one URL was called too often.
+        received: Callbacks that arrived at other processes. :attr:`Counts.relayed
+            <kling_async.webhooks.Counts>` counts those whose tasks run here.
+        malformed: Lines at the backend that no relay has written.
     """
 
     published: int = 0
     dropped: int = 0
-    heard: int = 0
+    received: int = 0
     malformed: int = 0
 
 
 class Relay:
-    """Shares the callbacks of an inbox with those of other processes.
+    """Shares the callbacks of an inbox with other processes.
 
-    Use it as an async context manager, in each process, around the clients of the inbox. It joins
-    the inbox by itself, and may be used again. Inside, it raises nothing, and neither waits for
-    the engine when it opens nor for longer than a few seconds when it closes.
+    Use it as an async context manager in each process, around the clients of the inbox; it may be
+    opened again. While open, it raises nothing. Opening does not wait for the backend, and closing
+    takes a few seconds at most.
 
     Args:
-        inbox: Whose callbacks these are.
-        engine: What carries them: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``,
-            ``postgresql://`` or ``postgres://``; or an engine of your own, which is not closed.
-        name: Which inboxes hear of each other. Without it, those that have a secret in common.
+        inbox: The inbox.
+        backend: A ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``postgresql://``
+            or ``postgres://`` URL; or a backend of your own, which is not closed.
+        name: Relays of the same name exchange callbacks. By default, those whose inboxes have a
+            secret in common.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known, or a setting makes no sense; on
-            entering: it is open already, on this event loop or another one that is running.
-        MissingExtraError: The package that speaks to the engine is not installed.
+        ConfigurationError: The URL or the name is invalid. On entering: the relay is open already,
+            on this event loop or on another one that is running.
+        MissingExtraError: The driver is not installed.
     """
 
-    def __init__(self, inbox: Inbox, engine: str | Engine, *, name: str | None = None) -> None:
+    def __init__(
+        self, inbox: Inbox, backend: str | RelayBackend, *, name: str | None = None
+    ) -> None:
         self._inbox = inbox
         self._names = inbox.names if name is None else (_checked_name(name),)
-        if isinstance(engine, str):
-            self._shown = redact_url(engine)
-            connect(engine, self._names)  # so that a mistake is found here
+        self._backend = backend
+        if isinstance(backend, str):
+            self._label = redact_url(backend)
+            connect(backend, self._names)  # raises now if the URL is invalid
         else:
-            self._shown = type(engine).__name__
-        self._source = engine
+            self._label = type(backend).__name__
         self._counts: Counter[str] = Counter()
-        self._waiting: deque[str] = deque()
-        # By the nonce of the URL; those that say that a task still runs are counted apart.
-        self._called: OrderedDict[tuple[str, bool], int] = OrderedDict()
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        # What follows belongs to one event loop.
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._work: asyncio.Task[None] | None = None
-        self._new = self._empty = asyncio.Event()
+        # How often the URL of a nonce was called; callbacks of running tasks count separately.
+        self._calls: OrderedDict[tuple[str, bool], int] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict()  # ids of lines
+        self._session: _Session | None = None
 
     def __repr__(self) -> str:
-        return f"<Relay {self._shown}>"
+        return f"<Relay {self._label}>"
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        if loop is self._loop:
+        if self._session is not None and self._session.loop is loop:
             raise ConfigurationError("this relay is open already: open it once in each process")
-        if self._loop is not None and self._loop.is_running():
+        if self._session is not None and self._session.loop.is_running():
             raise ConfigurationError(
-                "this relay is open on another event loop that is running: make one for each loop"
+                "this relay is open on another event loop that is running: create one for each loop"
             )
-        source = self._source
-        engine = connect(source, self._names) if isinstance(source, str) else source
-        self._new, self._empty = asyncio.Event(), asyncio.Event()
-        self._loop = loop
-        self._work = loop.create_task(self._carry(engine))
+        backend, owned = self._backend, False
+        if isinstance(backend, str):
+            backend, owned = connect(backend, self._names), True
+        self._session = _Session(backend, owned, self._label, self._counts, self._receive)
         self._inbox.join(self)
         return self
 
@@ -158,130 +157,151 @@ class Relay:
 
     @property
     def counts(self) -> RelayCounts:
-        """What it has carried so far."""
+        """What was transferred so far."""
         return RelayCounts(**self._counts)
 
-    def hear(self, callback: Callback) -> bool:
-        """Take a callback that came here, on any thread; the inbox calls this.
+    def handle(self, callback: Callback) -> bool:
+        """Publish a callback, from any thread. The inbox calls this.
 
         Returns:
             Always False: no task runs in a relay.
         """
-        if (loop := self._loop) is not None and not callback.relayed:
-            with suppress(RuntimeError):  # the loop was closed without us
-                loop.call_soon_threadsafe(self._heard, callback)
+        if (session := self._session) is not None and not callback.relayed:
+            with suppress(RuntimeError):  # the loop is closed already
+                session.loop.call_soon_threadsafe(self._publish, session, callback)
         return False
 
     async def close(self) -> None:
-        """Tell the others what they do not know yet, and close the connections."""
-        work = self._work
-        if work is None or self._loop is not asyncio.get_running_loop():
+        """Publish the pending callbacks, and close the connections."""
+        session = self._session
+        if session is not None and session.loop is asyncio.get_running_loop():
+            self._session = None
+            await session.close()
+
+    def _publish(self, session: _Session, callback: Callback) -> None:
+        key = callback.nonce, callback.snapshot.state.ended
+        calls = self._calls.get(key, 0)
+        line = format_line(callback)
+        if calls >= _MAX_PUBLISHED or len(line) > MAX_LENGTH:
+            self._counts["dropped"] += 1
             return
-        self._loop = self._work = None
+        _remember(self._calls, key, calls + 1)
+        line_id = line.partition(" ")[0]
+        _remember(self._seen, line_id, None)  # the backend returns it to us, too
+        session.add(line_id, line)
+
+    def _receive(self, line: str) -> None:
+        received = parse_line(line)
+        if received is None:
+            self._counts["malformed"] += 1
+        elif received.id not in self._seen:
+            _remember(self._seen, received.id, None)
+            self._counts["received"] += 1
+            self._inbox.deliver_relayed(received.snapshot, received.nonce)
+
+
+class _Session:
+    """The work of an open relay on one event loop."""
+
+    def __init__(
+        self,
+        backend: RelayBackend,
+        owned: bool,  # noqa: FBT001
+        label: str,
+        counts: Counter[str],
+        receive: Callable[[str], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._backend = backend
+        self._owned = owned
+        self._label = label
+        self._counts = counts
+        self._receive = receive
+        self._pending: dict[str, str] = {}  # lines by their id
+        self._filled, self._drained = asyncio.Event(), asyncio.Event()
+        self._work = self.loop.create_task(self._run())
+
+    def add(self, line_id: str, line: str) -> None:
+        """Publish a line as soon as possible."""
+        self._pending[line_id] = line
+        self._trim(_MAX_PENDING)
+        self._drained.clear()
+        self._filled.set()
+
+    async def close(self) -> None:
+        """Publish what is pending, and stop."""
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST):
-                    await asyncio.sleep(0)  # for what was heard in this very moment
-                    await self._empty.wait()
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await asyncio.sleep(0)  # for callbacks that arrived at this very moment
+                    await self._drained.wait()
         finally:
-            work.cancel()
-            await asyncio.wait([work])
+            self._work.cancel()
+            await asyncio.wait([self._work])
 
-    def _heard(self, callback: Callback) -> None:
-        kind = callback.nonce, callback.snapshot.state.ended
-        often = self._called.get(kind, 0)
-        line = _relay_message.write(callback)
-        if often >= _OFTEN or len(line) > _relay_message.LARGEST:
-            self._counts["dropped"] += 1
-            return
-        _remember(self._called, kind, often + 1)
-        _remember(self._seen, line.partition(" ")[0], None)  # it comes back to us, too
-        self._waiting.append(line)
-        self._trim(_WAITING)
-        self._empty.clear()
-        self._new.set()
-
-    def _trim(self, number: int) -> None:
-        """Let the oldest go of those that wait, until there are so many."""
-        while len(self._waiting) > number:
-            self._waiting.popleft()
-            self._counts["dropped"] += 1
-
-    async def _carry(self, engine: Engine) -> None:
-        """Publish and read until it is cancelled."""
+    async def _run(self) -> None:
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._persist("published", lambda: self._publish(engine)))
-                both.create_task(self._persist("read", lambda: self._read(engine)))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._repeat("published", self._publish_batch))
+                group.create_task(self._repeat("read", self._read_batch))
         finally:
             self._trim(0)
-            if isinstance(self._source, str):
-                await engine.close()
+            if self._owned:
+                await self._backend.close()
 
-    async def _persist(self, done: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Do something again and again, whatever goes wrong with it."""
+    async def _repeat(self, action: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step until cancelled, with a backoff after failures."""
         failures = 0
-        this = cast("asyncio.Task[None]", asyncio.current_task())
-        while not this.cancelling():  # which an engine may have lost
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        while not task.cancelling():  # a backend may have suppressed the cancellation
             try:
                 await step()
-            except Exception as error:  # noqa: BLE001 - it may be a fault of the driver
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything
                 if not failures:
-                    _log.warning(
-                        "callbacks are not %s at %s: %s; tasks end by polls",
-                        done,
-                        self._shown,
-                        str(error) or "no answer in time",
-                    )
+                    reason = str(error) or "no answer in time"
+                    text = "callbacks are not %s at %s: %s; tasks end by polls"
+                    _log.warning(text, action, self._label, reason)
                 failures += 1
-                chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
-                await asyncio.sleep(backoff(failures, _SOONEST, _LATEST, chance))
+                chance = 0.5 + random() / 2  # noqa: S311 - jitter
+                await asyncio.sleep(backoff(failures, *_BACKOFF, chance))
             else:
                 if failures:
-                    _log.warning("callbacks are %s again at %s", done, self._shown)
+                    _log.warning("callbacks are %s again at %s", action, self._label)
                     failures = 0
 
-    async def _publish(self, engine: Engine) -> None:
-        """Publish some of those that wait, once there are any."""
-        while not self._waiting:
-            self._empty.set()
-            self._new.clear()
-            await self._new.wait()
-        lines = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await engine.publish(lines)
-        except BaseException:
-            self._waiting.extendleft(reversed(lines))
-            self._trim(_WAITING)
-            raise
-        self._counts["published"] += len(lines)
+    async def _publish_batch(self) -> None:
+        if not self._pending:
+            self._filled.clear()
+            self._drained.set()
+        await self._filled.wait()
+        batch = dict(islice(self._pending.items(), _BATCH))
+        async with asyncio.timeout(_TIMEOUT):
+            await self._backend.publish(list(batch.values()))
+        for line_id in batch:
+            if self._pending.pop(line_id, None) is not None:  # else it was dropped meanwhile
+                self._counts["published"] += 1
 
-    async def _read(self, engine: Engine) -> None:
-        """Read what there is, or wait for a while."""
-        async with asyncio.timeout(WAIT + 2 * _PATIENCE):
-            lines = await engine.read()
+    async def _read_batch(self) -> None:
+        async with asyncio.timeout(READ_WAIT + 2 * _TIMEOUT):
+            lines = await self._backend.read()
         for line in lines:
-            self._take(line)
-        await asyncio.sleep(_BREATH)
+            self._receive(line)
+        await asyncio.sleep(_READ_INTERVAL)
 
-    def _take(self, line: str) -> None:
-        message = _relay_message.read(line)
-        if message is None:
-            self._counts["malformed"] += 1
-        elif message.id not in self._seen:
-            _remember(self._seen, message.id, None)
-            self._counts["heard"] += 1
-            self._inbox.relayed(message.snapshot, message.nonce)
+    def _trim(self, count: int) -> None:
+        """Drop the oldest pending lines, down to this number."""
+        while len(self._pending) > count:
+            del self._pending[next(iter(self._pending))]
+            self._counts["dropped"] += 1
 
 
 def _remember(table: OrderedDict[_K, _T], key: _K, value: _T) -> None:
     table[key] = value
-    if len(table) > _REMEMBERED:
+    if len(table) > _MAX_REMEMBERED:
         table.popitem(last=False)
 
 
 def _checked_name(name: str) -> str:
     if not isinstance(name, str) or not name or not (name.isascii() and name.isprintable()):
-        raise ConfigurationError(f"the name of a relay is a plain word or two, not {name!r:.80}")
+        raise ConfigurationError(f"a relay's name must be printable ASCII text, not {name!r:.80}")
     return name

@@ -22,7 +22,7 @@ from kling_async import ConfigurationError, KlingClient, MasterTextToVideo
 from kling_async.protocol.callbacks import write_token
 from kling_async.webhooks import aiohttp
 from kling_async.webhooks.inbox import Counts, Inbox
-from kling_async.webhooks.relay._engines import READ_AT_ONCE, WAIT, EngineError, connect
+from kling_async.webhooks.relay.backends import READ_LIMIT, READ_WAIT, RelayBackendError, connect
 from kling_async.webhooks.relay.relay import Relay
 from tests.engines import redis as redis_servers
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from kling_async.protocol.callbacks import Callback
-    from kling_async.webhooks.relay._engines import Engine
+    from kling_async.webhooks.relay.backends import RelayBackend
     from tests.conftest import Emulate, ServeRaw
     from tests.engines.postgres import Server
     from tests.webhooks.conftest import Run, Site
@@ -62,7 +62,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def engine(url: str, *names: str) -> AsyncIterator[Engine]:
+async def engine(url: str, *names: str) -> AsyncIterator[RelayBackend]:
     """Connect, and close at the end."""
     made = connect(url, names or ("one",))
     try:
@@ -71,7 +71,7 @@ async def engine(url: str, *names: str) -> AsyncIterator[Engine]:
         await made.close()
 
 
-async def lines(engine: Engine, number: int) -> list[str]:
+async def lines(engine: RelayBackend, number: int) -> list[str]:
     """Read until there are so many lines."""
     read: list[str] = []
     async with asyncio.timeout(30):
@@ -129,7 +129,7 @@ async def test_who_waits_is_woken(url: str) -> None:
             await asyncio.sleep(0.1)
             assert not reading.done()
             await one.publish([line])
-            async with asyncio.timeout(WAIT - 1):
+            async with asyncio.timeout(READ_WAIT - 1):
                 assert await reading == [line]
 
 
@@ -153,11 +153,11 @@ async def test_names(url: str) -> None:
 
 async def test_many(url: str) -> None:
     """More than one read returns are returned by the next ones."""
-    written = [f"{number}" for number in range(2 * READ_AT_ONCE + 1)]
+    written = [f"{number}" for number in range(2 * READ_LIMIT + 1)]
     async with engine(url) as one, engine(url) as other:
         await one.publish(written)
-        assert len(await other.read()) == READ_AT_ONCE
-        assert await lines(other, READ_AT_ONCE + 1) == written[READ_AT_ONCE:]
+        assert len(await other.read()) == READ_LIMIT
+        assert await lines(other, READ_LIMIT + 1) == written[READ_LIMIT:]
 
 
 async def test_nothing_comes(redis_url: str, postgres_url: str) -> None:
@@ -166,7 +166,7 @@ async def test_nothing_comes(redis_url: str, postgres_url: str) -> None:
         began = time.monotonic()
         read = await asyncio.gather(one.read(), other.read())
         assert [*read[0], *read[1]] == []
-        assert time.monotonic() - began > WAIT - 1
+        assert time.monotonic() - began > READ_WAIT - 1
 
 
 async def test_a_lost_connection(url: str) -> None:
@@ -177,9 +177,9 @@ async def test_a_lost_connection(url: str) -> None:
         reading = asyncio.create_task(other.read())
         await asyncio.sleep(0.1)
         await disconnect_all(url)
-        with pytest.raises(EngineError):
+        with pytest.raises(RelayBackendError):
             await reading
-        with suppress(EngineError):  # one driver notices at once, the other when it writes
+        with suppress(RelayBackendError):  # one driver notices at once, the other when it writes
             await one.publish(["b"])
         await one.publish(["c"])
         async with asyncio.timeout(30):
@@ -198,7 +198,7 @@ async def test_reading_is_cancelled(url: str) -> None:
             began = time.monotonic()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-            assert time.monotonic() - began < WAIT - 1
+            assert time.monotonic() - began < READ_WAIT - 1
         await one.publish(["a"])
         assert "a" in await lines(other, 1)
 
@@ -208,9 +208,9 @@ async def test_nobody_is_there() -> None:
     for url in ("redis://127.0.0.1:9", "postgresql://127.0.0.1:9/db"):
         async with engine(url) as one:
             for _ in range(2):
-                with pytest.raises(EngineError):
+                with pytest.raises(RelayBackendError):
                     await one.publish(["a"])
-                with pytest.raises(EngineError):
+                with pytest.raises(RelayBackendError):
                     await one.read()
 
 
@@ -219,7 +219,7 @@ async def test_a_wrong_password(url: str) -> None:
     wrong = url.replace(f":{redis_servers.PASSWORD}@", ":pa55word@")
     wrong = wrong.replace(":tr0ub4dor-and-3@", ":pa55word@")
     async with engine(wrong) as one:
-        with pytest.raises(EngineError) as caught:
+        with pytest.raises(RelayBackendError) as caught:
             await one.publish(["a"])
     assert "pa55word" not in str(caught.value)
 
@@ -240,10 +240,10 @@ async def test_a_server_that_is_silent(scheme: str, serve_raw: ServeRaw) -> None
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await call
-        assert loop.time() - began < WAIT - 0.5
+        assert loop.time() - began < READ_WAIT - 0.5
     began = loop.time()
     await made.close()
-    assert loop.time() - began < WAIT - 0.5
+    assert loop.time() - began < READ_WAIT - 0.5
 
 
 async def test_a_network_that_dies(url: str, serve_raw: ServeRaw) -> None:
@@ -275,10 +275,10 @@ async def test_a_network_that_dies(url: str, serve_raw: ServeRaw) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await call
-        assert time.monotonic() - began < WAIT - 0.5
+        assert time.monotonic() - began < READ_WAIT - 0.5
     began = time.monotonic()
     await made.close()
-    assert time.monotonic() - began < WAIT - 0.5
+    assert time.monotonic() - began < READ_WAIT - 0.5
 
 
 # -------------------------------------------------------------------------------------------- Redis
@@ -313,12 +313,12 @@ async def test_redis_streams_of_another_clock(redis_url: str) -> None:
             assert await lines(one, 1) == ["ahead"]
             db.delete(STREAM)
         await disconnect_all(redis_url)
-        with suppress(EngineError):
+        with suppress(RelayBackendError):
             async with asyncio.timeout(0.5):
                 await one.read()
         with admin_redis(redis_url) as db:
             db.set(STREAM, "for a moment, no stream")
-            with pytest.raises(EngineError):
+            with pytest.raises(RelayBackendError):
                 await one.read()
             db.delete(STREAM)
         await one.publish(["behind"])
@@ -332,10 +332,10 @@ async def test_redis_starts_again() -> None:
             await one.publish(["a"])
             assert await lines(other, 1) == ["a"]
             server.stop()
-            with pytest.raises(EngineError):
+            with pytest.raises(RelayBackendError):
                 await other.read()
             server.start()
-            with suppress(EngineError):
+            with suppress(RelayBackendError):
                 await one.publish(["b"])
             await one.publish(["c"])
             assert "c" in await lines(other, 1)
@@ -433,7 +433,7 @@ async def test_postgres_after_a_long_time(postgres_url: str, db: psycopg.Connect
         await other.close()
         await one.publish(["b"])
         db.execute("UPDATE kling_async_callbacks SET at = at - interval '70 seconds'")
-        async with asyncio.timeout(WAIT - 1):
+        async with asyncio.timeout(READ_WAIT - 1):
             assert await other.read() == ["b"]
 
 
@@ -508,10 +508,10 @@ async def test_secrets_that_change(url: str, name: str | None) -> None:
             assert box.handle("POST", path, "", body.encode()) == 200
         expected = [2, 2, 2] if name else [1, 2, 1]
         async with asyncio.timeout(30):
-            while [relay.counts.heard for relay in relays] != expected:  # noqa: ASYNC110 - no hook
+            while [relay.counts.received for relay in relays] != expected:  # noqa: ASYNC110 - no hook
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        assert [relay.counts.heard for relay in relays] == expected
+        assert [relay.counts.received for relay in relays] == expected
 
 
 async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> None:
@@ -520,7 +520,7 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
     told = asyncio.Event()
 
     class Ear:
-        def hear(self, callback: Callback) -> bool:
+        def handle(self, callback: Callback) -> bool:
             del callback
             told.set()
             return True
@@ -538,7 +538,7 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
             server.start()
             async with asyncio.timeout(30):
                 await told.wait()
-            assert relay.counts.heard == 1
+            assert relay.counts.received == 1
     assert redis_servers.PASSWORD not in caplog.text
     assert "callbacks are not read at redis://127.0.0.1:" in caplog.text
 
@@ -548,7 +548,7 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
 
 PUBLISHER = """
 import asyncio, sys
-from kling_async.webhooks.relay._engines import connect
+from kling_async.webhooks.relay.backends import connect
 
 async def main():
     engine = connect(sys.argv[1], ("one",))
@@ -624,13 +624,13 @@ async def test_a_redis_that_fails_over(serve_raw: ServeRaw) -> None:
             with admin_redis(old.url()) as db:
                 db.config_set("masterauth", "wrong")  # it learns nothing from the new one
                 db.replicaof("127.0.0.1", new.port)
-            with pytest.raises(EngineError, match="ReadOnly"):
+            with pytest.raises(RelayBackendError, match="ReadOnly"):
                 await one.publish(["b"])
             await one.publish(["b"])
             read: Sequence[str] = ()
             async with asyncio.timeout(20):
                 while not read:
-                    with suppress(EngineError):
+                    with suppress(RelayBackendError):
                         read = await other.read()
             assert read == ["b"]
 
@@ -646,10 +646,10 @@ async def test_a_replica_that_has_lost_its_master(serve_raw: ServeRaw) -> None:
                 db.config_set("replica-serve-stale-data", "no")
                 db.replicaof("127.0.0.1", 9)
             for call in (one.publish(["b"]), one.read()):
-                with pytest.raises(EngineError, match=r"MasterDown|ReadOnly"):
+                with pytest.raises(RelayBackendError, match=r"MasterDown|ReadOnly"):
                     await call
             switch.port = new.port
-            with suppress(EngineError):
+            with suppress(RelayBackendError):
                 await one.publish(["c"])
             await one.publish(["d"])
             assert "d" in await lines(one, 1)

@@ -26,7 +26,7 @@ from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 from kling_async.webhooks import aiohttp, asgi, fastapi
 from kling_async.webhooks.inbox import Counts, Inbox
-from kling_async.webhooks.relay._engines import EngineError
+from kling_async.webhooks.relay.backends import RelayBackendError
 from kling_async.webhooks.relay.relay import Relay, RelayCounts
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Engine:
     async def _go(self) -> None:
         await asyncio.sleep(0.01)
         if self.away:
-            raise EngineError(self.away)
+            raise RelayBackendError(self.away)
         if self.hangs:
             await asyncio.get_running_loop().create_future()
 
@@ -97,7 +97,7 @@ class Ear:
         self.knows = knows
         self.heard: list[Callback] = []
 
-    def hear(self, callback: Callback) -> bool:
+    def handle(self, callback: Callback) -> bool:
         self.heard.append(callback)
         return self.knows
 
@@ -150,8 +150,8 @@ async def test_others_hear_of_a_callback(more: dict[str, object]) -> None:
         assert (heard.snapshot, heard.nonce, heard.relayed) == (said.snapshot, said.nonce, True)
         assert not heard.trusted
         assert other.inbox.counts == Counts(relayed=1)
-        assert other.relay.counts == RelayCounts(heard=1)
-    assert here.inbox.counts == Counts(taken=1)
+        assert other.relay.counts == RelayCounts(received=1)
+    assert here.inbox.counts == Counts(delivered=1)
     assert here.relay.counts == RelayCounts(published=1)
     assert len(board) == 1
 
@@ -166,7 +166,7 @@ async def test_what_nobody_waits_for() -> None:
         await asyncio.sleep(1)
     assert here.inbox.counts == Counts(unknown=1)
     assert there.inbox.counts == Counts()
-    assert there.relay.counts.heard == 1
+    assert there.relay.counts.received == 1
 
 
 async def test_repeated_callbacks() -> None:
@@ -256,8 +256,8 @@ async def test_what_still_runs(*, knows: bool) -> None:
         here.called()
         await asyncio.sleep(1)
     assert [one.snapshot.state.value for one in there.ear.heard] == ["processing"] * 4 + ["success"]
-    assert here.inbox.counts == Counts(unfinished=6, unknown=1)
-    assert there.inbox.counts == (Counts(unfinished=4, relayed=1) if knows else Counts())
+    assert here.inbox.counts == Counts(still_running=6, unknown=1)
+    assert there.inbox.counts == (Counts(still_running=4, relayed=1) if knows else Counts())
 
 
 # -------------------------------------------------------------------------- who hears of each other
@@ -284,7 +284,7 @@ def test_names(first: object, second: object, heard: bool) -> None:  # noqa: FBT
 @pytest.mark.parametrize("name", ["", "a\nb", "\xe4", 5])
 def test_wrong_names(name: object) -> None:
     """A name is plain printable text."""
-    with pytest.raises(ConfigurationError, match="the name of a relay"):
+    with pytest.raises(ConfigurationError, match="a relay's name"):
         Worker(Board(), name=name)  # type: ignore[arg-type]
 
 
@@ -391,10 +391,10 @@ async def test_memory_is_bounded() -> None:
         await asyncio.sleep(1)
         board += board[-10_000:]
         await asyncio.sleep(1)
-        assert here.relay.counts.heard == 10_001
+        assert here.relay.counts.received == 10_001
         board += board[:1]
         await asyncio.sleep(1)
-    assert here.relay.counts.heard == 10_002
+    assert here.relay.counts.received == 10_002
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ async def test_garbage_at_the_engine(line: str) -> None:
         here.called()
         await asyncio.sleep(1)
     assert there.ear.tasks == ["task_1"]
-    assert there.relay.counts == RelayCounts(heard=1, malformed=1)
+    assert there.relay.counts == RelayCounts(received=1, malformed=1)
 
 
 # ------------------------------------------------------------------------------ opening and closing
@@ -524,7 +524,7 @@ async def test_two_loops() -> None:
     here = Worker(Board())
 
     def elsewhere() -> None:
-        with pytest.raises(ConfigurationError, match="make one for each loop"):
+        with pytest.raises(ConfigurationError, match="create one for each loop"):
             asyncio.run(here.relay.__aenter__())
 
     async with here.relay:

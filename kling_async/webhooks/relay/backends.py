@@ -1,0 +1,61 @@
+"""The servers through which relays exchange callbacks: what a relay requires of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from kling_async._utils.backends import speaker
+
+READ_WAIT = 3.0
+"""Seconds that a read waits for new lines."""
+
+BACKLOG = 60.0
+"""Seconds, by the server's clock, of earlier lines that the first read returns.
+
+They cover what arrives between a task's submit and that read, and a failover to a server whose
+clock is behind.
+"""
+
+READ_LIMIT = 100
+"""The most lines that one read returns. Each may be as large as the server allows."""
+
+
+class RelayBackendError(Exception):
+    """The server cannot be reached, or rejects the request."""
+
+
+class RelayBackend(Protocol):
+    """Stores lines for all processes that share a name. An instance belongs to one event loop.
+
+    One call of each method may run at a time; a call ends at once when it is cancelled. Both
+    methods raise :class:`RelayBackendError`; the next call connects again.
+    """
+
+    async def publish(self, lines: Sequence[str]) -> None:
+        """Store lines for an hour or more, and wake the readers that wait for them."""
+
+    async def read(self) -> Sequence[str]:
+        """Return new lines, in any order; lines may be returned more than once.
+
+        Without new lines, wait for some, and return none after :data:`READ_WAIT`. Lines that were
+        published while the server could not be reached from here are returned afterwards.
+        """
+
+    async def close(self) -> None:
+        """Close the connections. Raises nothing."""
+
+
+def connect(url: str, names: Sequence[str]) -> RelayBackend:
+    """Return the backend for a URL. Nothing is sent yet.
+
+    Args:
+        url: The URL.
+        names: Each line is stored under each of these names, and read by any of them.
+
+    Raises:
+        ConfigurationError: The URL is invalid, or its scheme is not supported.
+        MissingExtraError: The driver is not installed.
+    """
+    module = speaker(url, "kling_async.webhooks.relay._{}", "what relays callbacks")
+    return cast("Callable[[str, Sequence[str]], RelayBackend]", module.connect)(url, names)
