@@ -26,7 +26,7 @@ from typing import ClassVar, Literal
 
 from attrs import field, frozen
 
-from kling_async.inputs.base import Input, Provider, ruled
+from kling_async.inputs.base import Input, Provider, register, ruled
 from kling_async.inputs.rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
 
 Duration = Literal[5, 10]
@@ -109,3 +109,6 @@ class MasterImageToVideo(_Kling21):
 
     prompt: str = field(metadata=_PROMPT)
     image_url: str = field(metadata=_IMAGE)
+
+
+register(StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)

@@ -17,20 +17,7 @@ from kling_async._utils.urls import split_web_url
 # Floats such as 0.1 + 0.2 lie within a few 1e-17 of the tenth they mean.
 _STEP_TOLERANCE = 1e-9
 
-_SEEN_LENGTH = 80
 _LARGEST_FLOAT = sys.float_info.max
-
-
-def seen(value: object) -> str:
-    """Show a value in a message, shortened."""
-    if isinstance(value, str):
-        start = repr(value[:_SEEN_LENGTH])
-        return start if len(value) <= _SEEN_LENGTH else f"{start}… ({len(value)} characters)"
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; a deep nest
-        text = f"{type(value).__name__} too large to show"
-    return text if len(text) <= _SEEN_LENGTH else f"{text[:_SEEN_LENGTH]}…"
 
 
 class Rule(Protocol):
