@@ -11,7 +11,6 @@ import attrs
 from kling_async._utils.pydantic import core_schema, descriptions, refusal, showable, summary
 from kling_async._utils.text import format_value
 from kling_async.errors import InputError
-from kling_async.inputs.rules import OrNone, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+
+    from kling_async.inputs.rules import Rule
 
 _T = TypeVar("_T")
 
@@ -95,8 +96,8 @@ def class_json_schema(
     # Required fields come first.
     for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
         rule = rules[field.name]
-        if written and isinstance(rule, OrNone):
-            properties[field.name] = rule.rule.schema()  # to_dict omits None
+        if written and rule.optional:
+            properties[field.name] = {**rule.accepted}  # to_dict omits None
             continue
         properties[field.name] = rule.schema()
         if field.default is not attrs.NOTHING:

@@ -198,9 +198,7 @@ def test_schema_in_full() -> None:
     properties = schema.pop("properties")
     assert schema == {
         "title": "MasterTextToVideo",
-        "description": (
-            "Make a video from text alone, in 16:9, 9:16 or 1:1, at the highest quality."
-        ),
+        "description": ("A video from text, in 16:9, 9:16 or 1:1, at the highest quality."),
         "type": "object",
         "required": ["prompt"],
         "additionalProperties": False,
