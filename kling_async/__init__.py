@@ -58,14 +58,13 @@ if TYPE_CHECKING:
         TaskLimitChanged,
         TasksAbandoned,
     )
-    from kling_async.inputs.base import Input
+    from kling_async.inputs.base import Input, parse_input
     from kling_async.inputs.kling_2_1 import (
         MasterImageToVideo,
         MasterTextToVideo,
         ProImageToVideo,
         StandardImageToVideo,
     )
-    from kling_async.inputs.parse import parse_input
     from kling_async.limits.base import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared.limiter import SharedLimiter

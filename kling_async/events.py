@@ -1,7 +1,7 @@
-"""What happened, as frozen values, for those who log, count or trace.
+"""Events for logging, metrics and tracing.
 
-A hook is a function of one event. Hooks run on the event loop: they must be quick and must
-not block. An exception from a hook is logged and goes no further.
+A hook is a function of one event. Hooks run on the event loop and must not block. An exception
+in a hook is logged and otherwise ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kling_async.results import Snapshot, TaskRef
 
 @frozen
 class Submitted:
-    """The service accepted an input; from here on it costs money. Store ``ref``."""
+    """The service accepted an input and may charge for it. Store ``ref``."""
 
     ref: TaskRef
     input: Input
@@ -25,7 +25,7 @@ class Submitted:
 
 @frozen
 class SubmitFailed:
-    """A submit ended without a reference; ``error.may_have_charged`` tells what it may cost."""
+    """A submit failed. ``error.may_have_charged`` says whether it may be billed."""
 
     input: Input
     error: KlingError
@@ -33,21 +33,21 @@ class SubmitFailed:
 
 @frozen
 class Polled:
-    """A status call was answered."""
+    """A status request was answered."""
 
     snapshot: Snapshot
 
 
 @frozen
 class CalledBack:
-    """A callback for a task that runs has come. What it says is not confirmed yet."""
+    """A callback for a running task was received. Its content is not confirmed yet."""
 
     snapshot: Snapshot
 
 
 @frozen
 class Retrying:
-    """A request failed and is sent again after ``delay`` seconds. ``attempt`` counts from 1."""
+    """A request failed and is sent again in ``delay`` seconds. ``attempt`` counts from 1."""
 
     what: str
     error: KlingError
@@ -57,27 +57,24 @@ class Retrying:
 
 @frozen
 class Paused:
-    """The service answered 429: every request of this client waits ``delay`` seconds."""
+    """The service answered 429: all requests of this client wait for ``delay`` seconds."""
 
     delay: float
 
 
 @frozen
 class TaskEnded:
-    """The end of a task is known: once for each task that this client has waited for or submitted.
-
-    ``snapshot.state`` says how it ended.
-    """
+    """A task that this client submitted or awaited has ended. Each task is reported once."""
 
     snapshot: Snapshot
 
 
 @frozen
 class TasksAbandoned:
-    """Nothing waits for these tasks any more, and they run at the service: store the references.
+    """Tasks continue remotely, but nothing waits for them any more. Store the references.
 
-    Reported when a caller that waited is cancelled, a fan-out or batch is left early, or the
-    client is closed. Each task is reported once.
+    Reported when a waiting caller is cancelled, when a fan-out or batch is left early, and when
+    the client is closed. Each task is reported once.
     """
 
     refs: tuple[TaskRef, ...]
@@ -85,11 +82,11 @@ class TasksAbandoned:
 
 @frozen
 class TaskLimitChanged:
-    """The service allows fewer running tasks than the limits say, or more than it seemed to.
+    """The number of concurrent tasks that the service is known to accept has changed.
 
     Attributes:
-        tasks: How many may run at one time from now on.
-        limit: How many the limits allow.
+        tasks: The new maximum number of concurrent tasks.
+        limit: The configured maximum.
     """
 
     tasks: int

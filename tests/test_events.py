@@ -39,7 +39,7 @@ EVENTS: list[Event] = [
 
 
 def test_events_are_all_named() -> None:
-    """The type of events holds every class that the module defines."""
+    """`Event` is the union of all classes that the module defines."""
     defined = {
         cls for cls in vars(events).values() if getattr(cls, "__module__", "") == events.__name__
     }
@@ -48,7 +48,7 @@ def test_events_are_all_named() -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_events_are_frozen(event: Event) -> None:
-    """A hook cannot change what happened."""
+    """A hook cannot change an event."""
     for field in attrs.fields(type(event)):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             setattr(event, field.name, None)
@@ -56,14 +56,14 @@ def test_events_are_frozen(event: Event) -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_events_pickle(event: Event) -> None:
-    """An event can be sent to another process; what it says arrives."""
+    """An event can be sent to another process."""
     again = pickle.loads(pickle.dumps(event))  # noqa: S301 - our own bytes
     assert type(again) is type(event)
     assert repr(again) == repr(event)
 
 
 def test_events_are_values() -> None:
-    """Two events that say the same are equal."""
+    """Events with the same fields are equal."""
     assert Submitted(REF, INPUT) == Submitted(REF, MasterTextToVideo("a fox"))
     assert Paused(1.0) != Paused(2.0)
     assert len({Submitted(REF, INPUT), Submitted(REF, INPUT)}) == 1

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
+from enum import Enum
 from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
@@ -146,7 +148,11 @@ def core_schema(
 
 @frozen
 class Value:
-    """Base of the values that pydantic knows by their fields and writes by ``to_dict``."""
+    """Base class of values with a schema for pydantic and a form for JSON."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON: times in ISO 8601, references as text."""
+        return {field.name: _plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -183,3 +189,17 @@ class Value:
         if handler.mode == "serialization":
             schema["required"] = list(schema["properties"])  # to_dict leaves nothing out
         return reference
+
+
+def _plain(value: object) -> object:
+    match value:
+        case tuple():
+            return list(value)
+        case Enum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case None | str() | int() | float():
+            return value
+        case _:
+            return str(value)

@@ -7,6 +7,8 @@ _MINUTE, _HOUR = 60, 3600
 # A shorter secret is no real key, and replacing it would garble the text.
 _SHORTEST_SECRET = 8
 
+_LONGEST_VALUE = 80
+
 
 def format_duration(seconds: float) -> str:
     """Return a duration in at most two units, such as ``1 h 5 min`` or ``42 s``."""
@@ -21,3 +23,15 @@ def format_duration(seconds: float) -> str:
 def redact(text: str, secret: str) -> str:
     """Replace the API key in a text that will be shown."""
     return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else text
+
+
+def format_value(value: object) -> str:
+    """Return the repr of a value for a message, shortened to about 80 characters."""
+    if isinstance(value, str):
+        start = repr(value[:_LONGEST_VALUE])
+        return start if len(value) <= _LONGEST_VALUE else f"{start}… ({len(value)} characters)"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a deep nesting
+        text = f"{type(value).__name__} too large to show"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

@@ -33,7 +33,7 @@ from kling_async.batch.runner import Work
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.folder import check_folder
 from kling_async.errors import ConfigurationError
-from kling_async.inputs.parse import parse_input
+from kling_async.inputs.base import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Planned, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.abandoned import log_journaled

@@ -10,13 +10,13 @@ import re
 from typing import TYPE_CHECKING
 
 from kling_async.errors import InputError
+from kling_async.inputs.base import parse_input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
-from kling_async.inputs.parse import parse_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

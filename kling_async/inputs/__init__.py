@@ -1,6 +1,6 @@
 """The inputs: one class for each mode of each model."""
 
-from kling_async.inputs.base import Input, Provider
+from kling_async.inputs.base import Input, Provider, parse_input
 from kling_async.inputs.kling_2_1 import (
     AspectRatio,
     Duration,
@@ -9,7 +9,6 @@ from kling_async.inputs.kling_2_1 import (
     ProImageToVideo,
     StandardImageToVideo,
 )
-from kling_async.inputs.parse import parse_input
 
 __all__ = [
     "AspectRatio",

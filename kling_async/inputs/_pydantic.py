@@ -1,48 +1,59 @@
-"""Inputs as pydantic and FastAPI see them: read by their rules, described by the same rules.
-
-A body is taken more strictly than a line of a file is: the vendor's ``image_urls`` is an unknown
-key, so that the schema says everything that is taken.
-"""
+"""The schemas of inputs for pydantic and FastAPI, made of the rules that validate them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import methodcaller
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from kling_async._utils.pydantic import core_schema, descriptions, refusal, showable, summary
+from kling_async._utils.text import format_value
 from kling_async.errors import InputError
-from kling_async.inputs import parse as inputs
-from kling_async.inputs.base import Input, build
-from kling_async.inputs.rules import OrNone, seen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
+    from kling_async.inputs.rules import Rule
 
-def input_core_schema(cls: type[Input], handler: GetCoreSchemaHandler) -> CoreSchema:
-    """Return what pydantic does with one class, or with any input where ``cls`` names no mode."""
+_T = TypeVar("_T")
+
+
+def input_core_schema(
+    cls: type[_T],
+    classes: Sequence[type[Any]],
+    parse: Callable[[Mapping[str, object]], _T],
+    handler: GetCoreSchemaHandler,
+) -> CoreSchema:
+    """Return the core schema of one class of inputs, or of the union of all.
+
+    Args:
+        cls: The class.
+        classes: The classes of its instances: itself, or the members of the union.
+        parse: Returns the input that a JSON object describes, or raises InputError.
+        handler: Generates the schemas of the members.
+    """
     from pydantic_core import core_schema as make
 
     inner: CoreSchema
-    if _is_one(cls):
-        mode = make.typed_dict_field(make.literal_schema([cls.mode]))
-        inner = make.typed_dict_schema({"mode": mode})  # for a union with "mode" to tell them by
+    if classes == [cls]:
+        mode = make.typed_dict_field(make.literal_schema([cls.mode]))  # type: ignore[attr-defined]
+        inner = make.typed_dict_schema({"mode": mode})  # so that "mode" can discriminate a union
     else:
-        choices = {one.mode: handler.generate_schema(one) for one in inputs.CLASSES.values()}
+        choices = {one.mode: handler.generate_schema(one) for one in classes}
         inner = make.tagged_union_schema(choices, discriminator="mode")
 
-    def read(value: object, _: object) -> Input:
+    def read(value: object, _: object) -> _T:
         if not isinstance(value, Mapping):
-            fault = (None, "must be a JSON object", showable(value, seen(value)))
-            raise refusal(cls, [fault])
+            seen = showable(value, format_value(value))
+            raise refusal(cls, [(None, "must be a JSON object", seen)])
         try:
-            chosen = cls if _is_one(cls) else inputs.pick(value)
-            return build(chosen, {key: _number(one) for key, one in value.items()}, [])
+            return parse({key: _to_integer(one) for key, one in value.items()})
         except InputError as error:
             faults = [
                 (problem.field, problem.rule, showable(value.get(problem.field), problem.seen))
@@ -53,46 +64,52 @@ def input_core_schema(cls: type[Input], handler: GetCoreSchemaHandler) -> CoreSc
     return core_schema(cls, read, methodcaller("to_dict"), inner)
 
 
-def input_json_schema(
-    cls: type[Input], core: CoreSchema, handler: GetJsonSchemaHandler
+def union_json_schema(
+    cls: type[Any],
+    classes: Sequence[type[Any]],
+    default_modes: Mapping[str, str],
+    core: CoreSchema,
+    handler: GetJsonSchemaHandler,
 ) -> JsonSchemaValue:
-    """Return what is told of one class, or of any input where ``cls`` names no mode."""
-    about = {"title": cls.__name__, "description": summary(cls)}
-    if _is_one(cls):
-        return {**about, **_object(cls, told=handler.mode == "serialization")}
+    """Return the JSON schema of the union of all classes of inputs."""
     reference = handler(core)
     schema = handler.resolve_ref_schema(reference)
-    schema |= about
+    schema |= {"title": cls.__name__, "description": summary(cls)}
     if handler.mode == "validation":
-        for one, choice in zip(inputs.CLASSES.values(), schema["oneOf"], strict=True):
-            # A body without a mode is one of the default mode, and of no other.
-            if one.mode != inputs.DEFAULT_MODES[one.model]:
+        for one, choice in zip(classes, schema["oneOf"], strict=True):
+            # A body without a mode has the default mode, and matches no other class.
+            if one.mode != default_modes[one.model]:
                 choice["required"] = ["mode"]
     return reference
 
 
-def _object(cls: type[Input], *, told: bool) -> JsonSchemaValue:
-    """Return the schema of a class's mapping: as it is told by us, or else as it is taken."""
+def class_json_schema(
+    cls: type[Any], rules: Mapping[str, Rule], handler: GetJsonSchemaHandler
+) -> JsonSchemaValue:
+    """Return the JSON schema of one class: of a body, or of what ``to_dict`` returns."""
+    written = handler.mode == "serialization"
     properties: dict[str, JsonSchemaValue] = {
-        name: {"type": "string", "const": own, "default": own}
-        for name, own in (("model", cls.model), ("mode", cls.mode))
+        name: {"type": "string", "const": value, "default": value}
+        for name, value in (("model", cls.model), ("mode", cls.mode))
     }
-    required = [*properties] if told else []
-    # What must be given comes first.
+    required = [*properties] if written else []
+    # Required fields come first.
     for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
-        rule = cls._rules[field.name]
-        if told and isinstance(rule, OrNone):
-            properties[field.name] = rule.rule.schema()  # to_dict leaves out what is not set
+        rule = rules[field.name]
+        if written and rule.optional:
+            properties[field.name] = {**rule.accepted}  # to_dict omits None
             continue
         properties[field.name] = rule.schema()
         if field.default is not attrs.NOTHING:
             properties[field.name]["default"] = field.default
-        if told or field.default is attrs.NOTHING:
+        if written or field.default is attrs.NOTHING:
             required.append(field.name)
-    words = descriptions(cls)
-    for name in properties.keys() & words.keys():
-        properties[name]["description"] = words[name]
+    for name, text in descriptions(cls).items():
+        if name in properties:
+            properties[name]["description"] = text
     return {
+        "title": cls.__name__,
+        "description": summary(cls),
         "type": "object",
         "properties": properties,
         "required": required,
@@ -100,10 +117,6 @@ def _object(cls: type[Input], *, told: bool) -> JsonSchemaValue:
     }
 
 
-def _is_one(cls: type[Input]) -> bool:
-    return hasattr(cls, "mode")
-
-
-def _number(value: object) -> object:
-    """Take 5.0 for 5, as JSON does."""
+def _to_integer(value: object) -> object:
+    """Return 5 for 5.0, which is the same number in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

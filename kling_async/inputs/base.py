@@ -1,4 +1,4 @@
-"""What all inputs share: rules applied at construction, plain mappings in and out."""
+"""What all inputs share: validation at construction, and conversion from and to mappings."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar, cast
 import attrs
 from attrs import frozen
 
+from kling_async._utils.text import format_value
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.rules import Rule, seen
+from kling_async.inputs.rules import Rule
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
+
 Provider = Literal["auto", "value", "official"]
 
-# Where a field's rule lies in its attrs metadata.
-_RULE = "kling_async.rule"
-
-# The vendor's list of images, spread over our two fields.
-_IMAGE_FIELDS = ("image_url", "end_image_url")
+_RULE = "kling_async.rule"  # the key of a field's rule in its attrs metadata
+_IMAGE_FIELDS = ("image_url", "end_image_url")  # the vendor has one list of images instead
 
 
 def ruled(rule: Rule) -> dict[str, Rule]:
@@ -34,18 +33,18 @@ def ruled(rule: Rule) -> dict[str, Rule]:
 class Input:
     """A validated description of one video.
 
-    Build one of its subclasses. Instances are immutable, hashable and picklable, and hold only
-    what the contract allows.
+    Build one of its subclasses. Instances are immutable, hashable and picklable, and always
+    valid.
 
     Attributes:
         model: The model's name in the API.
-        mode: The model's mode that this class stands for.
+        mode: The mode of the model.
     """
 
     model: ClassVar[str]
     mode: ClassVar[str]
 
-    # By name, in the order of the fields.
+    # The rule of each field, in the order of the fields.
     _rules: ClassVar[Mapping[str, Rule]] = {}
 
     @classmethod
@@ -53,16 +52,12 @@ class Input:
         cls._rules = {field.name: field.metadata[_RULE] for field in attrs.fields(cls)}
 
     def __attrs_post_init__(self) -> None:
-        problems = [
-            Problem(name, broken, seen(getattr(self, name)))
-            for name, rule in self._rules.items()
-            if (broken := rule(getattr(self, name))) is not None
-        ]
-        if problems:
+        values = {name: getattr(self, name) for name in self._rules}
+        if problems := _broken_rules(self._rules, values):
             raise InputError(problems=problems)
 
     def to_dict(self) -> dict[str, str | int | float]:
-        """Return plain values, as for a line of JSON: model, mode, every field that is set."""
+        """Return plain values for JSON: the model, the mode, and every field that is not None."""
         fields: dict[str, str | int | float] = {"model": self.model, "mode": self.mode}
         for name in self._rules:
             if (value := getattr(self, name)) is not None:
@@ -71,15 +66,27 @@ class Input:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, object]) -> Self:
-        """Build from what :meth:`to_dict` gave.
+        """Return the input that :meth:`to_dict` has converted to a mapping.
 
-        ``model`` and ``mode`` may be left out; given, they must be this class's own. The
-        vendor's ``image_urls`` list is understood in place of ``image_url``.
+        ``model`` and ``mode`` may be omitted. Instead of ``image_url``, the mapping may contain
+        the vendor's list ``image_urls``.
 
         Raises:
-            InputError: A key is unknown, a field is missing or breaks its rule; all are named.
+            InputError: A key is unknown, a field is missing, or a value breaks its rule. The
+                error names all problems.
         """
-        values, problems = _spread_images(cls, mapping)
+        values, problems = dict(mapping), []
+        images = [name for name in _IMAGE_FIELDS if name in cls._rules]
+        if images and "image_urls" in values:  # otherwise it is an unknown key
+            urls = values.pop("image_urls")
+            if not isinstance(urls, list | tuple) or not 1 <= len(urls) <= len(images):
+                number = "exactly 1 URL" if len(images) == 1 else "1 or 2 URLs"
+                problems.append(_problem("image_urls", f"{cls.mode} takes {number}", urls))
+            elif any(name in values for name in images):
+                rule = "give either image_urls or image_url, not both"
+                problems.append(_problem("image_urls", rule, urls))
+            else:
+                values.update(zip(images, urls, strict=False))
         return build(cls, values, problems)
 
     @classmethod
@@ -88,66 +95,114 @@ class Input:
     ) -> CoreSchema:
         from kling_async.inputs._pydantic import input_core_schema
 
-        return input_core_schema(cls, handler)
+        def parse(body: Mapping[str, object]) -> Input:
+            # A body may not contain image_urls, so that the schema describes all valid bodies.
+            chosen = find_class(body) if _is_abstract(cls) else cls
+            return build(chosen, dict(body), [])
+
+        return input_core_schema(cls, _concrete_classes(cls), parse, handler)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        from kling_async.inputs._pydantic import input_json_schema
+        from kling_async.inputs._pydantic import class_json_schema, union_json_schema
 
-        return input_json_schema(cls, core_schema, handler)
+        if _is_abstract(cls):
+            return union_json_schema(
+                cls, _concrete_classes(cls), _DEFAULT_MODES, core_schema, handler
+            )
+        return class_json_schema(cls, cls._rules, handler)
 
 
 _I = TypeVar("_I", bound=Input)
 
+# All classes by model and mode, and the mode that the API assumes for each model.
+_CLASSES: dict[tuple[str, str], type[Input]] = {}
+_DEFAULT_MODES: dict[str, str] = {}
 
-def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> _I:
-    """Build an input from its fields, which are used up, unless it has problems already.
+
+def register(*classes: type[Input]) -> None:
+    """Make the classes of a model known to :func:`parse_input`, that of the default mode first."""
+    for cls in classes:
+        _CLASSES[cls.model, cls.mode] = cls
+        _DEFAULT_MODES.setdefault(cls.model, cls.mode)
+
+
+def parse_input(mapping: Mapping[str, object]) -> Input:
+    """Return the input that a mapping describes, such as a line of a JSON Lines file.
+
+    ``model`` and ``mode`` select the class. The default model is ``kling-2-1``, and its default
+    mode is the API's, ``standard-image-to-video``.
 
     Raises:
-        InputError: It has, or a key is unknown, a field is missing or breaks its rule.
+        InputError: The model, the mode or a key is unknown, a field is missing, or a value
+            breaks its rule.
     """
-    spared = {"image_url"} if problems else set()  # it is not there, and that has been said
-    for name, own in (("model", cls.model), ("mode", cls.mode)):
-        if (value := values.pop(name, own)) != own:
-            problems.append(Problem(name, f"must be {own!r}", seen(value)))
+    if not isinstance(mapping, Mapping):
+        problem = _problem("input", "must be a mapping such as a JSON object", mapping)
+        raise InputError(problems=[problem])
+    return find_class(mapping).from_dict(mapping)
+
+
+def find_class(mapping: Mapping[str, object]) -> type[Input]:
+    """Return the class that the model and the mode of a mapping select.
+
+    Raises:
+        InputError: The model or the mode is unknown.
+    """
+    model = mapping.get("model", "kling-2-1")
+    if not isinstance(model, str) or model not in _DEFAULT_MODES:
+        models = ", ".join(sorted(_DEFAULT_MODES))
+        raise InputError(problems=[_problem("model", f"must be one of {models}", model)])
+    mode = mapping.get("mode", _DEFAULT_MODES[model])
+    if not isinstance(mode, str) or (model, mode) not in _CLASSES:
+        modes = ", ".join(mode for of_model, mode in _CLASSES if of_model == model)
+        raise InputError(problems=[_problem("mode", f"must be one of {modes}", mode)])
+    return _CLASSES[model, mode]
+
+
+def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> _I:
+    """Return an input with the given field values. ``values`` is emptied.
+
+    Raises:
+        InputError: ``problems`` is not empty, a key is unknown, a field is missing, or a value
+            breaks its rule.
+    """
+    # A problem with image_urls leaves image_url without a value.
+    optional = {"image_url"} if problems else set()
+    for name, expected in (("model", cls.model), ("mode", cls.mode)):
+        if (value := values.pop(name, expected)) != expected:
+            problems.append(_problem(name, f"must be {expected!r}", value))
     known = {name: values.pop(name) for name in cls._rules if name in values}
-    problems += [
-        Problem(str(key), f"unknown key for {cls.mode}", seen(value))
-        for key, value in values.items()
-    ]
+    problems += [_problem(str(key), f"unknown key for {cls.mode}", values[key]) for key in values]
     problems += [
         Problem(field.name, "is required", "nothing")
         for field in attrs.fields(cls)
-        if field.default is attrs.NOTHING and field.name not in known.keys() | spared
+        if field.default is attrs.NOTHING and field.name not in known.keys() | optional
     ]
-    problems += [
-        Problem(name, broken, seen(value))
-        for name, value in known.items()
-        if (broken := cls._rules[name](value)) is not None
-    ]
+    problems += _broken_rules(cls._rules, known)
     if problems:
         raise InputError(problems=problems)
-    # The rules have just proven the types that the signature asks for.
+    # The rules have proven the types of the parameters.
     return cast("Callable[..., _I]", cls)(**known)
 
 
-def _spread_images(
-    cls: type[Input], mapping: Mapping[str, object]
-) -> tuple[dict[str, object], list[Problem]]:
-    """Copy the mapping with ``image_urls`` spread over the class's own image fields."""
-    values = dict(mapping)
-    images = [name for name in _IMAGE_FIELDS if name in cls._rules]
-    if not images or "image_urls" not in values:
-        return values, []  # where no image is due, image_urls is an unknown key
-    urls = values.pop("image_urls")
-    if isinstance(urls, list | tuple) and 1 <= len(urls) <= len(images):
-        if not any(name in values for name in images):
-            values.update(zip(images, urls, strict=False))
-            return values, []
-        rule = "give either image_urls or image_url, not both"
-    else:
-        many = "exactly 1 URL" if len(images) == 1 else "1 or 2 URLs"
-        rule = f"{cls.mode} takes {many}"
-    return values, [Problem("image_urls", rule, seen(urls))]
+def _broken_rules(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[Problem]:
+    return [
+        _problem(name, broken, value)
+        for name, value in values.items()
+        if (broken := rules[name](value)) is not None
+    ]
+
+
+def _problem(field: str, rule: str, value: object) -> Problem:
+    return Problem(field, rule, format_value(value))
+
+
+def _is_abstract(cls: type[Input]) -> bool:
+    return not hasattr(cls, "mode")
+
+
+def _concrete_classes(cls: type[Input]) -> list[type[Input]]:
+    return [*_CLASSES.values()] if _is_abstract(cls) else [cls]

@@ -1,23 +1,24 @@
-"""The four modes of ``kling-2-1`` and their rules, as the contract gives them.
+"""The four modes of ``kling-2-1``, and the rules of their fields as the API's contract has them.
 
-Every class takes:
+All classes have these fields:
 
 - ``prompt``: what the video shows, 1 to 5000 characters.
 - ``duration``: 5 or 10, in seconds.
 - ``negative_prompt``: what to avoid, at most 500 characters.
 - ``cfg_scale``: how closely to follow the prompt, 0 to 1 in steps of 0.1; the vendor
   recommends 0.3 to 0.7 and names no default.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; left out unless set, since the
+- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
   vendor's newest pages make it a setting of the key.
 
-Some of them take:
+Some of them also have:
 
 - ``image_url``: the image that the video begins with. Image URLs must be reachable by the
   service: JPEG, PNG or WebP of at most 10 MB.
 - ``end_image_url``: the image that the video ends with.
 - ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
 
-Each of these lines also describes its field in JSON schemas.
+These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
+a rule; the error names all broken rules.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ from typing import ClassVar, Literal
 
 from attrs import field, frozen
 
-from kling_async.inputs.base import Input, Provider, ruled
-from kling_async.inputs.rules import OneOf, OrNone, Tenths, Text, WebUrl, to_tenth
+from kling_async.inputs.base import Input, Provider, register, ruled
+from kling_async.inputs.rules import WEB_URL, one_of, or_none, tenths, text, to_tenth
 
 Duration = Literal[5, 10]
 AspectRatio = Literal["16:9", "9:16", "1:1"]
 
-_PROMPT = ruled(Text(1, 5000))
-_IMAGE = ruled(WebUrl())
-_DURATION = ruled(OneOf((5, 10)))
-_NEGATIVE_PROMPT = ruled(OrNone(Text(0, 500)))
-_CFG_SCALE = ruled(OrNone(Tenths(0, 1)))
-_PROVIDER = ruled(OrNone(OneOf(("auto", "value", "official"))))
+_PROMPT = ruled(text(1, 5000))
+_IMAGE = ruled(WEB_URL)
+_END_IMAGE = ruled(or_none(WEB_URL))
+_DURATION = ruled(one_of(5, 10))
+_NEGATIVE_PROMPT = ruled(or_none(text(0, 500)))
+_CFG_SCALE = ruled(or_none(tenths(0, 1)))
+_ASPECT_RATIO = ruled(one_of("16:9", "9:16", "1:1"))
+_PROVIDER = ruled(or_none(one_of("auto", "value", "official")))
 
 
 @frozen(kw_only=True)
@@ -54,11 +57,7 @@ class _Kling21(Input):
 
 @frozen
 class StandardImageToVideo(_Kling21):
-    """Bring one image to life, at standard quality.
-
-    Raises:
-        InputError: One or more rules of this module are broken; all are named.
-    """
+    """A video from one image, at standard quality."""
 
     mode: ClassVar[str] = "standard-image-to-video"
 
@@ -68,44 +67,33 @@ class StandardImageToVideo(_Kling21):
 
 @frozen
 class ProImageToVideo(_Kling21):
-    """Bring one image to life, or lead from it to an end image, at professional quality.
-
-    Raises:
-        InputError: One or more rules of this module are broken; all are named.
-    """
+    """A video from one image, or from a first to a last image, at professional quality."""
 
     mode: ClassVar[str] = "pro-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
     image_url: str = field(metadata=_IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=ruled(OrNone(WebUrl())))
+    end_image_url: str | None = field(default=None, kw_only=True, metadata=_END_IMAGE)
 
 
 @frozen
 class MasterTextToVideo(_Kling21):
-    """Make a video from text alone, in 16:9, 9:16 or 1:1, at the highest quality.
-
-    Raises:
-        InputError: One or more rules of this module are broken; all are named.
-    """
+    """A video from text, in 16:9, 9:16 or 1:1, at the highest quality."""
 
     mode: ClassVar[str] = "master-text-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    aspect_ratio: AspectRatio = field(
-        default="16:9", kw_only=True, metadata=ruled(OneOf(("16:9", "9:16", "1:1")))
-    )
+    aspect_ratio: AspectRatio = field(default="16:9", kw_only=True, metadata=_ASPECT_RATIO)
 
 
 @frozen
 class MasterImageToVideo(_Kling21):
-    """Bring one image to life, at the highest quality.
-
-    Raises:
-        InputError: One or more rules of this module are broken; all are named.
-    """
+    """A video from one image, at the highest quality."""
 
     mode: ClassVar[str] = "master-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
     image_url: str = field(metadata=_IMAGE)
+
+
+register(StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)

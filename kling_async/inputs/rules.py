@@ -1,115 +1,95 @@
-"""The checks that inputs are made of.
+"""The rules that validate the fields of inputs.
 
-A rule is called with a value and returns what it breaks, in words, or None where it holds. It
-also says in the words of JSON Schema what it admits, so that the two cannot differ. Which field
-has which rule stands with the model, in its own module.
+A rule also describes in JSON Schema what it accepts, so that validation and schema agree. The
+module of a model says which field has which rule.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Protocol, TypeGuard
+from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kling_async._utils.urls import split_web_url
 
-# Floats such as 0.1 + 0.2 lie within a few 1e-17 of the tenth they mean.
+# Floats such as 0.1 + 0.2 differ from the tenth they mean by a few 1e-17.
 _STEP_TOLERANCE = 1e-9
 
-_SEEN_LENGTH = 80
 _LARGEST_FLOAT = sys.float_info.max
 
 
-def seen(value: object) -> str:
-    """Show a value in a message, shortened."""
-    if isinstance(value, str):
-        start = repr(value[:_SEEN_LENGTH])
-        return start if len(value) <= _SEEN_LENGTH else f"{start}… ({len(value)} characters)"
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; a deep nest
-        text = f"{type(value).__name__} too large to show"
-    return text if len(text) <= _SEEN_LENGTH else f"{text[:_SEEN_LENGTH]}…"
+@frozen
+class Rule:
+    """The rule of one field.
 
+    Attributes:
+        check: Returns what a value breaks, or None if it is valid.
+        accepted: The JSON Schema of valid values.
+        optional: None is valid, too.
+    """
 
-class Rule(Protocol):
-    """What a field's value must hold."""
+    check: Callable[[object], str | None]
+    accepted: Mapping[str, object]
+    optional: bool = False
 
     def __call__(self, value: object, /) -> str | None:
-        """Return what the value breaks, or None."""
-        ...
+        """Return what the value breaks, or None if it is valid."""
+        return None if value is None and self.optional else self.check(value)
 
     def schema(self) -> dict[str, object]:
-        """Return what it admits, as a JSON Schema."""
-        ...
+        """Return the JSON Schema of valid values."""
+        if self.optional:
+            return {"anyOf": [{**self.accepted}, {"type": "null"}]}
+        return {**self.accepted}
 
 
-@frozen
-class Text:
-    """Text of so many characters (Unicode code points, not bytes)."""
+def or_none(rule: Rule) -> Rule:
+    """Return a rule that accepts None, too."""
+    return evolve(rule, optional=True)
 
-    shortest: int
-    longest: int
 
-    def __call__(self, value: object, /) -> str | None:
-        """Return what is wrong with a value, or None."""
-        if not isinstance(value, str) or not self.shortest <= len(value) <= self.longest:
-            return f"must be text of {self.shortest} to {self.longest} characters"
+def text(shortest: int, longest: int) -> Rule:
+    """Return the rule of text with a number of characters (code points, not bytes)."""
+
+    def check(value: object) -> str | None:
+        if not isinstance(value, str) or not shortest <= len(value) <= longest:
+            return f"must be text of {shortest} to {longest} characters"
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             return "must be valid Unicode, without lone surrogates"
         return None
 
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of the rule."""
-        return {"type": "string", "minLength": self.shortest, "maxLength": self.longest}
+    return Rule(check, {"type": "string", "minLength": shortest, "maxLength": longest})
 
 
-@frozen
-class OneOf:
-    """One of a few values, of exactly their type: ``True`` is not 1, and 5.0 is not 5."""
+def one_of(*allowed: str | int) -> Rule:
+    """Return the rule of a few values of exactly their type: True is not 1, and 5.0 is not 5."""
 
-    allowed: tuple[str, ...] | tuple[int, ...]
+    def check(value: object) -> str | None:
+        if any(type(value) is type(one) and value == one for one in allowed):
+            return None
+        return f"must be one of {', '.join(map(repr, allowed))}"
 
-    def __call__(self, value: object, /) -> str | None:
-        """Return what is wrong with a value, or None."""
-        for one in self.allowed:
-            if type(value) is type(one) and value == one:
-                return None
-        return f"must be one of {', '.join(map(repr, self.allowed))}"
-
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of the rule."""
-        kind = "string" if isinstance(self.allowed[0], str) else "integer"
-        return {"type": kind, "enum": list(self.allowed)}
+    kind = "string" if isinstance(allowed[0], str) else "integer"
+    return Rule(check, {"type": kind, "enum": [*allowed]})
 
 
-@frozen
-class Tenths:
-    """A number from ``low`` to ``high`` in steps of 0.1."""
+def tenths(low: float, high: float) -> Rule:
+    """Return the rule of numbers in a range, in steps of 0.1."""
 
-    low: float
-    high: float
-
-    def __call__(self, value: object, /) -> str | None:
-        """Return what is wrong with a value, or None."""
+    def check(value: object) -> str | None:
         number = to_tenth(value) if _is_number(value) else None
         # The chained comparison is false for NaN as well.
-        if number is not None and self.low <= number <= self.high and _is_tenth(number):
+        if number is not None and low <= number <= high and _is_tenth(number):
             return None
-        return f"must be a number from {self.low:g} to {self.high:g} in steps of 0.1"
+        return f"must be a number from {low:g} to {high:g} in steps of 0.1"
 
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of the rule."""
-        limits = {"minimum": self.low, "maximum": self.high, "multipleOf": 0.1}
-        return {"type": "number", **limits}
+    return Rule(check, {"type": "number", "minimum": low, "maximum": high, "multipleOf": 0.1})
 
 
 def to_tenth(value: float | None) -> float | None:
-    """Write a number that means a tenth as that tenth; leave anything else to the rule.
-
-    0.1 + 0.2 is 0.30000000000000004 in Python; the service is sent 0.3.
-    """
+    """Round a number that means a tenth, such as 0.1 + 0.2; return any other value unchanged."""
     # An integer may be larger than any float; NaN fails the comparison.
     if _is_number(value) and abs(value) <= _LARGEST_FLOAT and _is_tenth(value):
         return round(float(value), 1) + 0.0  # which turns -0.0 into 0.0
@@ -124,30 +104,12 @@ def _is_tenth(value: float) -> bool:
     return abs(value - round(value, 1)) <= _STEP_TOLERANCE
 
 
-@frozen
-class WebUrl:
-    """An absolute ``http`` or ``https`` URL: the service fetches it from outside."""
-
-    def __call__(self, value: object, /) -> str | None:
-        """Return what is wrong with a value, or None."""
-        return None if split_web_url(value) else "must be one absolute http(s) URL"
-
-    def schema(self) -> dict[str, object]:
-        # A pattern can say how it begins; the rest is left to the word "uri".
-        """Return the JSON Schema of the rule."""
-        return {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"}
+def _check_web_url(value: object) -> str | None:
+    return None if split_web_url(value) else "must be one absolute http(s) URL"
 
 
-@frozen
-class OrNone:
-    """None, or what another rule admits."""
-
-    rule: Rule
-
-    def __call__(self, value: object, /) -> str | None:
-        """Return what is wrong with a value, or None."""
-        return None if value is None else self.rule(value)
-
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of the rule."""
-        return {"anyOf": [self.rule.schema(), {"type": "null"}]}
+# The service fetches these URLs. The pattern describes how they begin, "uri" the rest.
+WEB_URL = Rule(
+    _check_web_url,
+    {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"},
+)

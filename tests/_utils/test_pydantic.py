@@ -305,7 +305,7 @@ def test_pydantic_is_not_imported() -> None:
         "print(*sys.modules)"
     )
     loaded = set(printed(code))
-    assert "kling_async.inputs.parse" in loaded
+    assert "kling_async.inputs.base" in loaded
     assert loaded.isdisjoint(
         {"pydantic", "pydantic_core", "fastapi", "kling_async.inputs._pydantic"}
     )

@@ -1,10 +1,34 @@
-"""Text for people: durations, and texts without the API key."""
+"""Text for people: durations, values, and texts without the API key."""
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from kling_async._utils.text import format_duration, redact
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kling_async._utils.text import format_duration, format_value, redact
+
+# No property depends on how fast the machine is, or on luck.
+FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+HUGE = 10**5000  # more digits than Python agrees to write
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.text(st.characters()),
+    st.binary(),
+    st.lists(st.integers()),
+    st.complex_numbers(),
+    st.decimals(),
+    st.just(HUGE),
+    st.just(-HUGE),
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +55,44 @@ def test_durations(seconds: float, text: str) -> None:
 def test_short_secrets(secret: str, shown: str) -> None:
     """A secret of fewer than 8 characters is not a key: replacing it would garble the text."""
     assert redact("abcdefgh", secret) == shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "a", "a" * 79, "a" * 80, "\n" * 80, 5, True, None, 1.5, math.nan, ["x"], {"a": 1}, b"x"],
+)
+def test_short_values_are_shown_as_they_are(value: object) -> None:
+    """A short value is shown as Python writes it."""
+    assert format_value(value) == repr(value)
+
+
+def test_long_text_is_shown_by_its_beginning_and_length() -> None:
+    """Of a long text, the first 80 characters and the count are shown."""
+    assert format_value("ä" * 5001) == f"'{'ä' * 80}'… (5001 characters)"
+
+
+def test_long_values_are_cut() -> None:
+    """Of anything else that is long, the first 80 characters are shown."""
+    assert format_value(list(range(100))) == repr(list(range(100)))[:80] + "…"
+
+
+def test_values_that_python_will_not_write() -> None:
+    """An integer of thousands of digits is named, not written out."""
+    assert format_value(HUGE) == "int too large to show"
+
+
+def test_nests_deeper_than_python_goes() -> None:
+    """A nest that Python cannot write is named, not written out."""
+    nest: list[object] = []
+    for _ in range(100_000):
+        nest = [nest]
+    assert format_value(nest) == "list too large to show"
+
+
+@FREELY
+@given(ANYTHING)
+def test_anything_can_be_shown(value: object) -> None:
+    """Whatever a value is, it is shown briefly and in characters that can be printed."""
+    shown = format_value(value)
+    assert len(shown) <= 850  # each of 80 characters may be written as an escape of ten
+    assert shown.isprintable()

@@ -5,14 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async.inputs.base import Input
+from kling_async.inputs.base import Input, parse_input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
-from kling_async.inputs.parse import parse_input
 from kling_async.protocol.converter import ResultData, StatusData, input_to_wire, read_status
 
 # No property depends on how fast the machine is, or on luck.

@@ -12,14 +12,13 @@ from jsonschema.validators import extend  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 from pydantic import ValidationError as Refusal
 
-from kling_async.inputs.base import Input
+from kling_async.inputs.base import Input, parse_input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
-from kling_async.inputs.parse import parse_input
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -199,9 +198,7 @@ def test_schema_in_full() -> None:
     properties = schema.pop("properties")
     assert schema == {
         "title": "MasterTextToVideo",
-        "description": (
-            "Make a video from text alone, in 16:9, 9:16 or 1:1, at the highest quality."
-        ),
+        "description": ("A video from text, in 16:9, 9:16 or 1:1, at the highest quality."),
         "type": "object",
         "required": ["prompt"],
         "additionalProperties": False,

@@ -6,14 +6,13 @@ import pytest
 
 from kling_async import inputs
 from kling_async.errors import InputError
-from kling_async.inputs.base import Input
+from kling_async.inputs.base import Input, parse_input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
-from kling_async.inputs.parse import parse_input
 
 CAT = "https://example.com/cat.jpg"
 
