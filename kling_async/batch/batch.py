@@ -31,7 +31,7 @@ from kling_async.batch.decisions import Item, item_of
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import Work
 from kling_async.batch.spend_guard import SpendGuard
-from kling_async.download.folder import check_folder
+from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError
 from kling_async.inputs.base import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Planned, Summary

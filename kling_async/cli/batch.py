@@ -26,7 +26,7 @@ from kling_async.cli.row_rules import ASSUMED_MODE
 from kling_async.cli.rows import json_rows
 from kling_async.cli.spreadsheet import csv_rows
 from kling_async.cli.text_file import STDIN, open_input
-from kling_async.download.folder import check_folder
+from kling_async.download.files import check_folder
 from kling_async.errors import (
     ConfigurationError,
     InputError,

@@ -15,7 +15,7 @@ from kling_async.cli.output import Output
 from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.cli.text_file import STDIN, read_stdin
 from kling_async.client import KlingClient
-from kling_async.download.folder import check_folder
+from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.policy.durations import Kind, expected

@@ -1,9 +1,9 @@
-"""What files are called: every key and number has a name of its own, on every file system.
+"""File names: every key and number has its own, on every file system.
 
-Names that differ only in case, or in how an accent is written, are one file on many disks; others
-are devices of Windows. So a key is its own name if it is made of lower-case letters, digits and
-``-_.`` and is nothing special. Any other key is made readable, and told apart by a digest of it.
-``+``, which no plain name has, stands before the digest and before the number of a second file.
+Names that differ only in case, or in how an accent is encoded, are one file on many disks; others
+are devices on Windows. So a key is used as it is if it consists of lower-case letters, digits and
+``-_.`` and is not special. Any other key becomes readable text and a digest. A ``+``, which no
+plain name contains, precedes the digest, and the number of a second file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 _SUFFIXES = (".mp4", ".mov", ".webm", ".m4v", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".gif")
 
-# With a digest, number, suffix and what part files add, this is far below the 255 bytes of a name.
-_LONGEST = 120
+# With a digest, number, suffix and the name of a part file, far below the 255 bytes of a name.
+_MAX_LENGTH = 120
 
-# 64 bits: of a million keys, two have one digest with a chance of 1 in 40 million. Numbers of
-# files have fewer digits, so that a digest of digits is none.
-_DIGITS = 16
+# 64 bits: among a million keys, two share a digest with a chance of 1 in 40 million. Numbers of
+# files are shorter, so that no digest looks like one.
+_DIGEST_LENGTH = 16
 
 
 def stem(key: str, number: int = 1) -> str:
@@ -44,7 +44,7 @@ def stem(key: str, number: int = 1) -> str:
     name = key
     if not _PLAIN.fullmatch(key) or _DEVICE.fullmatch(key):
         ascii_ = unicodedata.normalize("NFKD", key).encode("ascii", "ignore").decode()
-        readable = _UNSAFE.sub("_", ascii_)[:_LONGEST].strip("._-") or "result"
+        readable = _UNSAFE.sub("_", ascii_)[:_MAX_LENGTH].strip("._-") or "result"
         if _DEVICE.fullmatch(readable):
             readable = f"_{readable}"
         name = f"{readable}+{_digest(key)}"
@@ -52,9 +52,9 @@ def stem(key: str, number: int = 1) -> str:
 
 
 def file_name(ref: TaskRef, index: int, url: str, name: str | None = None) -> str:
-    """Return the name under which a result URL is saved; it cannot leave its folder.
+    """Return the name under which a result URL is saved. It cannot leave its folder.
 
-    It is made of the task's id or the name given, a number from the second file on, and the
+    It consists of the task's id or the given name, a number from the second file on, and the
     URL's suffix if that is one of a video or picture.
     """
     suffix = PurePosixPath(re.split(r"[?#]", url)[0]).suffix.lower()
@@ -62,10 +62,10 @@ def file_name(ref: TaskRef, index: int, url: str, name: str | None = None) -> st
     return f"{base}{suffix if suffix in _SUFFIXES else '.mp4'}"
 
 
-def alternatives(name: str, ref: TaskRef) -> Iterator[str]:
-    """Give names for a file, the best first, for a folder in which other files may have them.
+def alternative_names(name: str, ref: TaskRef) -> Iterator[str]:
+    """Yield names for a file, in order of preference, in case other files have the first ones.
 
-    They depend on the task, so that another try for it finds the same names.
+    They depend on the task, so that another attempt finds the same names.
     """
     yield name
     path = PurePosixPath(name)
@@ -76,4 +76,4 @@ def alternatives(name: str, ref: TaskRef) -> Iterator[str]:
 
 
 def _digest(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]

@@ -1,17 +1,16 @@
-"""Part files: what has come of a file so far, kept so that another try can go on with it.
+"""Part files: the bytes of a file that have arrived, kept so that another attempt can resume.
 
-While ``x.mp4`` is fetched, its bytes are in the hidden ``.x.mp4.part``, and ``.x.mp4.part.json``
-notes whose bytes they are, how many are good, and their checksum. They are gone on with only if
-the checksum is right. So neither a crash, a power cut nor a stranger's file can bring two
-halves together that do not belong together, and nothing depends on what was written first.
+While ``x.mp4`` is fetched, its bytes are in the hidden ``.x.mp4.part``. ``.x.mp4.part.json``, the
+note, records which entity they belong to, how many are valid, and their checksum. A part is
+resumed only if the checksum matches. So neither a crash, a power cut nor a stranger's file can
+join two halves that do not belong together, and nothing depends on the order of writes.
 
-A part in use is locked. A download that finds it taken uses the next of a few places, so two
-downloads of one file disturb nobody; the one that is complete last gives the file. What is not
-locked is stale: it is taken over by the next try, or removed once the file is complete. Without
-locks (on Windows, and on some network file systems) a download has a part of its own, which can
-be gone on with for as long as that download lasts.
+A part in use is locked. A download that finds it locked uses the next of a few places; the one
+that completes last provides the file. An unlocked part is stale: the next attempt resumes it, or it
+is removed once the file is complete. Where files cannot be locked (Windows, some network file
+systems) each download has a part of its own, which is removed when it ends.
 
-Everything here blocks: it is for threads.
+Everything here blocks: call it in threads.
 """
 
 from __future__ import annotations
@@ -25,32 +24,32 @@ from io import FileIO
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from attrs.validators import instance_of, matches_re
 
-from kling_async.download.files import alone_in, begins_with, give_name
+from kling_async.download.files import is_beginning, lock_folder, rename_exclusively
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# RFC 9110, section 8.8.3: a weak one begins with W/ and says nothing about single bytes.
+# RFC 9110, section 8.8.3. A weak one begins with W/ and does not identify single bytes.
 STRONG_ETAG = r'"[!#-~]+"'
 
-# More downloads than this of one file, at one time, are somebody's mistake. They work all the same.
+# Downloads of one file, at one time, whose parts can be resumed. More of them work, too.
 _PLACES = 4
 
-# Bytes after which the note is renewed: what a killed process fetches again at the most.
-_NOTE_BYTES = 4 * 1024**2
+# Bytes after which the note is rewritten: the most that a killed process has to fetch again.
+_NOTE_INTERVAL = 4 * 1024**2
 
 _READ_BYTES = 1024**2
 
 
 @frozen
 class _Note:
-    """What a part file holds: ``size`` bytes with this checksum, of the ``total`` of an entity.
+    """The content of a part: ``size`` bytes with this checksum, of the ``total`` of an entity.
 
-    ``source`` stands for the URL, and is a digest: URLs hold secrets.
+    ``source`` is a digest of the URL, since URLs contain secrets.
     """
 
     source: str = field(validator=instance_of(str))
@@ -61,7 +60,7 @@ class _Note:
 
     @classmethod
     def read(cls, path: Path) -> _Note | None:
-        """Read a note; None if there is none that makes sense."""
+        """Read a note; return None if it is missing or invalid."""
         try:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, RecursionError):
@@ -69,16 +68,16 @@ class _Note:
 
 
 class Part:
-    """What has come of one file.
+    """The bytes of one file that have arrived.
 
     Args:
-        path: The name that the file will have.
-        source: What stands for its URL.
+        path: The path that the file will have.
+        source: A digest of its URL.
 
     Attributes:
         etag: The strong ETag of the entity that the bytes belong to, if it has one.
         total: The bytes of the whole entity, if known.
-        size: The bytes that are there.
+        size: The bytes that have arrived.
     """
 
     def __init__(self, path: Path, source: str) -> None:
@@ -86,33 +85,33 @@ class Part:
         self._source = source
         self._place = path
         self._file: FileIO | None = None
-        self._shared = False  # the next download may go on with it
-        self._finished = False
+        self._shared = False  # later downloads may resume it
+        self._published = False
         self.reset()
 
     @property
     def resumable(self) -> bool:
-        """Whether the rest can be asked for in a way that no other entity can answer."""
+        """Whether the rest can be requested so that no other entity is sent."""
         return self.etag is not None and self.total is not None and 0 < self.size < self.total
 
     @property
     def stays(self) -> bool:
-        """Whether it will be there for the next download."""
+        """Whether it is kept for the next download."""
         return self._shared and self.resumable
 
     @property
     def sha256(self) -> str:
-        """The checksum of the bytes that are there."""
+        """The checksum of the bytes that have arrived."""
         return self._digest.hexdigest()
 
     def open(self) -> None:
-        """Take a part file that nobody else uses, and go on with what is good of it.
+        """Open and lock a part file, and load what is valid of it.
 
         Raises:
-            OSError: There can be none in this folder.
+            OSError: No part file can be created in this folder.
         """
-        for place in _places(self._path):
-            self._file = _take(place, os.O_CREAT)
+        for place in _shared_places(self._path):
+            self._file = _lock(place, os.O_CREAT)
             if self._file is not None:
                 self._place = place
                 self._shared = True
@@ -122,7 +121,7 @@ class Part:
         self._file = FileIO(self._place, "x+", opener=_open)
 
     def reset(self) -> None:
-        """Forget what has come: it is of no use."""
+        """Discard the bytes that have arrived."""
         self.etag: str | None = None
         self.total: int | None = None
         self.size: int = 0
@@ -130,74 +129,73 @@ class Part:
         self._digest = hashlib.sha256()
 
     def begin(self, etag: str | None, total: int | None) -> None:
-        """Start anew, with this entity."""
+        """Start again with this entity."""
         self.reset()
         self.etag, self.total = etag, total
         self._opened.truncate(0)
 
     def write(self, data: bytes | bytearray) -> None:
-        """Append to what is there."""
+        """Append bytes."""
         rest = memoryview(data)
-        self._opened.seek(self.size)  # not where a write that failed has ended
+        self._opened.seek(self.size)  # a write that failed may have moved the position
         while rest:
             rest = rest[self._opened.write(rest) :]
         self._digest.update(data)
         self.size += len(data)
-        if self.stays and self.size - self._noted >= _NOTE_BYTES:
-            with suppress(OSError):  # without a note it is fetched again, which is no failure
+        if self.stays and self.size - self._noted >= _NOTE_INTERVAL:
+            with suppress(OSError):  # without a note the bytes are fetched again: no failure
                 self._write_note()
 
     def sync(self) -> None:
-        """Return when a power cut can no longer take the bytes away. Nothing more is written."""
+        """Flush the bytes to the disk, safe from a power cut. No write may follow."""
         os.fsync(self._opened.fileno())
         if self._shared:
-            _note_of(self._place).unlink(missing_ok=True)
+            _note_path(self._place).unlink(missing_ok=True)
         else:
-            self._opened.close()  # Windows gives no open file another name
+            self._opened.close()  # Windows does not rename open files
 
     def publish(self, path: Path, may_replace: Callable[[Path], bool]) -> bool:
-        """Give the file a name, unless another file has it; to be called after :meth:`sync`.
+        """Give the file its name, unless another file has it; call :meth:`sync` first.
 
-        A file that is the beginning of this one, or the same, is replaced: it was cut off. No
-        two processes can give one name at the same time, and so none can take away what another
-        has just saved.
+        A file that is the beginning of this one, or the same, is replaced: it was cut off. No two
+        processes rename at the same time, so none replaces what another has just saved.
 
         Args:
-            path: The name, in the same folder.
-            may_replace: Whether the file that has the name now may be replaced.
+            path: The path, in the same folder.
+            may_replace: Whether the file that has this path now may be replaced.
 
         Returns:
             Whether the file has the name now.
         """
-        # Named while the part is locked: else another download could take the place in between,
-        # and would write to the finished file.
-        with alone_in(path.parent) as folder:
+        # The part stays locked until then. Otherwise another download could lock it in between
+        # and write to the finished file.
+        with lock_folder(path.parent) as folder:
             try:
-                give_name(self._place, path)
+                rename_exclusively(self._place, path)
             except FileExistsError:
-                if not (begins_with(self._place, path) or may_replace(path)):
+                if not (is_beginning(path, self._place) or may_replace(path)):
                     return False
                 self._place.replace(path)
-            self._finished = True
-            with suppress(OSError):  # some systems open no folders
+            self._published = True
+            with suppress(OSError):  # some systems cannot open folders
                 os.fsync(folder)
-        sweep(self._path)
+        remove_stale(self._path)
         return True
 
     def close(self) -> None:
-        """Leave what the next download can go on with; remove everything else."""
+        """Keep what the next download can resume; remove everything else."""
         if self._file is None:
             return
         if not self._shared:
-            self._file.close()  # Windows removes no open file
+            self._file.close()  # Windows does not remove open files
         try:
             with suppress(OSError):  # there is a better error, or none is needed
-                if self.stays and not self._finished:
+                if self.stays and not self._published:
                     self._write_note()
-                elif not self._finished:
+                elif not self._published:
                     _remove(self._place)
         finally:
-            self._file.close()  # and unlocks
+            self._file.close()  # and unlock
 
     @property
     def _opened(self) -> FileIO:
@@ -206,7 +204,7 @@ class Part:
         return self._file
 
     def _load(self) -> None:
-        note = _Note.read(_note_of(self._place))
+        note = _Note.read(_note_path(self._place))
         if note is None or note.source != self._source:
             return
         digest, left = hashlib.sha256(), note.size
@@ -220,65 +218,59 @@ class Part:
             self._opened.truncate(self.size)
 
     def _write_note(self) -> None:
-        note = {
-            "source": self._source,
-            "etag": self.etag,
-            "total": self.total,
-            "size": self.size,
-            "sha256": self.sha256,
-        }
-        with FileIO(_note_of(self._place), "w", opener=_open) as file:
-            file.write(json.dumps(note).encode())
+        note = _Note(self._source, self.etag or "", self.total or 0, self.size, self.sha256)
+        with FileIO(_note_path(self._place), "w", opener=_open) as file:
+            file.write(json.dumps(asdict(note)).encode())
         self._noted = self.size
 
 
-def _places(path: Path) -> Iterator[Path]:
-    """Give the places for parts that several downloads can share; none if nothing locks them."""
+def remove_stale(path: Path) -> None:
+    """Remove the parts that killed downloads have left of a file that is complete."""
+    for place in _shared_places(path):
+        if (file := _lock(place)) is not None:
+            with file, suppress(OSError):
+                _remove(place)
+
+
+def _shared_places(path: Path) -> Iterator[Path]:
+    """Yield the paths of parts that several downloads can use; none if files cannot be locked."""
     if find_spec("fcntl") is not None:
         for number in range(1, _PLACES + 1):
             yield path.with_name(f".{path.name}{f'.{number}' if number > 1 else ''}.part")
 
 
-def _note_of(place: Path) -> Path:
+def _note_path(place: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
 def _open(path: str, flags: int) -> int:
-    # A link is not followed: it could lead out of the folder.
+    # Links are not followed: they could lead out of the folder.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _take(place: Path, create: int = 0) -> FileIO | None:
-    """Open and lock a part file; None if that cannot be, mostly because another has it."""
+def _lock(place: Path, create: int = 0) -> FileIO | None:
+    """Open and lock a part file; return None if that fails, mostly because it is in use."""
     import fcntl
 
     try:
         file = FileIO(place, "r+", opener=lambda path, flags: _open(path, flags | create))
     except OSError:
         return None
-    held = twin = False
+    held = linked = False
     with suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(file.fileno())
-        # The one who had it may have given it its final name just now.
+        # The download that held the lock may have published the file just now.
         held = os.path.samestat(status, place.lstat())
-        # Or its process has ended between giving that name and taking this one away.
-        twin = held and status.st_nlink > 1
-    if twin:
+        # Or its process was killed after publishing it and before removing this name.
+        linked = held and status.st_nlink > 1
+    if linked:
         place.unlink(missing_ok=True)
-    if twin or not held:
+    if linked or not held:
         file.close()
-    return _take(place, create) if twin else file if held else None
+    return _lock(place, create) if linked else file if held else None
 
 
 def _remove(place: Path) -> None:
-    _note_of(place).unlink(missing_ok=True)
+    _note_path(place).unlink(missing_ok=True)
     place.unlink(missing_ok=True)
-
-
-def sweep(path: Path) -> None:
-    """Remove what killed downloads have left of a file that is complete."""
-    for place in _places(path):
-        if (file := _take(place)) is not None:
-            with file, suppress(OSError):
-                _remove(place)

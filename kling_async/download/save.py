@@ -1,8 +1,9 @@
-"""All files of a result: one after another, with fresh URLs if theirs have expired."""
+"""All files of a result: one after another, with new URLs if theirs have expired."""
 
 from __future__ import annotations
 
-from functools import partial
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,39 +11,61 @@ from attrs import evolve
 
 from kling_async._utils.threads import in_thread
 from kling_async._utils.urls import is_loopback
-from kling_async.download.addresses import Guard, web_url
-from kling_async.download.connections import Pool
-from kling_async.download.fetch import File
+from kling_async.download.addresses import HostPolicy, parse_url
+from kling_async.download.connections import SessionPool
+from kling_async.download.fetch import FileDownload
 from kling_async.download.names import file_name
-from kling_async.download.parts import sweep
-from kling_async.download.source import Job
+from kling_async.download.parts import remove_stale
+from kling_async.download.source import DownloadJob
 from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
 from kling_async.policy.retry import Retry
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Collection, Iterable
-    from datetime import datetime
 
     import aiohttp
 
     from kling_async._network.proxies import Proxies
-    from kling_async.results import Result, SavedFile, Snapshot
+    from kling_async.results import Result, SavedFile, Snapshot, TaskRef
+
+# Tasks whose ends are remembered: those whose downloads may begin in the next seconds.
+_MAX_RECENT = 500
+
+
+class RecentEnds:
+    """When this process has noticed that tasks have ended: their results cannot be old."""
+
+    def __init__(self) -> None:
+        # By the hash of the reference, since entries are kept for a long time; the latest last.
+        self._times: dict[int, float] = {}
+
+    def add(self, ref: TaskRef) -> None:
+        """Record that a task was seen running, and has now ended."""
+        self._times.pop(hash(ref), None)
+        self._times[hash(ref)] = time.time()
+        if len(self._times) > _MAX_RECENT:
+            del self._times[next(iter(self._times))]
+
+    def ended_at(self, ref: TaskRef) -> datetime | None:
+        """Return when the end of a task was noticed, if it was seen running before."""
+        moment = self._times.get(hash(ref))
+        return None if moment is None else datetime.fromtimestamp(moment, UTC)
 
 
 class Downloader:
-    """Saves the files of results, so many at a time, with connections of its own.
+    """Saves the files of results. It limits downloads at one time, and shares connections.
 
-    It may be made outside an event loop, and used on several, one after another.
+    It may be created outside an event loop, and used on several loops, one after another.
 
     Args:
-        session: Whose connections and proxy to use. Neither its headers nor its cookies nor its
-            credentials are sent to the hosts of files.
-        proxies: The way to the hosts; else the session's, or that of the environment.
-        base_url: Where the service is. If that is this machine, files may be anywhere. Else URLs
-            and redirects to internal addresses are refused, but for the service's own host.
-            None: the URLs of results are the caller's own, and only where they lead to is checked.
-        allow_hosts: Hosts that files may be fetched from though they are internal.
+        session: Its connections and proxy are used. Its headers, cookies and credentials are not
+            sent to the hosts of files.
+        proxies: The proxies; else the session's, or those of the environment.
+        base_url: The URL of the service. If it is this machine, files may be on any host. Else
+            internal addresses are refused, except for the service's own host. None: the result
+            URLs are the caller's own, and only redirects are checked.
+        allow_hosts: Internal hosts that files may be fetched from.
     """
 
     def __init__(
@@ -55,12 +78,12 @@ class Downloader:
     ) -> None:
         if isinstance(allow_hosts, str):
             raise ConfigurationError("allow_hosts must be several hosts, such as ['10.0.0.7']")
-        self._pool = Pool(session, proxies)
-        self._judges_results = base_url is not None
-        service = (web_url(base_url).raw_host or "") if base_url is not None else ""
-        # The service's own host is connected to anyway, and may have its files, too.
+        self._sessions = SessionPool(session, proxies)
+        self._trusts_urls = base_url is None
+        service = "" if base_url is None else parse_url(base_url).raw_host or ""
+        # The client connects to the service's own host anyway.
         hosts = {host.strip("[]").lower() for host in allow_hosts} | {service}
-        self._guard = Guard(open=is_loopback(service), allowed=frozenset(hosts))
+        self._hosts = HostPolicy(any_host=is_loopback(service), allowed=frozenset(hosts))
 
     async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,
@@ -78,19 +101,19 @@ class Downloader:
         """Save a result's files, as :func:`download` does.
 
         Args:
-            result: What a finished task gave.
-            folder: Where to save.
-            name: What to call the files.
-            overwrite: Fetch what is there already, and replace it.
+            result: The result of a finished task.
+            folder: The folder.
+            name: The name of the files; else the task's id.
+            overwrite: Fetch and replace existing files.
             previous: Files that an earlier call has saved, and that this one may replace. No
                 other file is replaced or kept then: the new one gets another name.
             retry: How failed attempts are repeated.
-            seen_at: When this process has seen the task end, if it has.
-            renew: Gives the URLs that the service has for the result now. It is called once at
-                most, when a URL has expired.
+            seen_at: When this process has noticed the end of the task.
+            renew: Returns the result's current URLs at the service. It is called at most once,
+                when a URL has expired.
             on_renewed: Is awaited with the new URLs before they are used.
         """
-        connections = await self._pool.connections()
+        session = await self._sessions.session()
         target = Path(folder)
         try:
             await in_thread(lambda: target.mkdir(parents=True, exist_ok=True))
@@ -98,18 +121,15 @@ class Downloader:
             text = f"cannot make the folder {target}: {error}"
             raise DownloadError(text, retryable=False, ref=result.ref) from None
         urls = result.result_urls
-        job = Job(
+        moments = (result.completed_at, seen_at)
+        job = DownloadJob(
             result.ref,
-            connections,
-            self._guard if self._judges_results else self._guard.for_own(urls),
+            session,
+            self._hosts.trusting(urls) if self._trusts_urls else self._hosts,
             retry or Retry(),
             overwrite=overwrite,
-            previous=None if previous is None else {one.name: one.sha256 for one in previous},
-            ended_at=tuple(
-                moment
-                for moment in (result.completed_at, seen_at)
-                if moment is not None and moment.tzinfo is not None
-            ),
+            previous=None if previous is None else {file.name: file.sha256 for file in previous},
+            ended_at=tuple(at for at in moments if at is not None and at.tzinfo is not None),
             renewable=renew is not None,
         )
         saved: list[SavedFile] = []
@@ -117,36 +137,36 @@ class Downloader:
             index = len(saved)
             path = target / file_name(result.ref, index, urls[index], name)
             try:
-                saved.append(await File(job, urls[index], path).save())
+                saved.append(await FileDownload(job, urls[index], path).run())
             except ResultExpiredError as expired:
                 if renew is None:
                     raise
                 try:
-                    urls = await _renewed(expired, urls, index, renew)
-                except ResultExpiredError as final:
-                    if not final.retryable:  # then nothing will be gone on with
-                        await in_thread(partial(sweep, path))
+                    urls = await _renewed_urls(expired, urls, index, renew)
+                except ResultExpiredError as error:
+                    if not error.retryable:  # no attempt will resume its parts
+                        await in_thread(lambda: remove_stale(path))  # noqa: B023 - awaited here
                     raise
                 if on_renewed is not None:
                     await on_renewed(urls)
-                # Once, and a fresh URL has no reason to be dead.
+                # Only once: a new URL has no reason to be dead.
                 job, renew = evolve(job, renewable=False, patient=False), None
         return tuple(saved)
 
     async def close(self) -> None:
-        """Close the connections of the running loop; a later call opens others."""
-        await self._pool.close()
+        """Close the connections of the running loop. A later call opens new ones."""
+        await self._sessions.close()
 
 
-async def _renewed(
+async def _renewed_urls(
     expired: ResultExpiredError,
     urls: tuple[str, ...],
     index: int,
     renew: Callable[[], Awaitable[tuple[str, ...]]],
 ) -> tuple[str, ...]:
-    """Return other URLs of the same files; raise if there are none."""
+    """Return the current URLs of the same files; raise if the expired one is still the same."""
     try:
-        fresh = await renew()
+        current = await renew()
     except KlingError as error:
         raise ResultExpiredError(
             f"{expired}; the service gave no fresh one: {error}",
@@ -154,9 +174,9 @@ async def _renewed(
             retryable=expired.retryable or error.retryable,
             ref=expired.ref,
         ) from None
-    if len(fresh) != len(urls) or fresh[index] == urls[index]:
+    if len(current) != len(urls) or current[index] == urls[index]:
         raise expired
-    return fresh
+    return current
 
 
 async def download(  # noqa: PLR0913 - every one is a keyword with a default
@@ -172,30 +192,31 @@ async def download(  # noqa: PLR0913 - every one is a keyword with a default
 ) -> tuple[SavedFile, ...]:
     """Save a result's files to a folder, and return them in the order of the URLs.
 
-    When this returns, the files are on the disk, safe from a power cut. Downloads of one file at
-    the same time, in one process or several, do not disturb each other.
+    When this returns, the files are on the disk, safe from a power cut. Several downloads of one
+    file at the same time, in one process or several, do not conflict.
 
     Args:
-        result: What a finished task gave.
-        folder: Where to save; made if it does not exist.
-        name: What to call the files; else by the task's id. The suffix is added.
-        overwrite: Fetch again what is there already, instead of keeping it. What is empty, or
-            is a page of text, is always fetched again.
-        session: Whose connections and proxy to use. Nothing else of it is used: neither its
-            headers nor its cookies nor its credentials go to the file's host.
-        proxies: Which proxies to use; else the session's, or ``HTTPS_PROXY``, ``HTTP_PROXY`` and
+        result: The result of a finished task.
+        folder: The folder; created if it does not exist.
+        name: The name of the files; else the task's id. The suffix is added.
+        overwrite: Fetch existing files again, instead of keeping them. A file that is empty or
+            that is a page of text is always fetched again.
+        session: Its connections and proxy are used. Its headers, cookies and credentials are not
+            sent to the file's host.
+        proxies: The proxies; else the session's, or ``HTTPS_PROXY``, ``HTTP_PROXY`` and
             ``NO_PROXY``.
-        allow_hosts: Hosts that redirects may lead to though they are of this machine or of a
+        allow_hosts: Hosts that redirects may lead to although they are this machine or in a
             private network.
-        retry: How failed attempts are repeated. An attempt that made progress does not count,
-            and its ``request_timeout`` is not used: a file takes the time that it takes.
+        retry: How failed attempts are repeated. An attempt that made progress does not count, and
+            its ``request_timeout`` is not used: large files take long.
 
     Raises:
         DownloadError: A file did not arrive whole, is no video, or cannot be written. The others
-            are complete. Calling again continues where it ended.
-        ResultExpiredError: A URL is dead; or its file is not there yet, if the error is
-            ``retryable``.
-        ConfigurationError: The session is closed or of another event loop, or a proxy is no URL.
+            are complete. Call again to resume.
+        ResultExpiredError: A URL is dead; or, if the error is ``retryable``, its file does not
+            exist yet.
+        ConfigurationError: The session is closed or belongs to another event loop, or the URL of
+            a proxy is invalid.
     """
     downloader = Downloader(session=session, proxies=proxies, allow_hosts=allow_hosts)
     try:

@@ -1,7 +1,7 @@
-"""One URL, asked for what is missing of its file: what each answer is checked for.
+"""One URL: requests what is missing of its file, and checks each response.
 
-A file that is new may not have reached every server of its host yet. So 403 and 404 are final only
-for a result that is older than that takes.
+A new file may not have reached every server of its host yet. So 403 and 404 are final only if the
+result is older than that takes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from kling_async._network.connection_errors import (
     describe,
 )
 from kling_async._utils.threads import in_thread
-from kling_async.download.addresses import Guard, web_url
-from kling_async.download.connections import Connections, Pace
-from kling_async.download.content import HEAD_BYTES, not_media
+from kling_async.download.addresses import HostPolicy, parse_url
+from kling_async.download.connections import AttemptTimeout, DownloadSession
+from kling_async.download.files import DISK_SPACE, HEAD_BYTES, NoSpaceError, non_media_kind
 from kling_async.download.parts import STRONG_ETAG
-from kling_async.download.room import ROOM, NoRoomError
 from kling_async.errors import (
     AnswerLostError,
     APIError,
@@ -46,53 +45,50 @@ if TYPE_CHECKING:
 
     from kling_async.download.parts import Part
 
-# Nothing that the service makes in 15 seconds of video comes near this.
+# Much more than the service makes of 15 seconds of video.
 MAX_BYTES = 4 * 1024**3
 
-# Written to disk at a time, in a thread: the loop is never held up by a slow disk. It is also
-# the least that counts as progress, and what must come in every `_PACE` seconds.
+# Bytes that are written at once, in a thread. Also the least that counts as progress, and that
+# has to arrive within so many seconds.
 CHUNK_BYTES = 256 * 1024
-_PACE = 300.0
+_PROGRESS_TIMEOUT = 300.0
 
-# A result is young for so long after its task has ended. For so many seconds 403 and 404 of a
-# young one are waited out.
-_YOUNG = timedelta(minutes=10)
+# Seconds for which 403 and 404 are waited out, if the task has ended in the last ten minutes.
 GRACE = 70.0
+_YOUNG = timedelta(minutes=10)
 
-# The statuses of a URL that is gone or was never there. 403 is how object stores answer for a
-# link that has expired.
-_DEAD = (403, 404, 410)
-_GONE = 410  # says that it was there
 _OK = 200
-_PARTIAL = 206
-_NO_SUCH_RANGE = 416
-_CLIENT = range(400, 500)
-# Of those, what gateways and busy hosts answer for the moment.
-_PASSING = (408, 409, 423, 425, 429, 499)
+_PARTIAL_CONTENT = 206
+_RANGE_NOT_SATISFIABLE = 416
+_GONE = 410  # the file was there
+# A URL that has expired or never existed. Object stores answer 403 for an expired signature.
+_DEAD = (403, 404, _GONE)
+# The other 4xx are final, except for these, which gateways and busy hosts send.
+_TEMPORARY = (408, 409, 423, 425, 429, 499)
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
 @frozen
-class Job:
-    """What is the same for all files of a download.
+class DownloadJob:
+    """What all files of one download have in common.
 
     Attributes:
         ref: The task.
-        connections: What they are fetched with.
-        guard: Which hosts they may come from.
+        session: The connections.
+        hosts: The internal hosts that they may be fetched from.
         retry: How failed attempts are repeated.
-        overwrite: Fetch what is there already, and replace it.
-        previous: None keeps what is there already. Else names of files that may be replaced, with
-            their checksums; of any others the names are not taken, and the file gets another one.
-        ended_at: When the task ended, by the service and as this process has seen it, if known.
-        patient: Whether 403 and 404 of a young result are waited out.
-        renewable: Whether a dead URL may be replaced by a fresh one of the same file.
+        overwrite: Fetch and replace existing files.
+        previous: None keeps existing files. Else the names and checksums of files that may be
+            replaced; a file whose name any other file has gets another name.
+        ended_at: When the task ended, by the service's clock and by this machine's, if known.
+        patient: Wait out 403 and 404 of a young result.
+        renewable: The service may give another URL in place of a dead one.
     """
 
     ref: TaskRef
-    connections: Connections
-    guard: Guard
+    session: DownloadSession
+    hosts: HostPolicy
     retry: Retry
     overwrite: bool = False
     previous: Mapping[str, str] | None = None
@@ -102,17 +98,17 @@ class Job:
 
 
 def is_young(ended_at: Collection[datetime], now: Collection[datetime]) -> bool:
-    """Whether a result may be so new that its files are not everywhere yet.
+    """Return whether a result is so new that its files may not be on every server yet.
 
     Args:
         ended_at: When its task ended, by clocks that may differ.
-        now: The time, by clocks that may differ; one of them is enough.
+        now: The time, by clocks that may differ. One pair of them suffices.
     """
     return any(moment - ended < _YOUNG for ended in ended_at for moment in now)
 
 
 class NotReadyError(Exception):
-    """A file is not there, and may come."""
+    """A file does not exist yet."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -122,39 +118,42 @@ class NotReadyError(Exception):
 class Source:
     """One URL of a download."""
 
-    def __init__(self, job: Job, url: str, folder: Path) -> None:
+    def __init__(self, job: DownloadJob, url: str, folder: Path) -> None:
         self._job = job
         self._url = url
         self._folder = folder
 
     async def receive(self, part: Part) -> bool:
-        """Ask once for what is missing; false if what is there is no part of what was offered.
+        """Send one request for what is missing of a part.
+
+        Returns:
+            False if the part does not belong to the entity that the host offers.
 
         Raises:
-            RequestError: There was no usable answer.
-            APIError: The host answered with an error.
-            NotReadyError: The file is not there, and may come.
+            RequestError: There was no usable response.
+            APIError: The host responded with an error.
+            NotReadyError: The file does not exist yet.
             ResultExpiredError: The URL is dead.
             DownloadError: Another attempt would fail, too.
-            NoRoomError: The disk has too little space.
-            OSError: It cannot be written.
+            NoSpaceError: The disk has too little space.
+            OSError: The part cannot be written.
         """
         try:
-            async with asyncio.timeout(None) as limit:
-                fits = await self._ask(part, Pace(limit, _PACE))
+            async with asyncio.timeout(None) as timeout:
+                fits = await self._request(part, AttemptTimeout(timeout, _PROGRESS_TIMEOUT))
         except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            said = describe(error) if str(error) else f"{describe(error)}: it came too slowly"
-            if todo := advice(error, None):
-                raise self.error(f"{self._url} cannot be fetched: {said}; {todo}") from None
-            raise AnswerLostError(said, retryable=True) from None
+            reason = describe(error) if str(error) else f"{describe(error)}: it came too slowly"
+            if remedy := advice(error, None):
+                raise self.error(f"{self._url} cannot be fetched: {reason}; {remedy}") from None
+            raise AnswerLostError(reason, retryable=True) from None
         except ConfigurationError:  # also a ValueError
             raise
-        except ValueError as error:  # no URL, a host that cannot be one, or an internal one
+        except ValueError as error:  # an invalid URL, or an internal host
             raise self.error(f"{self._url} cannot be fetched: {error}") from None
-        except RuntimeError:  # all that aiohttp says of a session that is closed
-            if not self._job.connections.closed:
+        except RuntimeError:  # how aiohttp reports a closed session
+            if not self._job.session.closed:
                 raise
             text = f"{self._url} did not arrive whole: the client was closed"
             raise self.error(text, retryable=True) from None
@@ -163,64 +162,65 @@ class Source:
             raise AnswerLostError(f"it ended at {part.size} bytes", retryable=True)
         return fits
 
-    async def _ask(self, part: Part, pace: Pace) -> bool:
-        # A compressed body would make the size that is announced useless as a check.
+    async def _request(self, part: Part, timeout: AttemptTimeout) -> bool:
+        # The announced size of a compressed body does not allow to check that it is complete.
         headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity"}
-        asked = part.resumable
-        if asked:
+        resuming = part.resumable
+        if resuming:
             headers |= {hdrs.RANGE: f"bytes={part.size}-", hdrs.IF_RANGE: part.etag or ""}
-        url, guard = web_url(self._url), self._job.guard
-        async with self._job.connections.get(url, headers, guard, pace) as answer:
-            pace.progress()
-            if asked and answer.status in (_PARTIAL, _NO_SUCH_RANGE):
-                if not _continues(answer, part):
+        url, hosts = parse_url(self._url), self._job.hosts
+        async with self._job.session.get(url, headers, hosts, timeout) as response:
+            timeout.progress()
+            if resuming and response.status in (_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE):
+                if not _continues(response, part):
                     return False
             else:
-                self._check_status(answer, part)
-                await _begin(answer, part)
+                self._check_status(response, part)
+                await _begin(response, part)
             missing = max((part.total or 0) - part.size, 0)
-            await in_thread(lambda: ROOM.claim(part, self._folder, missing))
-            await self._read(answer, part, pace)
+            await in_thread(lambda: DISK_SPACE.reserve(part, self._folder, missing))
+            await self._read_body(response, part, timeout)
         return True
 
-    def _check_status(self, answer: aiohttp.ClientResponse, part: Part) -> None:
-        status = answer.status
+    def _check_status(self, response: aiohttp.ClientResponse, part: Part) -> None:
+        status = response.status
         if status in _DEAD:
-            now = [datetime.now(UTC), *_date(answer)]
+            now = [datetime.now(UTC), *_date(response)]
             young = self._job.patient and is_young(self._job.ended_at, now)
             if young and status != _GONE:
                 raise NotReadyError(status)
             if not self._job.renewable:
-                part.reset()  # nothing will be gone on with
-            raise self.dead(status)
+                part.reset()  # no later attempt can resume it
+            raise self.expired(status)
         if status == PROXY_AUTHENTICATION:
             raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
-            refused = status in _CLIENT and status not in _PASSING
-            wait = retry_after(Response(status, b"", answer.headers), datetime.now(UTC))
-            raise APIError(
-                f"it answered HTTP {status}", status=status, retry_after=wait, retryable=not refused
-            )
+            final = status in range(400, 500) and status not in _TEMPORARY
+            wait = retry_after(Response(status, b"", response.headers), datetime.now(UTC))
+            text = f"it answered HTTP {status}"
+            raise APIError(text, status=status, retry_after=wait, retryable=not final)
 
-    async def _read(self, answer: aiohttp.ClientResponse, part: Part, pace: Pace) -> None:
-        """Write the body to the part, also if it ends too soon."""
-        kind = answer.headers.get(hdrs.CONTENT_TYPE, "")
+    async def _read_body(
+        self, response: aiohttp.ClientResponse, part: Part, timeout: AttemptTimeout
+    ) -> None:
+        """Write the body to the part, even if it is incomplete."""
+        content_type = response.headers.get(hdrs.CONTENT_TYPE, "")
         pending = bytearray()
         try:
-            async for data in answer.content.iter_any():
+            async for data in response.content.iter_any():
                 pending += data
                 self._check_size(part, len(pending))
                 if part.size == 0 and len(pending) >= HEAD_BYTES:
-                    _check_content(kind, pending)
+                    _check_content(content_type, pending)
                 if len(pending) >= CHUNK_BYTES:
                     chunk, pending = pending, bytearray()
                     await self._write(part, chunk)
-                    pace.progress()
+                    timeout.progress()
             if part.size == 0 and pending:
-                _check_content(kind, pending)
+                _check_content(content_type, pending)
         except BaseException:
-            if part.size or not_media(kind, bytes(pending[:HEAD_BYTES])) is None:
-                with suppress(OSError, NoRoomError):  # there is a better error
+            if part.size or non_media_kind(content_type, bytes(pending[:HEAD_BYTES])) is None:
+                with suppress(OSError, NoSpaceError):  # there is a better error
                     await self._write(part, pending)
             raise
         await self._write(part, pending)
@@ -233,14 +233,14 @@ class Source:
     async def _write(self, part: Part, data: bytearray) -> None:
         def write() -> None:
             missing = max((part.total or 0) - part.size, len(data))
-            ROOM.claim(part, self._folder, missing, writing=len(data))
+            DISK_SPACE.reserve(part, self._folder, missing, writing=len(data))
             part.write(data)
 
         if data:
             await in_thread(write)
 
-    def dead(self, status: int, *, young: bool = False) -> ResultExpiredError:
-        """Return the error of a URL that is dead, or that is not alive yet."""
+    def expired(self, status: int, *, young: bool = False) -> ResultExpiredError:
+        """Return the error of a URL that is dead, or that has not become available in time."""
         text = f"{self._url} is dead (HTTP {status}); result URLs live for 15 days at most"
         if young:
             text = (
@@ -250,41 +250,41 @@ class Source:
         return ResultExpiredError(text, url=self._url, retryable=young, ref=self._job.ref)
 
     def error(self, text: str, *, retryable: bool = False) -> DownloadError:
-        """Return an error of this URL."""
+        """Return an error about this URL."""
         return DownloadError(text, url=self._url, retryable=retryable, ref=self._job.ref)
 
 
-async def _begin(answer: aiohttp.ClientResponse, part: Part) -> None:
-    """Start the part again with this answer, whatever was there before."""
-    etag = answer.headers.get(hdrs.ETAG, "")
-    total = None if hdrs.CONTENT_ENCODING in answer.headers else answer.content_length
+async def _begin(response: aiohttp.ClientResponse, part: Part) -> None:
+    """Start the part again with this response."""
+    etag = response.headers.get(hdrs.ETAG, "")
+    total = None if hdrs.CONTENT_ENCODING in response.headers else response.content_length
     strong = etag if re.fullmatch(STRONG_ETAG, etag) else None
     await in_thread(lambda: part.begin(strong, total))
 
 
-def _check_content(kind: str, begin: bytearray) -> None:
-    found = not_media(kind, bytes(begin[:HEAD_BYTES]))
-    if found is not None:
-        raise AnswerLostError(f"it answered with {found}, which is no video", retryable=True)
+def _check_content(content_type: str, data: bytearray) -> None:
+    kind = non_media_kind(content_type, bytes(data[:HEAD_BYTES]))
+    if kind is not None:
+        raise AnswerLostError(f"it answered with {kind}, which is no video", retryable=True)
 
 
-def _continues(answer: aiohttp.ClientResponse, part: Part) -> bool:
-    """Say whether an answer to a range begins where the part ends, in the same entity."""
-    match = _CONTENT_RANGE.fullmatch(answer.headers.get(hdrs.CONTENT_RANGE, ""))
+def _continues(response: aiohttp.ClientResponse, part: Part) -> bool:
+    """Return whether a response to a range request begins where the part ends, in its entity."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get(hdrs.CONTENT_RANGE, ""))
     return (
         match is not None
-        and answer.status == _PARTIAL
+        and response.status == _PARTIAL_CONTENT
         and (int(match[1]), int(match[2])) == (part.size, part.total)
-        # A server that heeds If-Range must send it; one that does not might send anything.
-        and answer.headers.get(hdrs.ETAG) == part.etag
-        and hdrs.CONTENT_ENCODING not in answer.headers
+        # A server that ignores If-Range could send any entity.
+        and response.headers.get(hdrs.ETAG) == part.etag
+        and hdrs.CONTENT_ENCODING not in response.headers
     )
 
 
-def _date(answer: aiohttp.ClientResponse) -> list[datetime]:
-    """Return the time by the clock of a file's host, if it gives one."""
+def _date(response: aiohttp.ClientResponse) -> list[datetime]:
+    """Return the time by the host's clock, if the response has it."""
     try:
-        date = parsedate_to_datetime(answer.headers.get(hdrs.DATE, ""))
+        date = parsedate_to_datetime(response.headers.get(hdrs.DATE, ""))
     except (TypeError, ValueError):
         return []
     return [date if date.tzinfo is not None else date.replace(tzinfo=UTC)]

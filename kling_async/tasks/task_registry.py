@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
-from kling_async.download.recent import Recent
+from kling_async.download.save import RecentEnds
 from kling_async.errors import KlingError, NotFoundError
 from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
@@ -46,7 +46,7 @@ class Running:
     def __init__(self, calls: Calls, polls: Polls) -> None:
         self._calls = calls
         self._polls = polls
-        self.recent: Recent = Recent()
+        self.recent: RecentEnds = RecentEnds()
         self._held: dict[TaskRef, _Held] = {}
         # Attached, or presumed to have ended; and not yet seen to be running or to have ended.
         self._attached: WeakValueDictionary[TaskRef, Task] = WeakValueDictionary()
@@ -142,7 +142,7 @@ class Running:
             task = held.task if held is not None else task
             if task is not None:
                 if task.seen_running:
-                    self.recent.note(ref)
+                    self.recent.add(ref)
                 self._calls.tell(TaskEnded, snapshot)
         elif held is not None:
             self._confirm(held)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async.download.addresses import Guard, follow, is_internal, web_url
+from kling_async.download.addresses import HostPolicy, is_internal, parse_url, resolve_redirect
 
 BASE = "http://a/b/c/d;p?q"
 
@@ -13,16 +13,16 @@ BASE = "http://a/b/c/d;p?q"
 @pytest.mark.parametrize("scheme", ["http", "HTTPS"])
 def test_urls_are_opaque(scheme: str, path: str) -> None:
     """Path and query are sent byte for byte, whatever is quoted in them and how."""
-    url = web_url(f"{scheme}://cdn.example:8080/{path}?x={path}#fragment")
+    url = parse_url(f"{scheme}://cdn.example:8080/{path}?x={path}#fragment")
     assert url.raw_path_qs == f"/{path}?x={path}"
     assert (url.scheme, url.raw_host, url.port) == (scheme.lower(), "cdn.example", 8080)
 
 
 def test_what_cannot_be_sent_is_quoted() -> None:
     """Spaces, quotes, angle brackets and other scripts are quoted, and nothing beside them."""
-    url = web_url(' https://bücher.example/a b/é%2f"<>?q=狐 ')
+    url = parse_url(' https://bücher.example/a b/é%2f"<>?q=狐 ')
     assert str(url) == ("https://xn--bcher-kva.example/a%20b/%C3%A9%2f%22%3C%3E?q=%E7%8B%90")
-    assert web_url("http://h/\udce9").raw_path == "/%E9"  # a byte of a header that is no UTF-8
+    assert parse_url("http://h/\udce9").raw_path == "/%E9"  # a byte of a header that is no UTF-8
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_cannot_be_sent_is_quoted() -> None:
 def test_what_is_no_url(text: str) -> None:
     """What is not an absolute http or https URL, or has control characters, is refused."""
     with pytest.raises(ValueError, match=r"."):
-        web_url(text)
+        parse_url(text)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_what_is_no_url(text: str) -> None:
 )
 def test_redirects_are_resolved(location: str, target: str) -> None:
     """A Location is resolved as the RFC says, and quoted as it was."""
-    assert str(follow(web_url(BASE), location)) == target
+    assert str(resolve_redirect(parse_url(BASE), location)) == target
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "javascript:1", "http:g", "a\r\nb"])
 def test_redirects_out_of_the_web(location: str) -> None:
     """A Location that is no web address leads nowhere."""
     with pytest.raises(ValueError, match=r"."):
-        follow(web_url(BASE), location)
+        resolve_redirect(parse_url(BASE), location)
 
 
 INTERNAL = [
@@ -154,19 +154,19 @@ def test_other_hosts(host: str) -> None:
 
 def test_guards() -> None:
     """Hosts that are allowed may be internal; with a service on this machine all may be."""
-    guard = Guard(allowed=frozenset({"10.0.0.7"}))
+    guard = HostPolicy(allowed=frozenset({"10.0.0.7"}))
     assert guard.permits_internal("10.0.0.7")
     assert not guard.permits_internal("10.0.0.8")
-    assert Guard(open=True).permits_internal("10.0.0.8")
+    assert HostPolicy(any_host=True).permits_internal("10.0.0.8")
 
 
 def test_the_guard_of_a_caller_s_own_urls() -> None:
     """The hosts of a caller's own URLs are good; if on this machine, all of the machine is."""
-    guard = Guard().for_own(("https://10.0.0.7/x.mp4", "no URL"))
+    guard = HostPolicy().trusting(("https://10.0.0.7/x.mp4", "no URL"))
     assert guard.permits_internal("10.0.0.7")
     assert not guard.permits_internal("10.0.0.8")
     assert not guard.permits_internal("127.0.0.1")
-    here = Guard().for_own(("http://127.0.0.1:1/x",))
+    here = HostPolicy().trusting(("http://127.0.0.1:1/x",))
     assert here.permits_internal("127.0.0.2")
     assert here.permits_internal("LOCALHOST")
     assert not here.permits_internal("10.0.0.8")

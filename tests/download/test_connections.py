@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kling_async import KlingClient, Result, Retry, TaskRef
 from kling_async.download import Proxies, connections, download
-from kling_async.download.connections import PLACES
+from kling_async.download.connections import MAX_DOWNLOADS
 from kling_async.download.save import Downloader
 from kling_async.errors import ConfigurationError, DownloadError
 
@@ -452,10 +452,10 @@ async def test_many_downloads_of_a_client(serve_app: ServeApp, tmp_path: Path) -
     async with KlingClient("k" * 20, base_url=origin) as kling:
         calls = (kling.download(result(origin, task_id=f"t{n}"), tmp_path) for n in range(50))
         done = await asyncio.gather(*calls)
-    assert max(parts) <= PLACES
+    assert max(parts) <= MAX_DOWNLOADS
     assert len({path for (path,) in done if path.exists()}) == 50
-    assert counting.most == PLACES
-    assert len(counting.connections) == PLACES
+    assert counting.most == MAX_DOWNLOADS
+    assert len(counting.connections) == MAX_DOWNLOADS
 
 
 async def test_waiting_for_a_lent_connection(serve_app: ServeApp, tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ async def test_a_place_that_is_free_again(serve_app: ServeApp, tmp_path: Path) -
         def start(name: str) -> asyncio.Task[tuple[Path, ...]]:
             return asyncio.create_task(kling.download(result(origin, task_id=name), tmp_path))
 
-        tasks = [start(f"t{n}") for n in range(PLACES + 4)]
+        tasks = [start(f"t{n}") for n in range(MAX_DOWNLOADS + 4)]
         await asyncio.sleep(1)
         for task in tasks:
             task.cancel()

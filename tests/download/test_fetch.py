@@ -15,7 +15,7 @@ from aiohttp import web
 
 from kling_async import Result, Retry, TaskRef
 from kling_async.download import MAX_BYTES, download
-from kling_async.download.room import ROOM
+from kling_async.download.files import DISK_SPACE
 from kling_async.errors import DownloadError, ResultExpiredError
 
 if TYPE_CHECKING:
@@ -755,13 +755,13 @@ async def test_room_that_others_have_claimed(serve_raw: ServeRaw, tmp_path: Path
 
     url = f"{await serve_raw(large)}/a.mp4"
     # Others use this disk, too: a gibibyte more or less changes nothing.
-    ROOM.claim("another", tmp_path, max(shutil.disk_usage(tmp_path).free - 2 * GIB, 0))
+    DISK_SPACE.reserve("another", tmp_path, max(shutil.disk_usage(tmp_path).free - 2 * GIB, 0))
     try:
         with pytest.raises(DownloadError, match=r"no room .*needed, \d+ are free") as caught:
             await download(result(url), tmp_path)
     finally:
-        ROOM.release("another")
-    assert ROOM._claims == {}  # noqa: SLF001 - what is left behind would add up
+        DISK_SPACE.release("another")
+    assert DISK_SPACE._reserved == {}  # noqa: SLF001 - what is left behind would add up
     assert not caught.value.retryable
     assert content(tmp_path) == {}
 

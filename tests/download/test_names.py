@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kling_async import TaskRef
 from kling_async.download import file_name
-from kling_async.download.names import alternatives, stem
+from kling_async.download.names import alternative_names, stem
 
 REF = TaskRef("kling-2-1", "task_1")
 
@@ -106,9 +106,9 @@ def test_suffixes(url: str, suffix: str) -> None:
 
 def test_alternatives() -> None:
     """The other names of a file are the same in every process, and others for another task."""
-    first = list(islice(alternatives("v1.2.mp4", REF), 3))
-    assert first == list(islice(alternatives("v1.2.mp4", REF), 3))
+    first = list(islice(alternative_names("v1.2.mp4", REF), 3))
+    assert first == list(islice(alternative_names("v1.2.mp4", REF), 3))
     assert first[0] == "v1.2.mp4"
     assert all(re.fullmatch(r"v1\.2\+[0-9a-f]{16}\.mp4", name) for name in first[1:])
-    other = list(islice(alternatives("v1.2.mp4", TaskRef("kling-2-1", "task_2")), 3))
+    other = list(islice(alternative_names("v1.2.mp4", TaskRef("kling-2-1", "task_2")), 3))
     assert len({*first, *other}) == 5

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async.download.files import look
-from kling_async.download.parts import Part, sweep
+from kling_async.download.files import find_complete
+from kling_async.download.parts import Part, remove_stale
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -256,7 +256,7 @@ def test_a_stale_part_goes_with_the_file(tmp_path: Path) -> None:
     assert names(tmp_path) == {"x.mp4", ".x.mp4.3.part"}
     three.close()
     assert ".x.mp4.3.part" in names(tmp_path)
-    sweep(tmp_path / "x.mp4")
+    remove_stale(tmp_path / "x.mp4")
     assert names(tmp_path) == {"x.mp4"}
 
 
@@ -308,7 +308,7 @@ def test_many_at_once(tmp_path: Path) -> None:
             part.write(DATA[100 * number :])
             finish(part, tmp_path)
             part.close()
-            found = look(tmp_path / "x.mp4")
+            found = find_complete(tmp_path / "x.mp4")
             assert found == (len(DATA), sha256(DATA).hexdigest())
 
     with ThreadPoolExecutor(6) as pool:
@@ -380,7 +380,7 @@ def test_a_part_that_has_its_name_already(tmp_path: Path) -> None:
     part.close()
     assert (tmp_path / "x.mp4").read_bytes() == DATA
     os.link(tmp_path / "x.mp4", tmp_path / PART)
-    sweep(tmp_path / "x.mp4")
+    remove_stale(tmp_path / "x.mp4")
     assert names(tmp_path) == {"x.mp4"}
 
 
@@ -414,7 +414,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_file(tmp_path: Path) -> None:
     """A link that leads nowhere is no file that is there: it is replaced, not followed."""
     (tmp_path / "x.mp4").symlink_to(tmp_path / "elsewhere")
-    assert look(tmp_path / "x.mp4") is None
+    assert find_complete(tmp_path / "x.mp4") is None
     leave(tmp_path)
     part = opened(tmp_path)
     part.write(DATA[1000:])
