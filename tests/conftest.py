@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +38,25 @@ settings.load_profile("unhurried")
 # The fixtures that start a server or a browser; the parameters that stand for one of them.
 SERVERS = {"redis_server", "postgres_server", "nats_url", "rabbitmq_url", "browser"}
 ENGINES = {"redis", "postgres", "nats", "rabbitmq"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers run as strictly as the process that starts them, and nothing else.
+
+    But for the guards around C's memory: nothing here is written in C, and they take a sixth of
+    the time.
+    """
+    strict = {"PYTHONDEVMODE": "1", "PYTHONMALLOC": "default"}
+    if hasattr(config, "workerinput"):
+        for name in strict:
+            os.environ.pop(name, None)
+    elif sys.flags.dev_mode and config.getoption("numprocesses", default=None):
+        os.environ.update(strict)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more tests at once than there are cores: many wait for servers and processes."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
