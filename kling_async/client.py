@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
 )
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
@@ -33,19 +34,21 @@ from kling_async.policy.retry import Retry
 from kling_async.protocol import requests, responses
 from kling_async.results import Result, SavedFile, Snapshot, TaskRef
 from kling_async.tasks.arguments import (
+    DEFAULT_TIMEOUT,
     check_aware,
     check_input,
+    check_inputs,
     check_kind,
     check_methods,
+    check_timeout,
     checked_hooks,
 )
-from kling_async.tasks.callback_router import Callbacks
-from kling_async.tasks.fan_out import FanOut, Flight, Outcome, check_inputs
-from kling_async.tasks.poll_scheduler import Polls
-from kling_async.tasks.request_executor import Calls
-from kling_async.tasks.submitter import Submits
-from kling_async.tasks.task import DEFAULT_TIMEOUT, Task, check_timeout
-from kling_async.tasks.task_registry import Running, kind_of
+from kling_async.tasks.callback_router import CallbackRouter
+from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
+from kling_async.tasks.poll_scheduler import PollScheduler
+from kling_async.tasks.request_executor import RequestExecutor
+from kling_async.tasks.submitter import Submitter
+from kling_async.tasks.task_registry import TaskRegistry, kind_of
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from kling_async.tasks.abandoned import AbandonedTasks, Report
     from kling_async.tasks.callback_router import CallbackSource
     from kling_async.tasks.submitter import SubmitObserver
+    from kling_async.tasks.task import Task
 
 _log = logging.getLogger("kling_async")
 
@@ -148,8 +152,6 @@ class KlingClient:
         else:
             check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
             keeper = limiter or LocalLimiter(limits)
-        self._limits = keeper.limits
-        self._retry = retry or Retry()
         proxies = None if session is not None else Proxies(proxy, trust_env=trust_env)
         address: str | None = None  # what a transport of the caller's own speaks to is not known
         if transport is None:
@@ -157,7 +159,7 @@ class KlingClient:
             transport = AiohttpTransport(
                 base_url=address,
                 api_key=_checked_key(api_key),
-                connections=self._limits.connections,
+                connections=keeper.limits.connections,
                 session=session,
                 proxies=proxies,
             )
@@ -167,11 +169,15 @@ class KlingClient:
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._leaving: BaseException | None = None  # what passes through `async with`
-        self._calls = Calls(transport, keeper, self._retry, given_hooks)
-        self._polls = polls = Polls(polling or Polling(), self._limits)
-        self._running = Running(self._calls, polls)
-        self._callbacks = Callbacks(inbox, self._running, self._calls, polls)
-        self._submits = Submits(self._calls, polls, self._running, self._callbacks)
+        self._executor = executor = RequestExecutor(
+            transport, keeper, retry or Retry(), given_hooks
+        )
+        self._scheduler = scheduler = PollScheduler(polling or Polling(), keeper.limits)
+        self._registry = registry = TaskRegistry(executor, scheduler)
+        self._router = (
+            None if inbox is None else CallbackRouter(inbox, registry, executor, scheduler)
+        )
+        self._submitter = Submitter(executor, scheduler, registry, self._router)
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -194,7 +200,7 @@ class KlingClient:
     @property
     def running(self) -> tuple[TaskRef, ...]:
         """The tasks that this client knows of and has not seen end."""
-        return tuple(self._running.tasks)
+        return tuple(self._registry.tasks)
 
     async def submit(
         self,
@@ -225,7 +231,7 @@ class KlingClient:
         """
         check_input(input)
         check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
-        return await self._submits.submit(input, callback_url, observer)
+        return await self._submitter.submit(input, callback_url, observer)
 
     async def generate(
         self,
@@ -284,17 +290,15 @@ class KlingClient:
             check_input(input)
         if submitted_at is not None:
             check_aware("submitted_at", submitted_at)
-        if (running := self._running.find(ref)) is not None:
+        if (running := self._registry.find(ref)) is not None:
             return running
         kind = Kind(ref.model) if input is None else kind_of(input)
         age = None
         if submitted_at is not None:
             age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
-        task = self._running.task(ref, kind, age)
-        if age is not None and age < self._limits.presumed_lifetime:
-            self._running.hold(task)
-        else:
-            self._running.attach(task)
+        task = self._registry.attach(ref, kind, age)
+        if age is not None and age < self._executor.limiter.limits.presumed_lifetime:
+            self._registry.adopt(task)
         return task
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
@@ -305,9 +309,10 @@ class KlingClient:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        asked = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
-        task = self._running.find(asked)
-        return await (self._running.ask(asked) if task is None else task.status())
+        if not isinstance(ref, TaskRef):
+            ref = TaskRef.parse(ref)
+        task = self._registry.find(ref)
+        return await (self._registry.read_status(ref) if task is None else task.status())
 
     def generate_many(
         self,
@@ -345,16 +350,16 @@ class KlingClient:
             InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
 
-        async def generate(flight: Flight[Input]) -> Outcome:
-            outcome = Outcome(flight.index, flight.item)
+        async def generate(work_item: WorkItem[Input]) -> Outcome:
+            outcome = Outcome(work_item.index, work_item.item)
             try:
-                check_input(flight.item)
-                task = await self.submit(flight.item, observer=flight)
-                flight.enter()
+                check_input(work_item.item)
+                task = await self.submit(work_item.item, observer=work_item)
+                work_item.submitted()
                 return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
             except KlingError as error:
-                error.may_have_charged |= flight.ref is not None  # as with generate
-                return evolve(outcome, task_ref=flight.ref, error=error)
+                error.may_have_charged |= work_item.ref is not None  # as with generate
+                return evolve(outcome, task_ref=work_item.ref, error=error)
 
         check_timeout(timeout)
         check_inputs(inputs)
@@ -362,7 +367,7 @@ class KlingClient:
 
     def run_many(
         self,
-        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        work: Callable[[WorkItem[_T]], Awaitable[Outcome | None]],
         items: Iterable[_T] | AsyncIterable[_T],
         *,
         in_flight: int | None = None,
@@ -372,7 +377,7 @@ class KlingClient:
         """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
 
         Args:
-            work: What to do with an item; see :class:`~kling_async.tasks.fan_out.Flight`.
+            work: What to do with an item; see :class:`~kling_async.tasks.fan_out.WorkItem`.
             items: Any iterable or async iterable.
             in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
             ordered: Yield in the order of the items.
@@ -385,23 +390,23 @@ class KlingClient:
 
     def fan_out(
         self,
-        work: Callable[[Flight[_T]], Awaitable[Outcome | None]],
+        work: Callable[[WorkItem[_T]], Awaitable[Outcome | None]],
         *,
         in_flight: int | None = None,
         ordered: bool = False,
         on_abandoned: Report | None = None,
     ) -> FanOut[_T]:
         """Make what :meth:`run_many` runs, for a caller that also waits for its clean-up."""
-        limits = self._limits
+        limits = self._executor.limiter.limits
         fan_out = FanOut(
             work,
             in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
-            at_the_door=limits.connections,
+            max_waiting=limits.connections,
             ordered=ordered,
-            answered=self._submits.answered,
-            abandoned=self._running.abandoned(on_abandoned),
-            patience=self._retry.patience,
+            wait_answered=self._submitter.wait_answered,
+            abandoned=self._registry.abandoned_tasks(on_abandoned),
             cleanups=self._cleanups,
+            patience=self._executor.retry.patience,
         )
         self._fan_outs.add(fan_out)
         return fan_out
@@ -414,9 +419,8 @@ class KlingClient:
             RequestError: No usable answer came.
         """
         request = requests.balance()
-        return await self._calls.read(
-            request, lambda response: responses.balance(request, response, datetime.now(UTC))
-        )
+        parse = partial(responses.balance, request)
+        return await self._executor.execute(request, partial(self._executor.send, request, parse))
 
     async def download(
         self,
@@ -483,8 +487,8 @@ class KlingClient:
             name=name,
             overwrite=overwrite,
             previous=previous,
-            retry=self._retry,
-            seen_at=self._running.recent.ended_at(result.ref),
+            retry=self._executor.retry,
+            seen_at=self._registry.ended_at(result.ref),
             renew=renew,
             on_renewed=on_renewed,
         )
@@ -502,12 +506,11 @@ class KlingClient:
         again afterwards.
         """
         error = self._leaving
-        self._calls.loops.check()
-        self._calls.interrupt()
+        self._executor.interrupt()
         # What is known is reported before anything is awaited.
         for fan_out in list(self._fan_outs):
             fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
-        abandoned = self._running.abandoned()
+        abandoned = self._registry.abandoned_tasks()
         self._report(abandoned, error)
         # In a task of its own: if the caller is cancelled, answers to submits are read all the
         # same, and the session is closed after them.
@@ -526,10 +529,11 @@ class KlingClient:
     ) -> None:
         try:
             await self._cleanups.finished()
-            await self._submits.close(closer)
-            self._polls.deadlines.close()
+            await self._submitter.close(closer)
+            self._scheduler.deadlines.close()
             self._report(abandoned, error)
-            await self._callbacks.close()
+            if self._router is not None:
+                await self._router.close()
         finally:
             try:
                 if self._owned is not None:
@@ -538,11 +542,11 @@ class KlingClient:
                 try:
                     await self._downloads.close()
                 finally:
-                    await self._calls.transport.close()
+                    await self._executor.transport.close()
 
     def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""
-        running = self._running.tasks.values()
+        running = self._registry.tasks.values()
         abandoned.report([task.ref for task in running if not task.reported], error)
 
 

@@ -37,7 +37,8 @@ from kling_async.inputs.base import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Planned, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.abandoned import log_journaled
-from kling_async.tasks.fan_out import Outcome, check_inputs, closing_generator, draw
+from kling_async.tasks.arguments import check_inputs
+from kling_async.tasks.fan_out import Outcome, closing_generator, iterate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -264,7 +265,7 @@ class Batch:
     ) -> AsyncGenerator[tuple[Entry, Input]]:
         """Plan what is given; as many at once as are at hand."""
         if isinstance(items, AsyncIterable):
-            async with aclosing(draw(items)) as drawn:
+            async with aclosing(iterate(items)) as drawn:
                 async for item in drawn:
                     for planned in await self._plan([item]):
                         yield planned

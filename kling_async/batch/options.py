@@ -12,7 +12,7 @@ from attrs import frozen
 
 from kling_async.errors import ConfigurationError
 from kling_async.results import FailReason
-from kling_async.tasks.task import DEFAULT_TIMEOUT, check_timeout
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
 
 # Fail reasons for which another attempt may succeed.
 TRANSIENT_REASONS = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kling_async.client import KlingClient
     from kling_async.inputs.base import Input
     from kling_async.results import Result, SavedFile, TaskRef
-    from kling_async.tasks.fan_out import Flight
+    from kling_async.tasks.fan_out import WorkItem
     from kling_async.tasks.task import Task
 
 # What is told of an item that stands so is how it has ended.
@@ -86,21 +86,21 @@ class Work:
         assert entry.ref is not None  # noqa: S101 - a journal holds none without
         return self.client.attach(entry.ref, input=given, submitted_at=entry.changed_at)
 
-    async def do(self, flight: Flight[tuple[Entry, Input]]) -> Outcome | None:
+    async def do(self, work_item: WorkItem[tuple[Entry, Input]]) -> Outcome | None:
         """Bring an item as far as it gets, unless another worker does."""
-        drawn, given = flight.item
+        drawn, given = work_item.item
         self.counts[drawn.state] += 1
         claim = await self._claim(drawn)
         if claim.ownership is Ownership.OTHERS:
-            flight.stand_aside()
+            work_item.park()
             claim = await self.claims.wait_for(drawn)
-            flight.go_on()
+            work_item.unpark()
         entry = claim.entry
         self.counts[drawn.state] -= 1
         self.counts[entry.state] += 1
         if claim.ownership is Ownership.TOLD:
-            return self.outcome(flight.index, entry, given, error_of(entry), done_by_other=True)
-        job = _Job(self, flight, entry, fresh=claim.news)
+            return self.outcome(work_item.index, entry, given, error_of(entry), done_by_other=True)
+        job = _Job(self, work_item, entry, fresh=claim.news)
         outcome = await job.done()
         # What is still to be saved is left to whoever comes next.
         over = next_step(job.entry, self.options, fresh=True) is Step.REPORT
@@ -156,16 +156,16 @@ class _Job:
     """One item on its way through the batch. It is the observer of its submits."""
 
     def __init__(
-        self, work: Work, flight: Flight[tuple[Entry, Input]], entry: Entry, *, fresh: bool
+        self, work: Work, work_item: WorkItem[tuple[Entry, Input]], entry: Entry, *, fresh: bool
     ) -> None:
         self._work = work
-        self._flight = flight
+        self._work_item = work_item
         self.entry = entry
-        _, self._input = flight.item
+        _, self._input = work_item.item
         self._error = error_of(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of this run's own submit
-        self.patience: float | None = flight.patience
+        self.patience: float | None = work_item.patience
 
     async def done(self) -> Outcome | None:
         """Take step after step, until there is none or one has failed."""
@@ -220,7 +220,7 @@ class _Job:
 
     async def on_accepted(self, ref: TaskRef) -> None:
         """Write the reference, before the task is waited for; also of an item that is unsure."""
-        self._flight.ref = ref
+        self._work_item.ref = ref
         try:
             await self._move(ItemState.SUBMITTED, ref=ref)
         except ConflictError as error:
@@ -252,7 +252,7 @@ class _Job:
             return True
         finally:
             guard.answered(started=self.entry.state is not ItemState.PLANNED)
-            self._flight.enter()
+            self._work_item.submitted()
         return await self._not_submitted(error)
 
     async def _not_submitted(self, error: KlingError) -> bool:
@@ -279,7 +279,7 @@ class _Job:
     async def _submit_anew(self) -> bool:
         failed = self.entry.state is ItemState.FAILED and not self.entry.was_rejected
         if failed and self._work.guard.stopped is None:
-            self._flight.enter()  # the others need not wait behind it
+            self._work_item.submitted()  # the others need not wait behind it
             chance = 0.5 + random() / 2  # noqa: S311 - jitter
             await asyncio.sleep(backoff(self.entry.attempt, _PATIENCE, _LONGEST_PATIENCE, chance))
         return await self._submit()
@@ -287,8 +287,8 @@ class _Job:
     async def _wait(self) -> bool:
         # A task that has ended within its submit is not found again by its reference.
         task = self._task or self._work.attach(self.entry, self._input)
-        self._flight.ref = self.entry.ref
-        self._flight.enter()
+        self._work_item.ref = self.entry.ref
+        self._work_item.submitted()
         try:
             result = await task.outcome(self._work.options.timeout)
         except TaskFailedError as error:
@@ -306,7 +306,7 @@ class _Job:
     async def _save(self) -> bool:
         result, folder = self.entry.result, self._work.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
-        self._flight.land()  # beside the generation: another may be made meanwhile
+        self._work_item.task_ended()  # beside the generation: another may be made meanwhile
 
         async def renewed(urls: tuple[str, ...]) -> None:
             """Write fresh URLs before they are used: those of the journal are dead."""
@@ -356,9 +356,9 @@ class _Job:
 
     def _outcome(self) -> Outcome:
         entry = self.entry
-        if entry.ref is None and self._flight.ref is not None:  # it could not be written down
-            entry = evolve(entry, ref=self._flight.ref)
-        return self._work.outcome(self._flight.index, entry, self._input, self._error)
+        if entry.ref is None and self._work_item.ref is not None:  # it could not be written down
+            entry = evolve(entry, ref=self._work_item.ref)
+        return self._work.outcome(self._work_item.index, entry, self._input, self._error)
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:

@@ -12,7 +12,7 @@ from kling_async._utils.version import __version__
 from kling_async.cli import codes
 from kling_async.cli.row_rules import COLUMNS, MODES
 from kling_async.inputs.base import parse_input
-from kling_async.tasks.task import DEFAULT_TIMEOUT
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT
 from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from kling_async.cli.output import printable, write
 from kling_async.events import Event, Paused, Retrying
 from kling_async.protocol import responses
-from kling_async.tasks.task import DEFAULT_TIMEOUT
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from types import TracebackType

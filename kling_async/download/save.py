@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,34 +21,12 @@ from kling_async.policy.retry import Retry
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Collection, Iterable
+    from datetime import datetime
 
     import aiohttp
 
     from kling_async._network.proxies import Proxies
-    from kling_async.results import Result, SavedFile, Snapshot, TaskRef
-
-# Tasks whose ends are remembered: those whose downloads may begin in the next seconds.
-_MAX_RECENT = 500
-
-
-class RecentEnds:
-    """When this process has noticed that tasks have ended: their results cannot be old."""
-
-    def __init__(self) -> None:
-        # By the hash of the reference, since entries are kept for a long time; the latest last.
-        self._times: dict[int, float] = {}
-
-    def add(self, ref: TaskRef) -> None:
-        """Record that a task was seen running, and has now ended."""
-        self._times.pop(hash(ref), None)
-        self._times[hash(ref)] = time.time()
-        if len(self._times) > _MAX_RECENT:
-            del self._times[next(iter(self._times))]
-
-    def ended_at(self, ref: TaskRef) -> datetime | None:
-        """Return when the end of a task was noticed, if it was seen running before."""
-        moment = self._times.get(hash(ref))
-        return None if moment is None else datetime.fromtimestamp(moment, UTC)
+    from kling_async.results import Result, SavedFile, Snapshot
 
 
 class Downloader:

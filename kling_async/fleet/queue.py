@@ -14,7 +14,7 @@ from kling_async.errors import ConfigurationError
 from kling_async.fleet.serialization import write
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState, Planned
-from kling_async.tasks.fan_out import draw
+from kling_async.tasks.fan_out import iterate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -107,7 +107,7 @@ class Queue:
             raise ConfigurationError("the queue is not open: use it in `async with`")
         told = Enqueued()
         if isinstance(items, AsyncIterable):
-            async with aclosing(draw(items)) as drawn:
+            async with aclosing(iterate(items)) as drawn:
                 async for item in drawn:
                     told = await self._put([item_of(item)], told)
             return told

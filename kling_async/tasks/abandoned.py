@@ -1,10 +1,8 @@
-"""Abandoned tasks: paid, running at the service, and with nothing left that waits for them.
+"""Abandoned tasks: paid, running at the service, and without a caller that waits for them.
 
-A remote task cannot be cancelled. When its last waiter is cancelled, or its loop is left, the
-reference is all that finds the result again, so it is reported at once: before any clean-up
-that awaits, which another cancellation may cut short. One :class:`AbandonedTasks` belongs to one
-operation (a ``generate``, a fan-out, the closing of a client) and reports a reference once, however
-many parts of that operation come to know it.
+A remote task cannot be cancelled. When its last waiter is cancelled, or a fan-out is left early,
+only the reference finds the result again. So it is reported at once: before any clean-up that
+awaits, which another cancellation may cut short.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ Report: TypeAlias = "Callable[[tuple[TaskRef, ...]], object]"
 
 
 def describe(refs: Sequence[TaskRef]) -> str:
-    """Return the sentence that names abandoned tasks, all of them: each has been paid."""
+    """Return the sentence that names all of some abandoned tasks: each has been paid."""
     named = ", ".join(map(str, refs))
     if len(refs) == 1:
         return f"1 task still runs at the service, unattended; attach it for the result: {named}"
@@ -33,26 +31,26 @@ def describe(refs: Sequence[TaskRef]) -> str:
 
 
 def log_warning(refs: tuple[TaskRef, ...]) -> None:
-    """Log the references, where nothing else keeps them."""
+    """Log the references, which are stored nowhere else."""
     _log.warning("%s", describe(refs))
 
 
 def log_journaled(refs: tuple[TaskRef, ...]) -> None:
-    """Log how many tasks a journal keeps: the next run waits for them."""
+    """Log how many tasks are in a journal: the next run waits for them."""
     _log.info("tasks still running, which the journal has: %d", len(refs))
 
 
 class AbandonedTasks:
-    """Reports the tasks that one operation abandons: each reference once.
+    """Reports the tasks that one operation abandons, each reference once.
 
-    A report is a note on the exception, if there is one, then the event, then the log record.
-    None of them awaits or raises.
+    An operation is a ``generate``, a fan-out, or the closing of a client. A report is a note on the
+    exception, if there is one, then the event, then the log record. It neither awaits nor raises.
 
     Args:
-        emit: Receives the references of a report, and makes the event of them.
-        log: Receives them after that; a warning in the log unless something else keeps them.
-        claim: Returns whether a reference has not been reported by another operation: then there
-            is no event and no log record for it, but a note.
+        emit: Called with the references of a report; emits the event.
+        log: Called with them after that; None logs a warning.
+        claim: Returns whether a reference has not been reported by another operation. If it has,
+            there is a note, but no event and no log record.
     """
 
     def __init__(
@@ -83,20 +81,18 @@ class AbandonedTasks:
             self._reported.update(dict.fromkeys(new))
             if error is not None:
                 error.add_note(describe(new))
-            self._pass_on(tuple(filter(self._claim, new)))
+            claimed = tuple(filter(self._claim, new))
+            for receive in (self._emit, self._log) if claimed else ():
+                try:
+                    receive(claimed)
+                except Exception:  # noqa: BLE001 - the clean-up that reports must be completed
+                    _log.exception("reporting failed: %s", describe(claimed))
         return new
 
-    def _pass_on(self, refs: tuple[TaskRef, ...]) -> None:
-        for receive in (self._emit, self._log) if refs else ():
-            try:
-                receive(refs)
-            except Exception:  # noqa: BLE001 - the clean-up that reports must come to its end
-                _log.exception("reporting failed: %s", describe(refs))
-
     def note(self, error: BaseException) -> None:
-        """Add a note with all that was reported to the exception that replaces the first one.
+        """Add a note with all reported references to an exception.
 
-        A second cancellation during the clean-up does so, and the first exception is lost.
+        That is for a second cancellation during the clean-up: it replaces the first exception.
         """
         if self._reported:
             error.add_note(describe(tuple(self._reported)))

@@ -1,16 +1,20 @@
-"""Arguments are checked where they are given, before anything is sent."""
+"""Checks of arguments: where they are given, before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
+from math import inf
 
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
 
+# Seconds. The vendor's figure is two minutes at the most; half an hour is a service in trouble.
+DEFAULT_TIMEOUT = 1800.0
+
 
 def check_kind(name: str, value: object, kind: type) -> None:
-    """Check that an argument is of a class, unless it is None.
+    """Check that an argument is None or an instance of a class.
 
     Raises:
         ConfigurationError: It is something else.
@@ -23,7 +27,7 @@ def check_kind(name: str, value: object, kind: type) -> None:
 
 
 def check_methods(name: str, value: object, *methods: str) -> None:
-    """Check that an argument has the methods of a protocol, unless it is None.
+    """Check that an argument is None or an object with the methods of a protocol.
 
     Raises:
         ConfigurationError: It lacks one, or is a class.
@@ -48,14 +52,43 @@ def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[...,
     raise ConfigurationError(f"hooks must be functions, as hooks=[print], not {hooks!r:.80}")
 
 
+def check_timeout(timeout: float) -> None:
+    """Check a timeout.
+
+    Raises:
+        ConfigurationError: It is not a finite, positive number of seconds.
+    """
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout < inf:
+        raise ConfigurationError(
+            f"a timeout must be a finite number of seconds > 0, such as 600.0, not {timeout!r}"
+        )
+
+
 def check_input(value: object) -> None:
-    """Check what is to be submitted.
+    """Check the input of a submit.
 
     Raises:
         InputError: It is not an input.
     """
     if not isinstance(value, Input):
         raise InputError(f"not an input such as MasterTextToVideo(...): {value!r:.80}")
+
+
+def check_inputs(inputs: object) -> None:
+    """Check an iterable of inputs.
+
+    Raises:
+        InputError: It is a single input, a text, a mapping, a class, or not iterable.
+    """
+    iterable = isinstance(inputs, Iterable | AsyncIterable) or hasattr(inputs, "__getitem__")
+    if iterable and not isinstance(inputs, str | bytes | bytearray | Mapping | type):
+        return
+    seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
+    raise InputError(
+        "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
+        f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
+    )
 
 
 def check_aware(name: str, value: object) -> None:

@@ -1,8 +1,7 @@
-"""Submits wait while the service is out of reach, instead of failing one by one.
+"""Submits wait during an outage of the service, instead of failing one by one.
 
 The decision is :class:`~kling_async.policy.circuit_breaker.CircuitBreaker`; this is the queue in
-front of it. Nothing is sent from here: a submit waits for its turn, is sent as always, and says
-what became of it.
+front of it. It sends nothing: a submit waits here, is sent as always, and reports its outcome.
 """
 
 from __future__ import annotations
@@ -26,41 +25,77 @@ _log = logging.getLogger("kling_async")
 
 
 class OutageGate:
-    """Lets submits through while the service is within reach, and else one probe at a time.
-
-    It may be used on several event loops one after another; what an earlier one knew is forgotten.
+    """Admits submits while the service can be reached, and otherwise one probe at a time.
 
     Args:
-        breaker: Makes the circuit breaker of an event loop.
+        loop: The event loop on which it is used.
+        breaker: The circuit breaker; None creates one.
         chance: Returns an even random number from 0 up to 1.
     """
 
     def __init__(
         self,
-        breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        loop: asyncio.AbstractEventLoop,
+        breaker: CircuitBreaker | None = None,
         chance: Callable[[], float] = random,
     ) -> None:
-        self._breaker = breaker
-        self._chance = chance
-        self._queue: _Queue | None = None
+        self.loop = loop
+        self.breaker: CircuitBreaker = breaker or CircuitBreaker()
+        self.chance = chance
+        self._waiting: OrderedDict[asyncio.Future[Admission], None] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._was_open = False
 
     async def wait(self) -> Attempt:
-        """Wait until a request may be sent, first come, first served.
+        """Wait until a request may be sent, in the order of the calls.
 
-        What is returned must be given the outcome. Use it as a context manager, so that an
-        attempt that is cancelled before it is sent leaves its turn to the next.
+        The attempt that is returned must be given the outcome of the request. As a context
+        manager, it is withdrawn if the request is not sent.
         """
-        loop = asyncio.get_running_loop()
-        if self._queue is None or self._queue.loop is not loop:
-            self._queue = _Queue(loop, self._breaker(), self._chance)
-        return Attempt(self._queue, await self._queue.admission())
+        if not self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
+            return Attempt(self, admission)
+        future: asyncio.Future[Admission] = self.loop.create_future()
+        self._waiting[future] = None
+        self.admit_waiting()
+        try:
+            return Attempt(self, await future)
+        except asyncio.CancelledError:
+            self._waiting.pop(future, None)
+            if not future.cancelled():  # it was admitted in the moment of the cancellation
+                self.breaker.withdrawn(future.result())
+            self.admit_waiting()
+            raise
+
+    def admit_waiting(self, error: BaseException | None = None) -> None:
+        """Admit all that may be sent now, and set the timer for the next probe.
+
+        Args:
+            error: The failure that may have opened the breaker, for the log.
+        """
+        is_open = self.breaker.is_open
+        if is_open and not self._was_open:
+            _log.warning("submits wait until the service can be reached again: %s", error)
+        elif self._was_open and not is_open:
+            _log.warning("the service can be reached again; submits continue")
+        self._was_open = is_open
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
+            future, _ = self._waiting.popitem(last=False)
+            if future.cancelled():
+                self.breaker.withdrawn(admission)
+            else:
+                future.set_result(admission)
+        if self._waiting and (due := self.breaker.next_probe_at) < inf:
+            self._timer = self.loop.call_at(due, self.admit_waiting)
 
 
 @define(eq=False)
 class Attempt:
-    """The leave to send one request, and to say what became of it; the first word counts."""
+    """The admission of one request; receives its outcome. The first outcome counts."""
 
-    _queue: _Queue
+    _gate: OutageGate
     _admission: Admission
     _settled: bool = field(default=False, init=False)
 
@@ -76,93 +111,39 @@ class Attempt:
         self.withdrawn()
 
     def succeeded(self) -> None:
-        """The service has answered, be it with a refusal: it is within reach."""
-        if self._settle():
-            self._queue.breaker.succeeded(self._admission)
-            self._queue.serve()
+        """Record that the service has answered, if only with a refusal."""
+        if not self._settled:
+            self._gate.breaker.succeeded(self._admission)
+            self._settle()
 
     def failed(self, error: BaseException, retry_after: float | None = None) -> None:
-        """It failed, for free, with what every other request would have met, too.
+        """Record a failure at no cost that any other request would have met, too.
 
         Args:
-            error: What is logged when this makes the others wait.
-            retry_after: Seconds that the service asks to wait, if it does.
+            error: Logged if submits wait from now on.
+            retry_after: Seconds that the service asks to wait.
         """
-        if self._settle():
-            queue = self._queue
-            queue.breaker.failed(
-                self._admission, queue.loop.time(), queue.chance(), retry_after or 0.0
+        if not self._settled:
+            gate = self._gate
+            gate.breaker.failed(
+                self._admission, gate.loop.time(), gate.chance(), retry_after or 0.0
             )
-            queue.serve(error)
+            self._settle(error)
 
     def undecided(self) -> None:
-        """It was sent, and what became of it says nothing of the service."""
-        if self._settle():
-            queue = self._queue
-            queue.breaker.undecided(self._admission, queue.loop.time(), queue.chance())
-            queue.serve()
+        """Record that the request was sent, with an outcome that does not concern the service."""
+        if not self._settled:
+            self._gate.breaker.undecided(
+                self._admission, self._gate.loop.time(), self._gate.chance()
+            )
+            self._settle()
 
     def withdrawn(self) -> None:
-        """It was not sent."""
-        if self._settle():
-            self._queue.breaker.withdrawn(self._admission)
-            self._queue.serve()
+        """Record that the request was not sent."""
+        if not self._settled:
+            self._gate.breaker.withdrawn(self._admission)
+            self._settle()
 
-    def _settle(self) -> bool:
-        settled, self._settled = self._settled, True
-        return not settled
-
-
-class _Queue:
-    """Who waits on one event loop, and the timer for the next probe."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        breaker: CircuitBreaker,
-        chance: Callable[[], float],
-    ) -> None:
-        self.loop = loop
-        self.breaker = breaker
-        self.chance = chance
-        self._waiting: OrderedDict[asyncio.Future[Admission], None] = OrderedDict()
-        self._timer: asyncio.TimerHandle | None = None
-        self._was_open = False
-
-    async def admission(self) -> Admission:
-        """Wait for leave to send."""
-        if not self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
-            return admission
-        future: asyncio.Future[Admission] = self.loop.create_future()
-        self._waiting[future] = None
-        self.serve()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._waiting.pop(future, None)
-            if not future.cancelled():  # it was admitted in the same moment
-                self.breaker.withdrawn(future.result())
-            self.serve()
-            raise
-
-    def serve(self, error: BaseException | None = None) -> None:
-        """Admit all who may be sent now, and come back for the next probe."""
-        self._log_change(error)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
-            future, _ = self._waiting.popitem(last=False)
-            if future.cancelled():  # and about to leave the queue
-                self.breaker.withdrawn(admission)
-            else:
-                future.set_result(admission)
-        if self._waiting and (due := self.breaker.next_probe_at) < inf:
-            self._timer = self.loop.call_at(due, self.serve)
-
-    def _log_change(self, error: BaseException | None) -> None:
-        if self.breaker.is_open and not self._was_open:
-            _log.warning("submits wait until the service can be reached again: %s", error)
-        elif self._was_open and not self.breaker.is_open:
-            _log.warning("the service can be reached again; submits continue")
-        self._was_open = self.breaker.is_open
+    def _settle(self, error: BaseException | None = None) -> None:
+        self._settled = True
+        self._gate.admit_waiting(error)

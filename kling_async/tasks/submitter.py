@@ -2,10 +2,10 @@
 
 A remote task holds its slot from before its submit until it is known to have ended.
 
-A submit is *pending* while nothing of it is under way: it waits for a slot, a permit, or its
-next attempt. Closing the client interrupts pending submits, which costs nothing. Once the request
-is sent it runs in an asyncio task of its own, to its answer: no cancellation of the caller, and
-no closing, interrupts that.
+A submit is *pending* while it waits for a slot, a permit, or its next attempt. Closing the client
+interrupts pending submits, which costs nothing. Once the request is sent, it runs in an asyncio
+task of its own until it is answered: neither a cancellation of the caller nor closing interrupts
+that.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import define
+from attrs import Factory, define
 
+from kling_async._utils.loops import PerLoop
 from kling_async.errors import (
     AnswerLostError,
     APIError,
@@ -32,36 +31,36 @@ from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol import requests, responses, verdicts
 from kling_async.protocol.verdicts import Verdict
-from kling_async.tasks.callback_router import Expected
+from kling_async.tasks.callback_router import PendingCallback
 from kling_async.tasks.outage import Attempt, OutageGate
 from kling_async.tasks.request_executor import Failed
-from kling_async.tasks.task import Task
-from kling_async.tasks.task_registry import attend, kind_of
+from kling_async.tasks.task import Task, poll_unattended
+from kling_async.tasks.task_registry import kind_of
 
 if TYPE_CHECKING:
     from kling_async.limits.base import Permit
     from kling_async.results import TaskRef
-    from kling_async.tasks.callback_router import Callbacks
-    from kling_async.tasks.poll_scheduler import Polls
-    from kling_async.tasks.request_executor import Calls
-    from kling_async.tasks.task_registry import Running
+    from kling_async.tasks.callback_router import CallbackRouter
+    from kling_async.tasks.poll_scheduler import PollScheduler
+    from kling_async.tasks.request_executor import RequestExecutor
+    from kling_async.tasks.task_registry import TaskRegistry
 
 _log = logging.getLogger("kling_async")
 
-# Seconds between looks for tasks that nothing waits for, while a submit waits for a slot.
+# Seconds between two searches for tasks for which nothing waits, while submits wait for slots.
 _SWEEP_EVERY = 1.0
 
-# Seconds after which the wait for the answers of submits is reported in the log.
+# Seconds after which the wait for the answers to submits is reported in the log.
 _QUIET = 0.5
 
-# Seconds between looks for callers that have not left yet, while the client is closed.
-_TURN = 0.001
+# Seconds between two checks whether the callers have left, while the client is being closed.
+_CHECK_EVERY = 0.001
 
 _CLOSED = "the client was closed before the submit was sent; nothing was charged"
 
 
 class SubmitObserver(Protocol):
-    """Observes a submit, step by step: for those who record what may cost money.
+    """Observes a submit step by step, so as to record what may cost money.
 
     An attribute ``patience``, if there is one, is the number of seconds for which the submit is
     repeated while the service cannot be reached or is unavailable, instead of
@@ -69,20 +68,20 @@ class SubmitObserver(Protocol):
     """
 
     async def before_send(self) -> None:
-        """Do what must be done before the request leaves, and may cost money from then on.
+        """Do what must be done before the request is sent, and may cost money from then on.
 
-        All limits have been waited for: be quick. What this raises, :meth:`KlingClient.submit`
-        raises, and nothing is sent.
+        It has its permit: be quick. What this raises, :meth:`KlingClient.submit` raises, and
+        nothing is sent.
         """
 
     async def on_rejected(self, error: KlingError) -> None:
-        """Note that it was not accepted and cost nothing. Before a repetition, ``sending``.
+        """Record that it was not accepted and cost nothing. A repetition calls `before_send`.
 
         What this raises, :meth:`KlingClient.submit` raises, and nothing more is sent.
         """
 
     async def on_accepted(self, ref: TaskRef) -> None:
-        """Note the task. This is called even if the caller was cancelled meanwhile.
+        """Record the task. This is called even if the caller was cancelled meanwhile.
 
         What this raises, :meth:`KlingClient.submit` raises, with ``ref`` and ``may_have_charged``.
         The request was accepted, and is never sent again.
@@ -90,256 +89,305 @@ class SubmitObserver(Protocol):
 
 
 @define(eq=False)
-class _Submit:
-    """One submit on its way to its task."""
+class PendingSubmit:
+    """One submit, until its caller has the task or the error."""
 
     sent: Input
     request: requests.Request
     observer: SubmitObserver | None
-    expected: Expected | None
+    callback: PendingCallback | None
     caller: asyncio.Task[object]
     cancelling: int  # requests to cancel the caller that were there before
-    slot: Slot | None = None  # until the registry of running tasks takes it over
-    was_refused: bool = False  # for the number of running tasks
+    slot: Slot | None = None  # until the registry owns it
     closed: bool = False  # by closing the client
     attempt: Attempt | None = None  # to reach the service, in a fan-out or batch
-    may_run: bool = False  # a task, as far as is known of the last sending
-    # The task that was started, until its reference is with the observer or the caller.
-    task: Task | None = None
-    # The outcome of the sending that is under way, until the caller has taken it.
+    may_run: bool = False  # a task of the last sending, as far as is known
+    task: Task | None = None  # until its reference is with the observer or the caller
+    # The outcome of the sending that is under way, until the caller has it.
     response: asyncio.Future[Task | Failed] | None = None
 
 
-class Submits:
-    """Turns inputs into tasks."""
+@define(eq=False)
+class _LoopSubmits:
+    """The submits on one event loop."""
+
+    outage: OutageGate
+    pending: set[PendingSubmit] = Factory(set)
+    sending: set[asyncio.Task[None]] = Factory(set)
+    waiting_for_slot: int = 0
+    sweeper: asyncio.Task[None] | None = None
+    sweep_timer: asyncio.TimerHandle | None = None
+
+
+class Submitter:
+    """Turns inputs into tasks. Belongs to one client."""
 
     def __init__(
         self,
-        calls: Calls,
-        polls: Polls,
-        running: Running,
-        callbacks: Callbacks,
+        executor: RequestExecutor,
+        scheduler: PollScheduler,
+        registry: TaskRegistry,
+        router: CallbackRouter | None,
     ) -> None:
-        self._calls = calls
-        self._polls = polls
-        self._running = running
-        self._callbacks = callbacks
-        self._outage = OutageGate()
-        self._limit = calls.limiter.limits.concurrent_tasks  # the effective one, last seen
+        self._executor = executor
+        self._scheduler = scheduler
+        self._registry = registry
+        self._router = router
+        self._limit = executor.limiter.limits.concurrent_tasks  # the effective one, last seen
         self._closing = False
-        # What follows belongs to one event loop.
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._submits: set[_Submit] = set()
-        self._sending: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
-        self._look: asyncio.TimerHandle | None = None
-        self._short = 0
+        self._submits = PerLoop("client", lambda loop: _LoopSubmits(OutageGate(loop)))
 
     async def submit(
         self, sent: Input, callback_url: str | None = None, observer: SubmitObserver | None = None
     ) -> Task:
         """Submit one input; see :meth:`KlingClient.submit`."""
-        self._bind()
-        expected = None
-        if callback_url is None:
-            expected = self._callbacks.expect(sent, observer.on_accepted if observer else None)
-        request = requests.submit(sent, expected.url if expected else callback_url)
+        submits = self._submits.get()
+        callback = None
+        if callback_url is None and self._router is not None:
+            callback = self._router.expect(sent, observer.on_accepted if observer else None)
+            callback_url = callback.url
+        request = requests.submit(sent, callback_url)
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
-        one = _Submit(sent, request, observer, expected, caller, caller.cancelling())
-        self._submits.add(one)
-        patience: float | None = getattr(observer, "patience", None)
+        pending = PendingSubmit(sent, request, observer, callback, caller, caller.cancelling())
+        submits.pending.add(pending)
         try:
-            return await self._calls.call(
+            return await self._executor.execute(
                 request,
-                partial(self._once, one),
-                prepare=partial(self._prepare, one, patient=patience is not None),
-                patience=patience,
+                partial(self._send_once, pending),
+                prepare=partial(self._prepare, pending),
+                patience=getattr(observer, "patience", None),
             )
         except asyncio.CancelledError as error:
-            self._cancelled(one, error)
-            if one.closed and caller.uncancel() <= one.cancelling:
+            self._cancelled(pending, error)
+            if pending.closed and caller.uncancel() <= pending.cancelling:
                 closed = ClientClosedError(_CLOSED)
-                self._calls.tell(SubmitFailed, sent, closed)
+                self._executor.emit(SubmitFailed, sent, closed)
                 raise closed from None
             raise
         except Exception as error:
-            self._settle(one, error)
+            self._settle(pending, error)
             raise
         finally:
-            self._submits.discard(one)
-            if one.attempt is not None and one.response is None:
-                one.attempt.withdrawn()  # else it is under way, and has an outcome to come
+            submits.pending.discard(pending)
+            if pending.attempt is not None and pending.response is None:
+                pending.attempt.withdrawn()  # else it is under way and has an outcome to come
 
     async def close(self, closer: asyncio.Task[object] | None = None) -> None:
-        """Interrupt what is pending, and wait until what is under way has been answered.
+        """Interrupt pending submits, and wait until those under way have been answered.
 
-        While this waits, a submit that begins is refused.
+        A submit that begins meanwhile raises :class:`ClientClosedError`.
 
         Args:
-            closer: What closes the client. A submit of its own, whose observer does that, is left.
+            closer: The task that closes the client. If that is the observer of a submit, the
+                submit is not waited for.
         """
-        self._bind()
+        submits = self._submits.get()
         self._closing = True
         try:
-            while others := [one for one in self._submits if one.caller is not closer]:
-                for one in others:
-                    if one.response is None and not one.closed:
-                        one.closed = True
-                        one.caller.cancel()
-                await self.answered()
-                await asyncio.sleep(_TURN)  # the callers take their answers, or leave
-            await self.answered()
+            while others := [one for one in submits.pending if one.caller is not closer]:
+                for pending in others:
+                    if pending.response is None and not pending.closed:
+                        pending.closed = True
+                        pending.caller.cancel()
+                await self.wait_answered()
+                await asyncio.sleep(_CHECK_EVERY)  # the callers get their answers, or leave
+            await self.wait_answered()
         finally:
             self._closing = False
 
-    async def answered(self) -> None:
+    async def wait_answered(self) -> None:
         """Wait until every submit under way has been answered."""
-        self._bind()
-        if not self._sending:
+        sending = self._submits.get().sending
+        if not sending:
             return
-        _, waiting = await asyncio.wait(self._sending, timeout=_QUIET)
+        _, waiting = await asyncio.wait(sending, timeout=_QUIET)
         if waiting:
             _log.warning(
                 "waiting up to %g s for the answers to submits under way: %d; if you interrupt"
                 " this, a task may have been started and charged without a reference",
-                self._calls.retry.request_timeout,
+                self._executor.retry.request_timeout,
                 len(waiting),
             )
             await asyncio.wait(waiting)
 
-    async def _prepare(self, one: _Submit, *, patient: bool) -> None:
-        """Wait for what comes before a permit: a slot and, in a fan-out, the end of an outage."""
+    async def _prepare(self, pending: PendingSubmit, attempt: int) -> None:
+        """Wait for what precedes a permit: a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
-        if one.slot is None:
-            one.slot = await self._slot(first=one.was_refused)
-            self._tell_limit()
-        if patient:
-            one.attempt = await self._outage.wait()
+        if pending.slot is None:  # the service may have refused the one of the last attempt
+            pending.slot = await self._acquire_slot(first=attempt > 1)
+            self._report_limit()
+        if getattr(pending.observer, "patience", None) is not None:
+            pending.attempt = await self._submits.get().outage.wait()
 
-    async def _once(self, one: _Submit, permit: Permit) -> Task | Failed:
-        """Send once."""
-        self._polls.count_submit()
-        if one.observer is not None:
+    async def _acquire_slot(self, *, first: bool) -> Slot:
+        """Wait for a slot. Tasks for which nothing waits must not hold all of them for ever."""
+        submits = self._submits.get()
+        submits.waiting_for_slot += 1
+        if submits.sweep_timer is None:  # most submits have their slots long before it expires
+            loop = asyncio.get_running_loop()
+            submits.sweep_timer = loop.call_later(_SWEEP_EVERY, self._start_sweep, submits)
+        try:
+            return await self._executor.limiter.slot(first=first)
+        finally:
+            submits.waiting_for_slot -= 1
+            if not submits.waiting_for_slot and submits.sweeper is not None:
+                submits.sweeper.cancel()
+                submits.sweeper = None
+
+    def _start_sweep(self, submits: _LoopSubmits) -> None:
+        submits.sweep_timer = None
+        if submits.waiting_for_slot and submits.sweeper is None:
+            submits.sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Wait for all running tasks, so that their ends are noticed."""
+        attended: set[TaskRef] = set()
+        async with asyncio.TaskGroup() as waiters:
+            while True:
+                running = self._registry.tasks
+                for ref in running.keys() - attended:
+                    waiters.create_task(poll_unattended(running[ref]))
+                attended = set(running)
+                await asyncio.sleep(_SWEEP_EVERY)
+
+    async def _send_once(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
+        """Start sending the request, and wait for the outcome."""
+        self._scheduler.count_submit()
+        if pending.observer is not None:
             try:
-                await one.observer.before_send()
+                await pending.observer.before_send()
             except BaseException:
                 permit.answered()
                 raise
-        loop = asyncio.get_running_loop()
+        loop, sending = asyncio.get_running_loop(), self._submits.get().sending
         response: asyncio.Future[Task | Failed] = loop.create_future()
-        one.response, one.may_run = response, True
-        if one.expected is not None and one.slot is not None:
-            self._callbacks.sending(one.expected, one.slot)
-        # In a task of its own, so that the answer is read though the caller may have left.
-        sending = _begin(loop, self._send(one, permit, response))
-        if not sending.done():  # pragma: no branch - it may be from Python 3.12 on
-            self._sending.add(sending)
+        pending.response, pending.may_run = response, True
+        if pending.callback is not None and pending.slot is not None and self._router is not None:
+            self._router.start(pending.callback, pending.slot)
+        work = self._send(pending, permit, response, sending)
+        # An eager start costs less than one in the loop's next iteration, in which all callers
+        # would release their last answers before they use new memory.
+        if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+            task = asyncio.Task(work, loop=loop, eager_start=True)  # pragma: no cover - not on 3.11
+        else:
+            task = loop.create_task(work)
+        if not task.done():  # pragma: no branch - it may be from Python 3.12 on
+            sending.add(task)
         outcome = await response
-        one.response = one.task = None
-        if isinstance(outcome, Failed):
-            self._failed(one, outcome.error)
+        pending.response = pending.task = None
+        if (
+            isinstance(outcome, Failed)
+            and isinstance(outcome.error, RateLimitError)
+            and outcome.error.retryable
+            and pending.slot is not None
+        ):
+            self._executor.limiter.refused(pending.slot)
+            pending.slot = None
+            self._report_limit()
         return outcome
 
-    def _failed(self, one: _Submit, error: KlingError) -> None:
-        """Take note of a failure that may be repeated."""
-        if isinstance(error, RateLimitError) and error.retryable and one.slot is not None:
-            self._calls.limiter.refused(one.slot)
-            one.slot, one.was_refused = None, True
-            self._tell_limit()
-
     async def _send(
-        self, one: _Submit, permit: Permit, response: asyncio.Future[Task | Failed]
+        self,
+        pending: PendingSubmit,
+        permit: Permit,
+        response: asyncio.Future[Task | Failed],
+        sending: set[asyncio.Task[None]],
     ) -> None:
-        """Send once, read the answer to its end, and pass it on to the caller."""
+        """Send the request, read the answer, and pass the outcome to the observer and caller."""
         try:
-            outcome = await self._answer(one, permit)
-            _settle_attempt(one.attempt, outcome)
+            outcome = await self._exchange(pending, permit)
+            if pending.attempt is not None:
+                _settle_attempt(pending.attempt, outcome)
             if isinstance(outcome, Failed):
-                one.may_run = outcome.error.may_have_charged
+                pending.may_run = outcome.error.may_have_charged
             else:
-                one.task = outcome
-            await _report(one.observer, outcome)
-            if one.observer is not None:
-                one.task = None
+                pending.task = outcome
+            if pending.observer is not None:
+                await _report(pending.observer, outcome)
+                pending.task = None
         except asyncio.CancelledError:  # the loop itself is ending
-            self._interrupted(one)
+            self._interrupted(pending)
             response.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if not response.done():
                 response.set_exception(error)
             else:
-                self._left(one, error)
+                self._conclude(pending, error)
         else:
             if not response.done():
                 response.set_result(outcome)
             else:
-                self._left(one, outcome.error if isinstance(outcome, Failed) else None)
+                self._conclude(pending, outcome.error if isinstance(outcome, Failed) else None)
         finally:
-            self._sending.discard(asyncio.current_task())
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - this runs in one
+            sending.discard(task)
 
-    async def _answer(self, one: _Submit, permit: Permit) -> Task | Failed:
-        """Send, and return the task that was started, or the failure."""
+    async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
+        """Send the request, and return the task that was started, or the failure."""
+        parse = partial(responses.submit, pending.request, model=pending.sent.model)
+        callback, router = pending.callback, self._router
         try:
-            response = await self._calls.send(one.request, permit)
-            ref = responses.submit(one.request, response, one.sent.model, datetime.now(UTC))
+            outcome = await self._executor.send(pending.request, parse, permit)
         except BaseException as error:
-            found = self._callbacks.failed(one.expected, error) if one.expected else None
-            if found is not None and isinstance(error, Exception):
-                one.slot = None
-                return found  # it has even ended already
-            if isinstance(error, KlingError):
-                return Failed(error)
+            if callback is not None and router is not None:
+                found = router.failed(callback, error)
+                if found is not None and isinstance(error, Exception):
+                    pending.slot = None
+                    return found
             raise
-        return self._accepted(one, ref)
-
-    def _accepted(self, one: _Submit, ref: TaskRef) -> Task:
-        """Note the task that a submit has started."""
-        assert one.slot is not None  # noqa: S101 - nothing is sent without
-        expected = one.expected
-        task = self._running.task(ref, kind_of(one.sent), called_back=expected is not None)
-        self._running.begin(task, one.slot, expected.nonce if expected else "")
-        one.slot = None
-        self._calls.tell(Submitted, ref, one.sent)
-        if expected is not None:
-            self._callbacks.accepted(expected, task)
+        if isinstance(outcome, Failed):
+            if callback is not None and router is not None:
+                found = router.failed(callback, outcome.error)
+                if found is not None:  # it has even ended already
+                    pending.slot = None
+                    return found
+            return outcome
+        assert pending.slot is not None  # noqa: S101 - nothing is sent without
+        nonce = callback.nonce if callback is not None else ""
+        task = self._registry.add(outcome, pending.sent, pending.slot, nonce)
+        pending.slot = None
+        self._executor.emit(Submitted, outcome, pending.sent)
+        if callback is not None and router is not None:
+            router.accepted(callback, task)
         return task
 
-    def _cancelled(self, one: _Submit, cancellation: BaseException) -> None:
-        """Conclude a submit whose caller was cancelled, unless its answer is still to come."""
-        response = one.response
+    def _cancelled(self, pending: PendingSubmit, cancellation: BaseException) -> None:
+        """Conclude a submit whose caller was cancelled, unless its answer is yet to come."""
+        response = pending.response
         if response is None:  # nothing is under way
-            if one.slot is not None:
-                one.slot.release()
+            if pending.slot is not None:
+                pending.slot.release()
         elif response.done() and not response.cancelled():
             # It was answered in the moment of the cancellation.
             error = response.exception()
             outcome = None if error else response.result()
             error = outcome.error if isinstance(outcome, Failed) else error
-            self._left(one, error, cancellation)
+            self._conclude(pending, error, cancellation)
 
-    def _left(
+    def _conclude(
         self,
-        one: _Submit,
+        pending: PendingSubmit,
         error: BaseException | None,
         cancellation: BaseException | None = None,
     ) -> None:
         """Conclude a submit that was answered when its caller had left."""
-        if one.task is not None:
-            self._running.abandon(one.task, error=cancellation)
+        if pending.task is not None:
+            self._registry.abandon(pending.task, cancellation)
         elif error is not None:
-            self._settle(one, error)
+            self._settle(pending, error)
 
-    def _interrupted(self, one: _Submit) -> None:
-        """Report a submit whose answer nothing will read, since the event loop ends."""
-        if one.task is not None:
-            self._running.abandon(one.task)
+    def _interrupted(self, pending: PendingSubmit) -> None:
+        """Report a submit whose answer is never read, since the event loop ends."""
+        if pending.task is not None:
+            self._registry.abandon(pending.task)
             return
-        if not one.may_run:  # it was refused
-            assert one.slot is not None  # noqa: S101 - only the caller releases it, and it has left
-            one.slot.release()
+        if not pending.may_run:  # it was refused
+            assert pending.slot is not None  # noqa: S101 - the caller has left and not released it
+            pending.slot.release()
             return
         lost = AnswerLostError(
             "the event loop ended before a submit was answered; a task may have been started and"
@@ -347,92 +395,38 @@ class Submits:
             may_have_charged=True,
             verdict=Verdict.UNKNOWN,
         )
-        _log.warning("%s: %r", lost, one.sent)
-        self._settle(one, lost)
+        _log.warning("%s: %r", lost, pending.sent)
+        self._settle(pending, lost)
 
-    def _settle(self, one: _Submit, error: BaseException) -> None:
-        """Conclude a submit that failed: its slot is free if it is certain that no task runs."""
-        # What else a transport raises proves nothing, once the request was under way.
-        may_run = one.may_run
+    def _settle(self, pending: PendingSubmit, error: BaseException) -> None:
+        """Conclude a submit that failed: its slot is released if it is certain that no task runs.
+
+        What else a transport raises proves nothing once the request was under way.
+        """
+        may_run = pending.may_run
         if isinstance(error, KlingError):
             if error.ref is not None:  # it was accepted
                 return
-            self._calls.tell(SubmitFailed, one.sent, error)
+            self._executor.emit(SubmitFailed, pending.sent, error)
             may_run = error.may_have_charged
-        if one.slot is None:
+        if pending.slot is None:
             return
         if may_run:
-            one.slot.expire_in(self._polls.lifetime(kind_of(one.sent), accepted=False))
+            pending.slot.expire_in(self._scheduler.unsure_lifetime(kind_of(pending.sent)))
         else:
-            one.slot.release()
+            pending.slot.release()
 
-    def _tell_limit(self) -> None:
-        """Pass a change of the effective limit of running tasks to the hooks."""
-        limiter = self._calls.limiter
-        if limiter.effective_tasks != self._limit:
-            self._limit = limiter.effective_tasks
-            self._calls.tell(TaskLimitChanged, self._limit, limiter.limits.concurrent_tasks)
-
-    async def _slot(self, *, first: bool) -> Slot:
-        """Wait for a slot. Tasks that nothing waits for must not hold all of them for ever."""
-        loop = self._bind()
-        self._short += 1
-        if self._look is None:  # those that need not wait are done long before it comes
-            self._look = loop.call_later(_SWEEP_EVERY, self._looks)
-        try:
-            return await self._calls.limiter.slot(first=first)
-        finally:
-            if loop is self._loop:
-                self._short -= 1
-                if not self._short and self._sweeper is not None:
-                    self._sweeper.cancel()
-                    self._sweeper = None
-
-    def _looks(self) -> None:
-        """Begin to sweep if submits have been waiting."""
-        self._look = None
-        if self._short and self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep())
-
-    async def _sweep(self) -> None:
-        """Wait for all that is running, so that it is noticed when something ends."""
-        attended: set[TaskRef] = set()
-        async with asyncio.TaskGroup() as waiters:
-            while True:
-                running = self._running.tasks
-                for ref in running.keys() - attended:
-                    waiters.create_task(attend(running[ref]))
-                attended = set(running)
-                await asyncio.sleep(_SWEEP_EVERY)
-
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._look is not None:
-                self._look.cancel()
-            self._loop, self._short = loop, 0
-            self._submits, self._sending = set(), set()
-            self._sweeper = self._look = None
-        return loop
+    def _report_limit(self) -> None:
+        """Emit an event if the effective limit of running tasks has changed."""
+        limiter = self._executor.limiter
+        limit = limiter.effective_tasks
+        if limit != self._limit:
+            self._limit = limit
+            self._executor.emit(TaskLimitChanged, limit, limiter.limits.concurrent_tasks)
 
 
-def _begin(
-    loop: asyncio.AbstractEventLoop, sending: Coroutine[object, object, None]
-) -> asyncio.Task[None]:
-    """Begin a task, if Python can at once and not in the loop's next turn, which costs more.
-
-    All callers of one turn would release their last answers first, and only then take new
-    memory. A task factory that the user has set is not bypassed.
-    """
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-        return asyncio.Task(sending, loop=loop, eager_start=True)  # pragma: no cover - not on 3.11
-    return loop.create_task(sending)
-
-
-async def _report(observer: SubmitObserver | None, outcome: Task | Failed) -> None:
+async def _report(observer: SubmitObserver, outcome: Task | Failed) -> None:
     """Report the outcome of one sending to the observer."""
-    if observer is None:
-        return
     if isinstance(outcome, Failed):
         if not outcome.error.may_have_charged:
             await observer.on_rejected(outcome.error)
@@ -440,7 +434,7 @@ async def _report(observer: SubmitObserver | None, outcome: Task | Failed) -> No
     try:
         await observer.on_accepted(outcome.ref)
     except KlingError as error:
-        # The observer's own error: of the submit, it is certain that it was accepted.
+        # It is the observer's own error. The submit was certainly accepted.
         error.ref, error.may_have_charged, error.retryable = outcome.ref, True, False
         raise
     except Exception as error:
@@ -448,10 +442,8 @@ async def _report(observer: SubmitObserver | None, outcome: Task | Failed) -> No
         raise
 
 
-def _settle_attempt(attempt: Attempt | None, outcome: Task | Failed) -> None:
-    """Report what an outcome says of the service: whether it can be reached."""
-    if attempt is None:
-        return
+def _settle_attempt(attempt: Attempt, outcome: Task | Failed) -> None:
+    """Record what an outcome proves about the service: whether it can be reached."""
     if not isinstance(outcome, Failed):
         attempt.succeeded()
         return

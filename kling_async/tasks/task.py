@@ -3,94 +3,87 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Generator
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from attrs import Factory, define, field
+
 from kling_async._utils.deadlines import Deadline
 from kling_async.errors import (
     ClientClosedError,
-    ConfigurationError,
     ContractError,
     KlingError,
     NotFoundError,
     TaskTimeoutError,
 )
 from kling_async.protocol import responses
-from kling_async.results import TaskState
+from kling_async.results import Snapshot, TaskRef, TaskState
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
+from kling_async.tasks.poll_scheduler import Age, PollScheduler, TrackedTask
 
 if TYPE_CHECKING:
-    from kling_async.policy.durations import Kind
-    from kling_async.results import Result, Snapshot, TaskRef
-    from kling_async.tasks.poll_scheduler import Course, Polls
+    from kling_async.results import Result
+
+_log = logging.getLogger("kling_async")
+
+# Seconds in which a verdict about something new is not final: the service answers 404 for a task
+# that it has accepted so recently, and says that a task has succeeded before its URLs are there.
+_UNSEEN_GRACE = 60.0
+_URLS_GRACE = 60.0
+
+# Seconds until the next poll in that time.
+_SOON = 2.0
+
+# Callbacks that say that a task still runs, and lead to a status call each.
+_RUNNING_CALLBACKS = 5
 
 
 class Registry(Protocol):
     """What a task needs of the client that it belongs to."""
 
-    async def ask(self, ref: TaskRef) -> Snapshot:
-        """Ask the service how a task is."""
+    async def read_status(self, ref: TaskRef) -> Snapshot:
+        """Send a status call, and update the client's tasks with the answer."""
 
-    def abandon(self, *tasks: Task, error: BaseException | None = None) -> None:
-        """Report tasks that nothing waits for any more."""
-
-    def check_loop(self) -> None:
-        """Raise if another event loop that runs uses the client."""
+    def abandon(self, task: Task, error: BaseException | None = None) -> None:
+        """Report a task for which nothing waits any more."""
 
 
-# Seconds. The vendor speaks of two minutes at the most; half an hour is a service in trouble.
-DEFAULT_TIMEOUT = 1800.0
+@define(eq=False)
+class _Waiters:
+    """Those that wait for a task on one event loop."""
 
-# Seconds in which a verdict about something that has just come to be is not final: the service
-# answers 404 for a task that it has accepted so recently, and says that a task has succeeded
-# before its URLs can be read.
-_UNSEEN_GRACE = 60.0
-_URLS_GRACE = 60.0
-
-# Callbacks that say that a task still runs, and lead to a status call each.
-_RUNNING_HINTS = 5
-
-# Seconds until the next poll in that time.
-_SOON = 2.0
+    loop: asyncio.AbstractEventLoop | None = None
+    count: int = 0  # of those that report an abandoned task
+    # While one of them polls, the others wait here: the first takes over if it is cancelled.
+    line: list[asyncio.Future[None]] | None = None
 
 
+@define(eq=False, repr=False)
 class Task:
     """A remote task: await it for its result.
 
     ``await task`` is ``await task.wait()``. Any number of waiters may share one task; between
-    them they poll it once. Cancelling a waiter does not stop the remote task, which nothing
-    can: keep :attr:`ref` and attach it again.
+    them they poll it once. Cancelling a waiter does not stop the remote task, and nothing else
+    does: keep :attr:`ref`, and attach it to wait again.
+
+    Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` to create one.
     """
 
-    def __init__(  # noqa: PLR0913 - what it is, and what it works with
-        self,
-        ref: TaskRef,
-        kind: Kind,
-        registry: Registry,
-        polls: Polls,
-        course: Course,
-        *,
-        age_known: bool = True,
-    ) -> None:
-        """Use :meth:`KlingClient.submit` or :meth:`KlingClient.attach` instead."""
-        self._ref = ref
-        self.kind = kind
-        self._registry = registry
-        self._polls = polls
-        self._course = course
-        self._age_known = age_known
-        self._waiters: list[None] = []  # one for each caller that waits on this event loop
-        self.reported: bool = False  # as abandoned
-        self._snapshot: Snapshot | None = None
-        self._believed: Snapshot | None = None
-        self._trouble: KlingError | None = None
-        self._running_hints = 0
-        self._urls_due: float | None = None  # until when a success may have no URLs yet
-        self._line: list[asyncio.Future[None]] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+    _ref: TaskRef
+    _tracked: TrackedTask
+    _registry: Registry
+    _scheduler: PollScheduler
+    reported: bool = field(default=False, init=False)  # as abandoned
+    _snapshot: Snapshot | None = field(default=None, init=False)
+    _final: Snapshot | None = field(default=None, init=False)  # known without a status call
+    _trouble: KlingError | None = field(default=None, init=False)
+    _urls_due: float | None = field(default=None, init=False)  # of a success without URLs
+    _waiters: _Waiters = field(default=Factory(_Waiters), init=False)
 
     def __repr__(self) -> str:
-        state = self._snapshot.vendor_state if self._snapshot else "not asked yet"
+        state = self._snapshot.vendor_state if self._snapshot else "not polled yet"
         return f"<Task {self._ref} {state}>"
 
     def __await__(self) -> Generator[object, None, Result]:
@@ -102,47 +95,51 @@ class Task:
         return self._ref
 
     @property
+    def presumed_lifetime(self) -> float:
+        """Seconds after which the task is presumed to have ended, since it was seen running."""
+        return self._tracked.history.lifetime
+
+    @property
     def may_appear(self) -> bool:
-        """Whether the task is so young that a 404 does not mean that there is none."""
-        return self._age_known and self._course.age < _UNSEEN_GRACE
+        """Whether the task is so young that a 404 does not mean that it does not exist."""
+        return self._tracked.is_younger_than(_UNSEEN_GRACE)
 
     @property
     def seen_running(self) -> bool:
         """Whether this process has submitted the task, or has seen it running."""
-        return not self._course.guessed or self._snapshot is not None
+        return self._tracked.age is Age.EXACT or self._snapshot is not None
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The last thing that the service said of the task, if it was asked yet."""
+        """The last status of the task, if it has been polled."""
         return self._snapshot
 
     async def status(self) -> Snapshot:
-        """Ask once where the task stands. Trouble on the way is retried.
+        """Send one status call. Temporary failures are retried.
 
         Raises:
-            APIError: The service said no.
+            APIError: The service refused the call.
             RequestError: No usable answer came.
         """
-        snapshot = await self._registry.ask(self._ref)
-        if self._complete(snapshot) is None:
-            self.notify_ended()  # those that wait ask again until the URLs can be read
+        snapshot = await self._registry.read_status(self._ref)
+        if self._lacks_urls(snapshot):
+            self.notify_ended()  # waiters poll again until the URLs are there
             return snapshot
         self._snapshot = snapshot
         if snapshot.state.ended:
-            self.notify_ended(snapshot)  # those that wait need not ask again
+            self.notify_ended(snapshot)  # waiters need not poll again
         return snapshot
 
     async def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Wait for the end and return the result.
 
-        Trouble with the network or the service does not end the wait; the deadline does. If
-        the wait is cancelled and nothing else waits for the task, its reference is reported: in
-        a note on the exception, in the event :class:`~kling_async.TasksAbandoned` and by a
+        Temporary failures of the network or the service do not end the wait; the deadline does. If
+        the wait is cancelled and no other caller waits for the task, its reference is reported: in
+        a note on the exception, in the event :class:`~kling_async.TasksAbandoned` and in a
         warning of the logger ``kling_async``.
 
         Args:
-            timeout: Seconds to wait, from now. There is always a deadline: half an hour unless
-                you say otherwise.
+            timeout: Seconds to wait, from now. There is always a deadline: half an hour by default.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -152,21 +149,15 @@ class Task:
             ClientClosedError: The client was closed meanwhile. The remote task continues.
             ConfigurationError: The timeout is not a positive number of seconds.
         """
-        waiters = self._enter()
-        try:
-            return await self.outcome(timeout)
-        except asyncio.CancelledError as error:
-            self._left(waiters, error)
-            raise
-        finally:
-            waiters.pop()
+        return await self.outcome(timeout, report=True)
 
-    async def outcome(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    async def outcome(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = False) -> Result:
         """Wait as :meth:`wait` does, for callers that report abandoned tasks themselves."""
-        deadline = _deadline(timeout)
-        snapshot = await self._next(None, timeout, deadline)
-        while not snapshot.state.ended:
-            snapshot = await self._next(snapshot, timeout, deadline)
+        check_timeout(timeout)
+        deadline = asyncio.get_running_loop().time() + timeout
+        snapshot: Snapshot | None = None
+        while snapshot is None or not snapshot.state.ended:
+            snapshot = await self._next(snapshot, timeout, deadline, report=report)
         return responses.result(snapshot)
 
     async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
@@ -180,138 +171,129 @@ class Task:
             APIError: The service refused the status call.
             ClientClosedError: The client was closed meanwhile. The remote task continues.
         """
-        deadline = _deadline(timeout)
-        shown: Snapshot | None = None
-        while shown is None or not shown.state.ended:
-            waiters = self._enter()
-            try:
-                shown = await self._next(shown, timeout, deadline)
-            except asyncio.CancelledError as error:
-                self._left(waiters, error)
-                raise
-            finally:
-                waiters.pop()
-            yield shown
+        check_timeout(timeout)
+        deadline = asyncio.get_running_loop().time() + timeout
+        snapshot: Snapshot | None = None
+        while snapshot is None or not snapshot.state.ended:
+            snapshot = await self._next(snapshot, timeout, deadline, report=True)
+            yield snapshot
 
     def notify_running(self) -> bool:
-        """Poll soon, as after :meth:`notify_ended`, though a callback said the task still runs.
+        """Do as :meth:`notify_ended`, though a callback said that the task still runs.
 
-        After a few such hints, one more does nothing: they may come without end.
+        After a few such callbacks, one more does nothing: their number is not limited.
 
         Returns:
             Whether a caller waits for the task, or nothing was done.
         """
-        self._running_hints += 1
-        return self._running_hints > _RUNNING_HINTS or self.notify_ended()
+        wakes = self._tracked.wakes
+        wakes.while_running += 1
+        return wakes.while_running > _RUNNING_CALLBACKS or self.notify_ended()
 
     def notify_ended(self, ended: Snapshot | None = None) -> bool:
-        """Have the service asked at once: something says that the task has ended.
+        """Poll the task at once: something says that it has ended.
 
-        A client with an inbox does this by itself. Call it on the event loop of the client.
+        A client with an inbox calls this itself. Call it on the event loop of the client.
 
         Args:
-            ended: How the task has ended, if that is beyond doubt: then nobody is asked.
+            ended: How the task has ended, if that is certain: then no status call is sent.
 
         Returns:
-            Whether somebody is waiting for the task. Else the first who does is told at once.
+            Whether a caller waits for the task. Otherwise the next one to wait polls at once.
         """
-        self._believed = ended or self._believed
-        self._polls.hasten(self._course, certain=ended is not None)
-        return self._line is not None and self._loop is asyncio.get_running_loop()
+        self._final = ended or self._final
+        self._scheduler.poll_now(self._tracked, certain=ended is not None)
+        waiters = self._waiters
+        return waiters.line is not None and waiters.loop is asyncio.get_running_loop()
 
-    def _enter(self) -> list[None]:
-        """Count a caller that waits on this event loop; return where it is counted."""
-        self._bind()
-        self._waiters.append(None)
+    def _enter(self) -> _Waiters:
+        """Return the waiters of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._waiters.loop is not loop:
+            self._scheduler.check_loop()
+            self._waiters = _Waiters(loop)
         return self._waiters
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._registry.check_loop()
-            self._loop, self._line, self._waiters = loop, None, []
-        return loop
-
-    def _left(self, waiters: list[None], error: BaseException) -> None:
-        """Report the task if the last caller that waited for it has been cancelled."""
-        ended = self._snapshot is not None and self._snapshot.state.ended
-        if len(waiters) == 1 and waiters is self._waiters and not ended:
-            self._registry.abandon(self, error=error)
-
-    async def _next(self, shown: Snapshot | None, timeout: float, deadline: float) -> Snapshot:
-        """Wait for a snapshot that is another one than was shown, until the deadline."""
-        loop = self._bind()
+    async def _next(
+        self, shown: Snapshot | None, timeout: float, deadline: float, *, report: bool
+    ) -> Snapshot:
+        """Wait for a snapshot that differs from the one that was shown, until the deadline."""
+        waiters = self._enter()
+        waiters.count += report
         # Only our own wait is inside the time limit, never the caller's code.
-        limit = Deadline(self._polls.deadlines, deadline)
+        limit = Deadline(self._scheduler.deadlines, deadline)
         try:
             with limit:
                 while self._snapshot is None or self._snapshot == shown:
-                    if self._line is None:
-                        await self._poll()
-                    else:  # another waiter polls; if it leaves, the next in line does
-                        turn = loop.create_future()
-                        self._line.append(turn)
+                    if waiters.line is None:
+                        await self._poll(waiters)
+                    else:
+                        turn = asyncio.get_running_loop().create_future()
+                        waiters.line.append(turn)
                         await turn
         except TimeoutError:
             if limit.closed:
                 raise ClientClosedError(
-                    f"the client was closed while {self._ref} was waited for; the task continues"
-                    " at the service: attach the reference to wait again",
+                    f"the client was closed during the wait for {self._ref}; the task continues at"
+                    " the service: attach the reference to wait again",
                     ref=self._ref,
                     may_have_charged=True,
                 ) from None
             raise self._timed_out(timeout) from self._trouble
+        except asyncio.CancelledError as error:
+            ended = self._snapshot is not None and self._snapshot.state.ended
+            if report and waiters.count == 1 and waiters is self._waiters and not ended:
+                self._registry.abandon(self, error)
+            raise
+        finally:
+            waiters.count -= report
         return self._snapshot
 
-    async def _poll(self) -> None:
-        """Ask once, when the schedule says so."""
-        line = self._line = []
+    async def _poll(self, waiters: _Waiters) -> None:
+        """Wait until a poll is due, send it, and record the answer."""
+        line = waiters.line = []
         try:
-            await self._polls.turn(self._course)
-            await self._ask_once()
+            await self._scheduler.wait_until_due(self._tracked)
+            snapshot = self._trouble = None
+            try:
+                snapshot = self._final or await self._registry.read_status(self._ref)
+                if self._lacks_urls(snapshot):
+                    snapshot = None
+                    self._trouble = ContractError(
+                        f"{self._ref} succeeded, and its result URLs are not there yet",
+                        ref=self._ref,
+                    )
+            except KlingError as error:
+                passing = error.retryable or (isinstance(error, NotFoundError) and self.may_appear)
+                if not passing or isinstance(error, ClientClosedError):
+                    raise
+                self._trouble = error
+            finally:
+                self._scheduler.record(self._tracked, snapshot)
+            if snapshot is None:
+                young = isinstance(self._trouble, NotFoundError) or self._urls_due is not None
+                self._scheduler.reschedule(self._tracked, _SOON if young else inf)
+            else:
+                self._snapshot = snapshot
         finally:
-            if self._line is line:  # else another loop has begun one
-                self._line = None
+            waiters.line = None
             for turn in line:
                 if not turn.done():
                     turn.set_result(None)
 
-    async def _ask_once(self) -> None:
-        """Ask, and pass the answer on to the schedule."""
-        self._trouble = snapshot = None
-        try:
-            snapshot = self._complete(self._believed or await self._registry.ask(self._ref))
-        except KlingError as error:
-            passing = error.retryable or (isinstance(error, NotFoundError) and self.may_appear)
-            if not passing or isinstance(error, ClientClosedError):
-                raise
-            self._trouble = error
-        finally:
-            self._polls.asked(self._course, snapshot)
-        if snapshot is None:
-            young = isinstance(self._trouble, NotFoundError) or self._urls_due is not None
-            self._polls.postpone(self._course, _SOON if young else inf)
-        else:
-            self._snapshot = snapshot
-
-    def _complete(self, snapshot: Snapshot) -> Snapshot | None:
-        """Return an answer, or None if it says that the URLs of a result are yet to come."""
+    def _lacks_urls(self, snapshot: Snapshot) -> bool:
+        """Whether an answer says that the task succeeded, and its URLs may be there soon."""
         if snapshot.state is not TaskState.SUCCESS or snapshot.result_urls:
-            return snapshot
+            return False
         now = asyncio.get_running_loop().time()
         if self._urls_due is None:
             self._urls_due = now + _URLS_GRACE
-        if now >= self._urls_due:
-            return snapshot
-        self._trouble = ContractError(
-            f"{self._ref} succeeded, and its result URLs are not there yet", ref=self._ref
-        )
-        return None
+        return now < self._urls_due
 
     def _timed_out(self, timeout: float) -> TaskTimeoutError:
-        said = f"the service last said {self._snapshot.vendor_state}" if self._snapshot else ""
+        said = f"the last status was {self._snapshot.vendor_state}" if self._snapshot else ""
         trouble = f"the last poll failed: {self._trouble}" if self._trouble else ""
-        known = "; ".join(filter(None, (said, trouble))) or "it was not asked yet"
+        known = "; ".join(filter(None, (said, trouble))) or "it was not polled yet"
         return TaskTimeoutError(
             f"{self._ref} did not end within {timeout:g} s ({known});"
             " it continues at the service: attach the reference to wait again",
@@ -320,20 +302,16 @@ class Task:
         )
 
 
-def check_timeout(timeout: float) -> None:
-    """Check a timeout before anything is sent.
+async def poll_unattended(task: Task, *, once: bool = False) -> None:
+    """Wait for a task for which no caller waits, so that its end is noticed.
 
-    Raises:
-        ConfigurationError: It is not a finite, positive number of seconds.
+    Args:
+        task: The task.
+        once: Send one status call, and do not wait.
     """
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not number or not 0 < timeout < inf:
-        raise ConfigurationError(
-            f"a timeout must be a finite number of seconds > 0, such as 600.0, not {timeout!r}"
-        )
-
-
-def _deadline(timeout: float) -> float:
-    """Return the moment, in the running loop's time, at which a wait of so many seconds ends."""
-    check_timeout(timeout)
-    return asyncio.get_running_loop().time() + timeout
+    try:
+        await (task.status() if once else task.outcome())
+    except KlingError:  # those that wait for the task get it themselves
+        pass
+    except Exception:  # noqa: BLE001 - of the user's transport or limiter
+        _log.exception("polling %s failed", task.ref)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Task, TaskRef
-from kling_async._utils.loops import OneLoop
+from kling_async._utils.loops import PerLoop
 from kling_async.errors import ConfigurationError
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
@@ -57,17 +57,21 @@ def run_there(loop: asyncio.AbstractEventLoop, main: Callable[[], Awaitable[obje
 
 def test_check() -> None:
     """A second loop may follow the first, and the first may come back, but not while one runs."""
-    one_loop = OneLoop("thing")
+    per_loop = PerLoop("thing", lambda loop: [loop])
 
     async def check() -> None:
-        one_loop.check()
-        one_loop.check()
+        state = per_loop.get()
+        assert state == [asyncio.get_running_loop()]
+        assert per_loop.get() is state
+        assert per_loop.loop is asyncio.get_running_loop()
 
     async def check_beside() -> None:
-        one_loop.check()
+        state = per_loop.get()
         with pytest.raises(ConfigurationError, match="this thing is in use on another event loop"):
             await asyncio.to_thread(asyncio.run, check())
-        one_loop.check()
+        assert per_loop.get() is state
+
+    assert per_loop.loop is None
 
     for _ in range(2):
         asyncio.run(check())
@@ -76,6 +80,7 @@ def test_check() -> None:
         for _ in range(2):
             one.run(check())
             two.run(check())
+    assert per_loop.loop is None
 
 
 USES: dict[str, Callable[[KlingClient], Callable[[], Awaitable[object]]]] = {

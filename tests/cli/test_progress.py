@@ -13,7 +13,7 @@ from kling_async.limits.base import Limits
 from kling_async.policy.durations import Kind
 from kling_async.policy.polling import Polling
 from kling_async.results import Snapshot, TaskRef, TaskState
-from kling_async.tasks.poll_scheduler import Polls
+from kling_async.tasks.poll_scheduler import PollScheduler
 from kling_async.tasks.task import Task
 
 REF = TaskRef("kling-2-1", "task_1")
@@ -81,15 +81,13 @@ def _task(*snapshots: Snapshot) -> Task:
     answers = iter(snapshots)
 
     class Registry:
-        async def ask(self, _ref: TaskRef) -> Snapshot:
+        async def read_status(self, _ref: TaskRef) -> Snapshot:
             return next(answers)
 
-        def abandon(self, *tasks: Task, error: BaseException | None = None) -> None: ...
+        def abandon(self, _task: Task, _error: BaseException | None = None) -> None: ...
 
-        def check_loop(self) -> None: ...
-
-    polls, kind = Polls(Polling(), Limits()), Kind(REF.model)
-    return Task(REF, kind, Registry(), polls, polls.course(kind, age=None))
+    scheduler = PollScheduler(Polling(), Limits())
+    return Task(REF, scheduler.track(Kind(REF.model), None), Registry(), scheduler)
 
 
 async def test_follow_tells_states_and_gives_the_result(capsys: Capture) -> None:

@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Result, Retry, TaskRef
-from kling_async.download.save import RecentEnds
 from kling_async.errors import DownloadError, JournalError, ResultExpiredError
 
 if TYPE_CHECKING:
@@ -306,36 +305,3 @@ async def test_a_folder_that_has_the_name(
     (tmp_path / "task_1.mp4").mkdir()
     (file,) = await kling.save(Result(REF, tuple(service.urls(1))), tmp_path, previous=())
     assert file.name != "task_1.mp4"
-
-
-# --------------------------------------------------------------------------- ends that were noticed
-
-
-def numbered(number: int) -> TaskRef:
-    """Make the reference of a task."""
-    return TaskRef("kling-2-1", f"task_{number}")
-
-
-def test_the_last_moment_counts() -> None:
-    """What is remembered is when the end of a task was noticed last."""
-    tasks = RecentEnds()
-    assert tasks.ended_at(numbered(1)) is None
-    tasks.add(numbered(1))
-    between = datetime.now(UTC)
-    tasks.add(numbered(1))
-    seen = tasks.ended_at(numbered(1))
-    assert seen is not None
-    assert between <= seen <= datetime.now(UTC)
-
-
-def test_the_latest_are_remembered() -> None:
-    """A process that lives long does not remember all tasks."""
-    tasks = RecentEnds()
-    tasks.add(numbered(0))
-    for number in range(1, 500):
-        tasks.add(numbered(number))
-    tasks.add(numbered(0))
-    assert tasks.ended_at(numbered(1)) is not None
-    tasks.add(numbered(-1))
-    assert tasks.ended_at(numbered(1)) is None
-    assert tasks.ended_at(numbered(0)) is not None

@@ -750,8 +750,8 @@ async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
                 service.call(number)
                 await asyncio.sleep(0.1)
         await asyncio.sleep(30)
-        assert leftovers() == {"attend"}
-        assert len([one for one in asyncio.all_tasks() if "attend" in repr(one)]) == 2
+        assert leftovers() == {"poll_unattended"}
+        assert len([one for one in asyncio.all_tasks() if "poll_unattended" in repr(one)]) == 2
     assert not leftovers()
     assert now() < 32
     before = service.asked.total()

@@ -30,7 +30,7 @@ from kling_async.errors import (
 )
 from kling_async.events import Event, Submitted, TasksAbandoned
 from kling_async.tasks.abandoned import describe
-from kling_async.tasks.fan_out import draw
+from kling_async.tasks.fan_out import iterate
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
 
     from kling_async.inputs.base import Input
-    from kling_async.tasks.fan_out import Flight
+    from kling_async.tasks.fan_out import WorkItem
     from kling_async.testing import Emulator
     from kling_async.testing.transport import Request, Response
     from tests.conftest import Connect, Emulate
@@ -188,7 +188,7 @@ async def test_a_refused_status_may_have_cost(emulate: Emulate, connect: Connect
 
 @pytest.mark.parametrize("in_flight", [0, -1, 1.5, True])
 def test_how_many_in_flight(in_flight: int) -> None:
-    """A number in flight that is none is refused before anything is drawn."""
+    """A number in work_item that is none is refused before anything is drawn."""
     kling = KlingClient(KEY)
     with pytest.raises(ConfigurationError, match="in_flight"):
         kling.generate_many([], in_flight=in_flight)
@@ -211,7 +211,7 @@ async def test_a_timeout_that_is_none(timeout: float, emulate: Emulate, connect:
 
 @wraps
 async def test_drawn_when_there_is_room(wrap: Wrap, emulate: Emulate, connect: Connect) -> None:
-    """When the first of a million is told, no more are drawn than may be in flight, and one."""
+    """When the first of a million is told, no more are drawn than may be in work_item, and one."""
     emulator = await emulate(duration=by_number(60, rest=1e9))
     kling = await connect(emulator)
     drawn = Drawn(foxes())
@@ -222,7 +222,7 @@ async def test_drawn_when_there_is_room(wrap: Wrap, emulate: Emulate, connect: C
 
 
 async def test_the_limit_of_tasks_is_the_default(emulate: Emulate, connect: Connect) -> None:
-    """As many are in flight as the account may run, and not one is refused."""
+    """As many are in work_item as the account may run, and not one is refused."""
     emulator = await emulate(concurrent_tasks=7)
     kling = await connect(emulator, limits=Limits(concurrent_tasks=7))
     drawn = Drawn(foxes(20))
@@ -254,7 +254,7 @@ async def test_few_stand_before_the_limits(emulate: Emulate, connect: Connect) -
 
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_a_slow_caller(ordered: bool, emulate: Emulate, connect: Connect) -> None:  # noqa: FBT001
-    """What has finished and was not taken is kept, up to as many as may be in flight."""
+    """What has finished and was not taken is kept, up to as many as may be in work_item."""
     emulator = await emulate()
     kling = await connect(emulator)
     drawn = Drawn(foxes())
@@ -718,7 +718,7 @@ async def test_a_generator_is_closed(
 async def test_an_iterator_that_was_lent() -> None:
     """Only a generator is closed; an iterator or file of the caller's is left as it is."""
     numbers = iter(range(5))
-    async with aclosing(draw(numbers)) as drawn:
+    async with aclosing(iterate(numbers)) as drawn:
         assert await anext(drawn) == 0
     assert list(numbers) == [1, 2, 3, 4]
 
@@ -732,7 +732,7 @@ async def test_an_iterator_that_was_lent() -> None:
         async def aclose(self) -> None:
             raise AssertionError
 
-    async with aclosing(draw(Slow())) as arriving:
+    async with aclosing(iterate(Slow())) as arriving:
         assert await anext(arriving) == 7
 
 
@@ -933,10 +933,10 @@ async def test_eager_tasks_that_fail(before: int, leftovers: Leftovers) -> None:
     kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
     begun: list[int] = []
 
-    async def work(flight: Flight[int]) -> Outcome | None:
-        begun.append(flight.index)
-        flight.enter()
-        if flight.index == before:
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
+        begun.append(work_item.index)
+        work_item.submitted()
+        if work_item.index == before:
             raise BrokenError
         await asyncio.Event().wait()
         return None
@@ -955,21 +955,21 @@ async def test_eager_tasks_that_fail(before: int, leftovers: Leftovers) -> None:
 
 
 async def test_work_that_lands_early() -> None:
-    """A flight that has landed makes room for another, up to as many as may be in flight."""
+    """A work_item that has landed makes room for another, up to as many as may be in work_item."""
     kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
     flying = landed = most_flying = most_landed = 0
 
-    async def work(flight: Flight[int]) -> Outcome | None:
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
         nonlocal flying, landed, most_flying, most_landed
         flying += 1
         most_flying = max(most_flying, flying)
-        flight.enter()
-        flight.enter()
+        work_item.submitted()
+        work_item.submitted()
         await asyncio.sleep(10)
         flying, landed = flying - 1, landed + 1
         most_landed = max(most_landed, landed)
-        flight.land()
-        flight.land()
+        work_item.task_ended()
+        work_item.task_ended()
         await asyncio.sleep(25)
         landed -= 1
         return None
@@ -987,9 +987,9 @@ async def test_work_at_the_door() -> None:
     )
     begun: list[int] = []
 
-    async def work(flight: Flight[int]) -> Outcome | None:
-        begun.append(flight.index)
-        await asyncio.sleep(100 if flight.index < 4 else 0)
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
+        begun.append(work_item.index)
+        await asyncio.sleep(100 if work_item.index < 4 else 0)
         return None
 
     many = kling.run_many(work, range(100))
@@ -1006,17 +1006,17 @@ async def test_work_that_fails(busy: bool, leftovers: Leftovers) -> None:  # noq
     kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
     tidied: list[int] = []
 
-    async def work(flight: Flight[int]) -> Outcome | None:
-        if flight.index == 0:
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
+        if work_item.index == 0:
             return Outcome(0, MasterTextToVideo("a fox"))
-        flight.ref = TaskRef("m", f"{flight.index}")
+        work_item.ref = TaskRef("m", f"{work_item.index}")
         try:
-            await asyncio.sleep(flight.index)
-            raise BrokenError(flight.index)
+            await asyncio.sleep(work_item.index)
+            raise BrokenError(work_item.index)
         except asyncio.CancelledError:
             await asyncio.sleep(5)
-            tidied.append(flight.index)
-            raise BrokenError(flight.index) from None
+            tidied.append(work_item.index)
+            raise BrokenError(work_item.index) from None
 
     many = kling.run_many(work, range(5))
     await anext(many)

@@ -15,7 +15,7 @@ from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
-    from kling_async.tasks.fan_out import Flight
+    from kling_async.tasks.fan_out import WorkItem
 
 pytestmark = pytest.mark.virtual_time
 
@@ -59,7 +59,7 @@ async def submit(gate: OutageGate, service: Service) -> int:
 
 def steady() -> OutageGate:
     """Make a gate without jitter."""
-    return OutageGate(chance=lambda: 0.0)
+    return OutageGate(asyncio.get_running_loop(), chance=lambda: 0.0)
 
 
 @pytest.mark.parametrize("takes", [0.0, 0.3, 20.0])
@@ -171,7 +171,7 @@ async def test_the_first_word_counts() -> None:
 
 async def test_the_service_asks_to_wait() -> None:
     """The next probe waits at least as long as the service has asked."""
-    gate = OutageGate(lambda: CircuitBreaker(threshold=1))
+    gate = OutageGate(asyncio.get_running_loop(), CircuitBreaker(threshold=1))
     (await gate.wait()).failed(RefusedError(), retry_after=50.0)
     await gate.wait()
     assert asyncio.get_running_loop().time() == pytest.approx(50.0, abs=0.01)
@@ -179,9 +179,10 @@ async def test_the_service_asks_to_wait() -> None:
 
 def test_several_loops() -> None:
     """Another event loop begins within reach; an attempt of an earlier one harms nothing."""
-    gate, attempts = OutageGate(lambda: CircuitBreaker(threshold=1)), []
+    attempts = []
 
     async def use() -> float:
+        gate = OutageGate(asyncio.get_running_loop(), CircuitBreaker(threshold=1))
         attempts.append(await gate.wait())
         attempts[-1].failed(RefusedError())
         waiting = asyncio.create_task(gate.wait())
@@ -206,11 +207,11 @@ async def test_the_feed_pauses() -> None:
     def items() -> range:
         return range(3000)
 
-    async def work(flight: Flight[int]) -> Outcome:
+    async def work(work_item: WorkItem[int]) -> Outcome:
         drawn["all"] += 1
         await submit(gate, service)
-        flight.enter()
-        return Outcome(flight.index, MasterTextToVideo("a fox"))
+        work_item.submitted()
+        return Outcome(work_item.index, MasterTextToVideo("a fox"))
 
     many = kling.run_many(work, items())
     first = asyncio.ensure_future(anext(many))

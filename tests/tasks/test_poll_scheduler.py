@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
 from kling_async.policy.durations import Kind
 from kling_async.results import TaskState
-from kling_async.tasks.poll_scheduler import Polls
+from kling_async.tasks.poll_scheduler import PollScheduler
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextvars import Context
 
-    from kling_async.tasks.poll_scheduler import Course
+    from kling_async.tasks.poll_scheduler import TrackedTask
     from kling_async.testing.transport import Request, Response
 
 pytestmark = pytest.mark.virtual_time
@@ -45,7 +45,7 @@ RUNNING = Snapshot(REF, TaskState.PROCESSING)
 SUCCESS = Snapshot(REF, TaskState.SUCCESS)
 FAILED = Snapshot(REF, TaskState.FAILED)
 
-# Three polls at one time, as with all limits up to 599: three quarters of four connections.
+# Three scheduler at one time, as with all limits up to 599: three quarters of four connections.
 FEW = Limits(requests_per_minute=400)
 # An attached task alone, at the age at which it is presumed to be: a fortieth of 60 s.
 ALONE = 1.5
@@ -62,35 +62,43 @@ def about(*seconds: float) -> object:
 
 
 async def poll(
-    polls: Polls, course: Course, said: Snapshot | None = RUNNING, takes: float = 0.0
+    scheduler: PollScheduler,
+    tracked: TrackedTask,
+    said: Snapshot | None = RUNNING,
+    takes: float = 0.0,
 ) -> float:
     """Wait for a turn, ask, and hear this; give the moment of asking."""
-    await polls.turn(course)
+    await scheduler.wait_until_due(tracked)
     at = now()
     try:
         if takes:
             await asyncio.sleep(takes)
     finally:
-        polls.asked(course, said)
+        scheduler.record(tracked, said)
     return at
 
 
-async def gap(polls: Polls, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
-    """Ask after an attached task twice; give the time between the two polls."""
-    course = polls.course(kind, None)
-    first = await poll(polls, course, said)
-    return await poll(polls, course, FAILED) - first
+async def gap(scheduler: PollScheduler, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
+    """Ask after an attached task twice; give the time between the two scheduler."""
+    tracked = scheduler.track(kind, None)
+    first = await poll(scheduler, tracked, said)
+    return await poll(scheduler, tracked, FAILED) - first
 
 
 async def live(
-    polls: Polls, kind: Kind, lasts: float, *, told: bool = True, called_back: bool = False
+    scheduler: PollScheduler,
+    kind: Kind,
+    lasts: float,
+    *,
+    told: bool = True,
+    called_back: bool = False,
 ) -> list[float]:
     """Follow a task that lasts so long; give its age at each poll."""
     began = now()
-    course = polls.course(kind, called_back=called_back)
+    tracked = scheduler.track(kind, expects_callback=called_back)
     ages = [0.0]
     while ages[-1] < lasts:
-        await polls.turn(course)
+        await scheduler.wait_until_due(tracked)
         ages.append(now() - began)
         zero = datetime.now(UTC)
         done = Snapshot(
@@ -99,7 +107,7 @@ async def live(
             created_at=zero if told else None,
             completed_at=zero + timedelta(seconds=lasts),
         )
-        polls.asked(course, RUNNING if ages[-1] < lasts else done)
+        scheduler.record(tracked, RUNNING if ages[-1] < lasts else done)
     return ages[1:]
 
 
@@ -110,19 +118,19 @@ async def together(*waits: Coroutine[object, object, _T]) -> list[_T]:
     return [task.result() for task in tasks]
 
 
-async def fullest(polls: Polls, number: int) -> int:
+async def fullest(scheduler: PollScheduler, number: int) -> int:
     """Let so many ask at once; count how many ever did."""
     asking = most = 0
 
     async def ask() -> None:
         nonlocal asking, most
-        course = polls.course(ATTACHED, None)
-        await polls.turn(course)
+        tracked = scheduler.track(ATTACHED, None)
+        await scheduler.wait_until_due(tracked)
         asking += 1
         most = max(most, asking)
         await asyncio.sleep(1)
         asking -= 1
-        polls.asked(course, FAILED)
+        scheduler.record(tracked, FAILED)
 
     await together(*(ask() for _ in range(number)))
     return most
@@ -133,20 +141,24 @@ async def fullest(polls: Polls, number: int) -> int:
 
 async def test_the_order_of_due_times() -> None:
     """Each is let through when its own time has come, in whatever order they began to wait."""
-    polls = Polls(Polling(), Limits())
-    courses = [polls.course(TEN), polls.course(FIVE), polls.course(NEW)]
-    courses += [polls.course(ATTACHED, None), polls.course(FIVE, 40.0), polls.course(FIVE, 99.0)]
-    moments = await together(*(poll(polls, course) for course in courses))
+    scheduler = PollScheduler(Polling(), Limits())
+    tasks = [scheduler.track(TEN), scheduler.track(FIVE), scheduler.track(NEW)]
+    tasks += [
+        scheduler.track(ATTACHED, None),
+        scheduler.track(FIVE, 40.0),
+        scheduler.track(FIVE, 99.0),
+    ]
+    moments = await together(*(poll(scheduler, tracked) for tracked in tasks))
     assert moments == about(90, 60, 15, 0, 20, 0)
 
 
 async def test_the_first_come_are_served_first() -> None:
     """Those whose time has come together are let through in the order in which they came."""
-    polls = Polls(Polling(), FEW)
+    scheduler = PollScheduler(Polling(), FEW)
     order: list[int] = []
 
     async def ask(number: int) -> None:
-        await poll(polls, polls.course(ATTACHED, None), takes=1)
+        await poll(scheduler, scheduler.track(ATTACHED, None), takes=1)
         order.append(number)
 
     await together(*(ask(number) for number in range(20)))
@@ -155,23 +167,23 @@ async def test_the_first_come_are_served_first() -> None:
 
 async def test_age_counts_from_the_submit() -> None:
     """A task that nobody waits for grows older all the same: its first poll is not put off."""
-    polls = Polls(Polling(), Limits())
-    early, late = polls.course(FIVE), polls.course(FIVE)
+    scheduler = PollScheduler(Polling(), Limits())
+    early, late = scheduler.track(FIVE), scheduler.track(FIVE)
     await asyncio.sleep(50)
-    assert [await poll(polls, early)] == about(60)
+    assert [await poll(scheduler, early)] == about(60)
     await asyncio.sleep(70)
-    assert [await poll(polls, late)] == about(130)
-    assert [await poll(polls, late)] == about(130 + 1 + (130 - 90) * 0.1)
+    assert [await poll(scheduler, late)] == about(130)
+    assert [await poll(scheduler, late)] == about(130 + 1 + (130 - 90) * 0.1)
 
 
 @pytest.mark.parametrize("limits", [Limits(), FEW, Limits(3000, 100)])
 async def test_the_room(limits: Limits) -> None:
-    """No more than three quarters of the connections serve polls at one time."""
-    polls = Polls(Polling(), limits)
+    """No more than three quarters of the connections serve scheduler at one time."""
+    scheduler = PollScheduler(Polling(), limits)
     room = limits.connections * 3 // 4
-    assert await fullest(polls, room) == room
+    assert await fullest(scheduler, room) == room
     began = now()
-    assert await fullest(polls, 3 * room) == room
+    assert await fullest(scheduler, 3 * room) == room
     assert [now() - began] == about(3)
 
 
@@ -217,9 +229,9 @@ def test_one_timer() -> None:
     """However many wait, and whenever each of them began, one timer is set."""
 
     async def main(loop: Watched) -> None:
-        polls = Polls(Polling(), Limits())
-        courses = [polls.course(FIVE, 10 + (n * 7919 % 1000) / 25) for n in range(1000)]
-        waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+        scheduler = PollScheduler(Polling(), Limits())
+        tasks = [scheduler.track(FIVE, 10 + (n * 7919 % 1000) / 25) for n in range(1000)]
+        waits = [asyncio.create_task(poll(scheduler, tracked)) for tracked in tasks]
         for _ in range(13):
             await asyncio.sleep(4)
             assert loop.waiting == (not all(wait.done() for wait in waits))
@@ -235,18 +247,18 @@ def test_one_timer() -> None:
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_cancellation(at: str) -> None:
     """A waiter who is cancelled at any point makes room for the next, and wishes for nothing."""
-    polls = Polls(Polling(), FEW)
-    courses = [polls.course(ATTACHED, None) for _ in range(3)]
-    asking = [asyncio.create_task(poll(polls, course, takes=5)) for course in courses]
-    # Both have been asked after once, so they wish for polls.
-    one, other = polls.course(ATTACHED, None), polls.course(ATTACHED, None)
-    await asyncio.gather(poll(polls, one), poll(polls, other), *asking)
+    scheduler = PollScheduler(Polling(), FEW)
+    tasks = [scheduler.track(ATTACHED, None) for _ in range(3)]
+    asking = [asyncio.create_task(poll(scheduler, tracked, takes=5)) for tracked in tasks]
+    # Both have been asked after once, so they wish for scheduler.
+    one, other = scheduler.track(ATTACHED, None), scheduler.track(ATTACHED, None)
+    await asyncio.gather(poll(scheduler, one), poll(scheduler, other), *asking)
 
-    blockers = [polls.course(ATTACHED, None) for _ in range(3)]
-    held = [asyncio.create_task(poll(polls, course, takes=9)) for course in blockers]
+    blockers = [scheduler.track(ATTACHED, None) for _ in range(3)]
+    held = [asyncio.create_task(poll(scheduler, tracked, takes=9)) for tracked in blockers]
     await asyncio.sleep(5)
-    first = asyncio.create_task(poll(polls, one, takes=30))
-    second = asyncio.create_task(poll(polls, other, takes=5))
+    first = asyncio.create_task(poll(scheduler, one, takes=30))
+    second = asyncio.create_task(poll(scheduler, other, takes=5))
     await asyncio.sleep(1)
     if at == "let through":
         held[0].cancel()  # which lets it through in this very turn of the loop
@@ -261,26 +273,26 @@ async def test_cancellation(at: str) -> None:
     began = await second
     assert [began] == about(before if at != "waiting" else before + 3)
     await asyncio.gather(*held, return_exceptions=True)
-    assert await fullest(polls, 10) == 3
-    assert [await gap(polls)] == about(ALONE)
+    assert await fullest(scheduler, 10) == 3
+    assert [await gap(scheduler)] == about(ALONE)
 
 
 async def test_wishes_of_those_who_have_gone() -> None:
     """Hundreds who give up, before or after they were let through, leave no wish behind."""
-    polls = Polls(Polling(), FEW)
-    courses = [polls.course(ATTACHED, None) for _ in range(400)]
-    await together(*(poll(polls, course) for course in courses))
-    waits = [asyncio.create_task(poll(polls, course, takes=50)) for course in courses]
+    scheduler = PollScheduler(Polling(), FEW)
+    tasks = [scheduler.track(ATTACHED, None) for _ in range(400)]
+    await together(*(poll(scheduler, tracked) for tracked in tasks))
+    waits = [asyncio.create_task(poll(scheduler, tracked, takes=50)) for tracked in tasks]
     await asyncio.sleep(20)  # some are asking by now, and the others stand in line
-    assert await gap_of(polls, waits) == about(ALONE)
+    assert await gap_of(scheduler, waits) == about(ALONE)
 
 
-async def gap_of(polls: Polls, waits: Sequence[asyncio.Task[float]]) -> list[float]:
+async def gap_of(scheduler: PollScheduler, waits: Sequence[asyncio.Task[float]]) -> list[float]:
     """Cancel all these, then measure the gap of a task that waits alone."""
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
-    return [await gap(polls)]
+    return [await gap(scheduler)]
 
 
 @pytest.mark.slow
@@ -288,9 +300,9 @@ def test_those_who_have_gone_are_swept() -> None:
     """Waiters who give up are forgotten before their time comes; the others keep theirs."""
 
     async def main(loop: Watched) -> None:
-        polls = Polls(Polling(), Limits())
+        scheduler = PollScheduler(Polling(), Limits())
         ages = [(n * 7919 % 1000) / 20 for n in range(1000)]
-        waits = [asyncio.create_task(poll(polls, polls.course(FIVE, age))) for age in ages]
+        waits = [asyncio.create_task(poll(scheduler, scheduler.track(FIVE, age))) for age in ages]
         await asyncio.sleep(1)
         before = len(loop.futures)
         for number, wait in enumerate(waits):
@@ -310,9 +322,9 @@ def test_those_who_have_gone_are_swept() -> None:
 
 async def test_a_few_who_have_gone_do_no_harm() -> None:
     """A waiter who has gone is passed over when its time comes."""
-    polls = Polls(Polling(), Limits())
-    gone = asyncio.create_task(poll(polls, polls.course(FIVE, 30.0)))
-    stays = asyncio.create_task(poll(polls, polls.course(FIVE, 20.0)))
+    scheduler = PollScheduler(Polling(), Limits())
+    gone = asyncio.create_task(poll(scheduler, scheduler.track(FIVE, 30.0)))
+    stays = asyncio.create_task(poll(scheduler, scheduler.track(FIVE, 20.0)))
     await asyncio.sleep(1)
     gone.cancel()
     assert [await stays] == about(40)
@@ -324,109 +336,117 @@ async def test_a_few_who_have_gone_do_no_harm() -> None:
 @pytest.mark.parametrize("called_back", [True, False])
 async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
     """Who waits for a task that is hastened is let through at once, the others in their time."""
-    polls = Polls(Polling(), Limits())
-    one, other = (polls.course(FIVE, called_back=called_back) for _ in range(2))
-    waits = [asyncio.create_task(poll(polls, course)) for course in (one, other)]
+    scheduler = PollScheduler(Polling(), Limits())
+    one, other = (scheduler.track(FIVE, expects_callback=called_back) for _ in range(2))
+    waits = [asyncio.create_task(poll(scheduler, tracked)) for tracked in (one, other)]
     await asyncio.sleep(10)
-    polls.hasten(one)
+    scheduler.poll_now(one)
     assert await asyncio.gather(*waits) == about(10, 99 if called_back else 60)
 
 
 async def test_hastened_before_anybody_waits() -> None:
     """Who comes to wait for a task that was hastened is let through at once."""
-    polls = Polls(Polling(), Limits())
-    courses = [polls.course(FIVE), polls.course(FIVE, None), polls.course(FIVE, called_back=True)]
+    scheduler = PollScheduler(Polling(), Limits())
+    tasks = [
+        scheduler.track(FIVE),
+        scheduler.track(FIVE, None),
+        scheduler.track(FIVE, expects_callback=True),
+    ]
     await asyncio.sleep(5)
-    for course in courses:
-        polls.hasten(course)
+    for tracked in tasks:
+        scheduler.poll_now(tracked)
     await asyncio.sleep(2)
-    assert await together(*(poll(polls, course) for course in courses)) == about(7, 7, 7)
+    assert await together(*(poll(scheduler, tracked) for tracked in tasks)) == about(7, 7, 7)
 
 
 async def test_hastened_without_room() -> None:
     """Without room, who is hastened takes his turn among those who are due, and takes it once."""
-    polls = Polls(Polling(), FEW)
-    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=10)) for _ in range(3)]
-    course = polls.course(FIVE)
-    wait = asyncio.create_task(poll(polls, course))
+    scheduler = PollScheduler(Polling(), FEW)
+    held = [
+        asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=10))
+        for _ in range(3)
+    ]
+    tracked = scheduler.track(FIVE)
+    wait = asyncio.create_task(poll(scheduler, tracked))
     await asyncio.sleep(1)
-    before = asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=1))
+    before = asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=1))
     await asyncio.sleep(1)
     for _ in range(10):
-        polls.hasten(course)
-    after = asyncio.create_task(poll(polls, polls.course(FIVE, None)))
+        scheduler.poll_now(tracked)
+    after = asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None)))
     await asyncio.wait(held)
     assert await asyncio.gather(before, wait, after) == about(10, 10, 10)
-    assert await fullest(polls, 20) == 3
+    assert await fullest(scheduler, 20) == 3
 
 
 async def test_hastened_while_asking() -> None:
     """A task that is hastened while it is asked after, and runs, is asked after again at once."""
-    polls = Polls(Polling(), Limits())
-    course = polls.course(FIVE)
-    asyncio.get_running_loop().call_later(62, polls.hasten, course)
-    moments = [await poll(polls, course, takes=5) for _ in range(3)]
+    scheduler = PollScheduler(Polling(), Limits())
+    tracked = scheduler.track(FIVE)
+    asyncio.get_running_loop().call_later(62, scheduler.poll_now, tracked)
+    moments = [await poll(scheduler, tracked, takes=5) for _ in range(3)]
     assert moments == about(60, 65, 70 + 0.5)
 
 
 async def test_a_task_that_was_hastened_for_nothing() -> None:
     """A task that runs on after its callback is asked after as one that has none to come."""
-    polls = Polls(Polling(), Limits())
-    course = polls.course(FIVE, called_back=True)
-    asyncio.get_running_loop().call_later(75, polls.hasten, course)
-    assert [await poll(polls, course) for _ in range(3)] == about(75, 76, 77)
+    scheduler = PollScheduler(Polling(), Limits())
+    tracked = scheduler.track(FIVE, expects_callback=True)
+    asyncio.get_running_loop().call_later(75, scheduler.poll_now, tracked)
+    assert [await poll(scheduler, tracked) for _ in range(3)] == about(75, 76, 77)
 
 
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_hastened_and_cancelled(at: str) -> None:
     """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
-    polls = Polls(Polling(), FEW)
-    course = polls.course(ATTACHED, None)
-    await poll(polls, course)
+    scheduler = PollScheduler(Polling(), FEW)
+    tracked = scheduler.track(ATTACHED, None)
+    await poll(scheduler, tracked)
     held = [
-        asyncio.create_task(poll(polls, polls.course(ATTACHED, None), takes=9)) for _ in range(3)
+        asyncio.create_task(poll(scheduler, scheduler.track(ATTACHED, None), takes=9))
+        for _ in range(3)
     ]
     await asyncio.sleep(0.5)
     if at != "waiting":
         held[0].cancel()
         await asyncio.sleep(0)
-    wait = asyncio.create_task(poll(polls, course, takes=30))
+    wait = asyncio.create_task(poll(scheduler, tracked, takes=30))
     await asyncio.sleep(0)
-    polls.hasten(course)
+    scheduler.poll_now(tracked)
     if at == "asking":
         await asyncio.sleep(0.1)
     wait.cancel()
     await asyncio.gather(wait, *held, return_exceptions=True)
-    assert await fullest(polls, 10) == 3
-    assert [await gap(polls)] == about(ALONE)
+    assert await fullest(scheduler, 10) == 3
+    assert [await gap(scheduler)] == about(ALONE)
 
 
 def test_hastened_on_the_next_loop() -> None:
     """Waiters of a loop that ends late take nothing from the one who waits on the next."""
-    polls = Counted(Polling(), FEW)
-    made: list[Course] = []
+    scheduler = Counted(Polling(), FEW)
+    made: list[TrackedTask] = []
 
     async def leave() -> asyncio.Task[float]:
-        made.extend(polls.course(FIVE, None) for _ in range(4))  # one without room
-        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in made]
+        made.extend(scheduler.track(FIVE, None) for _ in range(4))  # one without room
+        waits = [asyncio.create_task(poll(scheduler, tracked, takes=99)) for tracked in made]
         await asyncio.sleep(10)
         return waits[3]
 
     async def begin() -> asyncio.Task[float]:
         del made[:3]
         for at in (0, 1):
-            assert [await poll(polls, made[0], takes=1)] == about(at)
-            polls.hasten(made[0])  # while nobody waits here
-        assert [await poll(polls, made[0], takes=1)] == about(2)
-        wait = asyncio.create_task(poll(polls, made[0]))
+            assert [await poll(scheduler, made[0], takes=1)] == about(at)
+            scheduler.poll_now(made[0])  # while nobody waits here
+        assert [await poll(scheduler, made[0], takes=1)] == about(2)
+        wait = asyncio.create_task(poll(scheduler, made[0]))
         await asyncio.sleep(0.1)
         return wait
 
     async def go_on(wait: asyncio.Task[float]) -> None:
         at = now()
-        polls.hasten(made[0])
+        scheduler.poll_now(made[0])
         assert [await wait] == about(at)
-        assert polls.rest == (0, 0, 0, 0.0)
+        assert scheduler.rest == (0, 0, 0, 0.0)
 
     left = asyncio.Runner(loop_factory=VirtualLoop)
     first = left.run(leave())
@@ -440,32 +460,32 @@ def test_hastened_on_the_next_loop() -> None:
 @pytest.mark.parametrize("asking", [True, False])
 def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
     """Who was let through on a loop that was left takes nothing from who waits on the next."""
-    polls = Counted(Polling(), Limits())
-    course: list[Course] = []
+    scheduler = Counted(Polling(), Limits())
+    tracked: list[TrackedTask] = []
 
     async def leave() -> asyncio.Task[float]:
-        course.append(polls.course(FIVE, called_back=True))
-        wait = asyncio.create_task(poll(polls, course[0], takes=1))
+        tracked.append(scheduler.track(FIVE, expects_callback=True))
+        wait = asyncio.create_task(poll(scheduler, tracked[0], takes=1))
         await asyncio.sleep(10)
         # In the very last turn of the loop, or half a second before that.
-        asyncio.get_running_loop().call_soon(polls.hasten, course[0])
+        asyncio.get_running_loop().call_soon(scheduler.poll_now, tracked[0])
         if asking:
             await asyncio.sleep(0.5)
         return wait
 
     async def begin() -> asyncio.Task[float]:
-        await poll(polls, course[0])
-        wait = asyncio.create_task(poll(polls, course[0]))
+        await poll(scheduler, tracked[0])
+        wait = asyncio.create_task(poll(scheduler, tracked[0]))
         await asyncio.sleep(0)
         return wait
 
     async def go_on(wait: asyncio.Task[float]) -> None:
-        polls.check()
-        polls.hasten(course[0], certain=True)
+        scheduler.check()
+        scheduler.poll_now(tracked[0], certain=True)
         await asyncio.sleep(1e-3)
         assert wait.done()
         await asyncio.sleep(100)
-        assert polls.rest == (0, 0, 0, 0.0)
+        assert scheduler.rest == (0, 0, 0, 0.0)
 
     left = asyncio.Runner(loop_factory=VirtualLoop)
     with asyncio.Runner(loop_factory=VirtualLoop) as runner, left:
@@ -476,35 +496,40 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
         runner.run(go_on(second))
 
 
-class Counted(Polls):
+class Counted(PollScheduler):
     """Shows what it counts, of which a fault would show hours later."""
 
     def check(self) -> None:
         """Compare the counters with what is there."""
-        places = [turn for _, _, turn, _ in self._queue]
-        waiting = {id(turn) for turn in places if not turn.done()}
-        assert self._gone == len(places) - len(waiting)
-        assert 0 <= self._asking <= self._room
-        assert min(self._weights, self._ends) > -1e-9
+        queue = self._queues.get()
+        futures = [future for _, _, future, _ in queue._entries]
+        waiting = {id(future) for future in futures if not future.done()}
+        assert queue.cancelled == len(futures) - len(waiting)
+        assert 0 <= queue.polling <= queue._room
+        assert min(queue.weights, queue.ends) > -1e-9
 
     @property
     def rest(self) -> tuple[int, int, int, float]:
         """What is counted; nothing, once everybody has gone."""
-        return len(self._queue), self._gone, self._asking, round(self._weights + self._ends, 6)
+        queue = self._queues.get()
+        sums = round(queue.weights + queue.ends, 6)
+        return len(queue._entries), queue.cancelled, queue.polling, sums
 
 
-async def follow(polls: Polls, course: Course, says: Snapshot | None, takes: float) -> None:
+async def follow(
+    scheduler: PollScheduler, tracked: TrackedTask, says: Snapshot | None, takes: float
+) -> None:
     """Wait for a task of which the service says this or, while it is None, nothing."""
     while True:
-        await polls.turn(course)
+        await scheduler.wait_until_due(tracked)
         said = None
         try:
             await asyncio.sleep(takes)
             said = says
         finally:
-            polls.asked(course, said)
+            scheduler.record(tracked, said)
         if said is None:
-            polls.postpone(course)
+            scheduler.reschedule(tracked)
         elif said.state.ended:
             return
 
@@ -525,10 +550,10 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
     """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
 
     async def main() -> None:
-        polls = Counted(Polling(), FEW)
-        courses = [
-            polls.course(
-                FIVE if number % 2 else NEW, None if number > 5 else 50.0, called_back=flag
+        scheduler = Counted(Polling(), FEW)
+        tasks = [
+            scheduler.track(
+                FIVE if number % 2 else NEW, None if number > 5 else 50.0, expects_callback=flag
             )
             for number, flag in enumerate([True, True, True, False] * 2)
         ]
@@ -536,23 +561,23 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
         for what, number, seconds in steps:
             wait = waits.get(number)
             if what == "wait" and (wait is None or wait.done()):
-                waits[number] = asyncio.create_task(follow(polls, courses[number], says, seconds))
+                waits[number] = asyncio.create_task(follow(scheduler, tasks[number], says, seconds))
             elif what == "cancel" and wait is not None:
                 wait.cancel()
             elif what == "hasten":
-                polls.hasten(courses[number])
+                scheduler.poll_now(tasks[number])
             elif what == "sleep":  # else the next step comes in the same turn of the loop
                 await asyncio.sleep(seconds)
                 await asyncio.sleep(1e-4)
-                polls.check()
+                scheduler.check()
             elif what == "yield":
                 await asyncio.sleep(0)
         for wait in waits.values():
             wait.cancel()
         await asyncio.gather(*waits.values(), return_exceptions=True)
-        polls.check()
+        scheduler.check()
         await asyncio.sleep(1e6)
-        assert polls.rest == (0, 0, 0, 0.0)
+        assert scheduler.rest == (0, 0, 0, 0.0)
 
     with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
         runner.run(main())
@@ -560,63 +585,66 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
 
 async def test_those_who_were_hastened_are_swept() -> None:
     """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
-    polls = Counted(Polling(), Limits())
-    held = [asyncio.create_task(poll(polls, polls.course(FIVE, None), takes=30)) for _ in range(75)]
-    courses = [polls.course(FIVE, n / 100) for n in range(600)]
-    waits = [asyncio.create_task(poll(polls, course)) for course in courses]
+    scheduler = Counted(Polling(first=60.0), Limits())
+    held = [
+        asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=30))
+        for _ in range(75)
+    ]
+    tasks = [scheduler.track(FIVE, n / 100) for n in range(600)]
+    waits = [asyncio.create_task(poll(scheduler, tracked)) for tracked in tasks]
     await asyncio.sleep(1)
-    for course in courses[::2]:
+    for tracked in tasks[::2]:
         for _ in range(3):
-            polls.hasten(course)
-    assert polls.rest[:2] == (900, 300)
+            scheduler.poll_now(tracked)
+    assert scheduler.rest[:2] == (900, 300)
     for number, wait in enumerate(waits):
         if number % 5:
             wait.cancel()
     await asyncio.sleep(1)
-    polls.check()
-    assert polls.rest[0] <= 120 + 60 + 100
+    scheduler.check()
+    assert scheduler.rest[0] <= 120 + 60 + 100
     await asyncio.wait(held)
     moments = await asyncio.gather(*waits[::5])
     assert moments[::2] == about(*[30.0] * 60)
     assert moments[1::2] == about(*(60 - n / 100 for n in range(5, 600, 10)))
     await asyncio.sleep(1000)
-    assert polls.rest == (0, 0, 0, 0.0)
+    assert scheduler.rest == (0, 0, 0, 0.0)
 
 
 # ---------------------------------------------------------------------------------- where they come
 
 
-async def first_poll(polls: Polls) -> float:
+async def first_poll(scheduler: PollScheduler) -> float:
     """Give the age at which the next task with a callback is first asked after, and has ended."""
-    return (await live(polls, FIVE, 75.0, called_back=True))[0]
+    return (await live(scheduler, FIVE, 75.0, called_back=True))[0]
 
 
 async def test_called_back() -> None:
     """Before a callback is overdue nobody asks; then the safety net has its pace."""
-    polls = Polls(Polling(), Limits())
-    ages = await live(polls, FIVE, 300.0, called_back=True)
+    scheduler = PollScheduler(Polling(), Limits())
+    ages = await live(scheduler, FIVE, 300.0, called_back=True)
     assert ages == about(99, 159, 219, 279, 339)
 
 
 async def test_callbacks_that_stop() -> None:
     """After three ends without a callback tasks are polled as usual, until one comes."""
-    polls = Polls(Polling(), Limits())
-    firsts = [await first_poll(polls) for _ in range(5)]
+    scheduler = PollScheduler(Polling(), Limits())
+    firsts = [await first_poll(scheduler) for _ in range(5)]
     assert min(firsts[:3]) > 75 + 5
     assert max(firsts[3:]) < 75
-    polls.arrived()
-    assert await first_poll(polls) > 75 + 5
-    assert await first_poll(polls) > 75 + 5
-    polls.arrived()
-    assert await first_poll(polls) > 75 + 5
+    scheduler.record_callback()
+    assert await first_poll(scheduler) > 75 + 5
+    assert await first_poll(scheduler) > 75 + 5
+    scheduler.record_callback()
+    assert await first_poll(scheduler) > 75 + 5
 
 
 async def test_those_who_wait_when_callbacks_stop() -> None:
     """A task that runs when callbacks stop is polled as usual from its next poll on."""
-    polls = Polls(Polling(), Limits())
-    slow = asyncio.create_task(live(polls, FIVE, 200.0, called_back=True))
-    lost = [polls.course(FIVE, called_back=True) for _ in range(3)]
-    await together(*(poll(polls, course, FAILED) for course in lost))
+    scheduler = PollScheduler(Polling(), Limits())
+    slow = asyncio.create_task(live(scheduler, FIVE, 200.0, called_back=True))
+    lost = [scheduler.track(FIVE, expects_callback=True) for _ in range(3)]
+    await together(*(poll(scheduler, tracked, FAILED) for tracked in lost))
     ages = await slow
     assert ages[0] == pytest.approx(99, abs=0.1)
     assert len(ages) > 10
@@ -624,40 +652,40 @@ async def test_those_who_wait_when_callbacks_stop() -> None:
 
 async def test_a_failure_that_was_not_called_back() -> None:
     """A failed task that ended before the latest callback is one that was lost, not the third."""
-    polls = Polls(Polling(), Limits())
-    courses = [polls.course(FIVE, called_back=True) for _ in range(5)]
+    scheduler = PollScheduler(Polling(), Limits())
+    tasks = [scheduler.track(FIVE, expects_callback=True) for _ in range(5)]
     await asyncio.sleep(90)
-    polls.arrived()
+    scheduler.record_callback()
     zero = datetime.now(UTC)
     said = Snapshot(
         REF, TaskState.FAILED, created_at=zero, completed_at=zero + timedelta(seconds=80)
     )
-    await together(*(poll(polls, course, said) for course in courses))
-    assert await first_poll(polls) == pytest.approx(99, abs=0.1)
+    await together(*(poll(scheduler, tracked, said) for tracked in tasks))
+    assert await first_poll(scheduler) == pytest.approx(99, abs=0.1)
 
 
 async def test_what_a_callback_leads_to_is_no_miss() -> None:
     """An end that is found because of a callback does not count as one without."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
     for _ in range(5):
-        course = polls.course(FIVE, called_back=True)
+        tracked = scheduler.track(FIVE, expects_callback=True)
         await asyncio.sleep(60)
-        polls.hasten(course)
-        await poll(polls, course, SUCCESS)
-    assert await first_poll(polls) > 75
+        scheduler.poll_now(tracked)
+        await poll(scheduler, tracked, SUCCESS)
+    assert await first_poll(scheduler) > 75
 
 
 def test_trust_begins_anew() -> None:
     """On the next event loop callbacks are presumed to come again."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
 
     async def stop() -> None:
         for _ in range(3):
-            await first_poll(polls)
-        assert await first_poll(polls) < 75
+            await first_poll(scheduler)
+        assert await first_poll(scheduler) < 75
 
     async def go_on() -> None:
-        assert await first_poll(polls) > 75
+        assert await first_poll(scheduler) > 75
 
     for main in (stop(), go_on()):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -666,17 +694,17 @@ def test_trust_begins_anew() -> None:
 
 def test_the_loop() -> None:
     """The loop is that on which tasks were waited for last, until it is closed."""
-    polls = Polls(Polling(), Limits())
-    assert polls.loop is None
+    scheduler = PollScheduler(Polling(), Limits())
+    assert scheduler.loop is None
 
     async def wait() -> None:
-        await poll(polls, polls.course(FIVE, None))
-        assert polls.loop is asyncio.get_running_loop()
+        await poll(scheduler, scheduler.track(FIVE, None))
+        assert scheduler.loop is asyncio.get_running_loop()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait())
-        assert polls.loop is runner.get_loop()
-    assert polls.loop is None
+        assert scheduler.loop is runner.get_loop()
+    assert scheduler.loop is None
 
 
 # -------------------------------------------------------------------------------------------- loops
@@ -684,17 +712,17 @@ def test_the_loop() -> None:
 
 def test_loops_one_after_another() -> None:
     """On the next loop the waiting goes on: the time that a task has waited is not lost."""
-    polls = Polls(Polling(), Limits())
-    made: list[Course] = []
+    scheduler = PollScheduler(Polling(), Limits())
+    made: list[TrackedTask] = []
 
     async def submit() -> None:
         await asyncio.sleep(1000)
-        made.append(polls.course(FIVE))
+        made.append(scheduler.track(FIVE))
         await asyncio.sleep(30)
 
     async def wait(*moments: float) -> None:
         for moment in moments:
-            assert [await poll(polls, made[0])] == about(moment)
+            assert [await poll(scheduler, made[0])] == about(moment)
 
     # 30 s old when the first loop ended, 60 s at the first poll, 160 s at the second loop's end.
     for main in (submit(), wait(30), wait(1, 2)):
@@ -704,20 +732,20 @@ def test_loops_one_after_another() -> None:
 
 def test_a_loop_that_was_left_in_the_middle() -> None:
     """Those who wait or ask on a loop that is not run any more take nothing from the next one."""
-    polls = Polls(Polling(), FEW)
+    scheduler = PollScheduler(Polling(), FEW)
     left = asyncio.Runner(loop_factory=VirtualLoop)
 
     async def leave() -> list[asyncio.Task[float]]:
-        courses = [polls.course(ATTACHED, None) for _ in range(9)]
-        await together(*(poll(polls, course) for course in courses))
-        waits = [asyncio.create_task(poll(polls, course, takes=99)) for course in courses]
+        tasks = [scheduler.track(ATTACHED, None) for _ in range(9)]
+        await together(*(poll(scheduler, tracked) for tracked in tasks))
+        waits = [asyncio.create_task(poll(scheduler, tracked, takes=99)) for tracked in tasks]
         await asyncio.sleep(15)
         return waits
 
     async def go_on() -> None:
-        assert [await gap(polls)] == about(ALONE)
-        assert await fullest(polls, 10) == 3
-        assert [await gap(polls)] == about(ALONE)
+        assert [await gap(scheduler)] == about(ALONE)
+        assert await fullest(scheduler, 10) == 3
+        assert [await gap(scheduler)] == about(ALONE)
 
     kept = left.run(leave())
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -732,70 +760,70 @@ def test_a_loop_that_was_left_in_the_middle() -> None:
 
 async def test_polls_share_the_limit() -> None:
     """Where all together ask for more than the limit allows, each is polled in its turn."""
-    polls = Polls(Polling(), Limits(60, 3))
-    courses = [polls.course(NEW, 19.0) for _ in range(9)]
+    scheduler = PollScheduler(Polling(), Limits(60, 3))
+    tasks = [scheduler.track(NEW, 19.0) for _ in range(9)]
     moments: list[float] = []
 
-    async def follow(course: Course) -> list[float]:
+    async def follow(tracked: TrackedTask) -> list[float]:
         mine = []
         while now() < 60:
-            mine.append(await poll(polls, course))
+            mine.append(await poll(scheduler, tracked))
         moments.extend(mine)
         return mine
 
-    polled = await together(*map(follow, courses))
+    polled = await together(*map(follow, tasks))
     assert 57 <= sum(moment <= 60 for moment in moments) <= 60
     numbers = [len(mine) for mine in polled]
     assert max(numbers) - min(numbers) <= 2
 
 
 async def test_submits_come_first() -> None:
-    """While many are submitted, polls have a quarter of the limit, and later all that is free."""
-    polls = Polls(Polling(), Limits(60, 3))
+    """While many are submitted, scheduler have a quarter of the limit, and later all that is free."""
+    scheduler = PollScheduler(Polling(), Limits(60, 3))
 
-    async def follow(course: Course, until: float) -> int:
+    async def follow(tracked: TrackedTask, until: float) -> int:
         number = 0
         while now() < until:
-            await poll(polls, course)
+            await poll(scheduler, tracked)
             number += 1
         return number
 
     async def submit() -> None:
         while now() < 100:
-            polls.count_submit()
+            scheduler.count_submit()
             await asyncio.sleep(1)
 
-    courses = [polls.course(NEW, 10.0) for _ in range(3)]
-    *numbers, _ = await together(*(follow(course, 100) for course in courses), submit())
+    tasks = [scheduler.track(NEW, 10.0) for _ in range(3)]
+    *numbers, _ = await together(*(follow(tracked, 100) for tracked in tasks), submit())
     assert 20 <= sum(value or 0 for value in numbers) <= 30
     await asyncio.sleep(60)
-    number = sum(await together(*(follow(course, now() + 60) for course in courses)))
+    number = sum(await together(*(follow(tracked, now() + 60) for tracked in tasks)))
     assert 18 <= number <= 60
 
 
 async def test_the_spacing_of_many() -> None:
     """The more tasks share a limit, the later is the first poll and the longer are the waits."""
-    polls = Polls(Polling(), Limits(1000, 100))
-    waits = [asyncio.create_task(poll(polls, polls.course(FIVE))) for _ in range(100)]
+    scheduler = PollScheduler(Polling(), Limits(1000, 100))
+    waits = [asyncio.create_task(poll(scheduler, scheduler.track(FIVE))) for _ in range(100)]
     await asyncio.sleep(0)
-    course = polls.course(FIVE)
-    first = await poll(polls, course)
+    tracked = scheduler.track(FIVE)
+    first = await poll(scheduler, tracked)
     assert 62 < first < 67
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
     began = now()
-    assert [await poll(polls, polls.course(FIVE)) - began] == about(60)
+    assert [await poll(scheduler, scheduler.track(FIVE)) - began] == about(60)
 
 
 async def test_a_poll_without_an_answer() -> None:
     """After trouble the next poll is put off as by an answer; one cut short is made up for."""
-    polls = Polls(Polling(), FEW)
-    course = polls.course(ATTACHED, None)
-    assert [await poll(polls, course, None)] == about(0)
-    assert [await poll(polls, course, None)] == about(0)
-    polls.postpone(course)
-    assert [await poll(polls, course, None)] == about(ALONE)
+    scheduler = PollScheduler(Polling(), FEW)
+    tracked = scheduler.track(ATTACHED, None)
+    assert [await poll(scheduler, tracked, None)] == about(0)
+    assert [await poll(scheduler, tracked, None)] == about(0)
+    scheduler.reschedule(tracked)
+    assert [await poll(scheduler, tracked, None)] == about(ALONE)
 
 
 # ------------------------------------------------------------------------------------------- hints
@@ -803,31 +831,31 @@ async def test_a_poll_without_an_answer() -> None:
 
 async def test_hints_are_bounded() -> None:
     """Five hints about a task are acted on, no two within a second; then it is polled as usual."""
-    polls = Polls(Polling(), Limits())
-    course = polls.course(FIVE)
+    scheduler = PollScheduler(Polling(), Limits())
+    tracked = scheduler.track(FIVE)
     moments = []
     for _ in range(8):
         for _ in range(3):
-            polls.hasten(course)
-        moments.append(await poll(polls, course))
+            scheduler.poll_now(tracked)
+        moments.append(await poll(scheduler, tracked))
     assert moments == about(0, 1, 2, 3, 4, 5, 6, 7)
-    assert course.hints == 5
+    assert tracked.wakes.followed == 5
 
 
 async def test_a_certain_end_is_no_hint() -> None:
     """What is known for certain is acted on at once, however many hints there were before."""
-    polls = Polls(Polling(), Limits())
-    course = polls.course(FIVE)
+    scheduler = PollScheduler(Polling(), Limits())
+    tracked = scheduler.track(FIVE)
     for _ in range(6):
-        polls.hasten(course)
-        await poll(polls, course)
-    wait = asyncio.create_task(poll(polls, course))
+        scheduler.poll_now(tracked)
+        await poll(scheduler, tracked)
+    wait = asyncio.create_task(poll(scheduler, tracked))
     await asyncio.sleep(0.25)
     at = now()
-    polls.hasten(course)
+    scheduler.poll_now(tracked)
     await asyncio.sleep(0)
     assert not wait.done()
-    polls.hasten(course, certain=True)
+    scheduler.poll_now(tracked, certain=True)
     assert [await wait] == about(at)
 
 
@@ -835,16 +863,16 @@ async def test_a_certain_end_is_no_hint() -> None:
 
 
 async def test_lifetimes() -> None:
-    """How long a slot is kept without news follows what is known of the kind, and the limits."""
-    polls = Polls(Polling(), Limits(presumed_lifetime=1000.0))
-    assert polls.lifetime(FIVE, accepted=True) == 90 + 600
-    assert polls.lifetime(FIVE, accepted=False) == 90 * 1.25 + 2
-    assert polls.lifetime(NEW, accepted=True) == 1000
-    assert polls.lifetime(NEW, accepted=False) == 300
+    """How long a slot is kept without an answer follows what is known of the kind."""
+    scheduler = PollScheduler(Polling(), Limits())
+    assert scheduler.track(FIVE).history.lifetime == 90 + 600
+    assert scheduler.unsure_lifetime(FIVE) == 90 * 1.25 + 2
+    assert scheduler.track(NEW).history.lifetime == float("inf")
+    assert scheduler.unsure_lifetime(NEW) == 300
     for _ in range(40):
-        await live(polls, FIVE, 2.0)
-    assert 3 < polls.lifetime(FIVE, accepted=False) < 6
-    assert polls.lifetime(FIVE, accepted=True) == pytest.approx(602, abs=1)
+        await live(scheduler, FIVE, 2.0)
+    assert 3 < scheduler.unsure_lifetime(FIVE) < 6
+    assert scheduler.track(FIVE).history.lifetime == pytest.approx(602, abs=1)
 
 
 # ----------------------------------------------------------------------------------- attached tasks
@@ -871,41 +899,43 @@ def created(ago: float) -> Snapshot:
 )
 async def test_attached_tasks(ago: float | None, kind: Kind, wait: float) -> None:
     """A task of unknown age is asked after at once, then at the pace of the age that is told."""
-    polls = Polls(Polling(first=500.0), Limits())
-    assert [await poll(polls, polls.course(kind, None))] == about(0)
+    scheduler = PollScheduler(Polling(first=500.0), Limits())
+    assert [await poll(scheduler, scheduler.track(kind, None))] == about(0)
     said = RUNNING if ago is None else created(ago)
     # The age is told in real time, so a slow machine makes it a little older.
-    assert await gap(polls, said, kind) == pytest.approx(wait, abs=0.3)
+    assert await gap(scheduler, said, kind) == pytest.approx(wait, abs=0.3)
 
 
 async def test_clocks_that_disagree() -> None:
     """A task from the future grows older from the presumed age."""
-    polls = Polls(Polling(), Limits())
-    course = polls.course(ATTACHED, None)
+    scheduler = PollScheduler(Polling(), Limits())
+    tracked = scheduler.track(ATTACHED, None)
     said = created(-99999)
-    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(0, ALONE)
+    assert [await poll(scheduler, tracked, said), await poll(scheduler, tracked, said)] == about(
+        0, ALONE
+    )
     await asyncio.sleep(109)
-    assert [await poll(polls, course, said), await poll(polls, course, said)] == about(
+    assert [await poll(scheduler, tracked, said), await poll(scheduler, tracked, said)] == about(
         110.5, 110.5 + 6.05
     )
 
 
 async def test_what_attached_tasks_teach() -> None:
     """Of a task of unknown age only the service's own times count."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
 
     async def end(took: float | None) -> None:
         zero = datetime.now(UTC)
         later = zero + timedelta(seconds=took) if took else None
         said = Snapshot(REF, TaskState.SUCCESS, created_at=zero, completed_at=later)
-        await poll(polls, polls.course(ATTACHED, None), said)
+        await poll(scheduler, scheduler.track(ATTACHED, None), said)
 
     for _ in range(40):
         await end(None)
-    assert await gap(polls, created(100)) == pytest.approx(1.0)
+    assert await gap(scheduler, created(100)) == pytest.approx(1.0)
     for _ in range(40):
         await end(500.0)
-    assert await gap(polls, created(100)) == pytest.approx(5.0, abs=0.1)
+    assert await gap(scheduler, created(100)) == pytest.approx(5.0, abs=0.1)
 
 
 # ----------------------------------------------------------------------------------------- learning
@@ -915,11 +945,13 @@ async def test_what_attached_tasks_teach() -> None:
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT001
     """A service twice as slow, or as fast, is asked at its own times forty tasks later."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
     dice = Random(1)  # noqa: S311 - durations, not keys
     for _ in range(40):
-        await live(polls, FIVE, factor * dice.uniform(60, 90), told=told)
-    ages = [await live(polls, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)]
+        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told)
+    ages = [
+        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)
+    ]
     assert 0.8 * 60 * factor < mean(one[0] for one in ages) < 70 * factor
     assert mean(map(len, ages)) < 30 * factor
     if told:
@@ -928,34 +960,34 @@ async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT0
 
 async def test_a_kind_never_seen() -> None:
     """One result of an unknown kind is enough to ask when the next is about to end."""
-    polls = Polls(Polling(), Limits())
-    ages = await live(polls, NEW, 100.0)
+    scheduler = PollScheduler(Polling(), Limits())
+    ages = await live(scheduler, NEW, 100.0)
     assert ages[:2] == about(15, 16)
     assert 100 <= ages[-1] <= 105
-    assert await live(polls, NEW, 75.0) == about(75)
-    assert (await live(polls, Kind("kling-8"), 20.0))[:1] == about(15)
+    assert await live(scheduler, NEW, 75.0) == about(75)
+    assert (await live(scheduler, Kind("kling-8"), 20.0))[:1] == about(15)
 
 
 async def test_a_service_without_times() -> None:
-    """Without the service's times, a task ended half-way between the last two polls."""
-    polls = Polls(Polling(), Limits())
-    running, ended = (await live(polls, NEW, 100.0, told=False))[-2:]
+    """Without the service's times, a task ended half-way between the last two scheduler."""
+    scheduler = PollScheduler(Polling(), Limits())
+    running, ended = (await live(scheduler, NEW, 100.0, told=False))[-2:]
     assert running < 100 <= ended
     # One result: the marks lie a quarter around it.
-    assert (await live(polls, NEW, 90.0))[:1] == about((running + ended) / 2 * 0.75)
+    assert (await live(scheduler, NEW, 90.0))[:1] == about((running + ended) / 2 * 0.75)
 
 
 def test_those_of_an_earlier_loop() -> None:
     """Tasks that were submitted on an earlier loop, and are not waited for, hold up no learning."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
 
     async def submit() -> None:
-        polls.course(FIVE)
+        scheduler.track(FIVE)
 
     async def go_on() -> None:
         for _ in range(20):
-            await live(polls, FIVE, 30.0)
-        assert (await live(polls, FIVE, 30.0))[0] < 31
+            await live(scheduler, FIVE, 30.0)
+        assert (await live(scheduler, FIVE, 30.0))[0] < 31
 
     for main in (submit(), go_on()):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -964,73 +996,73 @@ def test_those_of_an_earlier_loop() -> None:
 
 async def test_a_crowd_is_judged_as_a_whole() -> None:
     """Of many that began together the quick ones do not speak for all, nor do the slow ones."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
     began = now()
     lasts = [60 + n * 7919 % 200 * 0.15 for n in range(200)]
-    await together(*(live(polls, FIVE, one) for one in lasts))
+    await together(*(live(scheduler, FIVE, one) for one in lasts))
     # Now all have ended, the slowest last; a task that takes 62 s is none the later.
     assert now() - began < 95
-    assert (await live(polls, FIVE, 62.0))[-1] < 64
-    assert (await live(polls, FIVE, 88.0))[-1] < 90
+    assert (await live(scheduler, FIVE, 62.0))[-1] < 64
+    assert (await live(scheduler, FIVE, 88.0))[-1] < 90
 
 
 async def test_those_whom_nobody_asks_after() -> None:
     """Others learn without those that are never asked after; what these took counts at last."""
-    polls = Polls(Polling(), Limits())
-    left = polls.course(FIVE)
+    scheduler = PollScheduler(Polling(), Limits())
+    left = scheduler.track(FIVE)
     for _ in range(20):
-        await live(polls, FIVE, 30.0)
-    assert (await live(polls, FIVE, 30.0))[0] < 31
+        await live(scheduler, FIVE, 30.0)
+    assert (await live(scheduler, FIVE, 30.0))[0] < 31
     zero = datetime.now(UTC)
     said = Snapshot(
         REF, TaskState.SUCCESS, created_at=zero, completed_at=zero + timedelta(seconds=10)
     )
-    await poll(polls, left, said)
-    assert (await live(polls, FIVE, 30.0))[0] < 10
+    await poll(scheduler, left, said)
+    assert (await live(scheduler, FIVE, 30.0))[0] < 10
 
 
 async def test_a_service_that_recovers() -> None:
     """After an hour of trouble the first poll comes after two minutes all the same."""
-    polls = Polls(Polling(), Limits())
-    await together(*(live(polls, FIVE, 1200.0) for _ in range(50)))
-    assert (await live(polls, FIVE, 75.0)) == about(120)
+    scheduler = PollScheduler(Polling(), Limits())
+    await together(*(live(scheduler, FIVE, 1200.0) for _ in range(50)))
+    assert (await live(scheduler, FIVE, 75.0)) == about(120)
 
 
 @pytest.mark.parametrize("told", [True, False])
 async def test_failures_teach_nothing(told: bool) -> None:  # noqa: FBT001
     """How long it took a task to fail says nothing about those that succeed."""
-    polls = Polls(Polling(first=10.0), Limits())
+    scheduler = PollScheduler(Polling(first=10.0), Limits())
     zero = datetime.now(UTC)
     later = zero + timedelta(seconds=5)
     said = Snapshot(REF, TaskState.FAILED, created_at=zero, completed_at=later)
     for _ in range(40):
-        await poll(polls, polls.course(FIVE), said if told else FAILED)
+        await poll(scheduler, scheduler.track(FIVE), said if told else FAILED)
     # Nearly 90 s old, it is still within its time, but in no tail.
-    course = polls.course(FIVE)
+    tracked = scheduler.track(FIVE)
     await asyncio.sleep(85)
-    assert [await poll(polls, course), await poll(polls, course)] == about(485, 486)
+    assert [await poll(scheduler, tracked), await poll(scheduler, tracked)] == about(485, 486)
 
 
 async def test_kinds_are_apart() -> None:
     """What is learned of one kind is nothing to another."""
-    polls = Polls(Polling(), Limits())
+    scheduler = PollScheduler(Polling(), Limits())
     for _ in range(40):
-        await live(polls, FIVE, 30.0)
-    assert (await live(polls, FIVE, 30.0))[0] < 31
-    assert (await live(polls, TEN, 100.0))[:1] == about(90)
+        await live(scheduler, FIVE, 30.0)
+    assert (await live(scheduler, FIVE, 30.0))[0] < 31
+    assert (await live(scheduler, TEN, 100.0))[:1] == about(90)
     official = Kind(FIVE.model, FIVE.mode, FIVE.duration, "official")
-    assert (await live(polls, official, 80.0))[:1] == about(60)
+    assert (await live(scheduler, official, 80.0))[:1] == about(60)
 
 
 async def test_stuck_tasks() -> None:
     """A task that does not end is asked after four times a minute, and teaches nothing."""
-    polls = Polls(Polling(), Limits())
-    ages = await live(polls, FIVE, 1800.0)
+    scheduler = PollScheduler(Polling(), Limits())
+    ages = await live(scheduler, FIVE, 1800.0)
     assert len(ages) < 30 + 30 + 1800 / 15
     assert [b - a for a, b in zip(ages[-9:-1], ages[-8:], strict=True)] == about(*[15] * 8)
     for _ in range(50):
-        await poll(polls, polls.course(FIVE, 60.0), FAILED)
-    assert (await live(polls, FIVE, 70.0))[:1] == about(60)
+        await poll(scheduler, scheduler.track(FIVE, 60.0), FAILED)
+    assert (await live(scheduler, FIVE, 70.0))[:1] == about(60)
 
 
 # --------------------------------------------------------------------------------- the whole system
@@ -1046,7 +1078,7 @@ class Service:
         self.submits: list[float] = []  # when each was accepted
         self.ends: dict[int, float] = {}
         self.late: dict[int, float] = {}
-        self.polls: Counter[int] = Counter()
+        self.scheduler: Counter[int] = Counter()
 
     async def answer(self, request: Request) -> Response:
         await asyncio.sleep(0.02)
@@ -1057,7 +1089,7 @@ class Service:
             self.ends[number] = now() + self.duration(number)
             return answer({"taskId": f"task_{number}"})
         number = int(request.ref.task_id.removeprefix("task_"))
-        self.polls[number] += 1
+        self.scheduler[number] += 1
         data = {
             "taskId": request.ref.task_id,
             "state": "processing",
@@ -1107,25 +1139,25 @@ def evenly(low: float, high: float) -> Callable[[int], float]:
 
 @pytest.mark.slow
 def test_a_hundred_slots() -> None:
-    """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
+    """With room in the limit, ends are found half a second late, at 17 scheduler a task at most."""
     service = Service(evenly(60, 90))
     assert service.run(500, Limits(10_000, 100)) < 5 * 75 + 90
     assert service.lateness(100) < 0.6
     assert service.lateness() < 0.6
     assert max(service.late.values()) < 10
-    assert mean(service.polls.values()) < 17
-    assert max(service.polls.values()) < 40
+    assert mean(service.scheduler.values()) < 17
+    assert max(service.scheduler.values()) < 40
     assert service.fullest_minute < 10_000
 
 
 def test_a_full_limit() -> None:
-    """Where polls fill the limit, it is never passed, and ends are found a second or two late."""
+    """Where scheduler fill the limit, it is never passed, and ends are found a second or two late."""
     service = Service(evenly(60, 90))
     assert service.run(500, Limits(1000, 100)) < 5 * 75 + 90
     assert 900 < service.fullest_minute <= 1000
     assert service.lateness() < 2
     assert max(service.late.values()) < 15
-    assert mean(service.polls.values()) < 12
+    assert mean(service.scheduler.values()) < 12
 
 
 def test_a_tiny_limit() -> None:
@@ -1148,7 +1180,7 @@ def test_a_service_in_trouble(factor: float) -> None:
     service.run(400, Limits(10_000, 40))
     assert service.lateness(280) < 1
     assert max(service.late.values()) < 65
-    assert max(service.polls.values()) < 300
+    assert max(service.scheduler.values()) < 300
 
 
 def test_stuck_tasks_among_others() -> None:
@@ -1158,5 +1190,5 @@ def test_stuck_tasks_among_others() -> None:
     service.run(200, Limits(1000, 100))
     others = [late for number, late in service.late.items() if number % 10]
     assert mean(others) < 2
-    assert max(service.polls.values()) < 150
+    assert max(service.scheduler.values()) < 150
     assert service.fullest_minute <= 1000

@@ -117,7 +117,7 @@ async def test_a_task_factory_is_asked(emulate: Emulate, connect: Connect) -> No
         await kling.submit(FOX)
     finally:
         loop.set_task_factory(None)
-    assert "Submits._send" in seen
+    assert "Submitter._send" in seen
 
 
 async def test_an_answer_without_waiting() -> None:
@@ -165,10 +165,10 @@ async def test_nothing_is_left_of_a_wait(
     await kling.submit(FOX)
     waiting = [asyncio.create_task(kling.submit(FOX)) for _ in range(3)]
     await asyncio.sleep(30)
-    assert {"Submits._sweep", "attend"} <= leftovers()
+    assert {"Submitter._sweep", "poll_unattended"} <= leftovers()
     waiting[0].cancel()
     await asyncio.sleep(1)
-    assert "Submits._sweep" in leftovers()
+    assert "Submitter._sweep" in leftovers()
     for task in waiting:
         task.cancel()
     await asyncio.sleep(1)
@@ -205,15 +205,15 @@ def test_loops_that_take_turns() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as one, two:
         one.run(kling.submit(FOX))
         one.run(wait())
-        assert "Submits._sweep" in one.run(swept())
+        assert "Submitter._sweep" in one.run(swept())
         two.run(wait())
         one.run(stop())
         two.run(asyncio.sleep(10))
-        assert "Submits._sweep" in two.run(swept())
+        assert "Submitter._sweep" in two.run(swept())
         waiting.pop(0)
         two.run(stop())
         two.run(asyncio.sleep(10))
-        assert "Submits._sweep" not in two.run(swept())
+        assert "Submitter._sweep" not in two.run(swept())
 
 
 async def test_the_sweep_survives_a_foreign_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -233,7 +233,7 @@ async def test_the_sweep_survives_a_foreign_error(caplog: pytest.LogCaptureFixtu
     first = await kling.submit(FOX)
     waiting = asyncio.create_task(kling.submit(FOX))
     await asyncio.sleep(200)
-    assert f"watching {first.ref} failed" in caplog.text
+    assert f"polling {first.ref} failed" in caplog.text
     assert "ZeroDivisionError" in caplog.text
     ended = True
     await asyncio.sleep(0)
@@ -252,7 +252,7 @@ async def test_the_slot_of_an_unsure_submit(fault: str, emulate: Emulate, connec
     with pytest.raises(KlingError) as caught:
         await kling.submit(FOX)
     assert caught.value.may_have_charged
-    lifetime = kling._polls.lifetime(kind_of(FOX), accepted=False)  # noqa: SLF001 - Polls decides
+    lifetime = kling._scheduler.unsure_lifetime(kind_of(FOX))  # noqa: SLF001 - the scheduler decides
     await asyncio.sleep(lifetime - 1)
     assert limiter.slots_in_use == 1
     await asyncio.sleep(2)
@@ -274,7 +274,7 @@ async def test_the_slot_after_a_foreign_error(when: str) -> None:
     with pytest.raises(ZeroDivisionError):
         await kling.submit(FOX, observer=observer)
     assert limiter.slots_in_use == (when == "sent")
-    await asyncio.sleep(kling._polls.lifetime(kind_of(FOX), accepted=False) + 1)  # noqa: SLF001
+    await asyncio.sleep(kling._scheduler.unsure_lifetime(kind_of(FOX)) + 1)  # noqa: SLF001
     assert limiter.slots_in_use == 0
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
-from kling_async._utils.loops import OneLoop
 from kling_async.errors import (
     AnswerLostError,
     AuthenticationError,
@@ -22,8 +21,9 @@ from kling_async.errors import (
 )
 from kling_async.policy.durations import Kind
 from kling_async.results import TaskState
-from kling_async.tasks.poll_scheduler import Polls
-from kling_async.tasks.task import DEFAULT_TIMEOUT, Task
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT
+from kling_async.tasks.poll_scheduler import PollScheduler
+from kling_async.tasks.task import Task
 from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -57,15 +57,11 @@ class Service:
         self.delay = delay
         self.asked: list[float] = []
         self.abandoned: list[tuple[TaskRef, BaseException | None]] = []
-        self.loops = OneLoop("client")
 
-    def abandon(self, *tasks: Task, error: BaseException | None = None) -> None:
-        self.abandoned += [(task.ref, error) for task in tasks]
+    def abandon(self, task: Task, error: BaseException | None = None) -> None:
+        self.abandoned.append((task.ref, error))
 
-    def check_loop(self) -> None:
-        self.loops.check()
-
-    async def ask(self, ref: TaskRef) -> Snapshot:
+    async def read_status(self, ref: TaskRef) -> Snapshot:
         self.asked.append(now())
         await asyncio.sleep(self.delay)
         said = [what for at, what in self.plan if at <= now()][-1]
@@ -77,9 +73,8 @@ class Service:
         return Snapshot(ref, state, said, result_urls=URLS if said == "success" else ())
 
     def task(self, polling: Polling = FIVE, *, age: float | None = 0.0) -> Task:
-        self.polls = polls = Polls(polling, Limits())
-        course = polls.course(KIND, age)
-        return Task(REF, KIND, self, polls, course, age_known=age is not None)
+        self.scheduler = scheduler = PollScheduler(polling, Limits())
+        return Task(REF, scheduler.track(KIND, age), self, scheduler)
 
 
 async def test_await_is_wait() -> None:
@@ -131,7 +126,7 @@ async def test_snapshot_and_repr() -> None:
     service = Service((0, "processing_r2"))
     task = service.task()
     assert task.snapshot is None
-    assert repr(task) == "<Task kling-2-1/task_1 not asked yet>"
+    assert repr(task) == "<Task kling-2-1/task_1 not polled yet>"
     snapshot = await task.status()
     assert task.snapshot is snapshot
     assert repr(task) == "<Task kling-2-1/task_1 processing_r2>"
@@ -461,7 +456,7 @@ async def test_trouble_until_the_deadline() -> None:
     """If trouble lasts until the deadline, the error says so and has it as its cause."""
     service = Service((0, "pending"), (4, LOST))
     with pytest.raises(
-        TaskTimeoutError, match=r"last said pending; the last poll failed: lost"
+        TaskTimeoutError, match=r"last status was pending; the last poll failed: lost"
     ) as caught:
         await service.task().wait(timeout=50)
     assert caught.value.__cause__ is LOST
@@ -590,7 +585,7 @@ async def test_the_deadline() -> None:
 async def test_a_deadline_before_the_first_poll() -> None:
     """If the deadline comes first, the error says that nobody has asked."""
     service = Service((0, "pending"))
-    with pytest.raises(TaskTimeoutError, match="not asked yet") as caught:
+    with pytest.raises(TaskTimeoutError, match="not polled yet") as caught:
         await service.task(Polling()).wait(timeout=30)
     assert caught.value.snapshot is None
     assert not service.asked
@@ -747,7 +742,7 @@ async def test_closing_ends_the_waits() -> None:
     task = service.task()
     waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
     await asyncio.sleep(3)
-    service.polls.deadlines.close()
+    service.scheduler.deadlines.close()
     await asyncio.wait(waiters)
     for waiter in waiters:
         error = waiter.exception()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,9 +24,10 @@ from kling_async.limits.shared.limiter import SharedLimiter
 from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.policy.durations import Kind
 from kling_async.results import TaskState
-from kling_async.tasks.poll_scheduler import Polls
-from kling_async.tasks.request_executor import Calls
-from kling_async.tasks.task_registry import Running, attend, kind_of
+from kling_async.tasks.poll_scheduler import PollScheduler
+from kling_async.tasks.request_executor import RequestExecutor
+from kling_async.tasks.task import poll_unattended
+from kling_async.tasks.task_registry import TaskRegistry, kind_of
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.virtual_time
 
 REF = TaskRef("kling-2-1", "task_1")
 KIND = Kind("kling-2-1", "master-text-to-video", 5)
+FOX = MasterTextToVideo("a fox", duration=5)
 
 RUNNING = Snapshot(REF, TaskState.PROCESSING, "processing")
 SUCCESS = Snapshot(REF, TaskState.SUCCESS, "success", result_urls=("https://example.com/a.mp4",))
@@ -52,8 +55,8 @@ class Service:
         self.raises: Exception | None = None
         self.events: list[Event] = []
         transport = ScriptedTransport(self._reply)
-        calls = Calls(transport, self.limiter, Retry(), (self.events.append,))
-        self.running = Running(calls, Polls(Polling(first=1.0), Limits()))
+        calls = RequestExecutor(transport, self.limiter, Retry(), (self.events.append,))
+        self.registry = TaskRegistry(calls, PollScheduler(Polling(first=1.0), Limits()))
 
     def _reply(self, request: Request) -> Response:
         if self.raises is not None:
@@ -65,9 +68,7 @@ class Service:
 
     async def begin(self, nonce: str = "", ref: TaskRef = REF) -> Task:
         """Note a task that was just accepted."""
-        task = self.running.task(ref, KIND)
-        self.running.begin(task, await self.limiter.slot(), nonce)
-        return task
+        return self.registry.add(ref, FOX, await self.limiter.slot(), nonce)
 
     def told(self, kind: type[Event]) -> list[Event]:
         """Return the events of a kind."""
@@ -75,7 +76,7 @@ class Service:
 
     def note(self, said: Snapshot) -> None:
         """Hear an answer that was asked for at this moment."""
-        self.running.note(said, known=self.running.find(said.ref) is not None)
+        self.registry.update(said, known=self.registry.find(said.ref) is not None)
 
     @property
     def slots(self) -> int:
@@ -87,14 +88,14 @@ async def test_from_submit_to_end(ended: Snapshot) -> None:
     """A task is known and holds its slot until it is seen to have ended, and never after that."""
     service = Service()
     task = await service.begin()
-    assert service.running.tasks == {REF: task}
-    assert service.running.find(REF) is task
+    assert service.registry.tasks == {REF: task}
+    assert service.registry.find(REF) is task
     service.note(RUNNING)
     assert service.slots == 1
     for _ in range(2):
         service.note(ended)
-        assert service.running.tasks == {}
-        assert service.running.find(REF) is None
+        assert service.registry.tasks == {}
+        assert service.registry.find(REF) is None
         assert service.slots == 0
 
 
@@ -120,10 +121,9 @@ async def test_the_slot_of_a_process_that_died() -> None:
     ):
         service, other = Service(dead), Service(alive)
         for ref in (REF, TaskRef("kling-2-1", "task_2")):
-            service.running.begin(service.running.task(ref, KIND), await dead.slot())
+            service.registry.add(ref, FOX, await dead.slot())
         await dead.close()
-        task = other.running.task(REF, KIND, None)
-        other.running.attach(task)
+        task = other.registry.attach(REF, KIND, None)
         other.note(RUNNING)
         other.note(evolve(SUCCESS, ref=ref))
         await asyncio.sleep(0.1)
@@ -134,7 +134,7 @@ async def test_the_slot_of_a_process_that_died() -> None:
         await asyncio.sleep(0.1)
         assert not (await engine.peek()).leases
         calls = engine.calls
-        other.running.note(SUCCESS, known=True)  # asked for before it was seen to have ended
+        other.registry.update(SUCCESS, known=True)  # asked for before it was seen to have ended
         await asyncio.sleep(0.1)
         assert engine.calls == calls
         other.note(SUCCESS)
@@ -147,7 +147,7 @@ async def test_the_tasks_are_a_copy() -> None:
     """Who looks through the tasks is not disturbed by those that end meanwhile."""
     service = Service()
     task = await service.begin()
-    seen = service.running.tasks
+    seen = service.registry.tasks
     service.note(SUCCESS)
     assert seen == {REF: task}
 
@@ -157,8 +157,8 @@ async def test_an_older_answer() -> None:
     service = Service()
     await service.begin()
     service.note(SUCCESS)
-    service.running.note(RUNNING, known=True)
-    assert service.running.tasks == {}
+    service.registry.update(RUNNING, known=True)
+    assert service.registry.tasks == {}
     assert service.slots == 0
 
 
@@ -166,13 +166,12 @@ async def test_an_older_answer() -> None:
 async def test_an_older_answer_on_an_attached_task(*, seen: bool) -> None:
     """The same holds for a task that was attached, whether it was seen to be running or not."""
     service = Service()
-    task = service.running.task(REF, KIND, None)
-    service.running.attach(task)
+    task = service.registry.attach(REF, KIND, None)
     if seen:
         service.note(RUNNING)
     service.note(SUCCESS)
-    service.running.note(RUNNING, known=True)
-    assert service.running.tasks == {}
+    service.registry.update(RUNNING, known=True)
+    assert service.registry.tasks == {}
     assert service.slots == 0
 
 
@@ -181,49 +180,47 @@ async def test_a_task_of_another_process() -> None:
     service = Service()
     for said in (SUCCESS, RUNNING, SUCCESS):
         service.says = said
-        assert await service.running.ask(REF) == said
+        assert await service.registry.read_status(REF) == said
         assert service.slots == 0
-        assert service.running.find(REF) is None
+        assert service.registry.find(REF) is None
     assert [type(event) for event in service.events] == [Polled] * 3
 
 
 async def test_attached() -> None:
     """An attached task is found while somebody holds it; seen to run, it takes a slot."""
     service = Service()
-    task = service.running.task(REF, KIND, None)
-    service.running.attach(task)
-    assert service.running.find(REF) is task
-    assert service.running.tasks == {}
+    task = service.registry.attach(REF, KIND, None)
+    assert service.registry.find(REF) is task
+    assert service.registry.tasks == {}
     await task.status()
-    assert service.running.tasks == {REF: task}
+    assert service.registry.tasks == {REF: task}
     assert service.slots == 1
 
 
 async def test_attached_and_dropped() -> None:
     """An attached task that nobody holds is forgotten."""
     service = Service()
-    service.running.attach(service.running.task(REF, KIND, None))
+    service.registry.attach(REF, KIND, None)
     gc.collect()
-    assert service.running.find(REF) is None
+    assert service.registry.find(REF) is None
 
 
 async def test_attached_and_ended() -> None:
     """An attached task that has told its end is not found any more."""
     service = Service()
-    task = service.running.task(REF, KIND, None)
-    service.running.attach(task)
+    task = service.registry.attach(REF, KIND, None)
     service.says = SUCCESS
-    assert service.running.find(REF) is task
+    assert service.registry.find(REF) is task
     await task
-    assert service.running.find(REF) is None
+    assert service.registry.find(REF) is None
 
 
 async def test_held() -> None:
     """A task that is presumed to run holds a slot at once."""
     service = Service()
-    task = service.running.task(REF, KIND, 10.0)
-    service.running.hold(task)
-    assert service.running.find(REF) is task
+    task = service.registry.attach(REF, KIND, 10.0)
+    service.registry.adopt(task)
+    assert service.registry.find(REF) is task
     assert service.slots == 1
 
 
@@ -235,19 +232,18 @@ async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> 
     """A callback speaks of a task at its own URL only, or at any if that is not known."""
     service = Service()
     task = await service.begin(own)
-    assert service.running.called(REF, nonce) is (task if speaks else None)
-    assert service.running.gave(REF, nonce) is (own == nonce)
-    assert not service.running.gave(TaskRef(REF.model, "task_2"), nonce)
-    assert service.running.called(TaskRef(REF.model, "task_2"), nonce) is None
-    assert service.running.called(TaskRef("kling-3", REF.task_id), nonce) is None
+    assert service.registry.find_called(REF, nonce) is (task if speaks else None)
+    assert service.registry.has_nonce(REF, nonce) is (own == nonce)
+    assert not service.registry.has_nonce(TaskRef(REF.model, "task_2"), nonce)
+    assert service.registry.find_called(TaskRef(REF.model, "task_2"), nonce) is None
+    assert service.registry.find_called(TaskRef("kling-3", REF.task_id), nonce) is None
 
 
 async def test_an_attached_task_is_called_at_any_url() -> None:
     """A task of an earlier process may have had any URL of ours."""
     service = Service()
-    task = service.running.task(REF, KIND, None)
-    service.running.attach(task)
-    assert service.running.called(REF, "whichever") is task
+    task = service.registry.attach(REF, KIND, None)
+    assert service.registry.find_called(REF, "whichever") is task
 
 
 async def test_when_a_task_is_asked_after() -> None:
@@ -255,11 +251,11 @@ async def test_when_a_task_is_asked_after() -> None:
     service = Service()
     service.says = SUCCESS
     loop = asyncio.get_running_loop()
-    await service.running.task(REF, KIND, None)
+    await service.registry.attach(REF, KIND, None)
     assert loop.time() == pytest.approx(0, abs=0.01)
-    await service.running.task(REF, KIND)
+    await service.registry.attach(REF, KIND, 0.0)
     assert loop.time() == pytest.approx(1, abs=0.01)
-    await service.running.task(REF, KIND, 0.4, called_back=True)
+    await service.registry.attach(REF, KIND, 0.4)
     assert loop.time() == pytest.approx(1.6, abs=0.01)
 
 
@@ -276,14 +272,14 @@ async def test_attending() -> None:
     service = Service()
     task = await service.begin()
     service.says = FAILED
-    await attend(task)
+    await poll_unattended(task)
     assert service.slots == 0
     service.raises = NotFoundError("no such task", status=404, ref=REF)
-    await attend(service.running.task(REF, KIND))
+    await poll_unattended(service.registry.attach(REF, KIND, 0.0))
     service.raises = None
     service.says = RUNNING
     asked = len(service.told(Polled))
-    await attend(service.running.task(REF, KIND), once=True)
+    await poll_unattended(service.registry.attach(REF, KIND, 0.0), once=True)
     assert len(service.told(Polled)) == asked + 1
 
 
@@ -291,9 +287,9 @@ async def test_attending_with_a_foreign_error(caplog: pytest.LogCaptureFixture) 
     """An error of the user's transport or limiter ends the waiting, and is logged with the task."""
     service = Service()
     service.raises = ZeroDivisionError()
-    await attend(service.running.task(REF, KIND))
+    await poll_unattended(service.registry.attach(REF, KIND, 0.0))
     (record,) = caplog.records
-    assert record.getMessage() == f"watching {REF} failed"
+    assert record.getMessage() == f"polling {REF} failed"
     assert record.exc_info is not None
 
 
@@ -307,9 +303,9 @@ async def test_the_end_is_told_once(ended: Snapshot) -> None:
     await service.begin()
     service.says = ended
     for _ in range(3):
-        await service.running.ask(REF)
+        await service.registry.read_status(REF)
     assert [type(event) for event in service.events] == [Polled, TaskEnded, Polled, Polled]
-    service.running.note(ended, known=True)  # asked for before the end was known
+    service.registry.update(ended, known=True)  # asked for before the end was known
     (end,) = service.told(TaskEnded)
     assert isinstance(end, TaskEnded)
     assert end.snapshot.state is ended.state
@@ -318,8 +314,7 @@ async def test_the_end_is_told_once(ended: Snapshot) -> None:
 async def test_the_end_of_an_attached_task() -> None:
     """The end of an attached task is an event, too, also if it was never seen to run."""
     service = Service()
-    task = service.running.task(REF, KIND, None)
-    service.running.attach(task)
+    task = service.registry.attach(REF, KIND, None)
     service.note(SUCCESS)
     service.note(SUCCESS)
     assert service.events == [TaskEnded(SUCCESS)]
@@ -332,13 +327,13 @@ async def test_a_404_of_a_young_task() -> None:
     service.raises = NotFoundError("no such task", status=404, ref=REF)
     await asyncio.sleep(50)
     with pytest.raises(NotFoundError):
-        await service.running.ask(REF)
+        await service.registry.read_status(REF)
     assert service.slots == 1
     await asyncio.sleep(11)
     with pytest.raises(NotFoundError):
-        await service.running.ask(REF)
+        await service.registry.read_status(REF)
     assert service.slots == 0
-    assert service.running.find(REF) is None
+    assert service.registry.find(REF) is None
     assert not service.told(TaskEnded)
 
 
@@ -347,7 +342,7 @@ async def test_a_404_of_an_unknown_task() -> None:
     service = Service()
     service.raises = NotFoundError("no such task", status=404, ref=REF)
     with pytest.raises(NotFoundError):
-        await service.running.ask(REF)
+        await service.registry.read_status(REF)
     assert service.slots == 0
 
 
@@ -359,12 +354,12 @@ async def test_an_expired_slot() -> None:
     await service.begin(ref=other)
     await asyncio.sleep(11)
     assert service.slots == 0
-    assert service.running.tasks == {}
-    assert service.running.find(REF) is task
+    assert service.registry.tasks == {}
+    assert service.registry.find(REF) is task
     gc.collect()
-    assert service.running.find(other) is None
+    assert service.registry.find(other) is None
     service.note(RUNNING)
-    assert service.running.tasks == {REF: task}
+    assert service.registry.tasks == {REF: task}
     assert service.slots == 1
     service.note(SUCCESS)
     assert service.events == [TaskEnded(SUCCESS)]
@@ -375,12 +370,12 @@ async def test_an_old_slot_that_expires() -> None:
     limiter = LocalLimiter(Limits(presumed_lifetime=10.0))
     one, other = Service(limiter), Service(limiter)
     await one.begin()
-    held = other.running.task(REF, KIND, 1.0)
-    other.running.hold(held)  # shares the slot
+    held = other.registry.attach(REF, KIND, 1.0)
+    other.registry.adopt(held)  # shares the slot
     one.note(SUCCESS)
     again = await one.begin()
-    one.running._expired(held)  # noqa: SLF001 - as a late callback of the loop would
-    assert one.running.tasks == {REF: again}
+    one.registry._expire(held)  # noqa: SLF001 - as a late callback of the loop would
+    assert one.registry.tasks == {REF: again}
 
 
 # --------------------------------------------------------------------------------------- abandoned
@@ -397,7 +392,7 @@ async def test_abandoned_once(caplog: pytest.LogCaptureFixture) -> None:
     task = await service.begin()
     errors = [ValueError(), ValueError()]
     for error in errors:
-        service.running.abandon(task, error=error)
+        service.registry.abandon(task, error)
     assert service.events == [TasksAbandoned((REF,))]
     assert len(caplog.records) == 1
     for error in errors:
@@ -409,9 +404,9 @@ async def test_abandoned_by_several_operations() -> None:
     """Of several operations that abandon a task one reports it, each the others of its own."""
     service = Service()
     tasks = [await service.begin(ref=TaskRef(REF.model, f"task_{n}")) for n in range(3)]
-    service.running.abandon(tasks[0])
+    service.registry.abandon(tasks[0])
     received: list[tuple[TaskRef, ...]] = []
-    operation = service.running.abandoned(received.append)
+    operation = service.registry.abandoned_tasks(received.append)
     operation.report([task.ref for task in tasks])
     assert received == [(tasks[1].ref, tasks[2].ref)]
     assert service.events == [TasksAbandoned((tasks[0].ref,)), TasksAbandoned(received[0])]
@@ -421,5 +416,44 @@ async def test_abandoned_after_the_end() -> None:
     """The outcome of a task that has ended can be abandoned, too."""
     service = Service()
     received: list[tuple[TaskRef, ...]] = []
-    service.running.abandoned(received.append).report([REF])
+    service.registry.abandoned_tasks(received.append).report([REF])
     assert received == [(REF,)]
+
+
+# ------------------------------------------------------------------------------ when tasks have ended
+
+
+def end(service: Service, number: int) -> TaskRef:
+    """See a task running, and then ended."""
+    ref = TaskRef(REF.model, f"task_{number}")
+    task = service.registry.attach(ref, KIND, 1.0)
+    service.note(evolve(RUNNING, ref=ref))
+    service.note(evolve(SUCCESS, ref=ref))
+    assert task.ref == ref
+    return ref
+
+
+async def test_when_a_task_has_ended() -> None:
+    """The latest moment counts at which a task was seen to end that had been seen running."""
+    service = Service()
+    assert service.registry.ended_at(REF) is None
+    end(service, 1)
+    between = datetime.now(UTC)
+    end(service, 1)
+    ended_at = service.registry.ended_at(REF)
+    assert ended_at is not None
+    assert between <= ended_at <= datetime.now(UTC)
+
+
+async def test_the_latest_ends_are_remembered() -> None:
+    """A process that lives long does not remember all tasks."""
+    service = Service()
+    first = end(service, 0)
+    second = end(service, 1)
+    for number in range(2, 500):
+        end(service, number)
+    end(service, 0)
+    assert service.registry.ended_at(second) is not None
+    end(service, 500)
+    assert service.registry.ended_at(second) is None
+    assert service.registry.ended_at(first) is not None
