@@ -413,9 +413,9 @@ class KlingClient:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        request = requests.balance()
+        request = requests.build_balance()
         return await self._calls.read(
-            request, lambda response: responses.balance(request, response, datetime.now(UTC))
+            request, lambda response: responses.parse_balance(request, response, datetime.now(UTC))
         )
 
     async def download(
@@ -550,7 +550,7 @@ def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
     given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
     if allow_http is None:
         allow_http = _switch("APIXO_ALLOW_HTTP")
-    normal = requests.normal_base_url(given, allow_http=allow_http)
+    normal = requests.normalize_base_url(given, allow_http=allow_http)
     if is_unencrypted(normal):
         _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
     return normal

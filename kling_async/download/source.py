@@ -38,7 +38,7 @@ from kling_async.errors import (
     ResultExpiredError,
 )
 from kling_async.policy.retry import Retry
-from kling_async.protocol.responses import Response, retry_after
+from kling_async.protocol.responses import Response, parse_retry_after
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Source:
             raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
             refused = status in _CLIENT and status not in _PASSING
-            wait = retry_after(Response(status, b"", answer.headers), datetime.now(UTC))
+            wait = parse_retry_after(Response(status, b"", answer.headers), datetime.now(UTC))
             raise APIError(
                 f"it answered HTTP {status}", status=status, retry_after=wait, retryable=not refused
             )

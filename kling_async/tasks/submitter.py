@@ -143,7 +143,7 @@ class Submits:
         expected = None
         if callback_url is None:
             expected = self._callbacks.expect(sent, observer.on_accepted if observer else None)
-        request = requests.submit(sent, expected.url if expected else callback_url)
+        request = requests.build_submit(sent, expected.url if expected else callback_url)
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
         one = _Submit(sent, request, observer, expected, caller, caller.cancelling())
@@ -284,7 +284,7 @@ class Submits:
         """Send, and return the task that was started, or the failure."""
         try:
             response = await self._calls.send(one.request, permit)
-            ref = responses.submit(one.request, response, one.sent.model, datetime.now(UTC))
+            ref = responses.parse_submit(one.request, response, one.sent.model, datetime.now(UTC))
         except BaseException as error:
             found = self._callbacks.failed(one.expected, error) if one.expected else None
             if found is not None and isinstance(error, Exception):
@@ -456,7 +456,7 @@ def _settle_attempt(attempt: Attempt | None, outcome: Task | Failed) -> None:
         attempt.succeeded()
         return
     error = outcome.error
-    verdict = verdicts.of_error(error)
+    verdict = verdicts.judge_error(error)
     if verdict is Verdict.UNKNOWN:
         attempt.undecided()
     elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:

@@ -167,7 +167,7 @@ class Task:
         snapshot = await self._next(None, timeout, deadline)
         while not snapshot.state.ended:
             snapshot = await self._next(snapshot, timeout, deadline)
-        return responses.result(snapshot)
+        return responses.result_from(snapshot)
 
     async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
         """Yield a snapshot whenever something has changed, the last when the task has ended.

@@ -69,12 +69,12 @@ class Running:
 
     async def ask(self, ref: TaskRef) -> Snapshot:
         """Ask the service how a task is, and take note of the answer."""
-        request = requests.status(ref)
+        request = requests.build_status(ref)
         task = self.find(ref)
         try:
             snapshot = await self._calls.read(
                 request,
-                lambda response: responses.status(request, response, ref, datetime.now(UTC)),
+                lambda response: responses.parse_status(request, response, ref, datetime.now(UTC)),
             )
         except NotFoundError:
             if task is None or not task.may_appear:

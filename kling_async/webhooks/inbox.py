@@ -176,7 +176,7 @@ class Inbox:
             return judged
         model, nonce = judged
         try:
-            snapshot = callbacks.read(body, model)
+            snapshot = callbacks.parse_callback(body, model)
         except ContractError:
             return self._count("malformed", _MALFORMED)  # it comes again, and may be whole then
         return self._pass_on(callbacks.Callback(snapshot, nonce, not self._confirm))
@@ -199,7 +199,7 @@ class Inbox:
 
     def _judge(self, method: str, path: str, length: int | None) -> tuple[str, str] | int:
         """Return the model and the nonce of the path, or the status to answer with."""
-        proven = callbacks.read_token(path.rpartition("/")[2], self._secrets)
+        proven = callbacks.verify_token(path.rpartition("/")[2], self._secrets)
         if proven is None:
             return self._count("forged", _NOT_FOUND)
         if method != "POST":

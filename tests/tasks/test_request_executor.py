@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.virtual_time
 
-REQUEST = requests.balance()
-STATUS = requests.status(TaskRef("kling-2-1", "task_1"))
-SUBMIT = requests.submit(MasterTextToVideo("a fox"))
+REQUEST = requests.build_balance()
+STATUS = requests.build_status(TaskRef("kling-2-1", "task_1"))
+SUBMIT = requests.build_submit(MasterTextToVideo("a fox"))
 
 
 def now() -> float:
@@ -133,7 +133,7 @@ async def test_reading() -> None:
     answers = iter([answer(None, status=503), answer(7.5)])
     some = calls(requests_per_minute=1, script=lambda _: next(answers))
     read = await some.read(
-        REQUEST, lambda said: responses.balance(REQUEST, said, datetime.now(UTC))
+        REQUEST, lambda said: responses.parse_balance(REQUEST, said, datetime.now(UTC))
     )
     assert read == 7.5
     assert now() == pytest.approx(60, abs=1)  # the window: both permits were given back

@@ -73,7 +73,7 @@ def read(line: str) -> Message | None:
         return None
     named, model, nonce, body = parts.groups()
     try:
-        return Message(named, callbacks.read(body.encode("ascii"), model), nonce)
+        return Message(named, callbacks.parse_callback(body.encode("ascii"), model), nonce)
     except (ContractError, UnicodeError):
         return None
 
