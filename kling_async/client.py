@@ -418,8 +418,8 @@ class KlingClient:
             APIError: The service said no.
             RequestError: No usable answer came.
         """
-        request = requests.balance()
-        parse = partial(responses.balance, request)
+        request = requests.build_balance()
+        parse = partial(responses.parse_balance, request)
         return await self._executor.execute(request, partial(self._executor.send, request, parse))
 
     async def download(
@@ -554,7 +554,7 @@ def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
     given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
     if allow_http is None:
         allow_http = _switch("APIXO_ALLOW_HTTP")
-    normal = requests.normal_base_url(given, allow_http=allow_http)
+    normal = requests.normalize_base_url(given, allow_http=allow_http)
     if is_unencrypted(normal):
         _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
     return normal

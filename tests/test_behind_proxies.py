@@ -51,8 +51,8 @@ KEY = "sk-very-secret-key-0123456789"
 API = "https://api.invalid"
 ONCE = Retry(attempts=1)
 FOX = MasterTextToVideo("a fox")
-SUBMIT = requests.submit(FOX)
-BALANCE = requests.balance()
+SUBMIT = requests.build_submit(FOX)
+BALANCE = requests.build_balance()
 REF = TaskRef("kling-2-1", "t1")
 VIDEO = b"\0\0\0\x18ftypmp42" + b"v" * 100
 

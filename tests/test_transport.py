@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.virtual_time
 
 KEY = "sk-very-secret-key-0123456789"
-SUBMIT = requests.submit(MasterTextToVideo("a fox"))
+SUBMIT = requests.build_submit(MasterTextToVideo("a fox"))
 REF = TaskRef("kling-2-1", "a/b c".replace(" ", "%"))
-STATUS = requests.status(REF)
+STATUS = requests.build_status(REF)
 OK = b'{"code":200,"message":"success","data":1}'
 
 
@@ -521,9 +521,9 @@ async def test_closing_and_sending_again(emulate: Emulate) -> None:
     emulator = await emulate()
     async with transport(emulator.origin) as door:
         await door.close()
-        await door.send(requests.balance(), 30.0)
+        await door.send(requests.build_balance(), 30.0)
         await door.close()
-        await door.send(requests.balance(), 30.0)
+        await door.send(requests.build_balance(), 30.0)
 
 
 def test_a_loop_that_was_never_wound_up() -> None:
@@ -556,7 +556,7 @@ async def test_many_first_requests_share_a_session(emulate: Emulate) -> None:
     """Requests that are the first on a loop, all at once, open one session between them."""
     emulator = await emulate()
     async with transport(emulator.origin) as door:
-        await asyncio.gather(*(door.send(requests.balance(), 30.0) for _ in range(20)))
+        await asyncio.gather(*(door.send(requests.build_balance(), 30.0) for _ in range(20)))
     # A second session would be left open, which fails the test at its end.
     assert len(emulator.requests) == 20
 

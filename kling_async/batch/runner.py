@@ -260,7 +260,7 @@ class _Job:
         guard = self._work.guard
         self._fresh = True
         self._error = error
-        match verdicts.CONSEQUENCES[verdicts.of_error(error)].fate:
+        match verdicts.CONSEQUENCES[verdicts.judge_error(error)].fate:
             case ItemFate.UNSURE:
                 await self._move(ItemState.UNSURE, failure=failure_of(error))
                 return True
@@ -296,7 +296,7 @@ class _Job:
             self._error = error
             await self._move(ItemState.FAILED, failure=failure_of(error))
         except KlingError as error:
-            if verdicts.of_error(error) is Verdict.ACCOUNT_REFUSED:
+            if verdicts.judge_error(error) is Verdict.ACCOUNT_REFUSED:
                 self._work.guard.refused(error, self._input.model)
             raise
         else:

@@ -152,7 +152,7 @@ class SpendGuard:
             try:
                 dollars = await self._client.balance()
             except KlingError as error:
-                if verdicts.of_error(error) is not Verdict.ACCOUNT_REFUSED:
+                if verdicts.judge_error(error) is not Verdict.ACCOUNT_REFUSED:
                     raise
                 self.stop(error)
                 return

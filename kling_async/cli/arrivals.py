@@ -6,6 +6,7 @@ ours are shortened: whoever has a whole one can have a task's status asked.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import OrderedDict
 from datetime import datetime
@@ -15,7 +16,6 @@ from attrs import frozen
 
 from kling_async.cli.output import printable
 from kling_async.protocol import callbacks
-from kling_async.protocol.converter import read_json
 from kling_async.results import Snapshot, TaskState
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def read(path: str, body: bytes) -> Snapshot:
     Raises:
         ContractError: It is none.
     """
-    return callbacks.read(body, _model(path) or _UNKNOWN)
+    return callbacks.parse_callback(body, _model(path) or _UNKNOWN)
 
 
 def problem_of(body: bytes, error: ContractError) -> str:
@@ -87,7 +87,7 @@ def problem_of(body: bytes, error: ContractError) -> str:
         return "the body is empty"
     begins = f"; it begins {body[:_EXCERPT].decode('utf-8', 'replace')!r}"
     try:
-        read_json(body)
+        json.loads(body)
     except RecursionError:
         return f"the body is nested too deeply{begins}"
     except ValueError as why:

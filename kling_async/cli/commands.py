@@ -173,7 +173,7 @@ async def download(args: Namespace) -> int:
                 ref=ref,
                 snapshot=snapshot,
             )
-        result = responses.result(snapshot)
+        result = responses.result_from(snapshot)
         files = await _save(kling, result, args.to, overwrite=args.overwrite)
         output.result(files, {"ref": str(ref), "files": files})
 

@@ -88,7 +88,7 @@ async def follow(task: Task, line: Line, timeout: float = DEFAULT_TIMEOUT) -> Re
     """
     async for snapshot in task.watch(timeout):
         if snapshot.state.ended:
-            return responses.result(snapshot)
+            return responses.result_from(snapshot)
         line.say(printable(snapshot.vendor_state))
     raise AssertionError("watch() ends with a snapshot or raises")  # pragma: no cover
 

@@ -37,7 +37,7 @@ from kling_async.errors import (
     ResultExpiredError,
 )
 from kling_async.policy.retry import Retry
-from kling_async.protocol.responses import Response, retry_after
+from kling_async.protocol.responses import Response, parse_retry_after
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Source:
             raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
             final = status in range(400, 500) and status not in _TEMPORARY
-            wait = retry_after(Response(status, b"", response.headers), datetime.now(UTC))
+            wait = parse_retry_after(Response(status, b"", response.headers), datetime.now(UTC))
             text = f"it answered HTTP {status}"
             raise APIError(text, status=status, retry_after=wait, retryable=not final)
 

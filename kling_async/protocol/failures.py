@@ -1,7 +1,7 @@
-"""What the vendor's fail codes mean to us.
+"""The meaning of the vendor's fail codes.
 
-The set is open and two styles of names coexist, so a table of known codes comes first and a
-table of tell-tale fragments second. An unknown code is just that: never an error.
+New codes may appear, and two styles of names coexist. So a code is looked up in a table of known
+codes first, and then searched for known fragments. An unknown code is not an error.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ _CODES = {
     "INSUFFICIENT_CREDITS": FailReason.BALANCE,
 }
 
-# For codes that are not in the table: the first row of which all fragments occur in the code.
-# Content comes first: taking a refusal of content for trouble with an image could lead to
-# repeating what is pointless to repeat. Inputs of this vendor's image-to-video models are images
-# and texts, so that sensitive video or audio is that of the output.
+# For other codes: the first row whose fragments all occur in the code. Refusals of content come
+# first, since it is pointless to repeat them. The inputs of this vendor's image-to-video models
+# are images and texts, so sensitive video or audio is that of the output.
 _REFUSED = ("sensitive", "nsfw", "prohibited", "violation")
 _FRAGMENTS = (
     *(((word, "output"), FailReason.CONTENT_OUTPUT) for word in _REFUSED),
@@ -54,7 +53,6 @@ _FRAGMENTS = (
     (("balance",), FailReason.BALANCE),
 )
 
-
 _ADVICE = {
     FailReason.CONTENT: "the content was refused; the same input will be refused again",
     FailReason.CONTENT_OUTPUT: (
@@ -71,13 +69,13 @@ _ADVICE = {
 }
 
 
-def advice_on(reason: FailReason) -> str:
-    """Say what to do about a failure."""
+def advice_for(reason: FailReason) -> str:
+    """Return what to do about a failure, for a message."""
     return _ADVICE[reason]
 
 
-def reason_of(fail_code: str) -> FailReason:
-    """Sort a vendor's fail code into our few reasons."""
+def reason_for(fail_code: str) -> FailReason:
+    """Return the category of a vendor's fail code."""
     if known := _CODES.get(fail_code):
         return known
     folded = fail_code.casefold()

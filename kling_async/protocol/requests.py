@@ -1,18 +1,16 @@
-"""What to send: values to requests, nothing sent yet."""
+"""The requests of the API, built from values. Nothing is sent here."""
 
 from __future__ import annotations
 
 import json
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from attrs import define, field
+from attrs import field, frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, InputError, Problem
-from kling_async.protocol.converter import input_to_wire
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -20,19 +18,16 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.apixo.ai/api/v1"
 
-# What needs no quoting: to see that is much less work than to quote it.
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 
-
-@define  # a frozen one would take twice as long to make
+@frozen
 class Request:
-    """One call of the API, relative to the base URL.
+    """One request, relative to the base URL.
 
     Attributes:
-        kind: What it is for; ``submit`` alone costs money.
-        path: Begins with a slash; already quoted, with its query.
-        body: JSON, for a submit.
-        ref: The task it is about, if any.
+        kind: What it is for. Only a ``submit`` costs money.
+        path: The quoted path, with its query. It begins with a slash.
+        body: The JSON body of a submit.
+        ref: The task concerned, if there is one.
     """
 
     kind: Literal["submit", "status", "balance"]
@@ -42,46 +37,59 @@ class Request:
 
     @property
     def method(self) -> Literal["GET", "POST"]:
-        """The HTTP method: only a submit is a POST."""
+        """The HTTP method: POST for a submit, GET for everything else."""
         return "POST" if self.kind == "submit" else "GET"
 
 
-def submit(request: Input, callback_url: str | None = None) -> Request:
-    """Ask for a video; the service may call ``callback_url`` when the task has ended.
+def build_submit(sent: Input, callback_url: str | None = None) -> Request:
+    """Build the request that submits an input.
+
+    Args:
+        sent: The input.
+        callback_url: The URL that the service calls when the task ends.
 
     Raises:
-        InputError: The callback URL is not public HTTPS.
+        InputError: The callback URL is not a public https URL.
     """
     body: dict[str, object] = {"request_type": "async"}
     if callback_url is not None:
-        _check_callback_url(callback_url)
+        # The emulator calls back by plain http on this machine.
+        if split_web_url(callback_url) is None or is_unencrypted(callback_url):
+            rule = "must be an absolute https URL (plain http on loopback only)"
+            raise InputError(problems=[Problem("callback_url", rule, repr(callback_url)[:80])])
         body = {"request_type": "callback", "callback_url": callback_url}
-    if (provider := getattr(request, "provider", None)) is not None:
-        body["provider"] = provider
-    body["input"] = input_to_wire(request)
-    return Request("submit", f"/generateTask/{_quoted(request.model)}", json.dumps(body).encode())
+    fields: dict[str, object] = {**sent.to_dict()}
+    del fields["model"]  # it is in the path
+    if "provider" in fields:
+        body["provider"] = fields.pop("provider")
+    if "image_url" in fields:
+        images = fields["image_urls"] = [fields.pop("image_url")]
+        if "end_image_url" in fields:
+            images.append(fields.pop("end_image_url"))
+    content = json.dumps({**body, "input": fields}).encode()
+    return Request("submit", f"/generateTask/{_quote(sent.model)}", content)
 
 
-def status(ref: TaskRef) -> Request:
-    """Ask where a task stands; the model must be the one it was submitted to."""
-    task_id = ref.task_id if _PLAIN.fullmatch(ref.task_id) else quote(ref.task_id, safe="")
-    return Request("status", f"/statusTask/{_quoted(ref.model)}?taskId={task_id}", ref=ref)
+def build_status(ref: TaskRef) -> Request:
+    """Build the request for the state of a task."""
+    path = f"/statusTask/{_quote(ref.model)}?taskId={quote(ref.task_id, safe='')}"
+    return Request("status", path, ref=ref)
 
 
-def balance() -> Request:
-    """Ask for the account's balance."""
+def build_balance() -> Request:
+    """Build the request for the account's balance."""
     return Request("balance", "/apikeys/current-balance")
 
 
-def normal_base_url(url: str, *, allow_http: bool = False) -> str:
-    """Bring a base URL, given with or without ``/api/v1``, into the form that paths follow.
+def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
+    """Return a base URL in the form that paths can be appended to.
 
     Args:
-        url: The URL.
-        allow_http: Allow plain http to other machines than this one.
+        url: The URL, with or without ``/api/v1``.
+        allow_http: Allow plain http to other machines.
 
     Raises:
-        ConfigurationError: It is not an absolute URL, or would send the key in the clear.
+        ConfigurationError: The URL is invalid, or the key would be sent unencrypted.
     """
     if not isinstance(url, str):
         raise ConfigurationError(f"the base URL must be a text such as {DEFAULT_BASE_URL}: {url!r}")
@@ -92,7 +100,7 @@ def normal_base_url(url: str, *, allow_http: bool = False) -> str:
             f"the base URL must be an absolute http(s) URL such as {DEFAULT_BASE_URL}, not {url!r}"
         )
     if "@" in parts.netloc:
-        raise ConfigurationError("the base URL must not hold a user name or password")
+        raise ConfigurationError("the base URL must not contain a user name or password")
     if not allow_http and is_unencrypted(bare):
         raise ConfigurationError(
             f"the base URL {url!r} would send the API key unencrypted: use https"
@@ -103,12 +111,5 @@ def normal_base_url(url: str, *, allow_http: bool = False) -> str:
 
 
 @lru_cache
-def _quoted(model: str) -> str:
+def _quote(model: str) -> str:
     return quote(model, safe="")
-
-
-def _check_callback_url(url: str) -> None:
-    # Plain http to this machine is what the emulator calls back in tests.
-    if split_web_url(url) is None or is_unencrypted(url):
-        rule = "must be an absolute https URL (plain http on loopback only)"
-        raise InputError(problems=[Problem("callback_url", rule, repr(url)[:80])])

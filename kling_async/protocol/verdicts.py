@@ -1,18 +1,18 @@
-"""What the outcome of a request proves, and what follows from it: two tables.
+"""What the outcome of a request proves, and what follows from it.
 
-Every outcome of a request, an answer or an exception, is given one verdict. Only the service's
-own answer proves something about an input, an account or a task, and only an envelope (a JSON
-object with an integer ``code``) is the service's own answer: gateways, firewalls and proxies
-answer in its place with pages of any status. Two questions decide about a submit:
+Every outcome of a request, a response or an exception, has one verdict. Only the service's own
+response proves something about an input, an account or a task, and only a response with an
+envelope (a JSON object with an integer ``code``) is the service's own: gateways, firewalls and
+proxies respond in its place with pages of any status. Two questions decide about a submit:
 
-- Is it certain that no task was started? Then sending it again is free.
+- Is it certain that no task was started? Then sending it again costs nothing.
 - Would the same request be refused again? Then sending it again is pointless.
 
-A submit whose outcome leaves the first question open is never sent again. Reads (status calls,
-the balance, downloads) cost nothing, so the first question does not matter for them.
+A submit is never sent again if a task may have been started. Other requests (status, balance,
+downloads) cost nothing and may always be repeated.
 
 Nothing else in the package decides about repetition or cost: the errors' ``retryable`` and
-``may_have_charged``, the retry loop, the batch and the documentation's table use these tables.
+``may_have_charged``, the retry loop, the batch and the table in the documentation use this table.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Verdict(StrEnum):
 
 
 class ItemFate(StrEnum):
-    """What becomes of a batch's item whose submit had a verdict."""
+    """The state of a batch's item after its submit."""
 
     SUBMITTED = "submitted"
-    FAILED = "failed"  # may be submitted again with resubmit_rejected
+    FAILED = "failed"  # submitted again if resubmit_rejected is set
     STOP = "stays planned; the batch stops"
     PLANNED = "stays planned"
     UNSURE = "unsure"
@@ -67,12 +67,12 @@ class Consequence:
     """What follows from a verdict on a submit.
 
     Attributes:
-        proof: What the outcome was, in words.
+        proof: The outcomes that have the verdict, for the documentation.
         repeated: The submit may be sent again.
         may_have_charged: A task may have been started and billed.
-        systemic: The next submit would fare the same, whatever its input is.
-        fate: What becomes of the item of a batch once the submit is not repeated any more.
-        read_repeated: A status call, a balance call or a download is sent again.
+        systemic: The next submit would fail in the same way, whatever its input.
+        fate: The state of a batch's item when the submit is not repeated any more.
+        read_repeated: A status request, a balance request or a download is repeated.
     """
 
     proof: str
@@ -130,7 +130,7 @@ CONSEQUENCES: Final[Mapping[Verdict, Consequence]] = MappingProxyType(
 _OK = range(200, 300)
 _SERVER = range(500, 600)
 
-# What the envelope's status says. Everything else is not known, and proves nothing.
+# The verdict on each status with an envelope. Other statuses prove nothing.
 _BY_STATUS: Final[Mapping[int, Verdict]] = MappingProxyType(
     {
         400: Verdict.INPUT_REFUSED,
@@ -145,13 +145,13 @@ _BY_STATUS: Final[Mapping[int, Verdict]] = MappingProxyType(
     }
 )
 
-# A 400 or 403 whose words are these is about the account: "Insufficient credits", and a key
+# A 400 or 403 with one of these words is about the account: "Insufficient credits", or a key
 # without the permission for a model.
 _ACCOUNT_WORDS = ("insufficient", "permission")
 _AMBIGUOUS = (400, 403)
 
-# For errors that no answer of the service was read into: those of other transports, and ours
-# that were raised before anything was sent.
+# The verdict on errors that carry none: those of other transports, and those that are raised
+# before anything is sent.
 _BY_CLASS: Final[Mapping[type[KlingError], Verdict]] = MappingProxyType(
     {
         InputError: Verdict.INPUT_REFUSED,
@@ -168,20 +168,19 @@ _BY_CLASS: Final[Mapping[type[KlingError], Verdict]] = MappingProxyType(
 )
 _VALUES: Final = frozenset(verdict.value for verdict in Verdict)
 
-# Without the envelope, statuses in this range come from a gateway that did not forward the
-# request, but for those that gateways use when they have given up on the service or the client.
-_TURNED_AWAY = range(300, 500)
+# Without an envelope, statuses in this range come from a gateway that did not forward the request,
+# except those that gateways use after they have forwarded it.
+_NOT_FORWARDED = range(300, 500)
 _FORWARDED = (408, 499)
 _TOO_MANY = 429
 _UNAVAILABLE = 503
 
 
 def envelope_code(fields: Mapping[str, object], status: int) -> int | None:
-    """Return the envelope's code, or None if the object is not the service's envelope.
+    """Return the envelope's code, or None if ``fields`` is not the service's envelope.
 
-    The code may be written as text, as some answers have it. A successful answer that has data
-    and no code at all counts with its HTTP status: not to read the reference in it would lose
-    a paid task.
+    In some responses the code is a string. If a successful response has data but no code, its
+    HTTP status is returned, since ignoring the reference in it would lose a paid task.
     """
     code = fields.get("code")
     if isinstance(code, str) and code.isascii() and code.isdigit():
@@ -193,47 +192,47 @@ def envelope_code(fields: Mapping[str, object], status: int) -> int | None:
     return None
 
 
-def of_answer(
-    status: int, fields: Mapping[str, object], words: str, *, submitting: bool
+def judge_response(
+    status: int, fields: Mapping[str, object], message: str, *, submitting: bool
 ) -> Verdict:
-    """Judge an answer that was read to its end.
+    """Return the verdict on a complete response.
 
     Args:
         status: The HTTP status.
         fields: The JSON object of the body; empty if the body is anything else.
-        words: What the envelope's texts say.
+        message: The envelope's message.
         submitting: The request was a submit.
     """
     code = envelope_code(fields, status)
     if code is None:
-        return _of_page(status, submitting=submitting)
+        return _judge_page(status, submitting=submitting)
     if status in _OK and code in _OK:
         return Verdict.ANSWERED
     data = fields.get("data")
     names_task = submitting and isinstance(data, dict) and bool(data.get("taskId"))
-    if names_task or code in _OK:  # it speaks of success and of failure
+    if names_task or code in _OK:  # it contradicts itself
         return Verdict.UNKNOWN
-    # HTTP's status decides where both are failures: proxies and the service act upon it.
+    # If both are failures, the HTTP status decides.
     said = code if status in _OK else status
     if any(one in _SERVER and one != _UNAVAILABLE for one in (status, code)):
         return Verdict.UNKNOWN
-    folded = words.casefold()
+    folded = message.casefold()
     if said in _AMBIGUOUS and any(word in folded for word in _ACCOUNT_WORDS):
         return Verdict.ACCOUNT_REFUSED
     return _BY_STATUS.get(said, Verdict.UNKNOWN)
 
 
-def _of_page(status: int, *, submitting: bool) -> Verdict:
-    """Judge an answer without the service's envelope."""
+def _judge_page(status: int, *, submitting: bool) -> Verdict:
+    """Return the verdict on a response without an envelope."""
     if status == _TOO_MANY:
         return Verdict.BUSY
-    if not submitting or (status in _TURNED_AWAY and status not in _FORWARDED):
+    if not submitting or (status in _NOT_FORWARDED and status not in _FORWARDED):
         return Verdict.NOT_THE_SERVICE
     return Verdict.UNKNOWN
 
 
-def of_error(error: KlingError) -> Verdict:
-    """Return the verdict that an error carries, or else what its class and facts mean."""
+def judge_error(error: KlingError) -> Verdict:
+    """Return the verdict that an error carries, or else the one of its class."""
     if error.verdict in _VALUES:
         return Verdict(error.verdict)
     if error.may_have_charged:
@@ -241,4 +240,4 @@ def of_error(error: KlingError) -> Verdict:
     for kind, verdict in _BY_CLASS.items():
         if isinstance(error, kind):
             return verdict
-    return Verdict.NOT_THE_SERVICE  # something else is in the way: the input is not to blame
+    return Verdict.NOT_THE_SERVICE  # not the input's fault

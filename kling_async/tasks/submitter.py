@@ -146,7 +146,7 @@ class Submitter:
         if callback_url is None and self._router is not None:
             callback = self._router.expect(sent, observer.on_accepted if observer else None)
             callback_url = callback.url
-        request = requests.submit(sent, callback_url)
+        request = requests.build_submit(sent, callback_url)
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
         pending = PendingSubmit(sent, request, observer, callback, caller, caller.cancelling())
@@ -328,7 +328,7 @@ class Submitter:
 
     async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
         """Send the request, and return the task that was started, or the failure."""
-        parse = partial(responses.submit, pending.request, model=pending.sent.model)
+        parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
         callback, router = pending.callback, self._router
         try:
             outcome = await self._executor.send(pending.request, parse, permit)
@@ -448,7 +448,7 @@ def _settle_attempt(attempt: Attempt, outcome: Task | Failed) -> None:
         attempt.succeeded()
         return
     error = outcome.error
-    verdict = verdicts.of_error(error)
+    verdict = verdicts.judge_error(error)
     if verdict is Verdict.UNKNOWN:
         attempt.undecided()
     elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:

@@ -158,7 +158,7 @@ class Task:
         snapshot: Snapshot | None = None
         while snapshot is None or not snapshot.state.ended:
             snapshot = await self._next(snapshot, timeout, deadline, report=report)
-        return responses.result(snapshot)
+        return responses.result_from(snapshot)
 
     async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
         """Yield a snapshot whenever something has changed, the last when the task has ended.

@@ -118,8 +118,8 @@ class TaskRegistry:
 
     async def read_status(self, ref: TaskRef) -> Snapshot:
         """Send a status call, and update the task with the answer."""
-        request = requests.status(ref)
-        parse = partial(responses.status, request, ref=ref)
+        request = requests.build_status(ref)
+        parse = partial(responses.parse_status, request, ref=ref)
         task = self.find(ref)
         try:
             snapshot = await self._executor.execute(

@@ -21,7 +21,7 @@ from attrs import frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, ContractError
-from kling_async.protocol.callbacks import Callback, read, read_token, write_token
+from kling_async.protocol.callbacks import Callback, parse_callback, verify_token, write_token
 
 if TYPE_CHECKING:
     from kling_async.results import Snapshot, TaskRef
@@ -153,7 +153,7 @@ class Inbox:
             The model and the nonce of the token, for :meth:`deliver`; or the HTTP status to
             respond with, if the request is rejected.
         """
-        token = read_token(path.rpartition("/")[2], self._secrets)
+        token = verify_token(path.rpartition("/")[2], self._secrets)
         if token is None:
             return self._record("invalid_token")
         if method != "POST":
@@ -175,7 +175,7 @@ class Inbox:
             return self._record("too_large")
         model, nonce = token
         try:
-            snapshot = read(body, model)
+            snapshot = parse_callback(body, model)
         except ContractError:
             return self._record("malformed")  # the service sends it again, perhaps complete
         with self._lock:

@@ -206,7 +206,7 @@ def test_schema_in_full() -> None:
     words = {name: plain.pop("description") for name, plain in properties.items()}
     assert words["prompt"] == "What the video shows, 1 to 5000 characters."
     assert words["provider"] == (
-        '`"auto"`, `"value"` or `"official"`; left out unless set, since the vendor\'s newest'
+        '`"auto"`, `"value"` or `"official"`; not sent unless set, since the vendor\'s newest'
         " pages make it a setting of the key."
     )
     own = {"type": "string"}

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ContractError
-from kling_async.protocol.callbacks import read, read_token, write_token
+from kling_async.protocol.callbacks import parse_callback, verify_token, write_token
 from kling_async.results import FailReason, TaskRef, TaskState
 
 # No property depends on how fast the machine is, or on luck.
@@ -41,16 +41,16 @@ secrets = st.binary(min_size=1, max_size=100)
 def test_a_token_is_read_back(model: str, nonce: str, secret: bytes) -> None:
     """A token gives back the model and the nonce, and a URL carries it as it is."""
     token = write_token(model, nonce, secret)
-    assert read_token(token, [secret]) == (model, nonce)
+    assert verify_token(token, [secret]) == (model, nonce)
     assert re.fullmatch(r"[A-Za-z0-9._~-]+", token)
 
 
 def test_rotation() -> None:
     """Any of the secrets may have signed; one that was dropped is not recognised any more."""
     for secrets in ([SECRET], [SECRET, OTHER], [OTHER, SECRET], [OTHER, OTHER, SECRET]):
-        assert read_token(TOKEN, secrets) == (MODEL, NONCE)
-    assert read_token(TOKEN, [OTHER]) is None
-    assert read_token(TOKEN, []) is None
+        assert verify_token(TOKEN, secrets) == (MODEL, NONCE)
+    assert verify_token(TOKEN, [OTHER]) is None
+    assert verify_token(TOKEN, []) is None
 
 
 @FREELY
@@ -59,7 +59,7 @@ def test_any_changed_character(place: int, character: str) -> None:
     """A token with one character changed, in whichever of its parts, is refused."""
     assume(TOKEN[place] != character)
     changed = TOKEN[:place] + character + TOKEN[place + 1 :]
-    assert read_token(changed, [SECRET, OTHER]) is None
+    assert verify_token(changed, [SECRET, OTHER]) is None
 
 
 def test_any_place() -> None:
@@ -67,7 +67,7 @@ def test_any_place() -> None:
     for place in range(len(TOKEN)):
         before, after = TOKEN[:place], TOKEN[place:]
         for changed in (before + after[1:], f"{before}A{after}", before, after[1:]):
-            assert read_token(changed, [SECRET]) is None
+            assert verify_token(changed, [SECRET]) is None
 
 
 @FREELY
@@ -80,8 +80,8 @@ def test_parts_do_not_run_together(model: str, nonce: str, data: st.DataObject) 
     assume(cut != len(model))
     for joint in ("", "\0", "~"):
         forged = f"{letters[:cut]}{joint}{letters[cut:]}"
-        assert read_token(f"{forged}~{proof}", [SECRET]) is None
-    assert read_token(f"{letters[:cut]}~{letters[cut:]}~{proof}", [SECRET]) is None
+        assert verify_token(f"{forged}~{proof}", [SECRET]) is None
+    assert verify_token(f"{letters[:cut]}~{letters[cut:]}~{proof}", [SECRET]) is None
 
 
 def test_another_use_of_the_secret() -> None:
@@ -99,7 +99,7 @@ def test_another_use_of_the_secret() -> None:
         whole = hmac.digest(SECRET, signed, "sha256")
         for digest in (whole[:24], whole[-24:]):
             proof = urlsafe_b64encode(digest).decode()
-            assert read_token(f"{MODEL}~{NONCE}~{proof}", [SECRET]) is None
+            assert verify_token(f"{MODEL}~{NONCE}~{proof}", [SECRET]) is None
 
 
 def test_the_proof_is_long_enough() -> None:
@@ -128,7 +128,7 @@ def test_the_proof_is_long_enough() -> None:
 @example(TOKEN.replace("0", "\u0660"))  # another zero
 def test_any_text(text: str) -> None:
     """Whatever is no token of ours is None, and nothing is raised."""
-    assert read_token(text, [SECRET]) is None
+    assert verify_token(text, [SECRET]) is None
 
 
 # ---------------------------------------------------------------------------------------- the body
@@ -150,7 +150,7 @@ def body(**changes: object) -> bytes:
 
 def test_a_success() -> None:
     """A callback says what a status answer says, of the model that its URL names."""
-    said = read(body(), MODEL)
+    said = parse_callback(body(), MODEL)
     assert said.ref == TaskRef(MODEL, "task_1")
     assert said.state is TaskState.SUCCESS
     assert said.result_urls == (VIDEO,)
@@ -158,12 +158,14 @@ def test_a_success() -> None:
     assert said.created_at
     assert said.completed_at
     assert (said.completed_at - said.created_at).total_seconds() == 60
-    assert read(body(resultJson={"resultUrls": [VIDEO]}), "other").ref == TaskRef("other", "task_1")
+    assert parse_callback(body(resultJson={"resultUrls": [VIDEO]}), "other").ref == TaskRef(
+        "other", "task_1"
+    )
 
 
 def test_a_failure() -> None:
     """A failed task's callback has the vendor's words and our reason."""
-    said = read(body(state="failed", failCode="NSFW", failMsg="no"), MODEL)
+    said = parse_callback(body(state="failed", failCode="NSFW", failMsg="no"), MODEL)
     assert said.state is TaskState.FAILED
     assert (said.fail_code, said.fail_message) == ("NSFW", "no")
     assert said.reason is FailReason.CONTENT
@@ -176,19 +178,19 @@ def test_the_code_beside_it(code: object) -> None:
     envelope = json.loads(body()) | {"code": code}
     if code is None:
         del envelope["code"]
-    assert read(json.dumps(envelope).encode(), MODEL).state is TaskState.SUCCESS
+    assert parse_callback(json.dumps(envelope).encode(), MODEL).state is TaskState.SUCCESS
 
 
 @pytest.mark.parametrize("state", ["pending", "processing", "processing_r2", "Success", 1])
 def test_unfinished(state: object) -> None:
     """A state that is not an end, known or not, is none here either."""
-    assert not read(body(state=state), MODEL).state.ended
+    assert not parse_callback(body(state=state), MODEL).state.ended
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_encodings(encoding: str) -> None:
     """JSON may come in any of its encodings."""
-    assert read(body().decode().encode(encoding), MODEL).ref.task_id == "task_1"
+    assert parse_callback(body().decode().encode(encoding), MODEL).ref.task_id == "task_1"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_encodings(encoding: str) -> None:
         (body(taskId=[]), "text expected"),
         (body(taskId=True), "text expected"),
         (body(resultJson="{"), "Expecting property name"),
-        (body(resultJson="[" * 100_000), "too deeply|recursion"),
+        (body(resultJson="[" * 100_000), "too deeply"),
         (body(resultJson='{"resultUrls": ["ftp://a/b"]}'), "not an absolute"),
         (b'{"data": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"data": ' + b"1" * 10_000 + b"}", "."),
@@ -220,7 +222,7 @@ def test_encodings(encoding: str) -> None:
 def test_what_is_no_callback(what: bytes, words: str) -> None:
     """What says nothing about a task is a ContractError that says why, with the body's begin."""
     with pytest.raises(ContractError, match=words) as caught:
-        read(what, MODEL)
+        parse_callback(what, MODEL)
     assert str(caught.value).startswith("a callback against the contract: ")
     assert len(caught.value.body) <= 800
     assert caught.value.__cause__ is None
@@ -249,7 +251,7 @@ values: st.SearchStrategy[object] = st.recursive(
 def test_any_bytes(what: bytes) -> None:
     """Whatever comes is a snapshot of a task of that model, or a ContractError."""
     try:
-        said = read(what, MODEL)
+        said = parse_callback(what, MODEL)
     except ContractError:
         return
     assert said.ref.model == MODEL

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async.protocol.failures import advice_on, reason_of
+from kling_async.protocol.failures import advice_for, reason_for
 from kling_async.results import FailReason
 
 # No property depends on how fast the machine is, or on luck.
@@ -28,7 +28,7 @@ FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[Health
 )
 def test_codes_of_the_contract(reason: str, codes: str) -> None:
     """Every fail code that the contract names has the reason that it says."""
-    assert {code: str(reason_of(code)) for code in codes.split()} == dict.fromkeys(
+    assert {code: str(reason_for(code)) for code in codes.split()} == dict.fromkeys(
         codes.split(), reason
     )
 
@@ -59,25 +59,25 @@ def test_codes_of_the_contract(reason: str, codes: str) -> None:
 )
 def test_codes_of_tomorrow(code: str, reason: FailReason) -> None:
     """A code that is not known is sorted by what it speaks of, a refusal of content first."""
-    assert reason_of(code) is reason
+    assert reason_for(code) is reason
 
 
 @pytest.mark.parametrize("code", ["", "E1234", "processing_timeouts", "🦊", "\ud800"])
 def test_unknown_codes(code: str) -> None:
     """A code that says nothing is unknown, and no error."""
-    assert reason_of(code) is FailReason.UNKNOWN
+    assert reason_for(code) is FailReason.UNKNOWN
 
 
 @FREELY
 @given(st.text(st.characters()))
 def test_any_text_has_a_reason(code: str) -> None:
     """Whatever the service calls it, there is a reason and advice on it."""
-    assert advice_on(reason_of(code))
+    assert advice_for(reason_for(code))
 
 
 def test_advice() -> None:
     """Each reason has advice of its own, and only where it may help speaks of repeating."""
-    said = {reason: advice_on(reason) for reason in FailReason}
+    said = {reason: advice_for(reason) for reason in FailReason}
     assert len(set(said.values())) == len(FailReason)
     again = {reason for reason, words in said.items() if "submit" in words}
     assert again == {
@@ -99,7 +99,7 @@ WORDS = st.lists(st.sampled_from(_PARTS)).map("".join)
 @given(WORDS)
 def test_a_refused_output_is_never_taken_for_the_input(code: str) -> None:
     """Only a refusal that does not speak of the output is one that the same input meets again."""
-    folded, reason = code.casefold(), reason_of(code)
+    folded, reason = code.casefold(), reason_for(code)
     refused = any(word in folded for word in ("sensitive", "nsfw", "prohibited", "violation"))
     assert refused is (reason in {FailReason.CONTENT, FailReason.CONTENT_OUTPUT})
     if refused and "output" in folded:

@@ -7,14 +7,22 @@ from hypothesis import strategies as st
 
 from kling_async._utils.urls import is_loopback
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.base import Provider
-from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
+from kling_async.inputs.base import Input, Provider, parse_input
+from kling_async.inputs.kling_2_1 import (
+    MasterImageToVideo,
+    MasterTextToVideo,
+    ProImageToVideo,
+    StandardImageToVideo,
+)
 from kling_async.protocol import requests
-from kling_async.protocol.requests import Request, normal_base_url
+from kling_async.protocol.requests import Request, normalize_base_url
 from kling_async.results import TaskRef
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+CAT = "https://example.com/cat.jpg"
+DOG = "https://example.com/dog.jpg"
 
 INPUT = MasterTextToVideo("a fox")
 
@@ -28,7 +36,7 @@ def body(request: Request) -> dict[str, object]:
 
 def test_submit() -> None:
     """A submit posts the input to its model's address, to be polled for."""
-    request = requests.submit(INPUT)
+    request = requests.build_submit(INPUT)
     assert (request.kind, request.method, request.path, request.ref) == (
         "submit",
         "POST",
@@ -46,13 +54,81 @@ def test_submit() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("one", "wire"),
+    [
+        (
+            StandardImageToVideo("x", CAT),
+            {
+                "mode": "standard-image-to-video",
+                "prompt": "x",
+                "duration": 5,
+                "image_urls": [CAT],
+            },
+        ),
+        (
+            ProImageToVideo("x", CAT, duration=10),
+            {"mode": "pro-image-to-video", "prompt": "x", "duration": 10, "image_urls": [CAT]},
+        ),
+        (
+            ProImageToVideo("x", CAT, end_image_url=DOG, provider="value"),
+            {"mode": "pro-image-to-video", "prompt": "x", "duration": 5, "image_urls": [CAT, DOG]},
+        ),
+        (
+            MasterTextToVideo("x", aspect_ratio="1:1", negative_prompt="y", cfg_scale=0.1 * 3),
+            {
+                "mode": "master-text-to-video",
+                "prompt": "x",
+                "duration": 5,
+                "aspect_ratio": "1:1",
+                "negative_prompt": "y",
+                "cfg_scale": 0.3,
+            },
+        ),
+        (
+            MasterImageToVideo("x", CAT, cfg_scale=0, negative_prompt=""),
+            {
+                "mode": "master-image-to-video",
+                "prompt": "x",
+                "duration": 5,
+                "image_urls": [CAT],
+                "cfg_scale": 0,
+                "negative_prompt": "",
+            },
+        ),
+    ],
+)
+def test_inputs_on_the_wire(one: Input, wire: dict[str, object]) -> None:
+    """An input has the contract's names, without fields that are None."""
+    assert body(requests.build_submit(one))["input"] == wire
+
+
+@FREELY
+@given(
+    st.sampled_from([StandardImageToVideo, ProImageToVideo, MasterImageToVideo]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.sampled_from([5, 10]),
+    st.sampled_from([None, 0.1, 0.7, 1]),
+)
+def test_the_wire_is_read_back(
+    cls: type[Input], prompt: str, duration: int, scale: float | None
+) -> None:
+    """The input of a submit describes the same input when it is parsed again."""
+    one = cls.from_dict(
+        {"prompt": prompt, "image_url": CAT, "duration": duration, "cfg_scale": scale}
+    )
+    sent = body(requests.build_submit(one))["input"]
+    assert isinstance(sent, dict)
+    assert parse_input(sent) == one
+
+
 @pytest.mark.parametrize("provider", ["auto", "value", "official"])
 def test_provider_stands_beside_the_input(provider: Provider) -> None:
     """A provider that is set goes beside the input; one that is not is left out."""
-    sent = body(requests.submit(MasterTextToVideo("a fox", provider=provider)))
+    sent = body(requests.build_submit(MasterTextToVideo("a fox", provider=provider)))
     assert sent["provider"] == provider
-    assert sent["input"] == body(requests.submit(INPUT))["input"]
-    assert "provider" not in body(requests.submit(INPUT))
+    assert sent["input"] == body(requests.build_submit(INPUT))["input"]
+    assert "provider" not in body(requests.build_submit(INPUT))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +143,7 @@ def test_provider_stands_beside_the_input(provider: Provider) -> None:
 )
 def test_callback(url: str) -> None:
     """With a callback URL, public HTTPS or on this machine, the request type is callback."""
-    sent = body(requests.submit(INPUT, url))
+    sent = body(requests.build_submit(INPUT, url))
     assert (sent["request_type"], sent["callback_url"]) == ("callback", url)
 
 
@@ -98,7 +174,7 @@ def test_callback(url: str) -> None:
 def test_wrong_callbacks(url: object) -> None:
     """Any other callback URL is an InputError that shows it, before anything is sent."""
     with pytest.raises(InputError) as caught:
-        requests.submit(INPUT, url)  # type: ignore[arg-type] # on purpose
+        requests.build_submit(INPUT, url)  # type: ignore[arg-type] # on purpose
     (problem,) = caught.value.problems
     assert problem.field == "callback_url"
     assert problem.rule == "must be an absolute https URL (plain http on loopback only)"
@@ -108,7 +184,7 @@ def test_wrong_callbacks(url: object) -> None:
 def test_long_callbacks_are_cut_in_messages() -> None:
     """Of a wrong callback URL, 80 characters are shown."""
     with pytest.raises(InputError) as caught:
-        requests.submit(INPUT, "x" * 1000)
+        requests.build_submit(INPUT, "x" * 1000)
     assert len(caught.value.problems[0].seen) == 80
 
 
@@ -116,7 +192,7 @@ def test_long_callbacks_are_cut_in_messages() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_prompt_is_sent_whole(prompt: str) -> None:
     """Whatever a prompt says arrives as it was written, in plain ASCII on the wire."""
-    request = requests.submit(StandardImageToVideo(prompt, "https://example.com/cat.jpg"))
+    request = requests.build_submit(StandardImageToVideo(prompt, "https://example.com/cat.jpg"))
     assert request.body is not None
     assert request.body.isascii()
     sent = body(request)["input"]
@@ -126,13 +202,13 @@ def test_any_prompt_is_sent_whole(prompt: str) -> None:
 
 def test_prompts_stay_out_of_logs() -> None:
     """How a request shows itself does not quote what is in it."""
-    assert "a fox" not in repr(requests.submit(INPUT))
+    assert "a fox" not in repr(requests.build_submit(INPUT))
 
 
 def test_status() -> None:
     """A status call asks the task's own model for its id."""
     ref = TaskRef("kling-2-1", "task_12345678")
-    request = requests.status(ref)
+    request = requests.build_status(ref)
     assert (request.kind, request.method, request.path, request.body, request.ref) == (
         "status",
         "GET",
@@ -152,7 +228,7 @@ def test_status() -> None:
 )
 def test_any_id_is_asked_for_as_it_is(task_id: str) -> None:
     """An opaque id can neither change the address nor add to the query."""
-    path = requests.status(TaskRef("kling-2-1", task_id)).path
+    path = requests.build_status(TaskRef("kling-2-1", task_id)).path
     assert path.isascii()
     parts = urlsplit(path)
     assert (parts.path, parts.fragment) == ("/statusTask/kling-2-1", "")
@@ -162,7 +238,7 @@ def test_any_id_is_asked_for_as_it_is(task_id: str) -> None:
 
 def test_balance() -> None:
     """The balance is a plain read."""
-    request = requests.balance()
+    request = requests.build_balance()
     assert (request.kind, request.method, request.path, request.body, request.ref) == (
         "balance",
         "GET",
@@ -186,7 +262,7 @@ def test_balance() -> None:
 )
 def test_base_urls(url: str) -> None:
     """A base URL may be given with or without `/api/v1` and slashes."""
-    assert normal_base_url(url) == "https://api.apixo.ai/api/v1"
+    assert normalize_base_url(url) == "https://api.apixo.ai/api/v1"
 
 
 @pytest.mark.parametrize(
@@ -204,8 +280,8 @@ def test_base_urls(url: str) -> None:
 )
 def test_other_base_urls(url: str, normal: str) -> None:
     """Proxies, ports and this machine itself may be the base."""
-    assert normal_base_url(url) == normal
-    assert normal_base_url(normal) == normal
+    assert normalize_base_url(url) == normal
+    assert normalize_base_url(normal) == normal
 
 
 @pytest.mark.parametrize(
@@ -235,7 +311,7 @@ def test_other_base_urls(url: str, normal: str) -> None:
 def test_wrong_base_urls(url: str) -> None:
     """What is no absolute http(s) URL, without query or fragment, is a ConfigurationError."""
     with pytest.raises(ConfigurationError) as caught:
-        normal_base_url(url)
+        normalize_base_url(url)
     assert str(caught.value) == (
         "the base URL must be an absolute http(s) URL such as https://api.apixo.ai/api/v1,"
         f" not {url!r}"
@@ -247,8 +323,10 @@ def test_wrong_base_urls(url: str) -> None:
 )
 def test_no_password_in_the_base_url(url: str) -> None:
     """A user name or password in the base URL is refused, and not repeated."""
-    with pytest.raises(ConfigurationError, match="must not hold a user name or password") as caught:
-        normal_base_url(url)
+    with pytest.raises(
+        ConfigurationError, match="must not contain a user name or password"
+    ) as caught:
+        normalize_base_url(url)
     assert "word@" not in str(caught.value)
 
 
@@ -269,7 +347,7 @@ def test_no_password_in_the_base_url(url: str) -> None:
 def test_the_key_is_not_sent_in_the_clear(url: str) -> None:
     """Plain http to anywhere but this machine is refused."""
     with pytest.raises(ConfigurationError, match="would send the API key unencrypted: use https"):
-        normal_base_url(url)
+        normalize_base_url(url)
 
 
 @FREELY
@@ -277,7 +355,7 @@ def test_the_key_is_not_sent_in_the_clear(url: str) -> None:
 def test_any_base_url_is_normal_or_refused(url: str) -> None:
     """Whatever the text, it is a base that paths can follow or a ConfigurationError."""
     try:
-        base = normal_base_url(url)
+        base = normalize_base_url(url)
     except ConfigurationError:
         return
     parts = urlsplit(base + "/x?y=1")
@@ -291,12 +369,12 @@ def test_any_base_url_is_normal_or_refused(url: str) -> None:
 )
 def test_plain_http_can_be_allowed(url: str) -> None:
     """In a test network, plain http to other machines can be allowed; other rules hold."""
-    assert normal_base_url(url, allow_http=True).startswith("http://")
+    assert normalize_base_url(url, allow_http=True).startswith("http://")
     with pytest.raises(ConfigurationError):
-        normal_base_url("ftp://emulator", allow_http=True)
+        normalize_base_url("ftp://emulator", allow_http=True)
 
 
 def test_refusal_of_plain_http_names_the_switch() -> None:
     """Who needs plain http is given the switch."""
     with pytest.raises(ConfigurationError, match=r"APIXO_ALLOW_HTTP=1 or KlingClient\(allow_http"):
-        normal_base_url("http://emulator:8080")
+        normalize_base_url("http://emulator:8080")

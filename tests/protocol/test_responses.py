@@ -24,7 +24,7 @@ from kling_async.errors import (
 )
 from kling_async.inputs.kling_2_1 import MasterTextToVideo
 from kling_async.protocol import requests, responses
-from kling_async.protocol.responses import Response, retry_after
+from kling_async.protocol.responses import Response, parse_retry_after
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
 
 # No property depends on how fast the machine is, or on luck.
@@ -42,15 +42,15 @@ MODEL = "kling-2-1"
 REF = TaskRef(MODEL, "task_12345678")
 VIDEO = "https://cdn.example/a.mp4"
 
-SUBMIT = requests.submit(MasterTextToVideo("a fox"))
-STATUS = requests.status(REF)
-BALANCE = requests.balance()
+SUBMIT = requests.build_submit(MasterTextToVideo("a fox"))
+STATUS = requests.build_status(REF)
+BALANCE = requests.build_balance()
 
 Reader = Callable[[Response], object]
 READERS: dict[str, Reader] = {
-    "submit": lambda answer: responses.submit(SUBMIT, answer, MODEL, NOW),
-    "status": lambda answer: responses.status(STATUS, answer, REF, NOW),
-    "balance": lambda answer: responses.balance(BALANCE, answer, NOW),
+    "submit": lambda answer: responses.parse_submit(SUBMIT, answer, MODEL, NOW),
+    "status": lambda answer: responses.parse_status(STATUS, answer, REF, NOW),
+    "balance": lambda answer: responses.parse_balance(BALANCE, answer, NOW),
 }
 
 
@@ -88,7 +88,7 @@ def refusal(kind: str, response: Response) -> KlingError:
 
 def snapshot(data: object) -> Snapshot:
     """Read a good status answer."""
-    return responses.status(STATUS, good(data), REF, NOW)
+    return responses.parse_status(STATUS, good(data), REF, NOW)
 
 
 # ------------------------------------------------------------------------------ good answers
@@ -96,7 +96,7 @@ def snapshot(data: object) -> Snapshot:
 
 def test_submit() -> None:
     """The answer to a submit gives the task's reference, under the model it was sent to."""
-    read = responses.submit(SUBMIT, good({"taskId": "task_12345678"}), MODEL, NOW)
+    read = responses.parse_submit(SUBMIT, good({"taskId": "task_12345678"}), MODEL, NOW)
     assert read == TaskRef(MODEL, "task_12345678")
 
 
@@ -307,10 +307,10 @@ def test_submit_without_a_task(data: object) -> None:
         ({"state": None}, "it names no state"),
         ({"state": ""}, "it names no state"),
         ({"state": ["success"]}, "text expected, not list"),
-        ({"state": "pending", "taskId": "another"}, "it speaks of another task"),
+        ({"state": "pending", "taskId": "another"}, "it is about another task"),
         ({"state": "success", "resultJson": "{"}, "Expecting property name"),
-        ({"state": "success", "resultJson": "[1]"}, "resultJson holds no object"),
-        ({"state": "success", "resultJson": {"resultUrls": "x"}}, "not a list of texts"),
+        ({"state": "success", "resultJson": "[1]"}, "resultJson is not an object"),
+        ({"state": "success", "resultJson": {"resultUrls": "x"}}, "not a list of strings"),
         *(
             (
                 {"state": "success", "resultJson": {"resultUrls": [VIDEO, url]}},
@@ -618,7 +618,7 @@ def test_any_snapshot_of_an_ended_task(data: object) -> None:
     read = outcome("status", good(data))
     if isinstance(read, Snapshot) and read.state.ended:
         try:
-            ended = responses.result(read)
+            ended = responses.result_from(read)
         except (TaskFailedError, ContractError) as error:
             said = str(error)
         else:
@@ -676,7 +676,7 @@ def test_no_error_tells_the_key(
 def failure(read: Snapshot) -> KlingError:
     """Give the error that the snapshot of a failed task becomes."""
     with pytest.raises(TaskFailedError) as caught:
-        responses.result(read)
+        responses.result_from(read)
     return caught.value
 
 
@@ -724,7 +724,7 @@ def test_excerpt() -> None:
 )
 def test_retry_after(value: str, seconds: float) -> None:
     """Retry-After is read as seconds or as a date; a date in the past asks for no wait."""
-    assert retry_after(Response(429, b"", {"retry-after": value}), NOW) == seconds
+    assert parse_retry_after(Response(429, b"", {"retry-after": value}), NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -755,8 +755,8 @@ def test_retry_after(value: str, seconds: float) -> None:
 )
 def test_nonsense_in_retry_after(value: str) -> None:
     """A Retry-After that says nothing is as good as none."""
-    assert retry_after(Response(429, b"", {"retry-after": value}), NOW) is None
-    assert retry_after(Response(429, b""), NOW) is None
+    assert parse_retry_after(Response(429, b"", {"retry-after": value}), NOW) is None
+    assert parse_retry_after(Response(429, b""), NOW) is None
 
 
 @FREELY
@@ -773,7 +773,7 @@ def test_nonsense_in_retry_after(value: str) -> None:
 )
 def test_any_retry_after(value: str) -> None:
     """Whatever the header holds, it is a finite wait that is not negative, or none."""
-    read = retry_after(Response(429, b"", {"retry-after": value}), NOW)
+    read = parse_retry_after(Response(429, b"", {"retry-after": value}), NOW)
     assert read is None or 0 <= read < math.inf
 
 
@@ -798,7 +798,7 @@ def test_result() -> None:
     ended = Snapshot(
         REF, TaskState.SUCCESS, "success", NOW, NOW + timedelta(seconds=60), 59.5, (VIDEO, VIDEO)
     )
-    assert responses.result(ended) == Result(
+    assert responses.result_from(ended) == Result(
         REF, (VIDEO, VIDEO), NOW, NOW + timedelta(seconds=60), 59.5
     )
 
@@ -807,7 +807,7 @@ def test_result_without_urls() -> None:
     """A success without URLs is an error that says so, of a task that was paid for."""
     empty = snapshot({"state": "success", "resultJson": '{"resultUrls": []}'})
     with pytest.raises(ContractError) as caught:
-        responses.result(empty)
+        responses.result_from(empty)
     error = caught.value
     assert "kling-2-1/task_12345678 succeeded, and the answer has no result URLs" in str(error)
     assert (error.ref, error.may_have_charged, error.retryable) == (REF, True, False)

@@ -27,8 +27,8 @@ from kling_async.protocol.verdicts import (
     ItemFate,
     Verdict,
     envelope_code,
-    of_answer,
-    of_error,
+    judge_error,
+    judge_response,
 )
 
 CLASSES = [getattr(errors, name) for name in vars(errors) if name.endswith("Error")]
@@ -123,9 +123,9 @@ def test_the_envelopes_code(fields: dict[str, object], status: int, code: int | 
 )
 def test_pages_in_place_of_the_envelope(status: int, verdict: Verdict) -> None:
     """A page of a gateway proves of a submit by its status alone whether it was forwarded."""
-    assert of_answer(status, {}, "", submitting=True) is verdict
+    assert judge_response(status, {}, "", submitting=True) is verdict
     read = Verdict.BUSY if status == 429 else Verdict.NOT_THE_SERVICE
-    assert of_answer(status, {}, "", submitting=False) is read
+    assert judge_response(status, {}, "", submitting=False) is read
 
 
 REFUSALS = {
@@ -143,14 +143,16 @@ REFUSALS = {
 def test_refusals(status: int | None, code: int, verdict: Verdict, *, submitting: bool) -> None:
     """The envelope's code refuses, whether HTTP's status says the same or success."""
     http = code if status is None else status
-    assert of_answer(http, said(code), "", submitting=submitting) is verdict
+    assert judge_response(http, said(code), "", submitting=submitting) is verdict
 
 
 @pytest.mark.parametrize("status", [200, 201])
 @pytest.mark.parametrize("code", [200, "201"])
 def test_answered(status: int, code: object) -> None:
     """An answer is a success if status and code both are."""
-    assert of_answer(status, said(code, {"taskId": "a"}), "", submitting=True) is Verdict.ANSWERED
+    assert (
+        judge_response(status, said(code, {"taskId": "a"}), "", submitting=True) is Verdict.ANSWERED
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,35 +170,35 @@ def test_answered(status: int, code: object) -> None:
 )
 def test_answers_that_contradict_themselves(status: int, fields: dict[str, object]) -> None:
     """Of a submit nothing is known if one part of the answer speaks of a task or of success."""
-    assert of_answer(status, fields, "", submitting=True) is Verdict.UNKNOWN
+    assert judge_response(status, fields, "", submitting=True) is Verdict.UNKNOWN
 
 
 def test_two_failures_that_differ() -> None:
     """Where status and code are different refusals, HTTP's status decides."""
-    assert of_answer(401, said(400), "", submitting=True) is Verdict.ACCOUNT_REFUSED
-    assert of_answer(400, said(503), "", submitting=True) is Verdict.INPUT_REFUSED
-    assert of_answer(503, said(429), "", submitting=True) is Verdict.UNAVAILABLE
+    assert judge_response(401, said(400), "", submitting=True) is Verdict.ACCOUNT_REFUSED
+    assert judge_response(400, said(503), "", submitting=True) is Verdict.INPUT_REFUSED
+    assert judge_response(503, said(429), "", submitting=True) is Verdict.UNAVAILABLE
 
 
 def test_a_status_answer_may_name_its_task() -> None:
     """A refused status call that names the task does not contradict itself."""
     fields = said(404, {"taskId": "a"})
-    assert of_answer(404, fields, "", submitting=False) is Verdict.INPUT_REFUSED
+    assert judge_response(404, fields, "", submitting=False) is Verdict.INPUT_REFUSED
 
 
 @pytest.mark.parametrize("words", ["INSUFFICIENT credits", "no permission for this model"])
 def test_words_about_the_account(words: str) -> None:
     """A 400 or 403 whose words are about credits or a permission is about the account."""
     for code in (400, 403):
-        assert of_answer(200, said(code), words, submitting=True) is Verdict.ACCOUNT_REFUSED
-    assert of_answer(404, said(404), words, submitting=True) is Verdict.INPUT_REFUSED
+        assert judge_response(200, said(code), words, submitting=True) is Verdict.ACCOUNT_REFUSED
+    assert judge_response(404, said(404), words, submitting=True) is Verdict.INPUT_REFUSED
 
 
 @given(st.integers(0, 999), st.none() | st.integers(-1, 1200), st.booleans())
 def test_any_answer(status: int, code: int | None, submitting: bool) -> None:  # noqa: FBT001
     """Only 2xx twice is a success; a submit of which a 5xx other than 503 speaks is never free."""
     fields = {} if code is None else said(code)
-    verdict = of_answer(status, fields, "", submitting=submitting)
+    verdict = judge_response(status, fields, "", submitting=submitting)
     success = status in range(200, 300) and code in range(200, 300)
     assert (verdict is Verdict.ANSWERED) is success
     trouble = {one for one in (status, code) if one is not None and 500 <= one < 600} - {503}
@@ -210,7 +212,7 @@ def test_any_answer(status: int, code: int | None, submitting: bool) -> None:  #
 @pytest.mark.parametrize("verdict", Verdict)
 def test_an_error_that_carries_its_verdict(verdict: Verdict) -> None:
     """The verdict that an error carries counts, whatever its class is."""
-    assert of_error(KlingError("x", verdict=verdict)) is verdict
+    assert judge_error(KlingError("x", verdict=verdict)) is verdict
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_an_error_without_a_verdict(error: KlingError, verdict: Verdict) -> None
     """An error of a transport of the user's is judged by its class and by what it says."""
     if not isinstance(error, ConnectError):
         assert error.verdict not in set(Verdict)
-    assert of_error(error) is verdict
+    assert judge_error(error) is verdict
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -244,4 +246,4 @@ def test_every_error_has_a_verdict(cls: type[KlingError]) -> None:
     """Whatever error it is, what follows from it agrees with what it says about money."""
     error = cls()
     if error.may_have_charged:
-        assert CONSEQUENCES[of_error(error)].may_have_charged
+        assert CONSEQUENCES[judge_error(error)].may_have_charged

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.virtual_time
 
-REQUEST = requests.balance()
-STATUS = requests.status(TaskRef("kling-2-1", "task_1"))
-SUBMIT = requests.submit(MasterTextToVideo("a fox"))
+REQUEST = requests.build_balance()
+STATUS = requests.build_status(TaskRef("kling-2-1", "task_1"))
+SUBMIT = requests.build_submit(MasterTextToVideo("a fox"))
 
 
 def now() -> float:
@@ -134,7 +134,7 @@ async def test_reading() -> None:
     """A read returns what its answer says; the permit is given back, also after a failure."""
     answers = iter([answer(None, status=503), answer(7.5)])
     executor = create_executor(requests_per_minute=1, script=lambda _: next(answers))
-    parse = partial(responses.balance, REQUEST)
+    parse = partial(responses.parse_balance, REQUEST)
     read = await executor.execute(REQUEST, partial(executor.send, REQUEST, parse))
     assert read == 7.5
     assert now() == pytest.approx(60, abs=1)  # the window: both permits were given back

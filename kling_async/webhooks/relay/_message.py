@@ -72,7 +72,9 @@ def parse_line(line: str) -> RelayedCallback | None:
         return None
     line_id, model, nonce, body = match.groups()
     try:
-        return RelayedCallback(line_id, callbacks.read(body.encode("ascii"), model), nonce)
+        return RelayedCallback(
+            line_id, callbacks.parse_callback(body.encode("ascii"), model), nonce
+        )
     except (ContractError, UnicodeError):
         return None
 
