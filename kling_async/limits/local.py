@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
-from attrs import define, field, frozen
+from attrs import define, field
 
 from kling_async.errors import ConfigurationError
-from kling_async.limits.base import Limits, Permit, Slot
+from kling_async.limits.loop_limiter import LoopLimiter, LoopState
 from kling_async.limits.slots import HeldSlot, SlotTable
-from kling_async.limits.task_cap import TaskCap
 from kling_async.limits.waiters import Timer, WaitQueue
 from kling_async.limits.window import RequestPause, RequestWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kling_async.limits.base import Limits, Slot
     from kling_async.results import TaskRef
 
 # A second of the limit, so that late timers cost no throughput; more than these are hardly ever
@@ -32,96 +33,27 @@ _SMALL_BURST = 4
 _TOKENS = 8
 
 
-class LocalLimiter:
+class LocalLimiter(LoopLimiter[LoopState]):
     """Keeps one process within the limits. Several clients may share it.
 
     It serves one event loop at a time. After another ``asyncio.run`` the slots are still held,
-    and the requests of the last minute still count.
+    and the requests of the last minute still count. Its methods are those of
+    :class:`~kling_async.limits.Limiter`; all of them raise ConfigurationError if the limiter is in
+    use on another loop that is running.
 
     Args:
         limits: The limits to keep.
-
-    All methods raise ConfigurationError if the limiter is in use on another loop that is running.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
-        self._state: _LoopState | None = None
+        super().__init__(limits)
 
     def __repr__(self) -> str:
         return f"<LocalLimiter {self._limits!r} slots in use: {self.slots_in_use}>"
 
-    @property
-    def limits(self) -> Limits:
-        """The limits that it keeps."""
-        return self._limits
-
-    @property
-    def slots_in_use(self) -> int:
-        """How many slots are in use now."""
-        return len(self._state.slots.held) if self._state else 0
-
-    @property
-    def effective_tasks(self) -> int:
-        """How many tasks may run; see :class:`~kling_async.limits.Limiter`."""
-        return self._state.slots.cap.cap if self._state else self._limits.concurrent_tasks
-
-    def request(self) -> Coroutine[object, object, Permit]:
-        """Wait until one more request may be sent, and return its permit."""
-        return self._on_loop().requests.request()
-
-    def pause(self, delay: float, permit: Permit) -> bool:
-        """Let all requests wait ``delay`` seconds; see :class:`~kling_async.limits.Limiter`."""
-        return self._on_loop().requests.refuse(delay, permit.granted_at)
-
-    def slot(self, *, first: bool = False) -> Coroutine[object, object, Slot]:
-        """Wait until one more task may run, and return its slot."""
-        return self._on_loop().slots.acquire(first=first)
-
-    def adopt(
-        self,
-        ref: TaskRef,
-        lifetime: float | None = None,
-        on_expired: Callable[[], None] | None = None,
-    ) -> Slot:
-        """Return the slot of a task that runs already; one is added even beyond the limit."""
-        return self._on_loop().slots.adopt(ref, lifetime, on_expired)
-
-    def refused(self, slot: Slot) -> None:
-        """Note that the service answered 429 to the submit that holds this slot."""
-        if not isinstance(slot, HeldSlot):
-            raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
-        self._on_loop().slots.refuse(slot)
-
-    def _on_loop(self) -> _LoopState:
-        """Return the state of the running loop."""
-        loop, state = asyncio.get_running_loop(), self._state
-        if state is not None and state.loop is loop:
-            return state
+    def _create_state(self, loop: asyncio.AbstractEventLoop) -> LoopState:
         requests = _RequestQueue(loop, self._limits.requests_per_minute)
-        slots = _SlotQueue(loop, self._limits, self._on_loop)
-        if state is not None:
-            if state.loop.is_running():
-                raise ConfigurationError(
-                    "a limiter, and the clients that share it, serve one running event loop: use "
-                    "one client and limiter for each loop, or run the coroutines on the loop that "
-                    "has them, by asyncio.run_coroutine_threadsafe"
-                )
-            # Clocks of loops may start from different zeros, as virtual ones do.
-            shift = loop.time() - state.loop.time()
-            requests.take_over(state.requests, shift)
-            slots.take_over(state.slots, shift)
-        self._state = _LoopState(loop, requests, slots)
-        return self._state
-
-
-@frozen(eq=False)
-class _LoopState:
-    """What belongs to one event loop."""
-
-    loop: asyncio.AbstractEventLoop
-    requests: _RequestQueue
-    slots: _SlotQueue
+        return LoopState(loop, requests, _SlotQueue(loop, self._limits, self._on_loop))
 
 
 @define(eq=False)
@@ -180,11 +112,11 @@ class _RequestQueue:
         self._waiting += 1
         try:
             async with self._lock:
-                return await self._wait()
+                return await self._wait_in_line()
         finally:
             self._waiting -= 1
 
-    async def _wait(self) -> _RequestPermit:
+    async def _wait_in_line(self) -> _RequestPermit:
         if not self._tokens:
             await self._bucket.acquire()
             self._tokens = 1  # if this waiter is cancelled, the next one uses it
@@ -213,17 +145,9 @@ class _SlotQueue(SlotTable[HeldSlot]):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, move: Callable[[], object]
     ) -> None:
-        super().__init__(loop, limits.presumed_lifetime, move)
-        self.cap = TaskCap(limits.concurrent_tasks)
+        super().__init__(loop, limits, move)
         self._waiters: WaitQueue[HeldSlot] = WaitQueue(loop, self.release)
         self._timer = Timer(loop, self._give)
-
-    def take_over(self, previous: SlotTable[HeldSlot], shift: float) -> None:
-        """Continue with the slots of an event loop that has ended."""
-        super().take_over(previous, shift)
-        assert isinstance(previous, _SlotQueue)  # noqa: S101 - for mypy
-        self.cap = previous.cap
-        self.cap.shift(shift)
 
     async def acquire(self, *, first: bool) -> HeldSlot:
         """Wait until one more task may run, and return its slot."""
@@ -235,8 +159,10 @@ class _SlotQueue(SlotTable[HeldSlot]):
         self._set_timer()
         return await waiters.result(waiter)
 
-    def refuse(self, slot: HeldSlot) -> None:
+    def refuse(self, slot: Slot) -> None:
         """Note that the service answered 429 to the submit that holds the slot."""
+        if not isinstance(slot, HeldSlot):
+            raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
         self.cap.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
         slot.release()
 
@@ -254,8 +180,6 @@ class _SlotQueue(SlotTable[HeldSlot]):
     def release(self, slot: HeldSlot) -> None:
         """Give a slot back."""
         self.remove(slot)
-        if slot.ref is not None:
-            self.cap.ended()
         if not self.loop.is_closed():
             self._give()
 

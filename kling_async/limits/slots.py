@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from attrs import define, field
 
 from kling_async.errors import ConfigurationError
+from kling_async.limits.task_cap import TaskCap
 from kling_async.results import TaskRef
+
+if TYPE_CHECKING:
+    from kling_async.limits.base import Limits, Slot
 
 
 @define(eq=False)
@@ -53,8 +57,8 @@ class HeldSlot:
         if self.table.loop is not asyncio.get_running_loop():
             self.table.move()  # which replaces self.table
         self.expires_at = self.table.loop.time() + min(lifetime, self.table.lifetime)
-        # Most slots are confirmed again and again: a timer that is too early is set anew when
-        # it fires.
+        # Most slots are confirmed again and again: a timer that is too early is set again
+        # when it fires.
         if self.expires_at < self.timer.when():
             self.timer.cancel()
             self.set_timer()
@@ -85,27 +89,32 @@ class SlotTable(Generic[SlotT]):
 
     Args:
         loop: The event loop.
-        lifetime: Seconds after which a slot expires at the latest.
+        limits: What the account may do.
         move: Moves all slots to the running event loop.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, lifetime: float, move: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        move: Callable[[], object],
     ) -> None:
         self.loop = loop
-        self.lifetime = lifetime
+        self.lifetime = limits.presumed_lifetime
+        self.cap = TaskCap(limits.concurrent_tasks)
         self.move = move
         self.held: set[SlotT] = set()
         self._by_ref: dict[TaskRef, SlotT] = {}
 
-    def take_over(self, previous: SlotTable[SlotT], shift: float) -> None:
+    def take_over(self, previous: Self, shift: float) -> None:
         """Continue with the slots of an event loop that has ended.
 
         Args:
             previous: The table of that loop.
             shift: This loop's clock minus that one's.
         """
-        self.held, self._by_ref = previous.held, previous._by_ref
+        self.cap, self.held, self._by_ref = previous.cap, previous.held, previous._by_ref
+        self.cap.shift(shift)
         for slot in self.held:
             slot.table = self
             slot.acquired_at += shift
@@ -137,6 +146,15 @@ class SlotTable(Generic[SlotT]):
         self.held.remove(slot)
         if slot.ref is not None:
             del self._by_ref[slot.ref]
+            self.cap.ended()
+
+    @abstractmethod
+    async def acquire(self, *, first: bool) -> SlotT:
+        """Wait until one more task may run, and return its slot."""
+
+    @abstractmethod
+    def refuse(self, slot: Slot) -> None:
+        """Note that the service answered 429 to the submit that holds the slot."""
 
     @abstractmethod
     def add(self, now: float) -> SlotT:

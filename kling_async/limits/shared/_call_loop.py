@@ -28,6 +28,7 @@ class CallLoop:
         call: Callable[[], Awaitable[None]],
     ) -> None:
         self.called_at: float = -inf
+        self.changed_at: float = -inf  # the first change since the last call
         self.stopped = False
         self._loop = loop
         self._next_call = next_call
@@ -51,6 +52,12 @@ class CallLoop:
         if not task.done():  # an eager task factory runs it at once, and perhaps to its end
             self._task = task
 
+    def report_change(self) -> None:
+        """Note that there is something to report with the next call."""
+        if self.changed_at == -inf:
+            self.changed_at = self._loop.time()
+        self.update()
+
     def stop(self) -> None:
         """Begin no further call."""
         self.stopped = True
@@ -66,7 +73,7 @@ class CallLoop:
     async def _run(self) -> None:
         try:
             while (when := self._next_call()) is not None and when <= self._loop.time():
-                self.called_at = self._loop.time()
+                self.called_at, self.changed_at = self._loop.time(), -inf
                 await self._call()
         finally:
             self._is_running = False

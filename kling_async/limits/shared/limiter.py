@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
@@ -22,6 +22,7 @@ from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
+from kling_async.limits.loop_limiter import LoopLimiter, LoopState
 from kling_async.limits.shared.availability import MonitoredBackend, OnUnavailable
 from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.request_grants import RequestGrants
@@ -31,9 +32,7 @@ from kling_async.limits.shared.slot_leases import RECOVERY_DELAY, LeaseSettings,
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async.limits.base import Permit, Slot
     from kling_async.limits.shared.backend import LimitsBackend, Usage
-    from kling_async.results import TaskRef
 
 
 def name_of(api_key: str) -> str:
@@ -41,11 +40,15 @@ def name_of(api_key: str) -> str:
     return sha256(f"kling_async limits {api_key}".encode()).hexdigest()[:16]
 
 
-class SharedLimiter:
+class SharedLimiter(LoopLimiter["_SharedState"]):
     """Keeps all processes that use it within the limits together.
 
     Use it as an async context manager, or call :meth:`close` at the end. Several clients may
-    share one, on one event loop at a time. It connects when it is first used.
+    share one, on one event loop at a time. It connects when it is first used. Its methods are
+    those of :class:`~kling_async.limits.Limiter`. They raise ConfigurationError if the backend
+    refuses access, or if the limiter is in use on another loop that is running. `request` and
+    `slot` raise LimiterError if the limiter is closed, or if the backend cannot be reached and
+    ``on_unavailable`` is ``"raise"``.
 
     Args:
         backend: Where the numbers are kept: a URL of scheme ``redis``, ``rediss``, ``valkey``,
@@ -76,7 +79,7 @@ class SharedLimiter:
         share: float | None = None,
         recovery_delay: float | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        super().__init__(limits)
         self._backend = backend
         self._name = _check_name(name, backend)
         self._on_unavailable: OnUnavailable = on_unavailable
@@ -93,7 +96,6 @@ class SharedLimiter:
             self._local.limits.concurrent_tasks if self._local else 0,
             holder="",
         )
-        self._state: _LoopState | None = None
 
     def __repr__(self) -> str:
         return f"<SharedLimiter {self._label} {self._limits!r} slots in use: {self.slots_in_use}>"
@@ -110,64 +112,9 @@ class SharedLimiter:
         await self.close()
 
     @property
-    def limits(self) -> Limits:
-        """The limits that all processes keep together."""
-        return self._limits
-
-    @property
     def name(self) -> str:
         """The name under which the numbers are kept."""
         return self._name
-
-    @property
-    def slots_in_use(self) -> int:
-        """How many slots this process holds now."""
-        return len(self._state.slots.held) if self._state else 0
-
-    @property
-    def effective_tasks(self) -> int:
-        """How many tasks may run now: fewer than the limit after the service has refused some."""
-        return self._state.slots.cap.cap if self._state else self._limits.concurrent_tasks
-
-    def request(self) -> Coroutine[object, object, Permit]:
-        """Wait until one more request may be sent, and return its permit.
-
-        Raises:
-            LimiterError: The backend cannot be reached and ``on_unavailable`` is ``"raise"``, or
-                the limiter was closed.
-            ConfigurationError: The backend refuses access, or the limiter is in use on another
-                event loop.
-        """
-        return self._on_loop().requests.request()
-
-    def pause(self, delay: float, permit: Permit) -> bool:
-        """Let all requests wait, in all processes; see :class:`~kling_async.limits.Limiter`."""
-        return self._on_loop().requests.refuse(delay, permit.granted_at)
-
-    def slot(self, *, first: bool = False) -> Coroutine[object, object, Slot]:
-        """Wait until one more task may run, and return its slot.
-
-        Args:
-            first: Wait before the other callers of this process.
-
-        Raises:
-            LimiterError: As for :meth:`request`.
-            ConfigurationError: As for :meth:`request`.
-        """
-        return self._on_loop().slots.acquire(first=first)
-
-    def adopt(
-        self,
-        ref: TaskRef,
-        lifetime: float | None = None,
-        on_expired: Callable[[], None] | None = None,
-    ) -> Slot:
-        """Return the slot of a task that runs already, taken over from any other process."""
-        return self._on_loop().slots.adopt(ref, lifetime, on_expired)
-
-    def refused(self, slot: Slot) -> None:
-        """Release the slot of a refused submit, and let fewer tasks run, in all processes."""
-        self._on_loop().slots.refuse(slot)
 
     async def peek(self) -> Usage:
         """Return what all processes use together, whatever ``on_unavailable`` is.
@@ -202,65 +149,43 @@ class SharedLimiter:
                 state.closed = True
                 await state.finalizer.aclose()
 
-    def _on_loop(self) -> _LoopState:
-        """Return the state of the running loop."""
-        loop, previous = asyncio.get_running_loop(), self._state
-        if previous is not None:
-            if previous.loop is loop and not previous.closed:
-                return previous
-            if previous.loop is not loop and previous.loop.is_running():
-                raise ConfigurationError(
-                    "this SharedLimiter is in use on another event loop, which is still running:"
-                    " make one for each loop, with the same URL and name"
-                )
-        if previous is None or previous.process != os.getpid():
-            holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
-            self._settings = evolve(self._settings, holder=holder)
-        self._state = state = self._create_state(loop, previous)
-        with suppress(StopIteration):  # it runs to its yield, without waiting for anything
-            state.finalizer.asend(None).send(None)
-        if previous is not None:
-            # Clocks of loops may start from different zeros.
-            shift = loop.time() - previous.loop.time()
-            state.requests.take_over(previous.requests, shift)
-            state.slots.take_over(previous.slots, shift)
-        return state
-
-    def _create_state(
-        self, loop: asyncio.AbstractEventLoop, previous: _LoopState | None
-    ) -> _LoopState:
-        source, settings = self._backend, self._settings
+    def _create_state(self, loop: asyncio.AbstractEventLoop) -> _SharedState:
+        source = self._backend
         backend = MonitoredBackend(
             create_backend(source, self._name) if isinstance(source, str) else source,
             self._label,
             self._on_unavailable,
-            previous.backend.epoch if previous else "",
+            self._state.backend.epoch if self._state else "",
         )
-        return _LoopState(
-            loop,
-            backend,
-            RequestGrants(loop, backend, settings.schedule, self._local, settings.holder),
-            SlotLeases(loop, backend, settings, self._on_loop),
+        if self._state is None or self._state.process != os.getpid():
+            holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
+            self._settings = evolve(self._settings, holder=holder)
+        settings = self._settings
+        return _SharedState(
+            loop=loop,
+            requests=RequestGrants(loop, backend, settings.schedule, self._local, settings.holder),
+            slots=SlotLeases(loop, backend, settings, self._on_loop),
+            backend=backend,
             closes_backend=isinstance(source, str),
         )
 
 
-@define(eq=False)
-class _LoopState:
+@define(eq=False, kw_only=True)
+class _SharedState(LoopState):
     """What belongs to one event loop, until the limiter is closed."""
 
-    loop: asyncio.AbstractEventLoop
-    backend: MonitoredBackend
     requests: RequestGrants
     slots: SlotLeases
+    backend: MonitoredBackend
     closes_backend: bool
     process: int = field(factory=os.getpid)
-    closed: bool = False
     closing: asyncio.Lock = field(factory=asyncio.Lock)
     finalizer: AsyncGenerator[None, None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.finalizer = self._close_with_loop()
+        with suppress(StopIteration):  # it runs to its yield, without waiting for anything
+            self.finalizer.asend(None).send(None)
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         """Close the connections when the event loop ends: it closes its generators then."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 from uuid import uuid4
 
 from attrs import define, frozen
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 # and so have equal chances.
 _RETRY_EVERY = 0.1
 
-# Seconds between calls that report changes: what comes meanwhile is reported together.
-_REPORT_EVERY = 0.01
+# Seconds for which changes are gathered before they are reported.
+_GATHER_FOR = 0.01
 
 # Seconds without any answer after which a process that holds leases asks whether they are known.
 _HEARTBEAT = 2.0
@@ -115,25 +115,23 @@ class SlotLeases(SlotTable[LeasedSlot]):
         settings: LeaseSettings,
         move: Callable[[], object],
     ) -> None:
-        super().__init__(loop, settings.limits.presumed_lifetime, move)
-        self.cap = LearnedCap(settings.limits.concurrent_tasks)
+        super().__init__(loop, settings.limits, move)
+        self._learned = LearnedCap(self.cap)
         self.calls = CallLoop(loop, self._next_call, self._call)
         self._backend = backend
         self._settings = settings
         self._waiters: WaitQueue[LeasedSlot] = WaitQueue(loop, self._give)
         # What the backend does not know yet: the slot of each key, None for one that is free.
         self._unreported: dict[str, LeasedSlot | None] = {}
-        self._acquire_at = -inf  # it is of no use to ask for slots earlier
         backend.on_state_lost.append(self._report_all)
 
-    def take_over(self, previous: SlotTable[LeasedSlot], shift: float) -> None:
+    def take_over(self, previous: Self, shift: float) -> None:
         """Continue with the slots of an event loop that has ended."""
-        assert isinstance(previous, SlotLeases)  # noqa: S101 - for mypy
         super().take_over(previous, shift)
         for slot in self.held:
             slot.reported_until += shift
-        self.cap, self._unreported = previous.cap, previous._unreported  # noqa: SLF001 - of the same class
-        self.cap.shift(shift)
+        self._learned, self._unreported = previous._learned, previous._unreported
+        self._learned.acquire_at += shift
         self.calls.update()
 
     async def acquire(self, *, first: bool) -> LeasedSlot:
@@ -141,7 +139,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self.calls.stopped:
             raise LimiterError(CLOSED)
         waiter = self._waiters.join(urgent=first)
-        self._update()
+        self._give_locally()
+        self.calls.update()
         return await self._waiters.result(waiter)
 
     def refuse(self, slot: Slot) -> None:
@@ -149,7 +148,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if not isinstance(slot, LeasedSlot) or slot.table is not self:
             raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
         if not slot.released:
-            self.cap.refused(slot.acquired_at, self.loop.time())
+            self._learned.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
             slot.release()
 
     def stop(self) -> None:
@@ -179,10 +178,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
 
     def assign(self, slot: LeasedSlot, ref: TaskRef) -> None:
         """Note which task a slot belongs to."""
-        is_new = slot.ref is None
         super().assign(slot, ref)
-        if is_new:
-            self.cap.accepted()
+        self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
         self._unreported[slot.key] = None
         slot.key = str(ref)
         self.report(slot.key, slot)
@@ -190,13 +187,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
     def report(self, key: str, slot: LeasedSlot | None) -> None:
         """Report a lease with the next call."""
         self._unreported[key] = slot
-        self._update()
-
-    def remove(self, slot: LeasedSlot) -> None:
-        """Forget a slot."""
-        super().remove(slot)
-        if slot.ref is not None:
-            self.cap.ended()
+        self._give_locally()
+        self.calls.report_change()
 
     def release(self, slot: LeasedSlot) -> None:
         """Give a slot back."""
@@ -209,12 +201,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         self._unreported.pop(slot.key, None)
 
     def _report_all(self) -> None:
-        self.cap.report_again()
+        self._learned.report_again()
         self._unreported |= {slot.key: slot for slot in self.held}
-        self.calls.update()
-
-    def _update(self) -> None:
-        self._give_locally()
         self.calls.update()
 
     def _give(self, slot: LeasedSlot) -> None:
@@ -227,7 +215,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             self._backend.unavailable
             and len(self.held) < self._settings.local_slots
             and self._waiters.purge()
-            and self.cap.admit_locally(len(self.held), self.loop.time())
+            and self.cap.admit(len(self.held), self.loop.time())
         ):
             self._waiters.give(self.add(self.loop.time()))
 
@@ -236,9 +224,9 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self.held:
             times += [self._backend.answered_at + _HEARTBEAT, self.calls.called_at + _RENEW_EVERY]
         if self._unreported:
-            times.append(self.calls.called_at + _REPORT_EVERY)
+            times.append(self.calls.changed_at + _GATHER_FOR)
         if self._waiters:
-            times.append(self._acquire_at)
+            times.append(self._learned.acquire_at)
         return max(min(times), self._backend.retry_at) if times else None
 
     async def _call(self) -> None:
@@ -257,8 +245,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         for slot in self.held:
             if slot.is_submitting and slot.reported_until - sent < SUBMIT_LEASE / 2:
                 self._unreported[slot.key] = slot
-        wanted = min(_MAX_ACQUIRED, len(self._waiters)) if sent >= self._acquire_at else 0
-        acquire = tuple(uuid4().hex for _ in range(self.cap.admit(wanted, sent)))
+        wanted = min(_MAX_ACQUIRED, len(self._waiters))
+        acquire = tuple(uuid4().hex for _ in range(self._learned.admit(wanted, sent)))
         changes, self._unreported = self._unreported, {}
         renewed = [slot for slot in changes.values() if slot is not None and not slot.released]
         leases = tuple(self._lease(slot, sent) for slot in renewed)
@@ -267,12 +255,12 @@ class SlotLeases(SlotTable[LeasedSlot]):
             acquire=acquire,
             release=tuple(key for key, slot in changes.items() if slot is None),
             limit=self._settings.limits.concurrent_tasks,
-            cap=self.cap.most(len(acquire)),
+            cap=self._learned.most(len(acquire), len(self._by_ref)),
             lifetime=lifetime,
             holder=self._settings.holder,
             recovery_delay=self._settings.recovery_delay,
             schedule=self._settings.schedule,
-            learned=self.cap.unreported(),
+            learned=self._learned.unreported(),
         )
         try:
             status = await self._backend.call(self._backend.backend.update_leases(update))
@@ -281,8 +269,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
             raise
         for slot, lease in zip(renewed, leases, strict=True):
             slot.reported_until = sent + lease.ends_in
-        if len(status.acquired) < wanted:
-            self._acquire_at = sent + _RETRY_EVERY
+        if len(status.acquired) < wanted and sent >= self._learned.acquire_at:
+            self._learned.acquire_at = sent + _RETRY_EVERY
         self._apply(status, sent)
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:
@@ -292,6 +280,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
 
     def _apply(self, status: LeaseStatus, sent: float) -> None:
         self._backend.check_state(status.epoch, status.set_back)
-        self.cap.apply(status, self.loop.time(), settled=not self._unreported)
+        running = None if self._unreported else len(self._by_ref)
+        self._learned.apply(status, running, self.loop.time())
         for key in status.acquired:
             self._give(self.add(sent, key))
