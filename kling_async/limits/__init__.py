@@ -1,4 +1,4 @@
-"""The limits of an account, and what keeps them."""
+"""Limits of an account: how many requests and tasks it may have at a time."""
 
 from kling_async.limits.base import Limiter, Limits, Permit, Slot
 

@@ -1,4 +1,4 @@
-"""How much at once: the numbers, and what makes you wait."""
+"""The limits of an account, and the interface of what keeps them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Limits:
 
     Attributes:
         requests_per_minute: Requests in any 60 seconds, submits and status calls together.
-        concurrent_tasks: Remote tasks that may run at one time.
-        presumed_lifetime: Seconds after which a task is presumed to have ended, at the latest, if
-            the service has not been seen to say that it runs.
+        concurrent_tasks: Remote tasks that may run at the same time.
+        presumed_lifetime: Seconds after which a task is presumed to have ended unless the
+            service has reported since that it runs.
 
     Raises:
         ConfigurationError: A number is not positive.
@@ -45,7 +45,7 @@ class Limits:
 
     @property
     def connections(self) -> int:
-        """Requests that may be under way at one time: 1 % of a minute's, from 4 to 100."""
+        """Requests that may be in flight together: 1 % of a minute's, from 4 to 100."""
         return min(100, max(4, self.requests_per_minute // 100))
 
 
@@ -57,18 +57,18 @@ class Permit(Protocol):
         """The loop's time at which it was granted."""
 
     def answered(self) -> None:
-        """Note that the request has been answered, or has failed: it counts for 60 s from now.
+        """Note that the request has been answered or has failed: it counts for 60 s from now.
 
-        To be called for every permit, whatever becomes of its request: one that is never
-        answered counts as under way. The second call and later do nothing.
+        Call it for every permit, whatever happens to the request: one without an answer counts
+        as in flight. Further calls do nothing.
         """
 
 
 class Slot(Protocol):
     """One task's share of the concurrent limit.
 
-    It is held until it is released or expires, ``presumed_lifetime`` after it was given if
-    nothing else is said.
+    It is held until it is released or expires, by default ``presumed_lifetime`` after it was
+    acquired.
     """
 
     def confirm(
@@ -77,70 +77,70 @@ class Slot(Protocol):
         lifetime: float | None = None,
         on_expired: Callable[[], None] | None = None,
     ) -> None:
-        """Note that the service has just accepted the slot's task, or said that it runs.
+        """Note that the service has just accepted the slot's task, or reported that it runs.
 
         Args:
             ref: The task.
             lifetime: Seconds from now after which the slot expires, unless it is confirmed again
-                or released. None, and at most: ``presumed_lifetime``.
-            on_expired: Called once if the slot expires, on the event loop. A slot may be shared
-                by several clients (see `Limiter.adopt`): each callback is called. One that
-                equals an earlier one is not added again.
+                or released. None means ``presumed_lifetime``, which is also the maximum.
+            on_expired: Called once on the event loop if the slot expires. Several clients may
+                share a slot (see `Limiter.adopt`); each of their callbacks is called. A callback
+                that equals an earlier one is not added again.
 
         Raises:
             ConfigurationError: ``lifetime`` is negative or not a number.
         """
 
     def expire_in(self, lifetime: float) -> None:
-        """Let the slot expire in so many seconds: it is not known whether a task was started.
+        """Let the slot expire in so many seconds: it is unknown whether a task was started.
 
         Raises:
             ConfigurationError: ``lifetime`` is negative or not a number.
         """
 
     def release(self) -> None:
-        """Give the slot back; the second call and later do nothing."""
+        """Give the slot back. Further calls do nothing."""
 
 
 class Limiter(Protocol):
     """Makes requests and submits wait until the account's limits allow them.
 
-    One limiter serves all clients that use the same key: give it to each of them.
+    All clients with the same key share one limiter.
     """
 
     @property
     def limits(self) -> Limits:
-        """The numbers that it keeps."""
+        """The limits that it keeps."""
 
     @property
     def effective_tasks(self) -> int:
-        """How many tasks may run: ``limits.concurrent_tasks``, or fewer if refusals show so."""
+        """How many tasks may run: ``limits.concurrent_tasks``, or fewer after refusals."""
 
     async def request(self) -> Permit:
         """Wait until one more request may be sent, and return its permit."""
 
     def pause(self, delay: float, permit: Permit) -> bool:
-        """Let every request wait ``delay`` seconds, since the service answered 429.
+        """Let all requests wait for ``delay`` seconds, since the service answered 429.
 
-        Several requests that were under way together may be refused together: the first of
-        these refusals begins a pause, a later one can only make it longer.
+        Requests that were in flight together may be refused together: the first of these
+        refusals begins a pause, and the others can only extend it.
 
         Args:
             delay: Seconds from now.
-            permit: The refused request's.
+            permit: The permit of the refused request.
 
         Returns:
-            Whether this began a pause or made one longer.
+            Whether this call began or extended a pause.
 
         Raises:
             ConfigurationError: ``delay`` is negative, infinite or not a number.
         """
 
     async def slot(self, *, first: bool = False) -> Slot:
-        """Wait until one more task may run, and hold its slot.
+        """Wait until one more task may run, and return its slot.
 
         Args:
-            first: Before those that wait already; for a submit that was refused and waits again.
+            first: Wait at the head of the queue, as a submit does that was refused.
         """
 
     def adopt(
@@ -149,15 +149,15 @@ class Limiter(Protocol):
         lifetime: float | None = None,
         on_expired: Callable[[], None] | None = None,
     ) -> Slot:
-        """Hold the slot of a task that is found to be running already, even beyond the limit.
+        """Return the slot of a task that runs already; one is added even beyond the limit.
 
-        If the task has a slot, as another client's or a dead worker's, it is that one: one task
-        never holds two. The arguments are those of `Slot.confirm`.
+        A task never has two slots: if another client or a dead worker holds its slot, that one
+        is returned. The arguments are those of `Slot.confirm`.
         """
 
     def refused(self, slot: Slot) -> None:
         """Note that the service answered 429 to the submit that holds this slot.
 
-        The slot is released and `effective_tasks` becomes the number of tasks that are known to
-        run. `slot` gives no further one until a task has ended or some seconds have passed.
+        The slot is released, and `effective_tasks` becomes the number of tasks that are known to
+        run. No further slot is given until a task has ended or some seconds have passed.
         """

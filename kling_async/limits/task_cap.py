@@ -29,7 +29,7 @@ _RISE_EVERY = 10.0
 _LONGEST_RISE_WAIT = 120.0
 _FIRST_PROBE = 1.0
 _LONGEST_PROBE_WAIT = 5.0
-_RAMP_START = 20
+RAMP_START = 20
 _RAMP_EVERY = 1.0
 
 
@@ -56,7 +56,7 @@ class TaskCap:
 
     def __attrs_post_init__(self) -> None:
         self.cap = self.limit
-        self._ramp = min(_RAMP_START, self.limit)
+        self._ramp = min(RAMP_START, self.limit)
 
     def admit(self, held: int, now: float) -> bool:
         """Return whether one more task may start. Ask only for one that is ready to.

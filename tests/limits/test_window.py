@@ -94,7 +94,7 @@ def test_the_memory_is_that_of_a_minute() -> None:
     for second in range(1_000):
         window.grant(float(second))
         window.answer(float(second))
-    assert len(window._frees_at) == 61  # noqa: SLF001 - its size is what is tested
+    assert len(window._expiries) == 61  # noqa: SLF001 - its size is what is tested
 
 
 @pytest.mark.parametrize("travel", [0.05, 0.35, 0.6])
@@ -122,12 +122,12 @@ def test_another_clock() -> None:
     for _ in range(2):
         window.grant(100.0)
     window.answer(110.0)
-    moved = window.moved(20.0, -95.0)  # at 115 of the first
-    assert moved.grant(20.0)
-    assert not moved.grant(20.0)
+    rebased = window.rebased(20.0, -95.0)  # at 115 of the first
+    assert rebased.grant(20.0)
+    assert not rebased.grant(20.0)
     window.answer(999.0)  # an answer on the old clock is none on the new one
-    assert not moved.grant(74.0)
-    assert moved.grant(75.1)
-    assert not moved.grant(79.9)
-    assert moved.grant(80.1)
-    assert not moved.grant(80.1)
+    assert not rebased.grant(74.0)
+    assert rebased.grant(75.1)
+    assert not rebased.grant(79.9)
+    assert rebased.grant(80.1)
+    assert not rebased.grant(80.1)

@@ -1,10 +1,11 @@
-"""The way to an engine: patience with it, and what to do without it."""
+"""Calls to a backend: when to give up, when to retry, and what is logged."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from math import inf
 from random import random
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -21,104 +22,123 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
 
-# Seconds after which a silent engine is given up. Connections have a limit of their own, which
-# is shorter; this one holds whatever the driver does.
-PATIENCE = 2.0
+# Seconds after which a call is given up. The backends in Redis and PostgreSQL have a shorter limit
+# of their own; this one holds whatever the driver does.
+_CALL_TIMEOUT = 2.0
 
-# Seconds between one try and the next, growing: often enough to be back soon, and to tell an
-# engine that has forgotten everything what is held before it gives anything away.
-_SOONEST, _LATEST = 0.05, 1.0
+# Seconds between retries, growing: frequent enough to report what is held to a backend that has
+# lost its state, before that grants anything.
+_FIRST_RETRY, _LONGEST_RETRY = 0.05, 1.0
 
-# What those who wait are told when the limiter is closed, and those who come while it is.
-CLOSED = "the limiter was closed"
+# Answers in a row that may come too late to be of use.
+_MAX_LATE = 2
 
-# Answers in a row that may come too late to be of use, before the engine is as good as gone.
-_LATE = 3
-
-_INSTEAD = {
+_CONSEQUENCES = {
     "wait": "everything waits until it is back",
     "raise": "calls raise LimiterError until it is back",
     "local": "this process keeps to its own share until it is back",
 }
 
 
-class Link:
-    """Asks an engine, and notes whether it is of use."""
+class MonitoredBackend:
+    """Calls a backend, and keeps track of whether it is available.
 
-    def __init__(self, engine: LimitsBackend, shown: str, on_unavailable: OnUnavailable) -> None:
-        self.engine = engine
-        self.on_unavailable = on_unavailable
-        self.retry_at = float("-inf")  # of the loop's time: there is no use in trying before
-        self.heard_at = float("-inf")
-        self._shown = shown
+    Args:
+        backend: The backend.
+        label: Where it is, for messages.
+        on_unavailable: What the limiter does while it is unavailable; only for messages.
+        epoch: The last one that was seen on an earlier event loop.
+    """
+
+    def __init__(
+        self, backend: LimitsBackend, label: str, on_unavailable: OnUnavailable, epoch: str = ""
+    ) -> None:
+        self.backend = backend
+        self.on_unavailable: OnUnavailable = on_unavailable
+        self.epoch = epoch
+        self.on_state_lost: list[Callable[[], None]] = []
+        self.retry_at: float = -inf  # of the loop's time: it is of no use to call earlier
+        self.answered_at: float = -inf
+        self._label = label
         self._failures = self._late = 0
-        self._refused = False
+        self._has_refused = False
 
     @property
-    def gone(self) -> bool:
-        """Whether the engine was of no use when it was last asked."""
+    def unavailable(self) -> bool:
+        """Whether the last call failed."""
         return self._failures > 0
 
-    async def ask(self, call: Awaitable[_T], within: float | None = None) -> _T:
-        """Return the engine's answer.
+    async def call(self, call: Awaitable[_T], within: float = inf) -> _T:
+        """Return the answer to a call.
 
         Args:
-            call: What asks it.
-            within: Seconds after which an answer is of no use. It is returned all the same,
-                unless this goes on. None: it is of use whenever it comes.
+            call: One of the backend's methods, called.
+            within: Seconds after which the answer is of no use. It is returned all the same,
+                unless several in a row are late.
 
         Raises:
-            LimiterError: It cannot be reached, or gave no answer in time.
-            ConfigurationError: It will never answer like this.
+            LimiterError: The backend cannot be reached, or did not answer in time.
+            ConfigurationError: Repeating the call cannot help.
         """
         clock = asyncio.get_running_loop().time
         sent = clock()
         try:
             try:
-                async with in_time(PATIENCE):
+                async with in_time(_CALL_TIMEOUT):
                     answer = await call
             except TimeoutError:
-                raise LimiterError(f"no answer within {PATIENCE:g} s") from None
+                raise LimiterError(f"no answer within {_CALL_TIMEOUT:g} s") from None
             took = clock() - sent
-            if within is not None:
+            if within < inf:
                 self._late = self._late + 1 if took > within else 0
-                if self._late >= _LATE:
-                    raise LimiterError(f"answers take too long, {took:.2f} s the last one")
+                if self._late > _MAX_LATE:
+                    raise LimiterError(  # noqa: TRY301 - handled as any other failure
+                        f"answers take too long, {took:.2f} s the last one"
+                    )
         except KlingError as error:
-            words = f"the limits at {self._shown} cannot be kept: {error}"
-            self._lost(error, words)
+            message = f"the limits at {self._label} cannot be kept: {error}"
+            self._note_failure(error, message)
             if isinstance(error, LimiterError):
-                raise LimiterError(words) from error
+                raise LimiterError(message) from error
             raise
-        self.heard_at = clock()
-        # Calls that do not mind late answers say nothing about those that do.
-        if self._failures and self._late < (_LATE if within is None else 1):
-            _log.warning("the limits at %s are kept again", self._shown)
-            self._failures, self._refused = 0, False
+        except Exception:
+            self.retry_at = clock() + _LONGEST_RETRY
+            raise
+        self.answered_at = clock()
+        # Calls that may be late say nothing about those that may not.
+        if self._failures and self._late <= (_MAX_LATE if within == inf else 0):
+            _log.warning("the limits at %s are kept again", self._label)
+            self._failures, self._has_refused, self.retry_at = 0, False, -inf
         return answer
 
-    async def retry(self) -> None:
-        """Wait until it makes sense to ask again."""
-        await asyncio.sleep(max(0.0, self.retry_at - asyncio.get_running_loop().time()))
+    def check_state(self, epoch: str, set_back: float) -> None:
+        """Compare the state of the backend with that of the last answer, and log what changed.
 
-    def warn(self, set_back: float) -> None:
-        """Log that the engine's clock was set back, if it was."""
+        Args:
+            epoch: Changes whenever the backend has lost some of its state.
+            set_back: Seconds by which its clock was set back.
+        """
         if set_back:
             _log.warning(
                 "the clock of the limits at %s was set back by %.1f s: all processes report again"
                 " what they use",
-                self._shown,
+                self._label,
                 set_back,
             )
+        known, self.epoch = self.epoch, epoch
+        if known not in ("", epoch):
+            for callback in self.on_state_lost:
+                callback()
 
-    def _lost(self, error: KlingError, words: str) -> None:
+    def _note_failure(self, error: KlingError, message: str) -> None:
         if isinstance(error, ConfigurationError):
-            if not self._refused:  # once: slots that are held are told of again and again
-                _log.error("%s", words)
-            self._refused = True
+            if not self._has_refused:  # once: it is retried while slots are held
+                _log.error("%s", message)
+            self._has_refused = True
         elif not self._failures:
-            _log.warning("%s; %s", words, _INSTEAD[self.on_unavailable])
+            _log.warning("%s; %s", message, _CONSEQUENCES[self.on_unavailable])
         self._failures += 1
-        chance = 0.5 + random() / 2  # noqa: S311 - not all processes at the same moment
-        wait = backoff(self._failures, _SOONEST, _LATEST, chance)
+        # Not all processes at the same time.
+        chance = 0.5 + random() / 2  # noqa: S311 - no secret
+        wait = backoff(self._failures, _FIRST_RETRY, _LONGEST_RETRY, chance)
         self.retry_at = asyncio.get_running_loop().time() + wait

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from kling_async.errors import LimiterError
-from kling_async.limits.shared._learned import parse_learned_cap
+from kling_async.limits.shared._learned_cap import parse_learned_cap
 from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,

@@ -17,7 +17,7 @@ from psycopg.errors import InsufficientPrivilege
 from kling_async._postgres.connection import Line, execute
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.limits.shared import _postgres_sql
-from kling_async.limits.shared._learned import parse_learned_cap
+from kling_async.limits.shared._learned_cap import parse_learned_cap
 from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,

@@ -26,7 +26,7 @@ from redis.exceptions import (
 from kling_async._utils.backends import in_time
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _redis_scripts
-from kling_async.limits.shared._learned import parse_learned_cap
+from kling_async.limits.shared._learned_cap import parse_learned_cap
 from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,

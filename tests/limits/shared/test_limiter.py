@@ -943,7 +943,7 @@ async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
     for _ in range(5):
         await granted(limiter)
     waiting = asyncio.create_task(limiter.request())
-    local = limiter._requests._local  # noqa: SLF001 - to be cancelled in the moment of its turn
+    local = limiter._local  # noqa: SLF001 - to be cancelled in the moment of its grant
     assert local is not None
     asked = local.request
 
@@ -952,7 +952,7 @@ async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
         waiting.cancel()
         return permit
 
-    local.request = request  # type: ignore[method-assign,assignment]
+    local.request = request  # type: ignore[method-assign]
     await asyncio.wait([waiting])
     assert waiting.cancelled()
     await asyncio.sleep(1)
@@ -963,15 +963,20 @@ async def test_a_turn_of_a_local_share_that_is_not_used(share: Share) -> None:
 
 
 async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], set[str]]) -> None:
-    """Closing ends the looking for an engine that is away."""
+    """After closing, a backend that is unavailable is not called any more."""
     engine = MemoryLimitsBackend()
     limiter = share(engine, FAST, on_unavailable="local", share=0.5)
     engine.unreachable = True
-    await limiter.request()
+    waiting = [asyncio.create_task(limiter.request()) for _ in range(1_000)]
     await asyncio.sleep(0.5)
     assert leftovers()
     await limiter.close()
+    await asyncio.wait(waiting)
     assert not leftovers()
+    engine.unreachable = False
+    await asyncio.sleep(10)
+    assert engine.calls == 0
+    assert sum(not task.exception() for task in waiting) > 100
 
 
 async def test_a_local_share_while_an_engine_fails(share: Share) -> None:
@@ -1002,9 +1007,9 @@ async def test_a_pause_that_only_we_know_of(share: Share) -> None:
 
     engine = Deaf()
     limiter = share(engine, FAST)
-    limiter.pause(30.0, await limiter.request())
+    limiter.pause(9.0, await limiter.request())
     calls = engine.calls
-    assert await granted(limiter) == pytest.approx(30.0, abs=0.1)
+    assert await granted(limiter) == pytest.approx(9.0, abs=0.1)
     assert engine.calls - calls <= 2
 
 
@@ -1382,10 +1387,15 @@ async def test_closing_without_the_engine(share: Share) -> None:
 
 async def test_in_a_context(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """As a context manager it closes itself."""
-    async with SharedLimiter(MemoryLimitsBackend(), limits=FAST, recovery_delay=0) as limiter:
+    engine = MemoryLimitsBackend()
+    async with SharedLimiter(engine, limits=FAST, recovery_delay=0) as limiter:
         await limiter.slot()
-        assert leftovers()
+        await asyncio.sleep(10)
+        calls = engine.calls
+        assert calls >= 5  # heartbeats
     assert not leftovers()
+    await asyncio.sleep(10)
+    assert engine.calls == calls
 
 
 async def test_two_slots_for_one_task(share: Share) -> None:
@@ -1427,7 +1437,7 @@ def test_repr() -> None:
     limiter = SharedLimiter("redis://user:word@cache:6380/1", name="n", limits=Limits(7, 3))
     assert repr(limiter) == (
         "<SharedLimiter redis://cache:6380/1 Limits(requests_per_minute=7, concurrent_tasks=3,"
-        " presumed_lifetime=3600.0) slots in use here: 0>"
+        " presumed_lifetime=3600.0) slots in use: 0>"
     )
     assert limiter.limits == Limits(7, 3)
 

@@ -67,8 +67,10 @@ class Traffic:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        limiter._requests.stop()  # noqa: SLF001 - a process that is killed says nothing any more
-        limiter._leases.stop()  # noqa: SLF001 - as above
+        state = limiter._state  # noqa: SLF001 - a process that is killed calls no more
+        assert state is not None
+        state.requests.stop()
+        state.slots.stop()
 
 
 def run(traffic: Traffic, *lives: tuple[float, float], waiters: int) -> None:

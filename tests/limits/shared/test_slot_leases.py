@@ -15,7 +15,7 @@ from kling_async.errors import ConfigurationError
 from kling_async.limits.base import Limits
 from kling_async.limits.shared.limiter import SharedLimiter
 from kling_async.limits.shared.memory import MemoryLimitsBackend
-from kling_async.limits.shared.slot_leases import PENDING
+from kling_async.limits.shared.slot_leases import SUBMIT_LEASE
 from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ def now() -> float:
 
 def kill(limiter: SharedLimiter) -> None:
     """Let a limiter say nothing any more, as if its process had been killed."""
-    limiter._requests.stop()  # noqa: SLF001 - nothing else ends a process without a word
-    limiter._leases.stop()  # noqa: SLF001 - as above
-    teller = limiter._leases._teller  # noqa: SLF001 - as above
-    assert teller is not None
-    teller.cancel()
+    state = limiter._state  # noqa: SLF001 - nothing else ends a process without a call
+    assert state is not None
+    state.requests.stop()
+    state.slots.stop()
 
 
 async def test_a_slot_has_a_lifetime_of_its_own(share: Share) -> None:
@@ -113,7 +112,7 @@ async def test_a_submit_whose_process_was_killed(share: Share) -> None:
     await asyncio.sleep(100)
     kill(dead)
     await other.slot()
-    assert 100 < now() <= 100 + PENDING + 0.2
+    assert 100 < now() <= 100 + SUBMIT_LEASE + 0.2
 
 
 @pytest.mark.parametrize("lifetime", [-1.0, float("nan")])
