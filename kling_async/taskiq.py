@@ -127,7 +127,7 @@ class _Service:
 
     async def start(self, _: TaskiqState) -> None:
         """Open the client and the batch; raise if that is not possible."""
-        self._serving = asyncio.create_task(self._serve())
+        self._serving = asyncio.create_task(self._serve_batches())
         started = asyncio.create_task(self._started.wait())
         await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
@@ -157,7 +157,7 @@ class _Service:
             except JournalError:  # the batch is opened again
                 await asyncio.sleep(_REOPEN_AFTER)
 
-    async def _serve(self) -> None:
+    async def _serve_batches(self) -> None:
         async with self._client() as kling:
             while True:
                 try:

@@ -94,7 +94,7 @@ class Batch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._cleanups.run(self._close(kind, error, traceback))
+        await self._cleanups.run(self._end_run_and_close(kind, error, traceback))
 
     @property
     def counts(self) -> Mapping[ItemState, int]:
@@ -179,13 +179,13 @@ class Batch:
                     in_progress.discard(hash(outcome.key))
                     yield outcome
             finally:
-                await self._cleanups.run(run.end())
+                await self._cleanups.run(run.close())
         finally:
             self._idle.set()
         if run.guard.error is not None:
             raise run.guard.error
 
-    async def _close(
+    async def _end_run_and_close(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -195,10 +195,10 @@ class Batch:
         try:
             if self._run is not None:
                 try:
-                    await self._run.end()
+                    await self._run.close()
                 except RuntimeError:  # another asyncio.Task is in its loop
                     await self._idle.wait()
-                    await self._run.end()  # that task may have been cancelled before it did this
+                    await self._run.close()  # that task may have been cancelled before it did this
         finally:
             await self._journal.__aexit__(kind, error, traceback)
 

@@ -109,7 +109,7 @@ class BatchRun:
         await self.claims.release(item.entry.key, ended=item.has_ended)
         return outcome
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """End the run. The loop over the outcomes and the end of the batch may both call this.
 
         Raises:
@@ -156,17 +156,17 @@ class ItemRun:
         return step is Step.REPORT and self.entry.state in _ENDED
 
     async def run(self) -> Outcome | None:
-        """Take step after step until there is none, or one has failed."""
+        """Take step after step until nothing is left to do, or a step fails."""
         steps = {
             Step.SUBMIT: self._submit,
             Step.RESUBMIT: self._resubmit,
-            Step.WAIT: self._wait,
-            Step.SAVE: self._save,
+            Step.WAIT: self._wait_for_task,
+            Step.SAVE: self._save_files,
         }
         options = self._run.options
         try:
             if self.entry.state is ItemState.SAVED and not await self._files_exist():
-                await self._save()
+                await self._save_files()
             while (step := next_step(self.entry, options, fresh=self._fresh)) in steps:
                 if not await steps[step]():
                     return None if self.entry.state is ItemState.PLANNED else self.outcome()
@@ -198,44 +198,44 @@ class ItemRun:
 
     async def before_send(self) -> None:
         """Record that the submit is being sent, before it is."""
-        recording = asyncio.ensure_future(self._record(ItemState.SUBMITTING))
+        recording = asyncio.ensure_future(self._record_state(ItemState.SUBMITTING))
         try:
             await asyncio.shield(recording)
         except asyncio.CancelledError:  # it will not be sent, so it must not stay SUBMITTING
             await recording
-            await self._record(ItemState.PLANNED)
+            await self._record_state(ItemState.PLANNED)
             raise
 
     async def on_rejected(self, error: KlingError) -> None:
         """Record that nothing was charged."""
-        await self._record(ItemState.PLANNED, failure=to_failure(error))
+        await self._record_state(ItemState.PLANNED, failure=to_failure(error))
 
     async def on_accepted(self, ref: TaskRef) -> None:
         """Record the reference before the task is waited for, also of an unsure item."""
         self._work.ref = ref
         try:
-            await self._record(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref)
         except ConflictError as error:
             # When a run is left, items whose submits were not answered are recorded as unsure.
             if error.state is not ItemState.UNSURE or error.attempt != self.entry.attempt:
                 raise
             self.entry = evolve(self.entry, state=ItemState.UNSURE)
-            await self._record(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref)
 
     async def answer_lost(self) -> None:
         """Record the item as unsure: the run ends before its submit was answered."""
         with suppress(JournalError):  # then the next process that opens the journal does so
-            await self._record(ItemState.UNSURE, failure=GIVEN_UP)
+            await self._record_state(ItemState.UNSURE, failure=GIVEN_UP)
 
     # The steps. Each returns whether the item may take another step in this run.
 
     async def _submit(self) -> bool:
         guard = self._run.guard
-        if not await guard.admit(self._input.model):
+        if not await guard.admit_submit(self._input.model):
             return False
         try:
             if self.entry.state is not ItemState.PLANNED:
-                await self._record(ItemState.PLANNED)
+                await self._record_state(ItemState.PLANNED)
                 self._error = None
             self._task = await self._run.client.submit(self._input, observer=self)
         except JournalError:
@@ -256,11 +256,11 @@ class ItemRun:
         guard = self._run.guard
         match verdicts.CONSEQUENCES[verdicts.of_error(error)].fate:
             case ItemFate.UNSURE:
-                await self._record(ItemState.UNSURE, failure=to_failure(error))
+                await self._record_state(ItemState.UNSURE, failure=to_failure(error))
                 return True
             case ItemFate.FAILED:
                 guard.count_rejection(error)
-                await self._record(ItemState.FAILED, failure=to_failure(error))
+                await self._record_state(ItemState.FAILED, failure=to_failure(error))
                 return True
             case ItemFate.STOP:
                 if not guard.refuse(error, self._input.model):
@@ -283,7 +283,7 @@ class ItemRun:
             )
         return await self._submit()
 
-    async def _wait(self) -> bool:
+    async def _wait_for_task(self) -> bool:
         entry, client = self.entry, self._run.client
         assert entry.ref is not None  # noqa: S101 - a submitted item has one
         # attach() does not find a task that has ended within its submit.
@@ -297,23 +297,23 @@ class ItemRun:
         except TaskFailedError as error:
             self._fresh = True
             self._error = error
-            await self._record(ItemState.FAILED, failure=to_failure(error))
+            await self._record_state(ItemState.FAILED, failure=to_failure(error))
         except KlingError as error:
             if verdicts.of_error(error) is Verdict.ACCOUNT_REFUSED:
                 self._run.guard.refuse(error, self._input.model)
             raise
         else:
-            await self._record(ItemState.FINISHED, result=result)
+            await self._record_state(ItemState.FINISHED, result=result)
         return True
 
-    async def _save(self) -> bool:
+    async def _save_files(self) -> bool:
         result, folder = self.entry.result, self._run.options.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
         self._work.task_ended()  # another task may run during the download
 
         async def on_renewed(urls: tuple[str, ...]) -> None:
             """Record fresh URLs before they are used: those of the journal have expired."""
-            await self._record(self.entry.state, result=evolve(result, result_urls=urls))
+            await self._record_state(self.entry.state, result=evolve(result, result_urls=urls))
 
         async with self._run.downloads:
             # Only files that this journal has saved are replaced: others are of other batches.
@@ -324,7 +324,7 @@ class ItemRun:
                 previous=self.entry.files,
                 on_renewed=on_renewed,
             )
-        await self._record(ItemState.SAVED, files=files)
+        await self._record_state(ItemState.SAVED, files=files)
         return True
 
     async def _files_exist(self) -> bool:
@@ -337,7 +337,7 @@ class ItemRun:
             return True
         return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
 
-    async def _record(
+    async def _record_state(
         self,
         state: ItemState,
         *,

@@ -24,7 +24,7 @@ _MOST_SUBMITS = 50
 
 
 @frozen
-class Budget:
+class SpendBudget:
     """How many submits the balance allows before it is read again.
 
     The price of a task is not published. It is taken to be the largest drop of the balance per
@@ -41,12 +41,12 @@ class Budget:
     balance: float | None = None
     price: float = 0.0
 
-    def updated(self, balance: float, submits: int) -> Budget:
+    def updated(self, balance: float, submits: int) -> SpendBudget:
         """Return the budget after the balance was read, ``submits`` submits after the last time."""
         price = self.price
         if self.balance is not None and submits:
             price = max(price, (self.balance - balance) / submits)
-        return Budget(self.minimum, balance, price)
+        return SpendBudget(self.minimum, balance, price)
 
     @property
     def allowed_submits(self) -> int:
@@ -84,7 +84,7 @@ class SpendGuard:
         self._client = client
         self._options = options
         least = options.min_balance
-        self._budget = None if least is None else Budget(least)
+        self._budget = None if least is None else SpendBudget(least)
         self._balance_lock = asyncio.Lock()
         self._submits_since_read = 0
         self._unanswered = 0
@@ -92,7 +92,7 @@ class SpendGuard:
         self._rejections = 0
         self._refused_models: dict[str, KlingError] = {}
 
-    async def admit(self, model: str) -> bool:
+    async def admit_submit(self, model: str) -> bool:
         """Return whether a task may be started; if so, :meth:`submit_ended` must follow.
 
         Raises:
@@ -144,14 +144,14 @@ class SpendGuard:
         if "model" in words or model.casefold() in words:
             self._refused_models.setdefault(model, error)
             return True
-        self._stop(error)
+        self._stop_run(error)
         return False
 
-    def _stop(self, error: KlingError) -> None:
+    def _stop_run(self, error: KlingError) -> None:
         if self.error is None:
             self.error, self.stopped = error, str(error)
 
-    async def _check_balance(self, budget: Budget) -> None:
+    async def _check_balance(self, budget: SpendBudget) -> None:
         """Read the balance if the submits that it allowed have been made."""
         if budget.allowed_submits <= self._submits_since_read and self.stopped is None:
             while self._unanswered:  # a submit that is not charged yet is not in the balance
@@ -162,10 +162,10 @@ class SpendGuard:
             except KlingError as error:
                 if verdicts.of_error(error) is not Verdict.ACCOUNT_REFUSED:
                     raise
-                self._stop(error)
+                self._stop_run(error)
                 return
             budget = self._budget = budget.updated(balance, self._submits_since_read)
             self._submits_since_read = 0
             if not budget.allowed_submits:
-                self._stop(BalanceError(str(budget)))
+                self._stop_run(BalanceError(str(budget)))
         self._submits_since_read += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from kling_async.errors import InputError, copy_for_waiter
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from kling_async.journal.base import Journal
     from kling_async.tasks.fan_out import Outcome
 
-# Seconds after which an idle stream checks whether the batch was stopped.
-_CHECK_INTERVAL = 1.0
-
-# Checks in a row after which it asks the journal whether this worker still owns its items: a
-# process that was suspended for too long must not wait for more.
-_CHECKS_PER_CLAIM = 5
+# Seconds after which an idle stream checks whether the batch was stopped, and whether this worker
+# has lost its lease: a process that was suspended for too long must not wait for more items.
+_CHECK_INTERVAL = 2.0
 
 
 class ItemStream:
@@ -36,12 +33,12 @@ class ItemStream:
 
     Attributes:
         ready: Set while the batch could begin with another item at once.
-        ended: The batch begins with nothing more: :meth:`end` was called, or it was stopped.
+        closed: The batch begins with nothing more: :meth:`close` was called, or it was stopped.
     """
 
     def __init__(self, batch: Batch, journal: Journal) -> None:
         self.ready: asyncio.Event = asyncio.Event()
-        self.ended: bool = False
+        self.closed: bool = False
         self._batch = batch
         self._journal = journal
         self._waiting: deque[Item] = deque()
@@ -70,10 +67,10 @@ class ItemStream:
             if len(items) == 1:
                 return [_failed(InputError(str(error)))]
             return [future for item in items for future in await self.put([item])]
-        return [self._add(item) for item in items]
+        return [self._add_item(item) for item in items]
 
     async def run(self, on_outcome: Callable[[Outcome], object] | None = None) -> None:
-        """Process the items until :meth:`end` is called and none is left.
+        """Process the items until :meth:`close` is called and none is left.
 
         Args:
             on_outcome: Receives every outcome.
@@ -89,9 +86,9 @@ class ItemStream:
                 if on_outcome is not None:
                     on_outcome(outcome)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Begin with nothing more. Items that the batch has not begun with are dropped."""
-        self.ended = True
+        self.closed = True
         for item in self._waiting:
             del self._futures[item.key]
         self._waiting.clear()
@@ -100,43 +97,40 @@ class ItemStream:
 
     def fail(self, error: KlingError) -> None:
         """Let the futures of all items that are left, and of all to come, fail."""
-        self.ended, self._error = True, error
+        self.closed, self._error = True, error
         futures, self._futures = self._futures, {}
         for future in futures.values():
             if not future.done():
                 future.set_exception(copy_for_waiter(error))
 
-    def _add(self, item: Item) -> asyncio.Future[Outcome]:
+    def _add_item(self, item: Item) -> asyncio.Future[Outcome]:
         if self._error is not None:
             return _failed(copy_for_waiter(self._error))
         known = self._futures.get(item.key)
         if known is not None and not known.done():
             return known
         future = self._futures[item.key] = asyncio.get_running_loop().create_future()
-        if known is None and not self.ended:  # else the item is in progress, or never will be
+        if known is None and not self.closed:  # else the item is in progress, or never will be
             self._waiting.append(item)
             self.ready.clear()
             self._arrived.set()
         return future
 
     async def _items(self) -> AsyncGenerator[Item]:
-        idle_checks = 0
         try:
-            while not self.ended and self._batch.stopped is None:
+            while not self.closed and self._batch.stopped is None:
                 if self._waiting:
-                    idle_checks = 0
                     yield self._waiting.popleft()
                     continue
                 self.ready.set()
                 self._arrived.clear()
-                with suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(_CHECK_INTERVAL):
                         await self._arrived.wait()
-                idle_checks += 1
-                if idle_checks % _CHECKS_PER_CLAIM == 0:
+                except TimeoutError:
                     await self._journal.claim()
         finally:
-            self.ended = True
+            self.closed = True
             self.ready.set()
 
 

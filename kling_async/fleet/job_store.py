@@ -19,8 +19,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
 
-from attrs import frozen
-
 from kling_async._utils.backends import cut
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import JournalError
@@ -60,19 +58,6 @@ _BRISK = 1.0
 
 # Rows of pgqueuer's log that are in its statistics already; the journal tells of each item.
 _TIDY = "DELETE FROM {log} WHERE entrypoint = $1 AND aggregated AND status <> 'failed'"
-
-
-@frozen
-class FinishedJob:
-    """A job that is done with.
-
-    Attributes:
-        job: The job.
-        error: Why it makes no sense: it is set aside as failed, with its traceback.
-    """
-
-    job: Job
-    error: Exception | None = None
 
 
 class JobStore:
@@ -177,9 +162,12 @@ class JobStore:
         ids = [job.id for job in jobs]
         await self._do(lambda queries: queries.update_heartbeat(ids))
 
-    async def finish(self, jobs: Collection[FinishedJob]) -> None:
-        """Take jobs away that are done with, and set those aside that make no sense."""
-        rows = [(one.job, "failed" if one.error else "successful", _trace(one)) for one in jobs]
+    async def finish(self, jobs: Collection[tuple[Job, Exception | None]]) -> None:
+        """Remove jobs that have ended; set those aside as failed that have an error."""
+        rows = [
+            (job, "failed" if error else "successful", _traceback_record(job, error))
+            for job, error in jobs
+        ]
         await self._do(lambda queries: queries.log_jobs(rows))  # type: ignore[arg-type]
 
     async def requeue(self, jobs: Collection[Job], delay: float = 0.0) -> None:
@@ -365,11 +353,9 @@ def _notice(queries: Queries) -> str:
     ).model_dump_json()
 
 
-def _trace(done: FinishedJob) -> TracebackRecord | None:
-    if done.error is None:
+def _traceback_record(job: Job, error: Exception | None) -> TracebackRecord | None:
+    if error is None:
         return None
     return TracebackRecord.from_exception(
-        exc=done.error,
-        job_id=done.job.id,
-        additional_context={"entrypoint": done.job.entrypoint},
+        exc=error, job_id=job.id, additional_context={"entrypoint": job.entrypoint}
     )

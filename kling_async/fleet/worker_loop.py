@@ -16,7 +16,6 @@ from kling_async.errors import (
     ResultExpiredError,
     TaskFailedError,
 )
-from kling_async.fleet.job_store import FinishedJob
 from kling_async.fleet.serialization import load_item
 from kling_async.policy.retry import backoff
 
@@ -88,7 +87,7 @@ class WorkerLoop:
         self._lease = lease
         self._until_empty = until_empty
         self._held: dict[int, Job] = {}  # by id, until the queue has recorded how they ended
-        self._finished: list[FinishedJob] = []
+        self._finished: list[tuple[Job, KlingError | None]] = []
         self._to_retry: list[Job] = []
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -111,7 +110,7 @@ class WorkerLoop:
         try:
             await _first_of(*working, stopping)
             self._stopping.set()
-            self._stream.end()
+            self._stream.close()
             self._jobs.wake()
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain):
@@ -130,7 +129,7 @@ class WorkerLoop:
         """Return the jobs that have not ended to the queue; return how many there were."""
         self._jobs.hurry()
         with suppress(JournalError):  # then others take them after the lease
-            await self._settle()
+            await self._settle_jobs()
             if self._held:
                 await self._jobs.requeue(self._held.values())
             await self._jobs.fold_log()
@@ -140,7 +139,7 @@ class WorkerLoop:
         """Take jobs whenever the stream is ready for more."""
         while True:
             await self._stream.ready.wait()
-            if self._stream.ended:
+            if self._stream.closed:
                 await self._stopping.wait()  # what runs may end first
                 return
             room = max(1, self._concurrency - len(self._stream))
@@ -151,7 +150,7 @@ class WorkerLoop:
             if self._stopping.is_set():
                 return
             if jobs:
-                await self._begin(jobs)
+                await self._begin_items(jobs)
             elif not self._until_empty:
                 await self._jobs.wait_for_jobs(self._lease / _HEARTBEATS)
             elif not self._held and not await self._jobs.count_open():
@@ -159,13 +158,13 @@ class WorkerLoop:
             else:
                 await self._jobs.wait_for_jobs(_EMPTY_CHECK_INTERVAL)
 
-    async def _begin(self, jobs: Sequence[Job]) -> None:
+    async def _begin_items(self, jobs: Sequence[Job]) -> None:
         items: list[tuple[Job, Item]] = []
         for job in jobs:
             try:
                 items.append((job, load_item(job.payload)))
             except InputError as error:
-                self._fail(job, error)
+                self._set_aside(job, error)
         futures = await self._stream.put([item for _, item in items])
         for (job, _), future in zip(items, futures, strict=True):
             future.add_done_callback(partial(self._item_ended, job))
@@ -175,28 +174,28 @@ class WorkerLoop:
         if error is None:
             outcome = future.result()
             if has_ended(outcome):
-                self._finished.append(FinishedJob(job))
+                self._finished.append((job, None))
             elif job.attempts + 1 < _MOST_ATTEMPTS:
                 self._to_retry.append(job)
             else:
                 error = outcome.error
         if error is not None:
-            self._fail(job, error)
+            self._set_aside(job, error)
         self._changed.set()
 
-    def _fail(self, job: Job, error: BaseException) -> None:
+    def _set_aside(self, job: Job, error: BaseException) -> None:
         assert isinstance(error, KlingError)  # noqa: S101 - neither items nor streams raise others
         _log.error("job %d of the queue is set aside as failed: %s", job.id, error)
-        self._finished.append(FinishedJob(job, error))
+        self._finished.append((job, error))
         self._changed.set()
 
     async def _settle_all(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._settle()
+            await self._settle_jobs()
 
-    async def _settle(self) -> None:
+    async def _settle_jobs(self) -> None:
         """Record in the queue which jobs have ended, all at once."""
         finished, to_retry = list(self._finished), list(self._to_retry)
         if finished:
@@ -206,7 +205,7 @@ class WorkerLoop:
             await self._jobs.requeue([job], wait)
         # Only now: if this is cancelled before, it is done again.
         del self._finished[: len(finished)], self._to_retry[: len(to_retry)]
-        for job in (*(one.job for one in finished), *to_retry):
+        for job in (*(job for job, _ in finished), *to_retry):
             del self._held[job.id]
 
     async def _renew(self) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async import BatchOptions, KlingClient
-from kling_async.batch.spend_guard import Budget, SpendGuard
+from kling_async.batch.spend_guard import SpendBudget, SpendGuard
 from kling_async.errors import AuthenticationError, RefusedError
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
@@ -13,30 +13,30 @@ from kling_async.testing.transport import answer
 
 def test_no_submit_before_the_balance_is_known() -> None:
     """Before the balance was read, no submit is allowed."""
-    assert Budget(5.0).allowed_submits == 0
+    assert SpendBudget(5.0).allowed_submits == 0
 
 
 def test_the_first_task_shows_the_price() -> None:
     """Until the balance has dropped, tasks are submitted one by one."""
-    budget = Budget(5.0).updated(100.0, 0)
+    budget = SpendBudget(5.0).updated(100.0, 0)
     assert (budget.allowed_submits, budget.price) == (1, 0.0)
     assert budget.updated(98.8, 1).price == 100.0 - 98.8
 
 
 def test_far_from_the_minimum() -> None:
     """A high balance is read after every 50 submits."""
-    assert Budget(5.0, 1000.0, 1.2).allowed_submits == 50
+    assert SpendBudget(5.0, 1000.0, 1.2).allowed_submits == 50
 
 
 def test_a_submit_that_could_cross() -> None:
     """No submit is allowed that could bring the balance below the minimum."""
-    assert Budget(95.0, 96.2, 1.2).allowed_submits == 1
-    assert Budget(95.0, 96.1, 1.2).allowed_submits == 0
+    assert SpendBudget(95.0, 96.2, 1.2).allowed_submits == 1
+    assert SpendBudget(95.0, 96.1, 1.2).allowed_submits == 0
 
 
 def test_a_balance_that_was_topped_up() -> None:
     """A balance that has risen does not make tasks cheaper."""
-    assert Budget(5.0, 10.0, 1.2).updated(110.0, 4).price == 1.2
+    assert SpendBudget(5.0, 10.0, 1.2).updated(110.0, 4).price == 1.2
 
 
 @given(
@@ -47,7 +47,7 @@ def test_a_balance_that_was_topped_up() -> None:
 def test_tasks_that_get_cheaper(minimum: float, balance: float, prices: list[float]) -> None:
     """If the most expensive task comes first, the balance never falls below the minimum."""
     prices.sort(reverse=True)
-    start, budget, submits = balance, Budget(minimum).updated(balance, 0), 0
+    start, budget, submits = balance, SpendBudget(minimum).updated(balance, 0), 0
     left = list(prices)
     while left and (allowed := budget.allowed_submits):
         submits = min(allowed, len(left))
@@ -71,9 +71,9 @@ async def test_a_refusal_of_one_model() -> None:
         error = AuthenticationError("401", message=message)
         assert one.refuse(error, "kling-2-6")
         with pytest.raises(AuthenticationError) as caught:
-            await one.admit("kling-2-6")
+            await one.admit_submit("kling-2-6")
         assert caught.value is not error
-        assert await one.admit("kling-2-1")
+        assert await one.admit_submit("kling-2-1")
         assert one.stopped is None
 
 
@@ -83,7 +83,7 @@ async def test_a_refusal_of_the_account() -> None:
     error = AuthenticationError("the key is wrong", message="Invalid or missing API key")
     assert not one.refuse(error, "kling-2-1")
     assert not one.refuse(AuthenticationError("401"), "kling-2-1")
-    assert not await one.admit("kling-2-1")
+    assert not await one.admit_submit("kling-2-1")
     assert one.stopped == "the key is wrong"
     assert one.error is error
 
@@ -93,11 +93,11 @@ async def test_rejections_in_a_row() -> None:
     one = guard(max_rejections=2)
     for _ in range(3):
         one.count_rejection(RefusedError("no"))
-        assert await one.admit("kling-2-1")
+        assert await one.admit_submit("kling-2-1")
         one.submit_ended(started=True)
     one.count_rejection(RefusedError("no"))
     one.count_rejection(RefusedError("no, again"))
-    assert not await one.admit("kling-2-1")
+    assert not await one.admit_submit("kling-2-1")
     assert one.stopped is not None
     assert "no, again" in one.stopped
     assert one.error is None  # nothing is raised: items that were not submitted stay planned

@@ -42,7 +42,7 @@ async def test_outcomes(emulator: Emulator, stream: ItemStream) -> None:
     assert sorted(outcomes, key=lambda outcome: str(outcome.key)) == results
     assert len(stream) == 0
     assert await stream.put([]) == []
-    stream.end()
+    stream.close()
     await running
     assert len(emulator.ledger) == 3
 
@@ -57,7 +57,7 @@ async def test_the_same_again(emulator: Emulator, stream: ItemStream) -> None:
     first = await other
     (again,) = await stream.put(items(1))
     assert (await again).result == first.result
-    stream.end()
+    stream.close()
     await running
     assert prompts(emulator) == ["0"]
 
@@ -71,7 +71,7 @@ async def test_one_is_refused(stream: ItemStream) -> None:
     with pytest.raises(InputError, match="another input"):
         await refused
     assert (await other).key == "key 1"
-    stream.end()
+    stream.close()
     await running
 
 
@@ -86,7 +86,7 @@ async def test_the_journal_fails(emulator: Emulator, dial: Dial, tmp_path: Path)
 async def test_ended_early(emulator: Emulator, stream: ItemStream) -> None:
     """After its end a stream begins with nothing more."""
     futures = await stream.put(items(2))
-    stream.end()
+    stream.close()
     assert len(stream) == 0
     futures += await stream.put(items(1, 2))
     await stream.run()
@@ -123,6 +123,6 @@ async def test_a_cancelled_future(emulator: Emulator, stream: ItemStream) -> Non
     await asyncio.sleep(0.05)
     future.cancel()
     await until(lambda: outcomes)
-    stream.end()
+    stream.close()
     await running
     assert len(emulator.ledger) == 1

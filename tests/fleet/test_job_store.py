@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from kling_async import ConfigurationError, InputError, JournalError
-from kling_async.fleet.job_store import FinishedJob, JobStore
+from kling_async.fleet.job_store import JobStore
 from kling_async.journal.address import Address
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def test_deduplicated(address: Address) -> None:
         assert await jobs.enqueue(ROWS) == 5
         (job,) = await jobs.dequeue(1)
         assert await jobs.enqueue(ROWS[:2]) == 0
-        await jobs.finish([FinishedJob(job)])
+        await jobs.finish([(job, None)])
         assert await jobs.enqueue([*ROWS, *ROWS]) == 1
 
 
@@ -82,7 +82,7 @@ async def test_done_and_set_aside(address: Address, jobs: ReadJobs) -> None:
     async with JobStore(address) as queue:
         await queue.enqueue(ROWS[:3])
         one, other, _ = await queue.dequeue(3)
-        await queue.finish([FinishedJob(one), FinishedJob(other, InputError("no such mode"))])
+        await queue.finish([(one, None), (other, InputError("no such mode"))])
         assert await queue.count_open() == 1
         assert await queue.dequeue(10) == []
     assert [status for _, status in await jobs()] == ["failed", "picked"]
@@ -130,7 +130,7 @@ async def test_woken_by_jobs(address: Address, *, back: bool) -> None:
         async with asyncio.timeout(10):
             await other.wait_for_jobs(60)  # woken as it begins to listen
             waiting = asyncio.create_task(other.wait_for_jobs(60))
-            await one.finish([FinishedJob(ended)])
+            await one.finish([(ended, None)])
             await asyncio.sleep(0.3)
             assert not waiting.done()
             await (one.requeue([job]) if back else one.enqueue(ROWS[2:3]))
@@ -154,9 +154,7 @@ async def test_the_log_is_folded(address: Address, jobs: ReadJobs, postgres_url:
     async with JobStore(address) as queue:
         await queue.enqueue(ROWS)
         taken = await queue.dequeue(5)
-        await queue.finish(
-            [FinishedJob(job, InputError("no") if job is taken[0] else None) for job in taken]
-        )
+        await queue.finish([(job, InputError("no") if job is taken[0] else None) for job in taken])
         assert len(await jobs(log=True)) == 15
         await queue.fold_log()
     assert [status for _, status in await jobs(log=True)] == ["failed"]
