@@ -1,4 +1,4 @@
-"""The same work through a broker of your own: one taskiq task, which may be delivered twice.
+"""A taskiq task that generates a video once, however often its message is delivered.
 
 ::
 
@@ -7,14 +7,13 @@
 
     sent = await generate.kiq("fox", MasterTextToVideo("a fox in fresh snow").to_dict())
 
-Every message names an item of a batch, by its key, and carries its input. All workers share the
-batch's journal, which sees to it that an item is paid for once, however often its message is
-delivered: a second worker waits for the first, or, if that has died, attaches its task.
+Every message contains the key of an item of a batch and the fields of its input. All workers
+share the journal of the batch, so that an item is paid for once: a second worker that receives
+its message waits for the first, or attaches its task if the first has died.
 
-Nothing that becomes of an item is an error for taskiq, which could only have the message
-delivered again: the task returns plain values, an ``error`` and whether it
-``may_have_charged`` among them. Its message is acknowledged after that, so that one whose worker
-was killed is delivered to another.
+The task raises no errors, for which taskiq could only have the message delivered again. It
+returns plain values, among them an ``error`` and whether it ``may_have_charged``. The message is
+acknowledged after that: if a worker is killed before, the broker delivers it to another.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from kling_async._utils.extras import missing_extra
 from kling_async.batch.batch import Batch
-from kling_async.errors import JournalError, KlingError
-from kling_async.fleet.item_stream import Feed
-from kling_async.fleet.serialization import error_dict, item_from, outcome_dict
+from kling_async.errors import ConfigurationError, JournalError, KlingError
+from kling_async.fleet.item_stream import ItemStream
+from kling_async.fleet.serialization import error_dict, outcome_dict, parse_item
 from kling_async.fleet.worker import worker_options
 
 try:
@@ -46,15 +45,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kling_async")
 
 TASK = "kling_async:generate"
-"""The task's name, for who sends messages without this module."""
+"""The name of the task, for programs that send messages without this module."""
 
 Generate: TypeAlias = AsyncTaskiqDecoratedTask[
     [str, Mapping[str, object]], Coroutine[object, object, dict[str, object]]
 ]
-"""The task: of a key and the fields of an input."""
+"""The task; its arguments are a key and the fields of an input."""
 
-# Seconds after which a journal that could not be used is tried again.
-_AGAIN = 1.0
+# Seconds until a batch that has ended is opened again.
+_REOPEN_AFTER = 1.0
 
 
 def install(  # noqa: PLR0913 - every one is a keyword with a default
@@ -68,117 +67,118 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     options: BatchOptions | None = None,
     **keywords: Unpack[BatchKeywords],
 ) -> Generate:
-    """Register the task with a broker, and what opens and closes the client in its workers.
+    """Register the task with a broker, and a client and a batch with its workers.
 
     Args:
-        broker: Any of taskiq's that acknowledges messages late and delivers those of a worker
-            that was killed to another. Those on Redis do not.
-        client: Makes the client of a worker, which closes it.
+        broker: A broker that acknowledges messages late and delivers those of a killed worker to
+            another. taskiq's brokers on Redis do not.
+        client: Returns the client of a worker, which closes it.
         journal: The URL of the batch's journal, such as ``postgresql://user@host/database``.
-        name: The batch's name, if it is not in the URL as ``?batch=``; else ``default``.
+        name: The name of the batch, unless the URL has it as ``?batch=``; by default ``default``.
         concurrency: How many tasks may run at one time in a worker.
-        lease: Seconds after which a worker that is not heard of is believed dead.
-        options: The options of the batch, except ``in_flight``, which is ``concurrency``, and
-            ``resubmit_unsure``: an item that a worker has left unsure is not submitted again.
-        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
-            ``options``.
+        lease: Seconds after which a worker that does not renew its lease is considered dead.
+        options: The options of the batch, except ``in_flight``, which is ``concurrency``,
+            ``max_tasks``, and ``resubmit_unsure``.
+        **keywords: Single options, such as ``download_to="videos/"``. They replace those of
+            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
 
     Returns:
         The task. ``await generate.kiq(key, input.to_dict())`` sends a message.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
+        ConfigurationError: An argument is out of range, or the URL is invalid.
         MissingExtraError: psycopg is not installed.
     """
     from kling_async.journal.postgres.journal import PostgresJournal
 
-    PostgresJournal(journal, name=name, lease=lease)  # complains at once, not in every worker
+    def open_journal() -> PostgresJournal:
+        return PostgresJournal(journal, name=name, lease=lease)
+
+    open_journal()  # raises at once, not in every worker
     checked = worker_options(options, keywords, concurrency)
-
-    def opened(kling: KlingClient) -> tuple[PostgresJournal, Batch]:
-        shared = PostgresJournal(journal, name=name, lease=lease)
-        return shared, Batch(kling, journal=shared, options=checked)
-
-    station = _Station(client, opened)
+    if checked.max_tasks is not None:
+        raise ConfigurationError("max_tasks is not for taskiq: other messages would wait for ever")
+    service = _Service(client, open_journal, checked)
 
     async def generate(key: str, input: Mapping[str, object]) -> dict[str, object]:
-        return await station.generate(key, input)
+        return await service.generate(key, input)
 
-    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, station.start)
-    broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, station.stop)
-    # To acknowledge a message before its item has ended is to lose it with the worker.
+    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, service.start)
+    broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, service.stop)
+    # A message that is acknowledged before its item has ended is lost if its worker is killed.
     return broker.register_task(generate, TASK, ack_type="when_saved")
 
 
-class _Station:
-    """What a worker of taskiq has open: a client, and a batch that is fed with what is sent."""
+class _Service:
+    """The client and the batch of a taskiq worker, from its startup to its shutdown."""
 
     def __init__(
         self,
         client: Callable[[], KlingClient],
-        opened: Callable[[KlingClient], tuple[PostgresJournal, Batch]],
+        open_journal: Callable[[], PostgresJournal],
+        options: BatchOptions,
     ) -> None:
         self._client = client
-        self._opened = opened
-        self._feed: asyncio.Future[Feed]
-        self._working: asyncio.Task[None] | None = None
+        self._open_journal = open_journal
+        self._options = options
+        self._started = asyncio.Event()
+        self._stream: ItemStream | None = None  # of the batch that was opened last
+        self._serving: asyncio.Task[None] | None = None
 
     async def start(self, _: TaskiqState) -> None:
-        """Open everything; complain if that cannot be done."""
-        self._feed = asyncio.get_running_loop().create_future()
-        self._working = asyncio.create_task(self._work())
-        await asyncio.wait((self._working, self._feed), return_when=asyncio.FIRST_COMPLETED)
-        if self._working.done():
-            self._working.result()
+        """Open the client and the batch; raise if that is not possible."""
+        self._serving = asyncio.create_task(self._serve_batches())
+        started = asyncio.create_task(self._started.wait())
+        await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if self._serving.done():
+            self._serving.result()
 
     async def stop(self, _: TaskiqState) -> None:
-        """Close everything. Whoever waits for an outcome waits on: nothing is acknowledged."""
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.wait((self._working,))
+        """Close everything. Tasks that wait for an outcome stay: their messages are not lost."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait((self._serving,))
 
     async def generate(self, key: str, fields: Mapping[str, object]) -> dict[str, object]:
-        """Bring an item to its end, and tell of it in plain values."""
+        """Process an item, and return its outcome as plain values."""
         try:
-            item = item_from(key, fields)
-            return outcome_dict(await self._outcome(item))
+            return outcome_dict(await self._process(parse_item(key, fields)))
         except KlingError as error:
             return error_dict(key, error)
 
-    async def _outcome(self, item: Item) -> Outcome:
+    async def _process(self, item: Item) -> Outcome:
+        await self._started.wait()
+        assert self._stream is not None  # noqa: S101 - it has started
         while True:
-            feed = await asyncio.shield(self._feed)
             try:
-                (future,) = await feed.put([item])
+                (future,) = await self._stream.put([item])
                 return await asyncio.shield(future)
-            except JournalError:  # then there will be another
-                await asyncio.sleep(_AGAIN)
+            except JournalError:  # the batch is opened again
+                await asyncio.sleep(_REOPEN_AFTER)
 
-    async def _work(self) -> None:
-        started = False
+    async def _serve_batches(self) -> None:
         async with self._client() as kling:
             while True:
                 try:
-                    await self._feed_one(kling)
+                    await self._run_batch(kling)
                 except JournalError as error:
-                    started = started or self._feed.done()
-                    if not started:
-                        raise  # it could not even be opened: who starts the worker is told
+                    if not self._started.is_set():
+                        raise
                     _log.error("%s", error)
-                if self._feed.done():
-                    self._feed = asyncio.get_running_loop().create_future()
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(_REOPEN_AFTER)
 
-    async def _feed_one(self, kling: KlingClient) -> None:
-        """Run a batch until it cannot go on."""
-        journal, batch = self._opened(kling)
-        async with batch:
-            feed = Feed(batch, journal)
-            self._feed.set_result(feed)
+    async def _run_batch(self, kling: KlingClient) -> None:
+        """Run a batch until it is stopped or fails."""
+        journal = self._open_journal()
+        async with Batch(kling, journal=journal, options=self._options) as batch:
+            stream = self._stream = ItemStream(batch, journal)
+            self._started.set()
             try:
-                await feed.run()
+                await stream.run()
+                raise JournalError(f"the batch was stopped: {batch.stopped}")
             except KlingError as error:
-                feed.fail(error)  # those that are left: it was told why
+                stream.fail(error)
                 if isinstance(error, JournalError):
                     raise
                 _log.error("nothing more is submitted for now: %s", error)

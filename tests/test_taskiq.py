@@ -19,6 +19,7 @@ from taskiq_aio_pika import AioPikaBroker
 from taskiq_nats import PullBasedJetStreamBroker
 
 from kling_async import (
+    BatchOptions,
     ConfigurationError,
     JournalError,
     KlingClient,
@@ -51,7 +52,7 @@ class Work(Protocol):
 
 
 def client(emulator: Emulator) -> Callable[[], KlingClient]:
-    """Say how clients are made."""
+    """Return a function that makes clients."""
     return lambda: KlingClient(
         emulator.key,
         base_url=emulator.base_url,
@@ -63,7 +64,7 @@ def client(emulator: Emulator) -> Callable[[], KlingClient]:
 
 @pytest.fixture
 def url(postgres_url: str) -> str:
-    """Give the URL of a batch."""
+    """Return the URL of a batch."""
     return f"{postgres_url}?batch=foxes"
 
 
@@ -112,13 +113,13 @@ async def journaled(url: str) -> dict[str, Entry]:
 async def test_the_result_is_plain(emulate: Emulate, work: Work, url: str) -> None:
     """What the task returns is a key, a reference and URLs, and the journal has them, too."""
     emulator = await emulate(speed=300.0)
-    told = await (await work(emulator))("fox", FOX.to_dict())
+    values = await (await work(emulator))("fox", FOX.to_dict())
     (entry,) = (await journaled(url)).values()
     assert entry.result is not None
-    assert told["key"] == "fox"
-    assert told["ref"] == str(entry.ref)
-    assert told["result_urls"] == list(entry.result.result_urls)
-    assert "error" not in told
+    assert values["key"] == "fox"
+    assert values["ref"] == str(entry.ref)
+    assert values["result_urls"] == list(entry.result.result_urls)
+    assert "error" not in values
 
 
 async def test_what_was_delivered_twice_is_paid_once(emulate: Emulate, work: Work) -> None:
@@ -131,35 +132,35 @@ async def test_what_was_delivered_twice_is_paid_once(emulate: Emulate, work: Wor
 
 
 async def test_two_workers(emulate: Emulate, url: str) -> None:
-    """A message that comes to two workers is paid once; one of them tells it as the other's."""
+    """A message that is delivered to two workers is paid once; one has it as done by the other."""
     emulator = await emulate(speed=300.0)
     async with working(url, emulator) as one, working(url, emulator) as other:
-        told = await asyncio.gather(one("fox", FOX.to_dict()), other("fox", FOX.to_dict()))
+        values = await asyncio.gather(one("fox", FOX.to_dict()), other("fox", FOX.to_dict()))
     assert len(emulator.ledger) == 1
-    assert sorted(bool(each["done_by_other"]) for each in told) == [False, True]
-    assert told[0]["result_urls"] == told[1]["result_urls"]
+    assert sorted(bool(each["done_by_other"]) for each in values) == [False, True]
+    assert values[0]["result_urls"] == values[1]["result_urls"]
 
 
 async def test_a_failure_is_a_value(emulate: Emulate, work: Work, url: str) -> None:
-    """A task that has failed is told with its code; for taskiq, nothing went wrong."""
+    """A task that has failed is a value with its code, not an error of taskiq."""
     emulator = await emulate("task:1=fail:NSFW_DETECTED", speed=300.0)
-    told = await (await work(emulator))("fox", FOX.to_dict())
-    assert told["error"] == "TaskFailedError"
-    assert told["fail_code"] == "NSFW_DETECTED"
-    assert told["reason"] == "content"
-    assert told["may_have_charged"] is True
-    assert "result_urls" not in told
+    values = await (await work(emulator))("fox", FOX.to_dict())
+    assert values["error"] == "TaskFailedError"
+    assert values["fail_code"] == "NSFW_DETECTED"
+    assert values["reason"] == "content"
+    assert values["may_have_charged"] is True
+    assert "result_urls" not in values
     assert (await journaled(url))["fox"].state is ItemState.FAILED
 
 
 async def test_unsure_stays_unsure(emulate: Emulate, work: Work) -> None:
-    """What was sent and not heard of is told so, and not sent again when it is delivered again."""
+    """An item without an answer is unsure, and not sent again when it is delivered again."""
     emulator = await emulate("submit:1=lost-answer", speed=300.0)
     send = await work(emulator)
     for _ in range(2):
-        told = await send("fox", FOX.to_dict())
-        assert told["error"] == "AnswerLostError"
-        assert told["may_have_charged"] is True
+        values = await send("fox", FOX.to_dict())
+        assert values["error"] == "AnswerLostError"
+        assert values["may_have_charged"] is True
     assert len(emulator.ledger) == 1
 
 
@@ -167,45 +168,45 @@ async def test_unsure_stays_unsure(emulate: Emulate, work: Work) -> None:
     ("key", "fields"),
     [("fox", {"mode": "no-such-mode"}), ("", FOX.to_dict()), ("fox", {})],
 )
-async def test_nonsense_is_refused(
+async def test_invalid_messages(
     emulate: Emulate, work: Work, url: str, key: str, fields: Mapping[str, object]
 ) -> None:
-    """A message that means no input is told as an error, and leaves no trace."""
-    told = await (await work(await emulate()))(key, fields)
-    assert told["error"] == "InputError"
-    assert told["retryable"] is False
-    assert told["key"] == key
-    assert told["ref"] is None
+    """A message without a valid input is an error, and is not in the journal."""
+    values = await (await work(await emulate()))(key, fields)
+    assert values["error"] == "InputError"
+    assert values["retryable"] is False
+    assert values["key"] == key
+    assert values["ref"] is None
     assert await journaled(url) == {}
 
 
 async def test_another_input_of_that_name(emulate: Emulate, work: Work) -> None:
-    """A key that stands for another input is refused; the worker goes on with the others."""
+    """A key that the journal has with another input is refused; other messages are processed."""
     emulator = await emulate(speed=300.0)
     send = await work(emulator)
     await send("fox", FOX.to_dict())
     cat = MasterTextToVideo("a cat").to_dict()
-    told = await send("fox", cat)
-    assert told["error"] == "InputError"
-    assert "another input" in str(told["message"])
+    values = await send("fox", cat)
+    assert values["error"] == "InputError"
+    assert "another input" in str(values["message"])
     assert (await send("cat", cat))["result_urls"]
     assert len(emulator.ledger) == 2
 
 
 async def test_no_money(emulate: Emulate, work: Work, url: str) -> None:
-    """Without money everything is told so and stays planned; with money it is submitted."""
+    """If the balance is too low all items fail and stay planned; later they are submitted."""
     emulator = await emulate("submit:1-2=402", speed=300.0)
     send = await work(emulator)
-    told = await asyncio.gather(*(send(f"{n}", FOX.to_dict()) for n in range(2)))
-    assert [each["error"] for each in told] == ["BalanceError"] * 2
+    values = await asyncio.gather(*(send(f"{n}", FOX.to_dict()) for n in range(2)))
+    assert [each["error"] for each in values] == ["BalanceError"] * 2
     assert {entry.state for entry in (await journaled(url)).values()} == {ItemState.PLANNED}
     assert (await send("0", FOX.to_dict())).get("result_urls")
 
 
-async def test_the_journal_is_opened_anew(
+async def test_the_lease_is_lost(
     emulate: Emulate, url: str, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker that was believed dead goes on as another one, with what it was asked for."""
+    """A worker that has lost its lease opens the journal again, and attaches its tasks."""
     emulator = await emulate(speed=60.0)  # a video takes a second
     async with working(url, emulator) as send:
         sent = asyncio.create_task(send("fox", FOX.to_dict()))
@@ -221,7 +222,7 @@ async def test_the_journal_is_opened_anew(
 async def test_the_journal_is_away_for_a_while(
     emulate: Emulate, url: str, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker whose journal cannot be opened anew tries again, and goes on with what it had."""
+    """A worker whose journal cannot be opened again retries until it can."""
     emulator = await emulate(speed=60.0)
     async with working(url, emulator, lease=0.5) as send:
         sent = asyncio.create_task(send("fox", FOX.to_dict()))
@@ -239,20 +240,20 @@ async def _said(caplog: pytest.LogCaptureFixture, words: str, times: int) -> Non
     """Wait until errors with these words were logged so many times."""
 
     def errors() -> list[str]:
-        return [told for _, level, told in caplog.record_tuples if level == logging.ERROR]
+        return [message for _, level, message in caplog.record_tuples if level == logging.ERROR]
 
     async with asyncio.timeout(20):
-        while sum(words in told for told in errors()) < times:  # noqa: ASYNC110 - no event tells
+        while sum(words in error for error in errors()) < times:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
 async def test_no_journal(emulate: Emulate) -> None:
     """A worker whose journal cannot be opened does not start."""
-    nowhere = "postgresql://nobody:hidden@127.0.0.1:1/db?connect_timeout=1"
-    with pytest.raises(JournalError, match="cannot be reached") as told:
+    nowhere = "postgresql://someone:hidden@127.0.0.1:1/db?connect_timeout=1"
+    with pytest.raises(JournalError, match="cannot be reached") as caught:
         async with working(nowhere, await emulate(), lease=0.2):
             pass
-    assert "hidden" not in str(told.value)
+    assert "hidden" not in str(caught.value)
 
 
 async def test_not_a_journal(emulate: Emulate) -> None:
@@ -261,8 +262,27 @@ async def test_not_a_journal(emulate: Emulate) -> None:
         kling_taskiq.install(InMemoryBroker(), client(await emulate()), journal="run.sqlite")
 
 
+async def test_unsupported_options(emulate: Emulate, url: str) -> None:
+    """Options that would leave messages unanswered or pay twice are refused."""
+    unsupported: dict[str, Any] = {"max_tasks": 1, "resubmit_unsure": True, "concurrency": 0}
+    for name, value in unsupported.items():
+        with pytest.raises(ConfigurationError, match=name):
+            kling_taskiq.install(
+                InMemoryBroker(), client(await emulate()), journal=url, **{name: value}
+            )
+
+
+async def test_rejections_in_a_row(emulate: Emulate, work: Work) -> None:
+    """A batch that was stopped is opened again for the other messages."""
+    emulator = await emulate("submit:1=403", speed=300.0)
+    send = await work(emulator, options=BatchOptions(max_rejections=1), concurrency=1)
+    one, other = await asyncio.gather(send("1", FOX.to_dict()), send("2", FOX.to_dict()))
+    assert {one.get("error"), other.get("error")} == {None, "RefusedError"}
+    assert len(emulator.ledger) == 1
+
+
 async def test_stopped_in_the_middle(emulate: Emulate, url: str) -> None:
-    """Who stops a worker leaves its messages unanswered, so that others get them, and its tasks."""
+    """A worker that is shut down acknowledges nothing more: others get its messages and tasks."""
     emulator = await emulate(speed=60.0)
     broker = InMemoryBroker()
     generate = kling_taskiq.install(broker, client(emulator), journal=url)
@@ -279,7 +299,7 @@ async def test_stopped_in_the_middle(emulate: Emulate, url: str) -> None:
 
 
 async def test_one_of_two_goes_away(emulate: Emulate, url: str) -> None:
-    """Who waits for an item is told of it, even if another who did has been cancelled."""
+    """A caller gets its outcome even if another that waits for the same item is cancelled."""
     emulator = await emulate(speed=60.0)
     broker = InMemoryBroker()
     generate = kling_taskiq.install(broker, client(emulator), journal=url)
@@ -293,7 +313,7 @@ async def test_one_of_two_goes_away(emulate: Emulate, url: str) -> None:
 
 
 async def test_shut_down_before_it_was_started(emulate: Emulate, url: str) -> None:
-    """To shut down what was never started does no harm."""
+    """Shutting down a worker that was never started does nothing."""
     broker = InMemoryBroker()
     kling_taskiq.install(broker, client(await emulate()), journal=url)
     await broker.shutdown()
@@ -316,7 +336,7 @@ except MissingExtraError as error:
     assert install_command("taskiq") in done.stdout
 
 
-# What follows has a server for a broker, and workers that are killed.
+# The tests below use the server of a broker, and kill workers.
 
 WORKER = textwrap.dedent("""
     import asyncio, logging, sys
@@ -352,7 +372,7 @@ def broker_at(kind: str, where: str) -> AsyncBroker:
     """Make a broker of a kind that delivers again what a dead worker had."""
     if kind == "rabbitmq":
         return AioPikaBroker(where)
-    # Without word of them for two seconds, messages are delivered again.
+    # Messages that are not acknowledged within two seconds are delivered again.
     config = ConsumerConfig(durable_name="workers", ack_wait=2, max_ack_pending=1_000)
     return PullBasedJetStreamBroker(
         where, durable="workers", consumer_config=config, pull_consume_timeout=0.5

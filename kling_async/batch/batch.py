@@ -1,42 +1,34 @@
-"""Batches that survive: a journal says how every item stands, whatever happens to the process.
+"""Batches that survive a crash: a journal records the state of every item.
 
-Each act is written before it is done: *submitting* before the request leaves, the task's
-reference before anybody waits for it, the result before its download begins. Run the same
-program again and it goes on where the journal ends. What was sent and not heard of is *unsure*:
-it is reported, and submitted again only if you say so, because it may cost money twice.
+Each step is written before it is taken: *submitting* before the request is sent, the reference
+before the task is waited for, the result before its download begins. A process that runs the same
+program again continues where the journal ends. An item whose submit was sent and not answered is
+*unsure*: it is reported, and submitted again only on request, because it may cost money twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Collection,
-    Iterable,
-    Mapping,
-)
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from contextlib import aclosing
 from itertools import islice
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
 
 from attrs import evolve
 
 from kling_async._utils.cleanups import Cleanups
 from kling_async._utils.threads import in_thread
 from kling_async.batch.claims import Claims
-from kling_async.batch.decisions import Item, item_of
+from kling_async.batch.decisions import Item, to_item
 from kling_async.batch.options import BatchKeywords, BatchOptions
-from kling_async.batch.runner import Work
+from kling_async.batch.runner import BatchRun
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError
-from kling_async.inputs.base import parse_input
-from kling_async.journal.base import Entry, ItemState, Journal, Ownership, Planned, Summary
+from kling_async.inputs.base import Input, parse_input
+from kling_async.journal.base import Entry, ItemState, Journal, Planned, Summary
 from kling_async.journal.opening import journal_at
-from kling_async.tasks.abandoned import log_journaled
 from kling_async.tasks.arguments import check_inputs
 from kling_async.tasks.fan_out import Outcome, closing_generator, iterate
 
@@ -44,31 +36,35 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.client import KlingClient
-    from kling_async.inputs.base import Input
-    from kling_async.tasks.fan_out import FanOut
 
-# Items planned in one commit, where they are at hand.
-_AT_ONCE = 256
+_T = TypeVar("_T")
+
+Items: TypeAlias = Iterable[Input | Item] | AsyncIterable[Input | Item]
+"""What a batch is made of: inputs, or items with keys, in an iterable of either kind."""
+
+# Items that are planned in one commit.
+_PLANNED_AT_ONCE = 256
 
 
 class Batch:
-    """Generates from many inputs, and goes on after a crash where it was.
+    """Generates from many inputs, and continues after a crash.
 
-    Use it as an async context manager. One process at a time may have a file open as a journal;
-    a database may be shared by any number of them, which then do the batch between them.
+    Use it as an async context manager. Only one process at a time can open a journal file. A
+    journal in a database can be shared by any number of processes, which divide the batch among
+    them.
 
     Args:
-        client: What submits and waits. It is not closed.
-        journal: The journal: the path of a SQLite file, made if it is not there, or the URL of a
-            PostgreSQL database that several workers may share, such as
-            ``postgresql://user@host/database?batch=foxes``, or a journal. A file must not be on
-            a network file system, which SQLite cannot lock.
-        options: The options; the defaults of :class:`~kling_async.BatchOptions` without them.
-        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
-            ``options``.
+        client: Submits the inputs and waits for the tasks. It is not closed.
+        journal: The path of a SQLite file, which is created if it does not exist; or the URL of a
+            PostgreSQL database that several workers can share, such as
+            ``postgresql://user@host/database?batch=foxes``; or a journal. A file must not be on
+            a network file system, where SQLite's locks do not work.
+        options: The options; by default those of ``BatchOptions()``.
+        **keywords: Single options, such as ``download_to="videos/"``. They replace those of
+            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
+        ConfigurationError: An option is out of range, or the journal is neither a path nor a URL.
     """
 
     def __init__(
@@ -79,19 +75,17 @@ class Batch:
         options: BatchOptions | None = None,
         **keywords: Unpack[BatchKeywords],
     ) -> None:
-        self._options = options = evolve(options or BatchOptions(), **keywords)
+        self._options = evolve(options or BatchOptions(), **keywords)
         self._client = client
         self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
-        self._guard = SpendGuard(client, options)
-        self._saving = asyncio.Semaphore(options.downloads)
-        self._counts: Counter[ItemState] = Counter()
-        self._run: _Run | None = None
+        self._run: BatchRun | None = None  # the last one
+        self._idle = asyncio.Event()  # set unless a run is in progress
+        self._idle.set()
         self._cleanups = Cleanups()
-        self._over = asyncio.Event()  # unless a run has not ended yet
-        self._over.set()
 
     async def __aenter__(self) -> Self:
         await self._journal.__aenter__()
+        self._run = None
         return self
 
     async def __aexit__(
@@ -100,17 +94,17 @@ class Batch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._cleanups.run(self._close(kind, error, traceback))
+        await self._cleanups.run(self._end_run_and_close(kind, error, traceback))
 
     @property
     def counts(self) -> Mapping[ItemState, int]:
-        """How many of the items that this run has drawn stand in each state now."""
-        return dict(self._counts)
+        """The number of items in each state, of those that the last run has begun with."""
+        return {} if self._run is None else dict(self._run.counts)
 
     @property
     def stopped(self) -> str | None:
-        """Why the run has submitted nothing more, if it was stopped."""
-        return self._guard.stopped
+        """Why the last run submits nothing more, if it was stopped by a limit or a refusal."""
+        return None if self._run is None else self._run.guard.stopped
 
     async def summary(self) -> Summary:
         """Count all items of the journal, and the tasks that may have cost money.
@@ -121,79 +115,77 @@ class Batch:
         return await self._journal.summary()
 
     def run(
-        self,
-        items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None = None,
-        *,
-        ordered: bool = False,
-        streaming: bool = False,
+        self, items: Items | None = None, *, ordered: bool = False, streaming: bool = False
     ) -> AsyncGenerator[Outcome]:
-        """Bring every item to its end; yield what became of each.
+        """Generate from every item, and yield the outcomes as they come.
 
-        Items that the journal has as finished are told again and not repeated. Tasks that run
-        according to the journal are waited for, whether their items are given again or not.
-        An item that is unsure is told with an error that ``may_have_charged``.
+        Items that are finished according to the journal are yielded again and not repeated. Tasks
+        that run according to the journal are waited for, whether or not their items are given. An
+        unsure item is yielded with an error whose ``may_have_charged`` is true.
 
-        Where several workers share the journal, one of them does an item. The others wait for
-        it, without a place or a slot, and then yield the outcome with ``done_by_other`` set. Should
-        that worker die or leave, one of them goes on with what it had in hand.
+        If several workers share the journal, each item is processed by one of them. The others
+        wait for it, without a place in ``in_flight`` and without a slot, and then yield the
+        outcome with ``done_by_other`` set. If that worker ends or dies, one of the others takes
+        the item over.
 
         Args:
-            items: Inputs, or items with keys of your own; an iterable of either kind. An
-                input without a key has one made of its content, so that the same input twice is
-                one item. None: all that the journal holds.
-            ordered: Yield in the order given.
-            streaming: The items are a stream that may last for weeks. Tasks that run according to
-                the journal are left to the callers that give their items. An item that is given
-                again while it runs is one item; given again later, its outcome is yielded again.
+            items: Inputs, or items with keys of your own. The key of an input is a checksum of
+                its fields, so that two equal inputs are one item. None means all items of the
+                journal.
+            ordered: Yield the outcomes in the order of the items.
+            streaming: The items come for hours or weeks. Tasks that run according to the journal
+                are waited for only if their items are given. An item that is given again while it
+                is processed is one item; given again after that, its outcome is yielded again.
 
         Raises:
-            JournalError: The journal cannot be written, or a key stands there for another input.
-                What runs goes on, and is found by the next run.
-            AuthenticationError: The key is refused; nothing more was submitted.
-            BalanceError: The balance is too low, or below ``min_balance``; the same.
-            ConfigurationError: ``download_to`` cannot be made or written to, or a run of this
-                batch has not ended yet; nothing was sent. An option makes no sense: this and the
-                next are raised at once.
-            InputError: ``items`` is a single input, a text or a mapping, or not iterable.
+            JournalError: The journal cannot be written, or has a key with another input. Running
+                tasks continue at the service, and the next run finds them.
+            AuthenticationError: The service refused the key; nothing more was submitted.
+            BalanceError: The balance is too low, or below ``min_balance``; nothing more was
+                submitted.
+            ConfigurationError: ``download_to`` cannot be created or written to, or another run of
+                this batch has not ended; nothing was sent. Invalid arguments raise this error or
+                the next one from the call itself.
+            InputError: ``items`` is a single input, a string or a mapping, or is not iterable.
         """
         if items is not None:
             check_inputs(items)
-        work = Work(
+        guard = SpendGuard(self._client, self._options)
+        claims = Claims(self._journal) if self._journal.shared else None
+        given: set[int] = set()  # hashes of keys: a hundred thousand keys would take much memory
+        entries = self._entries(items, guard, claims, given, streaming=streaming)
+        run = BatchRun(
             self._client,
             self._journal,
-            Claims(self._journal),
-            options=self._options,
-            guard=self._guard,
-            saving=self._saving,
-            counts=Counter(),
+            self._options,
+            guard=guard,
+            claims=claims,
+            entries=entries,
+            ordered=ordered,
         )
-        fan_out = self._client.fan_out(
-            work.do, in_flight=self._options.in_flight, ordered=ordered, on_abandoned=log_journaled
-        )
-        under_way: set[str] = set()
-        entries = self._fed(items, under_way) if streaming else self._entries(items, work)
-        return self._outcomes(_Run(fan_out, fan_out.outcomes(entries), work), under_way)
+        return self._outcomes(run, given if streaming else set())
 
-    async def _outcomes(self, run: _Run, under_way: set[str]) -> AsyncGenerator[Outcome]:
-        if not self._over.is_set():
-            raise ConfigurationError("a run of this batch has not ended yet: end its loop first")
-        self._over.clear()
+    async def _outcomes(self, run: BatchRun, in_progress: set[int]) -> AsyncGenerator[Outcome]:
+        if not self._idle.is_set():
+            raise ConfigurationError("a run of this batch has not ended: end its loop first")
+        self._idle.clear()
         try:
-            if (folder := self._options.folder) is not None:  # a paid video needs a place
+            if (folder := self._options.folder) is not None:  # before anything is paid
                 await in_thread(lambda: check_folder(folder))
-            self._guard.open(await self._journal.summary())
-            self._run, self._counts = run, run.work.counts
+            run.guard.started = (await self._journal.summary()).attempts
+            self._run = run
             try:
                 async for outcome in run.outcomes:
-                    under_way.discard(str(outcome.key))
+                    in_progress.discard(hash(outcome.key))
                     yield outcome
             finally:
-                await self._cleanups.run(run.end())
+                await self._cleanups.run(run.close())
         finally:
-            self._over.set()
-        self._guard.close()
+            self._idle.set()
+        if run.guard.error is not None:
+            raise run.guard.error
 
-    async def _close(
+    async def _end_run_and_close(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -203,124 +195,71 @@ class Batch:
         try:
             if self._run is not None:
                 try:
-                    await self._run.end()
-                except RuntimeError:  # another asyncio.Task is in that loop: it is waited for
-                    await self._over.wait()
-                    await self._run.end()  # it may have been cancelled, and left that to this
+                    await self._run.close()
+                except RuntimeError:  # another asyncio.Task is in its loop
+                    await self._idle.wait()
+                    await self._run.close()  # that task may have been cancelled before it did this
         finally:
             await self._journal.__aexit__(kind, error, traceback)
 
     async def _entries(
         self,
-        items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None,
-        work: Work,
+        items: Items | None,
+        guard: SpendGuard,
+        claims: Claims | None,
+        given: set[int],
+        *,
+        streaming: bool,
     ) -> AsyncGenerator[tuple[Entry, Input]]:
-        """Give the items as the journal has them; those that run take their slots first."""
-        seen: set[int] = set()  # hashes: a hundred thousand keys need not stand in memory
-        async for entry in self._running(work.claims, seen):
-            work.attach(entry, parse_input(entry.input))
-        async with aclosing(self._source(items)) as source:
-            async for entry, given in source:
-                if self._guard.stopped:
-                    break
-                if hash(entry.key) not in seen:
-                    seen.add(hash(entry.key))
-                    yield entry, given
-        async for entry in self._running(work.claims, seen):
-            yield entry, parse_input(entry.input)
+        """Yield the items and their entries in the journal; running tasks take their slots first.
 
-    async def _fed(
-        self,
-        items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None,
-        under_way: set[str],
-    ) -> AsyncGenerator[tuple[Entry, Input]]:
-        """Give the items as the journal has them, as long as there are any."""
-        async with aclosing(self._source(items)) as source:
-            async for entry, given in source:
-                if self._guard.stopped:
-                    break
-                if entry.key not in under_way:
-                    under_way.add(entry.key)
-                    yield entry, given
-
-    async def _running(self, claims: Claims, seen: Collection[int]) -> AsyncGenerator[Entry]:
-        """Give the other items whose tasks run, unless another worker waits for them."""
-        async for some in _together(self._journal.entries(ItemState.SUBMITTED)):
-            others = [entry for entry in some if hash(entry.key) not in seen]
-            for claim in await claims.take(*others):
-                if claim.ownership is Ownership.MINE:
-                    yield claim.entry
-
-    def _source(
-        self, items: Iterable[Input | Item] | AsyncIterable[Input | Item] | None
-    ) -> AsyncGenerator[tuple[Entry, Input]]:
-        return self._all() if items is None else self._planned(items)
-
-    async def _all(self) -> AsyncGenerator[tuple[Entry, Input]]:
-        async for entry in self._journal.entries():
-            yield entry, parse_input(entry.input)
-
-    async def _planned(
-        self, items: Iterable[Input | Item] | AsyncIterable[Input | Item]
-    ) -> AsyncGenerator[tuple[Entry, Input]]:
-        """Plan what is given; as many at once as are at hand."""
-        if isinstance(items, AsyncIterable):
-            async with aclosing(iterate(items)) as drawn:
-                async for item in drawn:
-                    for planned in await self._plan([item]):
-                        yield planned
-            return
-        with closing_generator(iter(items)) as source:
-            while some := list(islice(source, _AT_ONCE)):
-                for planned in await self._plan(some):
-                    yield planned
-
-    async def _plan(self, items: list[Input | Item]) -> list[tuple[Entry, Input]]:
-        given = [item_of(item) for item in items]
-        entries = await self._journal.plan(
-            [Planned(item.key, item.input.to_dict()) for item in given]
-        )
-        return [(entry, item.input) for entry, item in zip(entries, given, strict=True)]
-
-
-class _Run:
-    """What a run has open, until it is left."""
-
-    def __init__(
-        self,
-        fan_out: FanOut[tuple[Entry, Input]],
-        outcomes: AsyncGenerator[Outcome],
-        work: Work,
-    ) -> None:
-        self.outcomes = outcomes
-        self.work = work
-        self._fan_out = fan_out
-        self._ending = asyncio.Lock()
-
-    async def end(self) -> None:
-        """End the run; its own loop and the end of the batch may both come here, at one time.
-
-        Raises:
-            RuntimeError: It is still going on, in the loop of another asyncio.Task.
+        An item is skipped if its hash is in ``given``, where it is added.
         """
-        async with self._ending, AsyncExitStack() as last:
-            last.push_async_callback(self.work.claims.close)
-            try:
-                await self.outcomes.aclose()
-            except RuntimeError:
-                last.pop_all()
-                raise
-            await self._fan_out.finished()  # a loop that was cancelled has not waited for it
-            await self.work.give_up()
+        if not streaming:
+            for entry in await self._running(claims, given):
+                assert entry.ref is not None  # noqa: S101 - a submitted item has one
+                kind = parse_input(entry.input)
+                self._client.attach(entry.ref, input=kind, submitted_at=entry.changed_at)
+        async with aclosing(self._planned(items)) as planned:
+            async for entry, item_input in planned:
+                if guard.stopped is not None:
+                    break
+                if hash(entry.key) not in given:
+                    given.add(hash(entry.key))
+                    yield entry, item_input
+        if not streaming:
+            for entry in await self._running(claims, given):
+                yield entry, parse_input(entry.input)
+
+    async def _running(self, claims: Claims | None, given: set[int]) -> list[Entry]:
+        """Return the other items whose tasks run, unless another worker waits for them."""
+        running = self._journal.entries(ItemState.SUBMITTED)
+        entries = [entry async for entry in running if hash(entry.key) not in given]
+        return entries if claims is None else await claims.claim_all(entries)
+
+    async def _planned(self, items: Items | None) -> AsyncGenerator[tuple[Entry, Input]]:
+        """Write the items in the journal and yield their entries, or yield all that it has."""
+        if items is None:
+            async for entry in self._journal.entries():
+                yield entry, parse_input(entry.input)
+            return
+        async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
+            async for chunk in chunks:
+                planned = list(map(to_item, chunk))
+                entries = await self._journal.plan(
+                    [Planned(item.key, item.input.to_dict()) for item in planned]
+                )
+                for entry, item in zip(entries, planned, strict=True):
+                    yield entry, item.input
 
 
-async def _together(entries: AsyncIterable[Entry]) -> AsyncGenerator[list[Entry]]:
-    """Give as many at a time as are claimed in one commit."""
-    some: list[Entry] = []
-    async for entry in entries:
-        some.append(entry)
-        if len(some) == _AT_ONCE:
-            yield some
-            some = []
-    if some:
-        yield some
+async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGenerator[list[_T]]:
+    """Yield the items of an iterable in lists, those of an async iterable one at a time."""
+    if isinstance(items, AsyncIterable):
+        async with aclosing(iterate(items)) as arriving:
+            async for item in arriving:
+                yield [item]
+    else:
+        with closing_generator(iter(items)) as ready:
+            while chunk := list(islice(ready, size)):
+                yield chunk

@@ -1,4 +1,4 @@
-"""Which items a run has in hand, where several workers share a journal, and which it waits for."""
+"""The items that one run processes, and those it waits for, if several workers share a journal."""
 
 from __future__ import annotations
 
@@ -8,89 +8,89 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kling_async.errors import JournalError, copy_for_waiter
-from kling_async.journal.base import Claim, Ownership
+from kling_async.journal.base import Ownership
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from kling_async.journal.base import Entry, Journal
+    from kling_async.journal.base import Claim, Entry, Journal
 
-# Seconds between two looks for items that others have in hand: soon enough to go on with what
-# another has handed over, and seldom enough for a thousand of them.
-_EVERY = 2.0
+# Seconds between two attempts to claim the items of other workers: soon enough after a worker has
+# released them, and rarely enough for a thousand items.
+_RETRY_INTERVAL = 2.0
 
-# Items in one look.
-_AT_ONCE = 256
+# Items that are claimed in one commit.
+_CLAIMED_AT_ONCE = 256
 
 
 class Claims:
-    """The claims of one run. All of them are let go of when it ends."""
+    """The claims of one run on items of a shared journal. All are released when the run ends."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._mine: set[str] = set()
+        self._keys: set[str] = set()  # of items that this worker owns
         self._waiting: dict[str, tuple[Entry, asyncio.Future[Claim]]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
 
-    async def take(self, *entries: Entry) -> list[Claim]:
+    async def claim(self, *entries: Entry) -> list[Claim]:
         """Claim items; see :meth:`Journal.claim`."""
-        # Before it is certain: who is cancelled meanwhile may have them all the same.
-        self._mine.update(entry.key for entry in entries)
+        # Before it is known: if this is cancelled, the journal may own them for this worker.
+        self._keys.update(entry.key for entry in entries)
         claims = await self._journal.claim(*entries)
-        self._mine.difference_update(
+        self._keys.difference_update(
             claim.entry.key for claim in claims if claim.ownership is not Ownership.MINE
         )
         return claims
 
-    async def peek(self, entry: Entry) -> Claim:
-        """Tell what would become of a claim."""
-        (claim,) = await self._journal.peek(entry)
-        return claim
+    async def claim_all(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Claim very many items, and return those that no other worker owns."""
+        claims: list[Claim] = []
+        for first in range(0, len(entries), _CLAIMED_AT_ONCE):
+            claims += await self.claim(*entries[first : first + _CLAIMED_AT_ONCE])
+        return [claim.entry for claim in claims if claim.ownership is Ownership.MINE]
 
     async def wait_for(self, entry: Entry) -> Claim:
-        """Wait until the other worker that has an item in hand has ended it, or lets go of it."""
+        """Wait until the worker that owns an item has ended it or has released it."""
         future: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         self._waiting[entry.key] = entry, future
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_after())
+        if self._retrying is None:
+            self._retrying = asyncio.create_task(self._retry())
         try:
             return await future
         finally:
             del self._waiting[entry.key]
 
-    async def let_go(self, key: str, *, ended: bool) -> None:
-        """Leave an item to the others; see :meth:`Journal.release`."""
-        if key in self._mine:
-            self._mine.discard(key)
+    async def release(self, key: str, *, ended: bool) -> None:
+        """Release an item, if this worker owns it; see :meth:`Journal.release`."""
+        if key in self._keys:
+            self._keys.discard(key)
             await self._journal.release(key, ended=ended)
 
     async def close(self) -> None:
-        """Leave everything to the others; the second time does nothing."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait((self._looking,))
-            self._looking = None
-        mine, self._mine = self._mine, set()
-        if mine:
-            with suppress(JournalError):  # then they have it when this worker is not heard of
-                await self._journal.release(*mine)
+        """Release everything; a second call does nothing."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            await asyncio.wait((self._retrying,))
+            self._retrying = None
+        keys, self._keys = self._keys, set()
+        if keys:
+            with suppress(JournalError):  # then the items are released when the lease ends
+                await self._journal.release(*keys)
 
-    async def _look_after(self) -> None:
+    async def _retry(self) -> None:
+        """Claim the items of other workers from time to time."""
         while self._waiting:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_RETRY_INTERVAL)
             waiting = iter(list(self._waiting.values()))
-            while some := list(islice(waiting, _AT_ONCE)):
-                await self._try(some)
-        self._looking = None
-
-    async def _try(self, waiting: Iterable[tuple[Entry, asyncio.Future[Claim]]]) -> None:
-        entries, futures = zip(*waiting, strict=True)
-        try:
-            claims = await self.take(*entries)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
-            for future in [future for future in futures if not future.done()]:
-                future.set_exception(copy_for_waiter(error))
-            return
-        for claim, future in zip(claims, futures, strict=True):
-            if claim.ownership is not Ownership.OTHERS and not future.done():
-                future.set_result(claim)
+            while chunk := list(islice(waiting, _CLAIMED_AT_ONCE)):
+                try:
+                    claims = await self.claim(*(entry for entry, _ in chunk))
+                except Exception as error:  # noqa: BLE001 - a waiter must not wait forever
+                    for _, future in chunk:
+                        if not future.done():
+                            future.set_exception(copy_for_waiter(error))
+                    continue
+                for claim, (_, future) in zip(claims, chunk, strict=True):
+                    if claim.ownership is not Ownership.OTHERS and not future.done():
+                        future.set_result(claim)
+        self._retrying = None

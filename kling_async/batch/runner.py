@@ -1,8 +1,9 @@
-"""The work on one item of a batch: one step after another, each written down."""
+"""One run of a batch, and the steps of each of its items: each is written in the journal first."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
@@ -10,15 +11,9 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async.batch.decisions import Step, apply, error_of, failure_of, next_step
+from kling_async.batch.decisions import Step, apply, next_step, to_error, to_failure
 from kling_async.download.files import is_spoiled
-from kling_async.errors import (
-    ClientClosedError,
-    JournalError,
-    KlingError,
-    TaskFailedError,
-    copy_for_waiter,
-)
+from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
     GIVEN_UP,
     Claim,
@@ -33,10 +28,11 @@ from kling_async.journal.base import (
 from kling_async.policy.retry import backoff
 from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import ItemFate, Verdict
+from kling_async.tasks.abandoned import log_journaled
 from kling_async.tasks.fan_out import Outcome
 
 if TYPE_CHECKING:
-    from collections import Counter
+    from collections.abc import AsyncGenerator, AsyncIterable
     from pathlib import Path
 
     from kling_async.batch.claims import Claims
@@ -48,202 +44,200 @@ if TYPE_CHECKING:
     from kling_async.tasks.fan_out import WorkItem
     from kling_async.tasks.task import Task
 
-# What is told of an item that stands so is how it has ended.
+# An item in one of these states has ended when it is reported.
 _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
 
-# Seconds before the first resubmission of a failed item, doubled with each up to an hour; half of
-# it is chance.
-_PATIENCE, _LONGEST_PATIENCE = 30.0, 3_600.0
+# Seconds before the first resubmission of a failed item, doubled with each up to the longest; half
+# of the wait is random.
+_FIRST_RESUBMISSION, _LONGEST_RESUBMISSION = 30.0, 3_600.0
 
 
-class Work:
-    """What is done with the items of one run."""
+class BatchRun:
+    """One run over the items of a batch: what they share.
+
+    Attributes:
+        outcomes: Yields what became of each item.
+        counts: The number of items in each state, of those that were begun with.
+        submitting: The items whose submits have not been answered yet.
+    """
 
     def __init__(  # noqa: PLR0913 - all are given by name, in one place
         self,
         client: KlingClient,
         journal: Journal,
-        claims: Claims,
-        *,
         options: BatchOptions,
+        *,
         guard: SpendGuard,
-        saving: asyncio.Semaphore,
-        counts: Counter[ItemState],
+        claims: Claims | None,
+        entries: AsyncIterable[tuple[Entry, Input]],
+        ordered: bool,
     ) -> None:
         self.client = client
         self.journal = journal
-        self.claims = claims
         self.options = options
         self.guard = guard
-        self.folder = options.folder
-        self.saving = saving
-        self.counts = counts
-        # The attempts of those that were sent and have no answer yet, by their keys.
-        self.sending: dict[str, int] = {}
+        self.claims = claims
+        self.counts: Counter[ItemState] = Counter()
+        self.submitting: set[ItemRun] = set()
+        self.downloads: asyncio.Semaphore = asyncio.Semaphore(options.downloads)
+        self._fan_out = client.fan_out(
+            self.run_item,
+            in_flight=options.in_flight,
+            ordered=ordered,
+            on_abandoned=log_journaled,
+        )
+        self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries)
+        self._ending = asyncio.Lock()
 
-    def attach(self, entry: Entry, given: Input) -> Task:
-        """Find the task of an item that is submitted, and hold its slot."""
-        assert entry.ref is not None  # noqa: S101 - a journal holds none without
-        return self.client.attach(entry.ref, input=given, submitted_at=entry.changed_at)
-
-    async def do(self, work_item: WorkItem[tuple[Entry, Input]]) -> Outcome | None:
-        """Bring an item as far as it gets, unless another worker does."""
-        drawn, given = work_item.item
-        self.counts[drawn.state] += 1
-        claim = await self._claim(drawn)
-        if claim.ownership is Ownership.OTHERS:
-            work_item.park()
-            claim = await self.claims.wait_for(drawn)
-            work_item.unpark()
-        entry = claim.entry
-        self.counts[drawn.state] -= 1
+    async def run_item(self, work: WorkItem[tuple[Entry, Input]]) -> Outcome | None:
+        """Take the steps of an item, unless another worker does."""
+        entry, _ = work.item
         self.counts[entry.state] += 1
+        if self.claims is None:
+            return await ItemRun(self, work, entry, fresh=False).run()
+        claim = await self._claim(self.claims, entry)
+        if claim.ownership is Ownership.OTHERS:
+            work.park()
+            claim = await self.claims.wait_for(entry)
+            work.unpark()
+        self.counts[entry.state] -= 1
+        self.counts[claim.entry.state] += 1
+        item = ItemRun(self, work, claim.entry, fresh=claim.news)
         if claim.ownership is Ownership.TOLD:
-            return self.outcome(work_item.index, entry, given, error_of(entry), done_by_other=True)
-        job = _Job(self, work_item, entry, fresh=claim.news)
-        outcome = await job.done()
-        # What is still to be saved is left to whoever comes next.
-        over = next_step(job.entry, self.options, fresh=True) is Step.REPORT
-        await self.claims.let_go(entry.key, ended=over and job.entry.state in _ENDED)
+            return item.outcome(done_by_other=True)
+        outcome = await item.run()
+        await self.claims.release(item.entry.key, ended=item.has_ended)
         return outcome
 
-    async def give_up(self) -> None:
-        """Write down, when the run has been left, which answers were lost meanwhile."""
-        now, sending = datetime.now(UTC), ItemState.SUBMITTING
-        lost = [
-            Transition(
-                key, ItemState.UNSURE, now, failure=GIVEN_UP, expected=sending, attempt=attempt
-            )
-            for key, attempt in self.sending.items()
-        ]
-        self.sending.clear()
-        if lost:
-            with suppress(JournalError):  # then whoever opens it next finds them so
-                try:
-                    await self.journal.record(*lost)
-                except ConflictError:  # of one an answer was written after all
-                    for move in lost:
-                        with suppress(ConflictError):
-                            await self.journal.record(move)
+    async def close(self) -> None:
+        """End the run. The loop over the outcomes and the end of the batch may both call this.
 
-    async def _claim(self, entry: Entry) -> Claim:
-        """Take an item in hand, if there is anything to be done with it."""
+        Raises:
+            RuntimeError: Another asyncio.Task is in the loop over the outcomes.
+        """
+        async with self._ending:
+            await self.outcomes.aclose()
+            await self._fan_out.finished()  # a loop that was cancelled has not waited for this
+            lost, self.submitting = self.submitting, set()
+            await asyncio.gather(*map(ItemRun.answer_lost, lost))
+            if self.claims is not None:
+                await self.claims.close()
+
+    async def _claim(self, claims: Claims, entry: Entry) -> Claim:
+        """Claim an item if there is anything left to do for it."""
         if next_step(entry, self.options, fresh=False) is Step.REPORT:
-            claim = await self.claims.peek(entry)
-            # What another has left behind is told by one of those who find it.
+            (claim,) = await self.journal.peek(entry)
+            # What a dead worker has left behind is reported by one of those who find it.
             if claim.ownership is not Ownership.MINE or not claim.news:
                 return claim
-        (claim,) = await self.claims.take(entry)
+        (claim,) = await claims.claim(entry)
         return claim
 
-    def outcome(
-        self,
-        index: int,
-        entry: Entry,
-        given: Input,
-        error: KlingError | None,
-        *,
-        done_by_other: bool = False,
-    ) -> Outcome:
-        """Tell what became of an item."""
-        files = tuple(self.folder / file.name for file in entry.files) if self.folder else ()
-        return Outcome(
-            index, given, entry.ref, entry.result, error, entry.key, files, done_by_other
-        )
 
-
-class _Job:
-    """One item on its way through the batch. It is the observer of its submits."""
+class ItemRun:
+    """The steps of one item in one run. It is the observer of its own submits."""
 
     def __init__(
-        self, work: Work, work_item: WorkItem[tuple[Entry, Input]], entry: Entry, *, fresh: bool
+        self, run: BatchRun, work: WorkItem[tuple[Entry, Input]], entry: Entry, *, fresh: bool
     ) -> None:
-        self._work = work
-        self._work_item = work_item
         self.entry = entry
-        _, self._input = work_item.item
-        self._error = error_of(entry)
+        self.patience: float | None = work.patience
+        self._run = run
+        self._work = work
+        self._input = work.item[1]
+        self._error = to_error(entry)
         self._fresh = fresh
-        self._task: Task | None = None  # of this run's own submit
-        self.patience: float | None = work_item.patience
+        self._task: Task | None = None  # of a submit of this run
 
-    async def done(self) -> Outcome | None:
-        """Take step after step, until there is none or one has failed."""
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do, for any worker. A file that was not saved is left."""
+        step = next_step(self.entry, self._run.options, fresh=True)
+        return step is Step.REPORT and self.entry.state in _ENDED
+
+    async def run(self) -> Outcome | None:
+        """Take step after step until nothing is left to do, or a step fails."""
         steps = {
             Step.SUBMIT: self._submit,
-            Step.RESUBMIT: self._submit_anew,
-            Step.WAIT: self._wait,
-            Step.SAVE: self._save,
+            Step.RESUBMIT: self._resubmit,
+            Step.WAIT: self._wait_for_task,
+            Step.SAVE: self._save_files,
         }
+        options = self._run.options
         try:
-            if self.entry.state is ItemState.SAVED and not await self._is_there():
-                await self._save()
-            while (step := next_step(self.entry, self._work.options, fresh=self._fresh)) in steps:
+            if self.entry.state is ItemState.SAVED and not await self._files_exist():
+                await self._save_files()
+            while (step := next_step(self.entry, options, fresh=self._fresh)) in steps:
                 if not await steps[step]():
-                    return None if self.entry.state is ItemState.PLANNED else self._outcome()
-        except ConflictError as error:  # another run has moved it: that one reports what follows
+                    return None if self.entry.state is ItemState.PLANNED else self.outcome()
+        except ConflictError as error:  # another run has moved the item and reports it
             self._error = error
-        except (JournalError, ClientClosedError):  # nothing more can be done, or recorded
+        except (JournalError, ClientClosedError):  # no step can be taken, or recorded, any more
             raise
         except KlingError as error:
             if self.entry.ref is not None and self.entry.result is None:  # a task exists
                 error.ref, error.may_have_charged = self.entry.ref, True
             self._error = error
-        return self._outcome()
+        return self.outcome()
 
-    async def _is_there(self) -> bool:
-        """Whether the files that were saved are still where they are looked for.
-
-        Those of a shared journal may be on the disk of another machine, and are not looked for.
-        """
-        folder = self._work.folder
-        if folder is None or self._work.journal.shared:
-            return True
-        files = self.entry.files
-        return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
+    def outcome(self, *, done_by_other: bool = False) -> Outcome:
+        """Return what became of the item."""
+        entry, folder = self.entry, self._run.options.folder
+        return Outcome(
+            self._work.index,
+            self._input,
+            entry.ref or self._work.ref,  # a reference that could not be recorded
+            entry.result,
+            self._error,
+            entry.key,
+            tuple(folder / file.name for file in entry.files) if folder else (),
+            done_by_other,
+        )
 
     # The observer of the submit.
 
     async def before_send(self) -> None:
-        """Write that it is being sent, before it is."""
-        writing = asyncio.ensure_future(self._move(ItemState.SUBMITTING))
+        """Record that the submit is being sent, before it is."""
+        recording = asyncio.ensure_future(self._record_state(ItemState.SUBMITTING))
         try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:  # it will not be sent: nobody need be unsure of it
-            await writing
-            await self._move(ItemState.PLANNED)
+            await asyncio.shield(recording)
+        except asyncio.CancelledError:  # it will not be sent, so it must not stay SUBMITTING
+            await recording
+            await self._record_state(ItemState.PLANNED)
             raise
 
     async def on_rejected(self, error: KlingError) -> None:
-        """Write that nothing was charged."""
-        await self._move(ItemState.PLANNED, failure=failure_of(error))
+        """Record that nothing was charged."""
+        await self._record_state(ItemState.PLANNED, failure=to_failure(error))
 
     async def on_accepted(self, ref: TaskRef) -> None:
-        """Write the reference, before the task is waited for; also of an item that is unsure."""
-        self._work_item.ref = ref
+        """Record the reference before the task is waited for, also of an unsure item."""
+        self._work.ref = ref
         try:
-            await self._move(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref)
         except ConflictError as error:
-            # When a run is left, what was not answered yet is written down as unsure.
+            # When a run is left, items whose submits were not answered are recorded as unsure.
             if error.state is not ItemState.UNSURE or error.attempt != self.entry.attempt:
                 raise
             self.entry = evolve(self.entry, state=ItemState.UNSURE)
-            await self._move(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref)
 
-    # The steps. Each returns whether to go on with the item in this run.
+    async def answer_lost(self) -> None:
+        """Record the item as unsure: the run ends before its submit was answered."""
+        with suppress(JournalError):  # then the next process that opens the journal does so
+            await self._record_state(ItemState.UNSURE, failure=GIVEN_UP)
+
+    # The steps. Each returns whether the item may take another step in this run.
 
     async def _submit(self) -> bool:
-        guard, model = self._work.guard, self._input.model
-        if (refused := guard.refused_model(model)) is not None:
-            guard.rejected(refused)
-            raise copy_for_waiter(refused)  # it stays planned
-        if not await guard.allows():
+        guard = self._run.guard
+        if not await guard.admit_submit(self._input.model):
             return False
         try:
             if self.entry.state is not ItemState.PLANNED:
-                await self._move(ItemState.PLANNED)
+                await self._record_state(ItemState.PLANNED)
                 self._error = None
-            self._task = await self._work.client.submit(self._input, observer=self)
+            self._task = await self._run.client.submit(self._input, observer=self)
         except JournalError:
             raise
         except KlingError as failed:
@@ -251,80 +245,99 @@ class _Job:
         else:
             return True
         finally:
-            guard.answered(started=self.entry.state is not ItemState.PLANNED)
-            self._work_item.submitted()
-        return await self._not_submitted(error)
-
-    async def _not_submitted(self, error: KlingError) -> bool:
-        """Conclude a submit by its verdict; see the table in protocol/verdicts.py."""
-        guard = self._work.guard
+            guard.submit_ended(started=self.entry.state is not ItemState.PLANNED)
+            self._work.submitted()
         self._fresh = True
         self._error = error
+        return await self._conclude_failed_submit(error)
+
+    async def _conclude_failed_submit(self, error: KlingError) -> bool:
+        """Act on the verdict of a submit; see the table in ``protocol/verdicts.py``."""
+        guard = self._run.guard
         match verdicts.CONSEQUENCES[verdicts.judge_error(error)].fate:
             case ItemFate.UNSURE:
-                await self._move(ItemState.UNSURE, failure=failure_of(error))
+                await self._record_state(ItemState.UNSURE, failure=to_failure(error))
                 return True
             case ItemFate.FAILED:
-                guard.rejected(error)
-                await self._move(ItemState.FAILED, failure=failure_of(error))
+                guard.count_rejection(error)
+                await self._record_state(ItemState.FAILED, failure=to_failure(error))
                 return True
             case ItemFate.STOP:
-                guard.refused(error, self._input.model)
-                if guard.refused_model(self._input.model) is None:
+                if not guard.refuse(error, self._input.model):
                     return False
             case _:
-                guard.rejected(error)  # it has been repeated for as long as the policy allows
-        raise error  # it stays planned: the next run submits it
+                guard.count_rejection(error)  # repeated for as long as the policy allows
+        raise error  # the item stays planned: the next run submits it
 
-    async def _submit_anew(self) -> bool:
+    async def _resubmit(self) -> bool:
         failed = self.entry.state is ItemState.FAILED and not self.entry.was_rejected
-        if failed and self._work.guard.stopped is None:
-            self._work_item.submitted()  # the others need not wait behind it
-            chance = 0.5 + random() / 2  # noqa: S311 - jitter
-            await asyncio.sleep(backoff(self.entry.attempt, _PATIENCE, _LONGEST_PATIENCE, chance))
+        if failed and self._run.guard.stopped is None:
+            self._work.submitted()  # the next items need not wait behind this one
+            await asyncio.sleep(
+                backoff(
+                    self.entry.attempt,
+                    _FIRST_RESUBMISSION,
+                    _LONGEST_RESUBMISSION,
+                    chance=0.5 + random() / 2,  # noqa: S311 - jitter
+                )
+            )
         return await self._submit()
 
-    async def _wait(self) -> bool:
-        # A task that has ended within its submit is not found again by its reference.
-        task = self._task or self._work.attach(self.entry, self._input)
-        self._work_item.ref = self.entry.ref
-        self._work_item.submitted()
+    async def _wait_for_task(self) -> bool:
+        entry, client = self.entry, self._run.client
+        assert entry.ref is not None  # noqa: S101 - a submitted item has one
+        # attach() does not find a task that has ended within its submit.
+        task = self._task or client.attach(
+            entry.ref, input=self._input, submitted_at=entry.changed_at
+        )
+        self._work.ref = entry.ref
+        self._work.submitted()
         try:
-            result = await task.outcome(self._work.options.timeout)
+            result = await task.outcome(self._run.options.timeout)
         except TaskFailedError as error:
             self._fresh = True
             self._error = error
-            await self._move(ItemState.FAILED, failure=failure_of(error))
+            await self._record_state(ItemState.FAILED, failure=to_failure(error))
         except KlingError as error:
             if verdicts.judge_error(error) is Verdict.ACCOUNT_REFUSED:
-                self._work.guard.refused(error, self._input.model)
+                self._run.guard.refuse(error, self._input.model)
             raise
         else:
-            await self._move(ItemState.FINISHED, result=result)
+            await self._record_state(ItemState.FINISHED, result=result)
         return True
 
-    async def _save(self) -> bool:
-        result, folder = self.entry.result, self._work.folder
+    async def _save_files(self) -> bool:
+        result, folder = self.entry.result, self._run.options.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
-        self._work_item.task_ended()  # beside the generation: another may be made meanwhile
+        self._work.task_ended()  # another task may run during the download
 
-        async def renewed(urls: tuple[str, ...]) -> None:
-            """Write fresh URLs before they are used: those of the journal are dead."""
-            await self._move(self.entry.state, result=evolve(result, result_urls=urls))
+        async def on_renewed(urls: tuple[str, ...]) -> None:
+            """Record fresh URLs before they are used: those of the journal have expired."""
+            await self._record_state(self.entry.state, result=evolve(result, result_urls=urls))
 
-        async with self._work.saving:
-            # Only what this journal has saved is replaced: other files are of other batches.
-            files = await self._work.client.save(
+        async with self._run.downloads:
+            # Only files that this journal has saved are replaced: others are of other batches.
+            files = await self._run.client.save(
                 result,
                 folder,
                 name=self.entry.key,
                 previous=self.entry.files,
-                on_renewed=renewed,
+                on_renewed=on_renewed,
             )
-        await self._move(ItemState.SAVED, files=files)
+        await self._record_state(ItemState.SAVED, files=files)
         return True
 
-    async def _move(
+    async def _files_exist(self) -> bool:
+        """Whether the saved files are still there.
+
+        Files of a shared journal may be on another machine, and are not checked.
+        """
+        files, folder = self.entry.files, self._run.options.folder
+        if folder is None or self._run.journal.shared:
+            return True
+        return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
+
+    async def _record_state(
         self,
         state: ItemState,
         *,
@@ -333,7 +346,8 @@ class _Job:
         failure: Failure | None = None,
         files: tuple[SavedFile, ...] = (),
     ) -> None:
-        move = Transition(
+        """Record a transition of the item."""
+        transition = Transition(
             self.entry.key,
             state,
             datetime.now(UTC),
@@ -344,21 +358,15 @@ class _Job:
             expected=self.entry.state,
             attempt=self.entry.attempt,
         )
-        await self._work.journal.record(move)
-        counts, sending = self._work.counts, self._work.sending
-        counts[self.entry.state] -= 1
-        counts[state] += 1
-        self.entry = apply(self.entry, move)
+        run = self._run
+        await run.journal.record(transition)
+        run.counts[self.entry.state] -= 1
+        run.counts[state] += 1
+        self.entry = apply(self.entry, transition)
         if state is ItemState.SUBMITTING:
-            sending[self.entry.key] = self.entry.attempt
+            run.submitting.add(self)
         else:
-            sending.pop(self.entry.key, None)
-
-    def _outcome(self) -> Outcome:
-        entry = self.entry
-        if entry.ref is None and self._work_item.ref is not None:  # it could not be written down
-            entry = evolve(entry, ref=self._work_item.ref)
-        return self._work.outcome(self._work_item.index, entry, self._input, self._error)
+            run.submitting.discard(self)
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:

@@ -1,7 +1,7 @@
-"""When a batch submits nothing more: limits of the caller's, and refusals that would repeat.
+"""When a run of a batch submits nothing more.
 
-Four things stop a run: the number of tasks, the balance, an account that the service refuses,
-and rejections without end. What was not submitted stays *planned*.
+Four things stop it: the number of tasks, the balance, an account that the service refuses, and
+too many rejections in a row. Items that were not submitted stay *planned*.
 """
 
 from __future__ import annotations
@@ -11,169 +11,161 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from kling_async.errors import APIError, BalanceError, KlingError
+from kling_async.errors import APIError, BalanceError, KlingError, copy_for_waiter
 from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from kling_async.batch.options import BatchOptions
     from kling_async.client import KlingClient
-    from kling_async.journal.base import Summary
 
-# Submits between two questions for the balance, at the most.
-_LONGEST = 50
+# The most submits between two balance calls.
+_MOST_SUBMITS = 50
 
 
 @frozen
-class Budget:
-    """What is known of the balance, and how many submits it allows before it is asked for again.
+class SpendBudget:
+    """How many submits the balance allows before it is read again.
 
-    The price of a task is not published. The largest drop of the balance for one task, as seen
-    so far, stands for it; until one was seen, and again close to the least balance, tasks are
-    submitted one by one.
+    The price of a task is not published. It is taken to be the largest drop of the balance per
+    task so far. Until a drop was seen, and again close to the minimum, tasks are submitted one by
+    one.
 
     Attributes:
-        least: US dollars that the balance must not fall below.
-        balance: US dollars when it was last asked for; None before that.
-        step: US dollars of the largest drop for one task.
+        minimum: US dollars that the balance must not fall below.
+        balance: US dollars when it was last read; None before that.
+        price: US dollars of the largest drop per task.
     """
 
-    least: float
+    minimum: float
     balance: float | None = None
-    step: float = 0.0
+    price: float = 0.0
 
-    def asked(self, balance: float, submits: int) -> Budget:
-        """Return what is known after another question, and so many submits since the last."""
-        step = self.step
+    def updated(self, balance: float, submits: int) -> SpendBudget:
+        """Return the budget after the balance was read, ``submits`` submits after the last time."""
+        price = self.price
         if self.balance is not None and submits:
-            step = max(step, (self.balance - balance) / submits)
-        return Budget(self.least, balance, step)
+            price = max(price, (self.balance - balance) / submits)
+        return SpendBudget(self.minimum, balance, price)
 
     @property
-    def allowed(self) -> int:
-        """How many submits may follow; 0 if one could bring the balance below the least."""
-        if self.balance is None or self.balance < self.least + self.step:
+    def allowed_submits(self) -> int:
+        """How many submits may follow; 0 if one could bring the balance below the minimum."""
+        if self.balance is None or self.balance < self.minimum + self.price:
             return 0
-        if not self.step:
+        if not self.price:
             return 1
-        # Half of what is left, so that dearer tasks among them are noticed in time.
-        return max(1, min(_LONGEST, int((self.balance - self.least) / self.step / 2)))
+        # Half of what is left, so that more expensive tasks among them are noticed in time.
+        return max(1, min(_MOST_SUBMITS, int((self.balance - self.minimum) / self.price / 2)))
+
+    def __str__(self) -> str:
+        balance, minimum = self.balance or 0.0, self.minimum
+        if balance < minimum:
+            return f"the balance is {balance:.2f} USD, below {minimum:.2f}"
+        return (
+            f"the balance is {balance:.2f} USD, and a task has cost up to {self.price:.2f}:"
+            f" the next could bring it below {minimum:.2f}"
+        )
 
 
 class SpendGuard:
-    """Stops the submits of a batch before the money does, or when they lead nowhere.
+    """Stops the submits of one run before they cost too much, or when they lead to no tasks.
 
-    Args:
-        client: What asks for the balance.
-        options: The limits.
+    Attributes:
+        started: How many tasks have been started, in all runs of the batch.
+        stopped: Why nothing more is submitted; None if submits are allowed.
+        error: The error that stopped the run; None if a limit of the caller's did.
     """
 
     def __init__(self, client: KlingClient, options: BatchOptions) -> None:
+        self.started: int = 0
+        self.stopped: str | None = None
+        self.error: KlingError | None = None
         self._client = client
         self._options = options
-        self._asking = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._tasks = self._under_way = self._rejections = 0
-        self._budget: Budget | None = None
-        self._since = 0  # submits since the balance was asked for
-        self._error: KlingError | None = None
-        self._models: dict[str, KlingError] = {}
-        self.stopped: str | None = None
+        least = options.min_balance
+        self._budget = None if least is None else SpendBudget(least)
+        self._balance_lock = asyncio.Lock()
+        self._submits_since_read = 0
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._rejections = 0
+        self._refused_models: dict[str, KlingError] = {}
 
-    def open(self, summary: Summary) -> None:
-        """Begin a run, with what all runs before it have started."""
-        self._tasks, self._under_way, self._rejections = summary.attempts, 0, 0
-        least = self._options.min_balance
-        self._budget = None if least is None else Budget(least)
-        self._since = 0
-        self._models = {}
-        self._error = self.stopped = None
+    async def admit_submit(self, model: str) -> bool:
+        """Return whether a task may be started; if so, :meth:`submit_ended` must follow.
 
-    def close(self) -> None:
-        """Raise what has stopped the run, if it was an error."""
-        if self._error is not None:
-            raise self._error
-
-    async def allows(self) -> bool:
-        """Whether one more task may be started; if so, :meth:`answered` must follow."""
+        Raises:
+            KlingError: The account was refused this model, or the balance cannot be read.
+        """
+        if (refusal := self._refused_models.get(model)) is not None:
+            self.count_rejection(refusal)
+            raise copy_for_waiter(refusal)
         if self._budget is not None and self.stopped is None:
-            async with self._asking:
+            async with self._balance_lock:
                 await self._check_balance(self._budget)
         most = self._options.max_tasks
-        if self.stopped is None and most is not None and self._tasks >= most:
-            self.stopped = f"max_tasks: {self._tasks} tasks have been started, in all runs"
+        if self.stopped is None and most is not None and self.started >= most:
+            self.stopped = f"max_tasks: {self.started} tasks have been started, in all runs"
         if self.stopped is not None:
             return False
-        self._tasks += 1
-        self._under_way += 1
+        self.started += 1
+        self._unanswered += 1
         return True
 
-    def answered(self, *, started: bool) -> None:
-        """Note the end of a submit that was allowed. It counts if it may have started a task."""
-        self._tasks -= not started
-        self._under_way -= 1
+    def submit_ended(self, *, started: bool) -> None:
+        """End a submit that was admitted. It counts if it may have started a task."""
+        self._unanswered -= 1
         if started:
             self._rejections = 0
-        if not self._under_way:
-            self._idle.set()
+        else:
+            self.started -= 1
+        if not self._unanswered:
+            self._all_answered.set()
 
-    def refused_model(self, model: str) -> KlingError | None:
-        """Return the error with which the account was refused this model, if it was."""
-        return self._models.get(model)
-
-    def rejected(self, error: KlingError) -> None:
+    def count_rejection(self, error: KlingError) -> None:
         """Count a submit that led to no task, for whatever reason, and cost nothing."""
         self._rejections += 1
         most = self._options.max_rejections
-        if most is not None and self._rejections >= most:
-            self.stopped = self.stopped or (
+        if most is not None and self._rejections >= most and self.stopped is None:
+            self.stopped = (
                 f"max_rejections: {self._rejections} submits in a row led to no task; the last"
                 f" error: {error}"
             )
 
-    def refused(self, error: KlingError, model: str) -> None:
-        """Submit nothing more that would be refused like this: of the model, or at all."""
-        if _names_model(error, model):
-            self._models.setdefault(model, error)
-        else:
-            self.stop(error)
+    def refuse(self, error: KlingError, model: str) -> bool:
+        """Stop the submits that would be refused like this one.
 
-    def stop(self, error: KlingError) -> None:
-        """Submit nothing more, since every submit would end like this one."""
-        if self._error is None:
-            self._error, self.stopped = error, str(error)
+        Returns:
+            Whether those are the submits of this model only; else the run is stopped.
+        """
+        words = error.message.casefold() if isinstance(error, APIError) else ""
+        # Such as "no permission for the requested model".
+        if "model" in words or model.casefold() in words:
+            self._refused_models.setdefault(model, error)
+            return True
+        self._stop_run(error)
+        return False
 
-    async def _check_balance(self, budget: Budget) -> None:
-        """Ask for the balance if the submits that it allowed have been made."""
-        if budget.allowed <= self._since and self.stopped is None:
-            while self._under_way:  # what is not charged yet cannot be seen in the balance
-                self._idle.clear()
-                await self._idle.wait()
+    def _stop_run(self, error: KlingError) -> None:
+        if self.error is None:
+            self.error, self.stopped = error, str(error)
+
+    async def _check_balance(self, budget: SpendBudget) -> None:
+        """Read the balance if the submits that it allowed have been made."""
+        if budget.allowed_submits <= self._submits_since_read and self.stopped is None:
+            while self._unanswered:  # a submit that is not charged yet is not in the balance
+                self._all_answered.clear()
+                await self._all_answered.wait()
             try:
-                dollars = await self._client.balance()
+                balance = await self._client.balance()
             except KlingError as error:
                 if verdicts.judge_error(error) is not Verdict.ACCOUNT_REFUSED:
                     raise
-                self.stop(error)
+                self._stop_run(error)
                 return
-            budget = self._budget = budget.asked(dollars, self._since)
-            self._since = 0
-            if not budget.allowed:
-                self.stop(BalanceError(_too_low(budget)))
-        self._since += 1
-
-
-def _too_low(budget: Budget) -> str:
-    balance, least = budget.balance or 0.0, budget.least
-    if balance < least:
-        return f"the balance is {balance:.2f} USD, below {least:.2f}"
-    return (
-        f"the balance is {balance:.2f} USD, and a task has cost up to {budget.step:.2f}:"
-        f" the next could bring it below {least:.2f}"
-    )
-
-
-def _names_model(error: KlingError, model: str) -> bool:
-    """Whether a refusal concerns one model: "no permission for the requested model"."""
-    words = error.message.casefold() if isinstance(error, APIError) else ""
-    return "model" in words or model.casefold() in words
+            budget = self._budget = budget.updated(balance, self._submits_since_read)
+            self._submits_since_read = 0
+            if not budget.allowed_submits:
+                self._stop_run(BalanceError(str(budget)))
+        self._submits_since_read += 1

@@ -19,8 +19,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
 
-from attrs import frozen
-
 from kling_async._utils.backends import cut
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import JournalError
@@ -62,20 +60,7 @@ _BRISK = 1.0
 _TIDY = "DELETE FROM {log} WHERE entrypoint = $1 AND aggregated AND status <> 'failed'"
 
 
-@frozen
-class Done:
-    """A job that is done with.
-
-    Attributes:
-        job: The job.
-        error: Why it makes no sense: it is set aside as failed, with its traceback.
-    """
-
-    job: Job
-    error: Exception | None = None
-
-
-class Jobs:
+class JobStore:
     """The jobs of one queue. Use it as an async context manager.
 
     A connection that is lost is made anew. Whatever was under way is done again: a job that was
@@ -121,7 +106,7 @@ class Jobs:
             await asyncio.wait([self._listener])
         await self._close()
 
-    async def add(self, payloads: Sequence[tuple[str, bytes]]) -> int:
+    async def enqueue(self, payloads: Sequence[tuple[str, bytes]]) -> int:
         """Put jobs in by the keys of their items; return how many were not there."""
         number = len(payloads)
         ids = await self._do(
@@ -135,11 +120,11 @@ class Jobs:
         )
         return sum(one is not None for one in ids)
 
-    async def take(self, most: int) -> list[Job]:
+    async def dequeue(self, limit: int) -> list[Job]:
         """Take jobs out, those first that are waiting longest; none if there are none."""
         return await self._do(
             lambda queries: queries.dequeue(
-                most,
+                limit,
                 {self._queue: EntrypointExecutionParameter(concurrency_limit=0)},
                 self._me,
                 global_concurrency_limit=None,
@@ -147,15 +132,15 @@ class Jobs:
             )
         )
 
-    async def wait(self, longest: float) -> None:
+    async def wait_for_jobs(self, timeout: float) -> None:
         """Wait until jobs may have come, or so many seconds."""
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen())
         later = await self._do(lambda queries: queries.next_deferred_eta([self._queue]))
         if later is not None:
-            longest = min(longest, later.total_seconds() + 0.01)
+            timeout = min(timeout, later.total_seconds() + 0.01)
         with suppress(TimeoutError):
-            async with asyncio.timeout(longest):
+            async with asyncio.timeout(timeout):
                 await self._news.wait()
         self._news.clear()
 
@@ -172,17 +157,20 @@ class Jobs:
         self._longest = _BRISK
         self._go_on()
 
-    async def beat(self, jobs: Collection[Job]) -> None:
+    async def renew(self, jobs: Collection[Job]) -> None:
         """Say that these are in the hands of one who lives."""
         ids = [job.id for job in jobs]
         await self._do(lambda queries: queries.update_heartbeat(ids))
 
-    async def done(self, jobs: Collection[Done]) -> None:
-        """Take jobs away that are done with, and set those aside that make no sense."""
-        rows = [(one.job, "failed" if one.error else "successful", _trace(one)) for one in jobs]
+    async def finish(self, jobs: Collection[tuple[Job, Exception | None]]) -> None:
+        """Remove jobs that have ended; set those aside as failed that have an error."""
+        rows = [
+            (job, "failed" if error else "successful", _traceback_record(job, error))
+            for job, error in jobs
+        ]
         await self._do(lambda queries: queries.log_jobs(rows))  # type: ignore[arg-type]
 
-    async def put_back(self, jobs: Collection[Job], delay: float = 0.0) -> None:
+    async def requeue(self, jobs: Collection[Job], delay: float = 0.0) -> None:
         """Let others have jobs, at once or so many seconds later."""
         later = timedelta(seconds=delay)
 
@@ -195,7 +183,7 @@ class Jobs:
 
         await self._do(back)
 
-    async def left(self) -> int:
+    async def count_open(self) -> int:
         """Count the jobs that wait, or that somebody has in hand."""
         return sum(
             row.count
@@ -203,7 +191,7 @@ class Jobs:
             if row.entrypoint == self._queue and row.status in {"queued", "picked"}
         )
 
-    async def tidy(self) -> None:
+    async def fold_log(self) -> None:
         """Fold pgqueuer's log of this queue into its statistics: it would grow without end."""
 
         async def fold(queries: Queries) -> None:
@@ -365,11 +353,9 @@ def _notice(queries: Queries) -> str:
     ).model_dump_json()
 
 
-def _trace(done: Done) -> TracebackRecord | None:
-    if done.error is None:
+def _traceback_record(job: Job, error: Exception | None) -> TracebackRecord | None:
+    if error is None:
         return None
     return TracebackRecord.from_exception(
-        exc=done.error,
-        job_id=done.job.id,
-        additional_context={"entrypoint": done.job.entrypoint},
+        exc=error, job_id=job.id, additional_context={"entrypoint": job.entrypoint}
     )

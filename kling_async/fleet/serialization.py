@@ -1,4 +1,4 @@
-"""What a job says of its item, and what a worker says of an item's outcome: plain values."""
+"""Items as the payloads of jobs, and outcomes as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from kling_async.tasks.fan_out import Outcome
 
 
-def item_from(key: object, fields: Mapping[str, object]) -> Item:
-    """Make an item of plain values.
+def parse_item(key: object, fields: Mapping[str, object]) -> Item:
+    """Return the item with this key and the fields of its input.
 
     Raises:
-        InputError: They make no sense.
+        InputError: The key or the fields are invalid.
     """
-    return Item(key, parse_input(fields))  # type: ignore[arg-type]  # it checks that itself
+    return Item(key, parse_input(fields))  # type: ignore[arg-type]  # Item checks the key
 
 
-def write(item: Item) -> bytes:
-    """Write an item as a job's payload: the key, and the fields of its input."""
+def dump_item(item: Item) -> bytes:
+    """Return an item as a job's payload: its key, and the fields of its input."""
     return json.dumps({"key": item.key, **item.input.to_dict()}).encode()
 
 
-def read(payload: bytes | None) -> Item:
-    """Read what :func:`write` wrote.
+def load_item(payload: bytes | None) -> Item:
+    """Return the item of a job's payload.
 
     Raises:
-        InputError: It is nothing of the kind.
+        InputError: It is not JSON, or not an item.
     """
     try:
         row = json.loads(payload or b"")
@@ -42,33 +42,33 @@ def read(payload: bytes | None) -> Item:
         raise InputError(f"a job's payload is not JSON: {error}") from None
     if not isinstance(row, dict) or "key" not in row:
         raise InputError(problems=[Problem("key", "must be in a job's payload", f"{row!r:.80}")])
-    return item_from(row.pop("key"), row)
+    return parse_item(row.pop("key"), row)
 
 
 def outcome_dict(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome's plain values for JSON, with its error, if any, among them."""
+    """Return an outcome as plain values, with the fields of its error, if any."""
     return {
         "key": outcome.key,
         "ref": outcome.task_ref and str(outcome.task_ref),
         **(outcome.result.to_dict() if outcome.result else {}),
         "files": [str(path) for path in outcome.files],
         "done_by_other": outcome.done_by_other,
-        **(_error(outcome.error) if outcome.error else {}),
+        **(_error_fields(outcome.error) if outcome.error else {}),
     }
 
 
 def error_dict(key: str, error: KlingError) -> dict[str, object]:
-    """Return the same of an item that has come to nothing."""
+    """Return the same values for an item that has no outcome."""
     return {
         "key": key,
         "ref": error.ref and str(error.ref),
         "files": [],
         "done_by_other": False,
-        **_error(error),
+        **_error_fields(error),
     }
 
 
-def _error(error: KlingError) -> dict[str, object]:
+def _error_fields(error: KlingError) -> dict[str, object]:
     failed = error if isinstance(error, TaskFailedError) else None
     return {
         "error": type(error).__name__,

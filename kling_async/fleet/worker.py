@@ -1,9 +1,8 @@
-"""A worker of a fleet: a batch that is fed by the queue, and says there what is done with."""
+"""A worker of a fleet: it processes the items of a queue as one long batch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from attrs import evolve
@@ -11,11 +10,11 @@ from attrs import evolve
 from kling_async.batch.batch import Batch
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.errors import ConfigurationError
-from kling_async.fleet.item_stream import Feed
+from kling_async.fleet.item_stream import ItemStream
 from kling_async.journal.address import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kling_async.client import KlingClient
     from kling_async.journal.base import ItemState
@@ -23,36 +22,36 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Takes items from the queue of a batch, and brings them to their ends.
+    """Processes the items of a batch's queue.
 
-    Any number of workers may share a queue. If one dies, its items are with the others after
-    ``lease`` seconds: tasks that run are attached, not submitted again; what it was sending in
-    that moment is unsure, and stays so. Where the database cannot be reached, a worker
-    waits for half a lease, and ends then with a :class:`~kling_async.errors.JournalError`:
-    whatever starts processes may start it again.
+    Any number of workers may share a queue. If one dies, the others get its items after ``lease``
+    seconds: tasks that run are attached, not submitted again; an item that was being submitted at
+    that moment becomes unsure, and stays so. If the database cannot be reached, a worker waits for
+    half a lease and then ends with a :class:`~kling_async.JournalError`; a process manager may
+    start it again.
 
-    An item that could not be brought to its end, since the service could not be reached or the
-    task took too long, goes back to the queue: it is tried again ``lease`` seconds later, then
-    after twice that time and so on, and set aside as failed after the tenth time.
+    An item that has not ended, because the service could not be reached or the task took too long,
+    returns to the queue. It is tried again ``lease`` seconds later, then after twice that time and
+    so on. After the tenth time the queue marks it as failed.
 
     Args:
-        client: What submits and waits. It is not closed.
+        client: Submits the inputs and waits for the tasks. It is not closed.
         journal: The URL of the batch's journal, such as ``postgresql://user@host/database``.
-        name: The batch's name, if it is not in the URL as ``?batch=``; else ``default``.
+        name: The name of the batch, unless the URL has it as ``?batch=``; by default ``default``.
         concurrency: How many tasks may run at one time.
-        drain: Seconds that are left to what runs when the worker is stopped.
-        lease: Seconds after which a worker that is not heard of is believed dead.
-        until_empty: End when nothing is left in the queue, and no other worker has any of it.
+        drain: Seconds for which running items may continue when the worker is stopped.
+        lease: Seconds after which a worker that does not renew its lease is considered dead.
+        until_empty: End when the queue is empty and no other worker is processing any of it.
         options: The options of the batch, except ``in_flight``, which is ``concurrency``, and
             ``resubmit_unsure``: an item that a worker has left unsure is not submitted again.
-        **keywords: Single options, such as ``download_to="videos/"``; they replace those of
-            ``options``.
+        **keywords: Single options, such as ``download_to="videos/"``. They replace those of
+            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
 
     Attributes:
-        handed_over: How many items were given back to the others in the end.
+        handed_over: How many items the worker has returned to the queue at its end.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
+        ConfigurationError: An argument is out of range, or the URL is invalid.
         MissingExtraError: pgqueuer or psycopg is not installed.
     """
 
@@ -69,12 +68,12 @@ class Worker:
         options: BatchOptions | None = None,
         **keywords: Unpack[BatchKeywords],
     ) -> None:
-        from kling_async.fleet.job_store import Jobs
+        from kling_async.fleet.job_store import JobStore
         from kling_async.journal.postgres.journal import PostgresJournal
 
         if not 0 <= drain < float("inf"):
             raise ConfigurationError(f"drain must be a number of seconds, not {drain!r}")
-        options = worker_options(options, keywords, concurrency)
+        checked = worker_options(options, keywords, concurrency)
         self.handed_over: int = 0
         self._address = Address.parse(journal, name)
         self._concurrency = concurrency
@@ -82,74 +81,75 @@ class Worker:
         self._lease = lease
         self._until_empty = until_empty
         self._journal = PostgresJournal(journal, name=name, lease=lease)
-        self._jobs = Jobs(self._address, lease)
-        self._batch = Batch(client, journal=self._journal, options=options)
-        self._stop = asyncio.Event()
-        self._at_once = asyncio.Event()
+        self._jobs = JobStore(self._address, lease)
+        self._batch = Batch(client, journal=self._journal, options=checked)
+        self._stopping = asyncio.Event()
+        self._stopping_now = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Worker {self._address}>"
 
     @property
     def counts(self) -> Mapping[ItemState, int]:
-        """How many of the items that this run has taken stand in each state now."""
+        """The number of items in each state, of those that this run has begun with."""
         return self._batch.counts
 
     @property
     def stopped(self) -> str | None:
-        """Why the worker has submitted nothing more, if it was stopped by a limit of yours."""
+        """Why the worker submits nothing more, if it was stopped by a limit or a refusal."""
         return self._batch.stopped
 
     def stop(self) -> None:
-        """Take nothing more, and end when what runs has ended, or ``drain`` seconds later.
+        """Begin with nothing more, and end when the running items have, or ``drain`` seconds later.
 
-        What runs then is handed over: another worker attaches it at once. If this is called a
-        second time, that is done without waiting.
+        Items that run then return to the queue, and another worker attaches their tasks at once.
+        A second call does not wait for running items.
         """
-        if self._stop.is_set():
-            self._at_once.set()
-        self._stop.set()
+        if self._stopping.is_set():
+            self._stopping_now.set()
+        self._stopping.set()
 
-    async def run(self, told: Callable[[Outcome], object] | None = None) -> None:
-        """Work until :meth:`stop` is called.
+    async def run(self, on_outcome: Callable[[Outcome], object] | None = None) -> None:
+        """Process items until :meth:`stop` is called.
 
         Args:
-            told: Is given the outcome of every item that this worker has had in hand.
+            on_outcome: Receives the outcome of every item that this worker has processed.
 
         Raises:
-            JournalError: The database cannot be used; what ran is found by the others.
-            AuthenticationError: The key is refused; nothing more was submitted.
-            BalanceError: The balance is too low, or below ``min_balance``; the same.
+            JournalError: The database cannot be used; other workers find the running tasks.
+            AuthenticationError: The service refused the key; nothing more was submitted.
+            BalanceError: The balance is too low, or below ``min_balance``; nothing more was
+                submitted.
         """
-        from kling_async.fleet.worker_loop import Shift
+        from kling_async.fleet.worker_loop import WorkerLoop
 
         async with self._jobs as jobs:
-            shift = Shift(
+            loop = WorkerLoop(
                 jobs,
-                Feed(self._batch, self._journal),
-                most=self._concurrency,
+                ItemStream(self._batch, self._journal),
+                concurrency=self._concurrency,
                 lease=self._lease,
                 until_empty=self._until_empty,
             )
             try:
                 async with self._batch:
-                    await shift.work(told, self._stop, self._at_once, self._drain)
+                    await loop.run(on_outcome, self._stopping, self._stopping_now, self._drain)
             finally:
-                # Now that the journal lets go of the items, somebody else may have the jobs.
-                self.handed_over = await shift.hand_over()
+                # Only now that the journal has released the items, others may have the jobs.
+                self.handed_over = await loop.hand_over()
 
 
 def worker_options(
     options: BatchOptions | None, keywords: BatchKeywords, concurrency: int
 ) -> BatchOptions:
-    """Return the options of a worker, which runs ``concurrency`` tasks at one time.
+    """Return the options of a worker's batch.
 
     Raises:
-        ConfigurationError: A value is out of range, or no option of a worker.
+        ConfigurationError: A value is out of range, or the option is not for workers.
     """
     if type(concurrency) is not int or concurrency < 1:
         raise ConfigurationError(f"concurrency must be at least 1, not {concurrency!r}")
     checked = evolve(options or BatchOptions(), **keywords)
     if checked.resubmit_unsure:
-        raise ConfigurationError("a worker does not submit unsure items again: use a Batch")
+        raise ConfigurationError("resubmit_unsure is not for workers: use a Batch")
     return evolve(checked, in_flight=concurrency)

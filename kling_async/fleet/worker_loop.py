@@ -1,10 +1,9 @@
-"""The work of one worker from its start to its end: which jobs it has in hand, and what for."""
+"""The loop of one worker: which jobs it takes from the queue, and when it ends or returns them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,38 +16,39 @@ from kling_async.errors import (
     ResultExpiredError,
     TaskFailedError,
 )
-from kling_async.fleet.job_store import Done
-from kling_async.fleet.serialization import read
+from kling_async.fleet.serialization import load_item
 from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pgqueuer.domain.models import Job
 
     from kling_async.batch.decisions import Item
-    from kling_async.fleet.item_stream import Feed
-    from kling_async.fleet.job_store import Jobs
+    from kling_async.fleet.item_stream import ItemStream
+    from kling_async.fleet.job_store import JobStore
     from kling_async.tasks.fan_out import Outcome
 
 _log = logging.getLogger("kling_async")
 
-# Jobs taken at once. What is taken and cannot be begun with would be missed by other workers.
-_AT_ONCE = 50
+# Jobs that are dequeued at once. A job that cannot be begun with is missing to other workers.
+_DEQUEUED_AT_ONCE = 50
 
-# How often an item may go back to the queue without an end.
-_TRIES = 10
+# How often a job may return to the queue.
+_MOST_ATTEMPTS = 10
 
-# The longest wait before an item is tried again, in leases.
+# Seconds between two checks whether other workers still have jobs.
+_EMPTY_CHECK_INTERVAL = 1.0
+
+# Heartbeats in a lease. An idle worker looks for the jobs of dead ones as often.
+_HEARTBEATS = 4
+
+# The longest wait before a job is tried again, in leases.
 _MOST_LEASES = 32
-
-# Seconds between two looks at whether others still have jobs, where the end is waited for.
-_LOOK = 1.0
-
-# A worker that waits looks for the jobs of dead ones so many times in a lease.
-_LOOKS = 4
 
 
 def has_ended(outcome: Outcome) -> bool:
-    """Tell whether anything could become of an item if it were tried again, for free."""
+    """Return whether an item can have no other outcome if it is tried again without charge."""
     error = outcome.error
     if error is None or isinstance(error, TaskFailedError):
         return True
@@ -61,174 +61,161 @@ def has_ended(outcome: Outcome) -> bool:
     return not error.retryable
 
 
-class Shift:
-    """The work of one worker; good for one run.
+class WorkerLoop:
+    """Takes jobs from a queue while a stream of items is ready for more; good for one run.
 
     Args:
-        jobs: Where the jobs are; they must be open.
-        feed: What brings their items to their ends.
-        most: How many jobs may be in hand.
-        lease: Seconds after which jobs that nobody is heard of with are anybody's.
-        until_empty: End when there are no jobs left, in nobody's hands.
+        jobs: The jobs of the queue; it must be open.
+        stream: Processes the items.
+        concurrency: How many items may be in progress.
+        lease: Seconds after which the jobs of a worker that sends no heartbeat are taken by others.
+        until_empty: End when no worker has any jobs left.
     """
 
     def __init__(
         self,
-        jobs: Jobs,
-        feed: Feed,
+        jobs: JobStore,
+        stream: ItemStream,
         *,
-        most: int,
+        concurrency: int,
         lease: float,
         until_empty: bool,
     ) -> None:
         self._jobs = jobs
-        self._feed = feed
-        self._most = most
+        self._stream = stream
+        self._concurrency = concurrency
         self._lease = lease
         self._until_empty = until_empty
-        self._held: dict[int, Job] = {}  # by their numbers, until the queue knows of their ends
-        self._done: list[Done] = []
-        self._again: list[Job] = []
-        self._news = asyncio.Event()
-        self._over = asyncio.Event()
-        self._untidy = False
+        self._held: dict[int, Job] = {}  # by id, until the queue has recorded how they ended
+        self._finished: list[tuple[Job, KlingError | None]] = []
+        self._to_retry: list[Job] = []
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
 
-    async def work(
+    async def run(
         self,
-        told: Callable[[Outcome], object] | None,
+        on_outcome: Callable[[Outcome], object] | None,
         stop: asyncio.Event,
-        at_once: asyncio.Event,
+        stop_now: asyncio.Event,
         drain: float,
     ) -> None:
-        """Take jobs until ``stop`` is set, and then wait ``drain`` seconds for their ends."""
-        running = asyncio.create_task(self._feed.run(told))
-        taking = asyncio.create_task(self._take())
-        beating = asyncio.create_task(self._beat())
+        """Process jobs until ``stop`` is set, then wait up to ``drain`` seconds for their ends."""
+        running = asyncio.create_task(self._stream.run(on_outcome))
+        dequeuing = asyncio.create_task(self._dequeue())
+        renewing = asyncio.create_task(self._renew())
         settling = asyncio.create_task(self._settle_all())
         stopping = asyncio.create_task(stop.wait())
-        hurrying = asyncio.create_task(at_once.wait())
-        working = (running, taking, beating, settling)
+        stopping_now = asyncio.create_task(stop_now.wait())
+        working = (running, dequeuing, renewing, settling)
         try:
-            await _first(*working, stopping)
-            self._over.set()
-            self._feed.end()
-            self._feed.hungry.set()
+            await _first_of(*working, stopping)
+            self._stopping.set()
+            self._stream.close()
             self._jobs.wake()
-            clock = asyncio.get_running_loop().time
-            end = clock() + drain
-            # What it takes at this moment is put back.
-            await _first(taking, hurrying, timeout=drain)
-            left = max(0.0, end - clock())
-            await _first(running, beating, settling, hurrying, timeout=left)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain):
+                    await _first_of(dequeuing, stopping_now)  # its last jobs are put back
+                    await _first_of(running, renewing, settling, stopping_now)
         finally:
-            everything = (*working, stopping, hurrying)
-            for task in everything:
+            tasks = (*working, stopping, stopping_now)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         for task in working:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     async def hand_over(self) -> int:
-        """Put back what has not ended; return how many jobs that were."""
+        """Return the jobs that have not ended to the queue; return how many there were."""
         self._jobs.hurry()
-        with suppress(JournalError):  # then they come back by themselves
-            await self._settle()
-            left = list(self._held.values())
-            if left:
-                await self._jobs.put_back(left)
-            await self._tidy()
-            return len(left)
+        with suppress(JournalError):  # then others take them after the lease
+            await self._settle_jobs()
+            if self._held:
+                await self._jobs.requeue(self._held.values())
+            await self._jobs.fold_log()
         return len(self._held)
 
-    async def _take(self) -> None:
-        """Take jobs as soon as the batch can begin with them."""
-        while not self._over.is_set():
-            await self._feed.hungry.wait()
-            if self._feed.over:  # what runs may end, and the batch with it
-                await self._over.wait()
-            if self._over.is_set():
+    async def _dequeue(self) -> None:
+        """Take jobs whenever the stream is ready for more."""
+        while True:
+            await self._stream.ready.wait()
+            if self._stream.closed:
+                await self._stopping.wait()  # what runs may end first
                 return
-            room = max(1, self._most - len(self._feed))
-            jobs = await self._jobs.take(min(_AT_ONCE, room))
-            # One whose heart has stood still for a while is its own heir.
+            room = max(1, self._concurrency - len(self._stream))
+            jobs = await self._jobs.dequeue(min(_DEQUEUED_AT_ONCE, room))
+            # If its heartbeats were late, a worker gets its own jobs again.
             jobs = [job for job in jobs if job.id not in self._held]
             self._held |= {job.id: job for job in jobs}
-            if self._over.is_set():
+            if self._stopping.is_set():
                 return
             if jobs:
-                await self._begin(jobs)
-            elif self._until_empty and not self._held and not await self._jobs.left():
+                await self._begin_items(jobs)
+            elif not self._until_empty:
+                await self._jobs.wait_for_jobs(self._lease / _HEARTBEATS)
+            elif not self._held and not await self._jobs.count_open():
                 return
             else:
-                await self._jobs.wait(_LOOK if self._until_empty else self._lease / _LOOKS)
+                await self._jobs.wait_for_jobs(_EMPTY_CHECK_INTERVAL)
 
-    async def _begin(self, jobs: Sequence[Job]) -> None:
+    async def _begin_items(self, jobs: Sequence[Job]) -> None:
         items: list[tuple[Job, Item]] = []
         for job in jobs:
             try:
-                items.append((job, read(job.payload)))
+                items.append((job, load_item(job.payload)))
             except InputError as error:
-                self._refuse(job, error)
-        futures = await self._feed.put([item for _, item in items])
+                self._set_aside(job, error)
+        futures = await self._stream.put([item for _, item in items])
         for (job, _), future in zip(items, futures, strict=True):
-            future.add_done_callback(partial(self._ended, job))
+            future.add_done_callback(partial(self._item_ended, job))
 
-    def _ended(self, job: Job, future: asyncio.Future[Outcome]) -> None:
-        """Note what has become of a job's item."""
+    def _item_ended(self, job: Job, future: asyncio.Future[Outcome]) -> None:
         error = future.exception()
+        if error is None:
+            outcome = future.result()
+            if has_ended(outcome):
+                self._finished.append((job, None))
+            elif job.attempts + 1 < _MOST_ATTEMPTS:
+                self._to_retry.append(job)
+            else:
+                error = outcome.error
         if error is not None:
-            assert isinstance(error, KlingError)  # noqa: S101 - the feed raises no other
-            self._refuse(job, error)
-            return
-        outcome = future.result()
-        if has_ended(outcome):
-            self._done.append(Done(job))
-        elif job.attempts + 1 < _TRIES:
-            self._again.append(job)
-        else:
-            assert outcome.error is not None  # noqa: S101 - else it had ended
-            self._refuse(job, outcome.error)
-        self._news.set()
+            self._set_aside(job, error)
+        self._changed.set()
 
-    def _refuse(self, job: Job, error: KlingError) -> None:
+    def _set_aside(self, job: Job, error: BaseException) -> None:
+        assert isinstance(error, KlingError)  # noqa: S101 - neither items nor streams raise others
         _log.error("job %d of the queue is set aside as failed: %s", job.id, error)
-        self._done.append(Done(job, error))
-        self._news.set()
+        self._finished.append((job, error))
+        self._changed.set()
 
     async def _settle_all(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            await self._settle()
+            await self._changed.wait()
+            self._changed.clear()
+            await self._settle_jobs()
 
-    async def _settle(self) -> None:
-        """Tell the queue what is done with, all at once."""
-        done, again = list(self._done), list(self._again)
-        if done:
-            await self._jobs.done(done)
-        for job in again:
+    async def _settle_jobs(self) -> None:
+        """Record in the queue which jobs have ended, all at once."""
+        finished, to_retry = list(self._finished), list(self._to_retry)
+        if finished:
+            await self._jobs.finish(finished)
+        for job in to_retry:
             wait = backoff(job.attempts + 1, self._lease, _MOST_LEASES * self._lease)
-            await self._jobs.put_back([job], wait)
-        # Only now: who is cancelled meanwhile may do it again.
-        del self._done[: len(done)], self._again[: len(again)]
-        for job in (*(one.job for one in done), *again):
+            await self._jobs.requeue([job], wait)
+        # Only now: if this is cancelled before, it is done again.
+        del self._finished[: len(finished)], self._to_retry[: len(to_retry)]
+        for job in (*(job for job, _ in finished), *to_retry):
             del self._held[job.id]
-        self._untidy = True
 
-    async def _beat(self) -> None:
-        """Say that this worker lives, and tidy up behind it."""
+    async def _renew(self) -> None:
+        """Send heartbeats, and fold the log of the jobs that have ended."""
         while True:
-            await asyncio.sleep(self._lease / _LOOKS)
+            await asyncio.sleep(self._lease / _HEARTBEATS)
             if self._held:
-                await self._jobs.beat(self._held.values())
-            await self._tidy()
-
-    async def _tidy(self) -> None:
-        if self._untidy:
-            self._untidy = False
-            await self._jobs.tidy()
+                await self._jobs.renew(self._held.values())
+            await self._jobs.fold_log()
 
 
-async def _first(*tasks: asyncio.Task[object], timeout: float | None = None) -> None:
-    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+async def _first_of(*tasks: asyncio.Task[object]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

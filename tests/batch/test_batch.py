@@ -44,7 +44,7 @@ FIVE = Limits(concurrent_tasks=5)
 
 
 def items(number: int | None = None) -> Iterator[Item]:
-    """Give so many items, or items without end."""
+    """Yield this number of items, or items without end."""
     for index in itertools.count() if number is None else range(number):
         yield Item(f"key {index}", MasterTextToVideo(f"{index}"))
 
@@ -65,7 +65,7 @@ def once(number: int) -> Counter[str]:
 async def test_a_batch(
     emulate: Emulate, connect: Connect, path: Path, histories: ReadHistories
 ) -> None:
-    """Every item is told with its key, task and result, and every step is in the journal."""
+    """Every outcome has its key, task and result, and every step is in the journal."""
     emulator = await emulate()
     kling = await connect(emulator)
     async with Batch(kling, journal=path) as batch:
@@ -87,7 +87,7 @@ async def test_a_batch(
 
 
 async def test_in_order(emulate: Emulate, connect: Connect, path: Path) -> None:
-    """Outcomes come in the order of the items if that is asked for; items may come slowly."""
+    """With ordered=True the outcomes are in the order of the items, which may come slowly."""
     kling = await connect(await emulate(duration=lambda sent: 100.0 - int(str(sent["prompt"]))))
 
     async def slowly() -> AsyncIterator[Item]:
@@ -96,8 +96,8 @@ async def test_in_order(emulate: Emulate, connect: Connect, path: Path) -> None:
             yield item
 
     async with Batch(kling, journal=path) as batch:
-        told = [outcome.index async for outcome in batch.run(slowly(), ordered=True)]
-    assert told == list(range(10))
+        indices = [outcome.index async for outcome in batch.run(slowly(), ordered=True)]
+    assert indices == list(range(10))
 
 
 async def test_in_flight(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
@@ -120,7 +120,7 @@ async def test_an_input_is_its_own_key(emulate: Emulate, connect: Connect, run: 
 
 
 async def test_a_key_of_another_input(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
-    """A key that stands for another input is an error, and what the journal holds is kept."""
+    """A key that the journal has with another input is an error, and the journal is unchanged."""
     emulator = await emulate()
     kling = await connect(emulator)
     await run(kling, items(2))
@@ -130,8 +130,8 @@ async def test_a_key_of_another_input(emulate: Emulate, connect: Connect, run: R
     assert paid(emulator) == once(2)
 
 
-async def test_what_is_no_item(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
-    """What is neither an input nor an item ends the batch with an error that shows it."""
+async def test_neither_input_nor_item(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
+    """An element that is neither an input nor an item ends the run with an error that shows it."""
     kling = await connect(await emulate())
     with pytest.raises(InputError, match=r"not an input.*'a fox'"):
         await run(kling, ["a fox"])  # type: ignore[list-item]
@@ -150,8 +150,8 @@ async def test_what_is_no_item(emulate: Emulate, connect: Connect, run: RunBatch
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense(options: dict[str, Any], path: Path) -> None:
-    """A setting that makes no sense is refused before there is a journal."""
+def test_invalid_options(options: dict[str, Any], path: Path) -> None:
+    """An invalid option is refused before the journal is created."""
     kling = KlingClient("sk", transport=ScriptedTransport(lambda _: answer(1)))
     with pytest.raises(ConfigurationError):
         Batch(kling, journal=path, **options)
@@ -159,7 +159,7 @@ def test_settings_that_make_no_sense(options: dict[str, Any], path: Path) -> Non
 
 
 async def test_nothing_in_flight(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
-    """A number in flight that is none is refused before anything is sent."""
+    """An invalid in_flight is refused before anything is sent."""
     emulator = await emulate()
     with pytest.raises(ConfigurationError, match="in_flight"):
         await run(await connect(emulator), items(1), in_flight=0)
@@ -167,7 +167,7 @@ async def test_nothing_in_flight(emulate: Emulate, connect: Connect, run: RunBat
 
 
 async def test_one_batch_at_a_time(emulate: Emulate, connect: Connect, path: Path) -> None:
-    """A second batch on a journal in use is refused, and the first goes on."""
+    """A second batch on a journal in use is refused, and the first continues."""
     kling = await connect(await emulate())
     async with Batch(kling, journal=path) as batch:
         with pytest.raises(JournalError, match="in use"):
@@ -192,7 +192,7 @@ async def test_two_runs_of_one_batch(emulate: Emulate, connect: Connect, path: P
 async def test_finished_items_are_not_repeated(
     emulate: Emulate, connect: Connect, run: RunBatch
 ) -> None:
-    """A batch that is done is told again with the same results, and sends nothing."""
+    """A batch that has ended yields the same results again, and sends nothing."""
     emulator = await emulate()
     first = await run(await connect(emulator), items(5))
     before = len(emulator.requests)
@@ -271,7 +271,7 @@ async def test_cancelled_at_random_moments(
 async def test_a_timeout_stays_submitted(
     emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """What takes longer than the batch waits is told as an error, and found by the next run."""
+    """A task that takes longer than the timeout is an error, and the next run finds it."""
     emulator = await emulate(duration=(500.0, 500.0))
     (outcome,) = await run(await connect(emulator), items(1), timeout=100)
     assert isinstance(outcome.error, TaskTimeoutError)
@@ -288,7 +288,7 @@ async def test_a_timeout_stays_submitted(
 async def test_unsure_items(
     emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """A lost answer is told as unsure, in every run, and resubmitted only if that is asked for."""
+    """An item whose answer was lost is unsure in every run, and resubmitted only on request."""
     emulator = await emulate("submit:2=lost-answer")
     for _ in range(2):
         outcomes = await run(await connect(emulator), items(3), in_flight=1)
@@ -305,7 +305,7 @@ async def test_unsure_items(
 
 
 async def test_unsure_again(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
-    """One that is unsure again is resubmitted no more in that run."""
+    """An item that becomes unsure again is not resubmitted again in that run."""
     emulator = await emulate("submit:1-9=lost-answer")
     for number in (1, 2, 3):
         (outcome,) = await run(await connect(emulator), items(1), resubmit_unsure=True)
@@ -364,7 +364,7 @@ async def test_the_run_is_kept(
     await running.aclose()
 
 
-async def test_the_run_is_somebody_elses(emulate: Emulate, connect: Connect, path: Path) -> None:
+async def test_another_task_runs_the_loop(emulate: Emulate, connect: Connect, path: Path) -> None:
     """The end of the batch waits for an asyncio.Task that is still in the loop of a run."""
     kling = await connect(await emulate())
 

@@ -10,9 +10,9 @@ from kling_async.batch.decisions import (
     Step,
     apply,
     content_key,
-    error_of,
-    failure_of,
     next_step,
+    to_error,
+    to_failure,
 )
 from kling_async.errors import (
     AnswerLostError,
@@ -39,7 +39,7 @@ def entry(
     ref: TaskRef | None = None,
     result: Result | None = None,
 ) -> Entry:
-    """Make an entry that stands so."""
+    """Return an entry in this state."""
     return Entry("a", {}, state, attempt, START, ref, result, failure)
 
 
@@ -61,12 +61,12 @@ def entry(
     ],
 )
 def test_next_step(state: ItemState, options: BatchOptions, step: Step, fresh: bool) -> None:  # noqa: FBT001
-    """Where an item stands says what it needs, unless the options forbid it."""
+    """The state of an item decides its next step, unless the options forbid it."""
     assert next_step(entry(state), options, fresh=fresh) is step
 
 
 def test_unsure_ones_are_resubmitted_once() -> None:
-    """With leave, an unsure item is submitted anew, but not one that became unsure just now."""
+    """If the caller allows it, an item is submitted again that was unsure before this run."""
     options = BatchOptions(resubmit_unsure=True)
     assert next_step(entry(S.UNSURE), options, fresh=False) is Step.RESUBMIT
     assert next_step(entry(S.UNSURE), options, fresh=True) is Step.REPORT
@@ -86,19 +86,19 @@ def test_unsure_ones_are_resubmitted_once() -> None:
     ],
 )
 def test_failed_ones(attempt: int, allowed: int, reason: FailReason | None, again: bool) -> None:  # noqa: FBT001
-    """A failed item is submitted anew as often as is allowed, for a reason that may pass."""
+    """A failed item is submitted again as often as allowed, for a transient reason."""
     failed = entry(S.FAILED, attempt, Failure("TaskFailedError", "no", "X", reason))
     step = next_step(failed, BatchOptions(resubmit_failed=allowed), fresh=True)
     assert step is (Step.RESUBMIT if again else Step.REPORT)
 
 
-def test_a_failure_that_is_not_known() -> None:
-    """A failed item of which nothing else is known is told."""
+def test_a_failed_item_without_a_failure() -> None:
+    """A failed item without a failure is reported."""
     assert next_step(entry(S.FAILED), BatchOptions(resubmit_failed=1), fresh=False) is Step.REPORT
 
 
 def test_a_refused_output() -> None:
-    """A refusal of the video that was made may be resubmitted, if the user asks for it."""
+    """An item whose video was refused is submitted again only if the caller names that reason."""
     failed = entry(
         S.FAILED, failure=Failure("TaskFailedError", "no", "", FailReason.CONTENT_OUTPUT)
     )
@@ -107,10 +107,10 @@ def test_a_refused_output() -> None:
     assert next_step(failed, allowed, fresh=False) is Step.RESUBMIT
 
 
-# ------------------------------------------------------------------------------------------- moves
+# ------------------------------------------------------------------------------------- transitions
 
 
-def test_a_move_keeps_what_it_does_not_bring() -> None:
+def test_a_transition_keeps_other_fields() -> None:
     """An entry after a move has what the move brought, and what was there of this attempt."""
     result = Result(REF, ("https://example.com/a.mp4",))
     file = SavedFile(result.result_urls[0], "a.mp4", 1, "0")
@@ -130,8 +130,8 @@ def test_a_new_attempt_begins_with_nothing() -> None:
     assert (now.attempt, now.ref, now.result, now.failure) == (2, None, None, None)
 
 
-def test_an_illegal_move() -> None:
-    """A move that makes no sense is refused."""
+def test_an_illegal_transition() -> None:
+    """An illegal transition is refused."""
     with pytest.raises(JournalError):
         apply(entry(S.FINISHED), Transition("a", S.PLANNED, START))
 
@@ -159,8 +159,8 @@ def test_the_key_of_a_content_stays() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", "\ud800", 3, None])
-def test_keys_that_are_none(key: str) -> None:
-    """A key is text that can be printed."""
+def test_invalid_keys(key: str) -> None:
+    """A key is printable text."""
     with pytest.raises(InputError, match="key"):
         Item(key, MasterTextToVideo("a fox"))
 
@@ -176,8 +176,8 @@ def test_keys_that_are_none(key: str) -> None:
     ids=type,
 )
 def test_an_error_survives_the_journal(error: KlingError) -> None:
-    """What a failed item is told with in the next run is what it was told with in the first."""
-    again = error_of(entry(S.FAILED, 1, failure_of(error), REF))
+    """The error of a failed item is the same in every run."""
+    again = to_error(entry(S.FAILED, 1, to_failure(error), REF))
     assert type(again) is type(error)
     assert again is not None
     assert str(again) == str(error)
@@ -189,16 +189,16 @@ def test_an_error_survives_the_journal(error: KlingError) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SomeErrorOfAnotherVersion", "Problem", "annotations"])
-def test_an_error_that_is_not_known(kind: str) -> None:
-    """An error of a class that is not known is told as the common one."""
-    unknown = error_of(entry(S.UNSURE, 1, Failure(kind, "what", may_have_charged=True)))
+def test_an_error_of_an_unknown_class(kind: str) -> None:
+    """An error of an unknown class is a KlingError."""
+    unknown = to_error(entry(S.UNSURE, 1, Failure(kind, "what", may_have_charged=True)))
     assert type(unknown) is KlingError
     assert str(unknown) == "what"
     assert unknown.may_have_charged
 
 
 def test_no_error() -> None:
-    """An item that did not fail has no error, even if an earlier refusal is noted."""
+    """An item that did not fail has no error, even if an earlier refusal is recorded."""
     refused = Failure("ServerError", "busy")
-    assert error_of(entry(S.PLANNED, 1, refused)) is None
-    assert error_of(entry(S.FAILED)) is None
+    assert to_error(entry(S.PLANNED, 1, refused)) is None
+    assert to_error(entry(S.FAILED)) is None

@@ -53,7 +53,7 @@ URLS = json.dumps({"resultUrls": ["https://example.com/a.mp4"]})
 
 
 def items(number: int | None = None) -> Iterator[Item]:
-    """Give so many items, or items without end."""
+    """Yield this number of items, or items without end."""
     for index in itertools.count() if number is None else range(number):
         yield Item(f"key {index}", MasterTextToVideo(f"{index}"))
 
@@ -69,7 +69,7 @@ def posts(emulator: Emulator) -> int:
 
 
 def now() -> float:
-    """Give the loop's time."""
+    """Return the loop's time."""
     return asyncio.get_running_loop().time()
 
 
@@ -79,7 +79,7 @@ def now() -> float:
 async def test_a_failed_item(
     emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """A failed item is told with its error, and in the next run with the same one, for nothing."""
+    """A failed item has its error, and in the next run the same one, without charge."""
     emulator = await emulate("task:1=fail:MODEL_UNAVAILABLE")
     for _ in range(2):
         (outcome,) = await run(await connect(emulator), items(1))
@@ -95,7 +95,7 @@ async def test_a_failed_item(
 async def test_a_failed_item_is_resubmitted(
     emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """With leave, what failed for a reason that may pass is submitted anew, a while later."""
+    """If the caller allows it, an item that failed for a transient reason is submitted again."""
     emulator = await emulate("task:1-2=fail:PROCESSING_TIMEOUT")
     (outcome,) = await run(await connect(emulator), items(1), resubmit_failed=2)
     assert outcome.error is None
@@ -133,10 +133,10 @@ async def test_reasons_of_ones_own(emulate: Emulate, connect: Connect, run: RunB
     assert len(emulator.ledger) == 2
 
 
-async def test_failed_items_hold_up_nobody(
+async def test_failed_items_do_not_delay_others(
     emulate: Emulate, connect: Connect, run: RunBatch
 ) -> None:
-    """While failed items of an earlier run wait for their next attempt, the others go on."""
+    """While failed items wait for their next attempt, the others are submitted."""
     emulator = await emulate("task:1-30=fail:MODEL_UNAVAILABLE")
     small = Limits(requests_per_minute=400)
     await run(await connect(emulator, limits=small), items(30))
@@ -170,7 +170,7 @@ async def test_a_rejected_item(
 async def test_an_item_that_could_not_be_sent(
     emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """Passing trouble is told as an error, and the item stays planned for the next run."""
+    """A transient error is reported, and the item stays planned for the next run."""
     emulator = await emulate("submit:1=503")
     (outcome,) = await run(await connect(emulator, retry=ONCE), items(1))
     assert isinstance(outcome.error, ServerError)
@@ -204,7 +204,7 @@ async def test_a_transport_that_breaks(run: RunBatch, histories: ReadHistories) 
 async def test_an_answer_that_is_lost_after_the_loop_was_left(
     emulate: Emulate, connect: Connect, path: Path
 ) -> None:
-    """Who leaves while an item is being sent is told of it as unsure by the next run."""
+    """An item that was being sent when the loop was left is unsure in the next run."""
     emulator = await emulate("submit:1=slow:60")
 
     async def all_of(batch: Batch) -> list[Outcome]:
@@ -213,7 +213,7 @@ async def test_an_answer_that_is_lost_after_the_loop_was_left(
     kling = await connect(emulator, retry=Retry(request_timeout=5.0))
     async with Batch(kling, journal=path) as batch:
         leaving = asyncio.create_task(all_of(batch))
-        while not emulator.requests:  # noqa: ASYNC110 - no event tells it
+        while not emulator.requests:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.wait([leaving])
@@ -224,10 +224,10 @@ async def test_an_answer_that_is_lost_after_the_loop_was_left(
 
 
 @pytest.mark.parametrize("answer", ["401", "404"])
-async def test_a_running_task_that_may_not_be_asked_after(
+async def test_a_running_task_whose_status_is_refused(
     emulate: Emulate, connect: Connect, path: Path, answer: str
 ) -> None:
-    """Whatever goes wrong with the waiting, it is told that a task exists, and which one."""
+    """Whatever error ends the wait, it has the reference of the task."""
     emulator = await emulate(f"status:*={answer}")
     outcomes: list[Outcome] = []
     with suppress(AuthenticationError):
@@ -249,12 +249,12 @@ async def test_max_tasks(
 ) -> None:
     """No more tasks are started than is allowed, all runs together; the rest stays planned."""
     emulator = await emulate()
-    for most, told in ((3, 3), (3, 3), (5, 5)):
+    for most, number in ((3, 3), (3, 3), (5, 5)):
         async with Batch(await connect(emulator), journal=path, max_tasks=most) as batch:
             outcomes = [outcome async for outcome in batch.run(items(9))]
             assert batch.stopped is not None
             assert f"max_tasks: {most}" in batch.stopped
-        assert len(outcomes) == told
+        assert len(outcomes) == number
         assert len(emulator.ledger) == most
     states = [states[-1] for states in (await histories()).values()]
     assert Counter(states) == {S.FINISHED: 5, S.PLANNED: 4}
@@ -274,7 +274,7 @@ async def test_what_was_refused_is_no_task(
 async def test_max_tasks_and_another_attempt(
     rule: str, emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories
 ) -> None:
-    """What may not be submitted anew, since no more may be started, is told as it is, at once."""
+    """An item that max_tasks forbids to submit again is reported as it is, at once."""
     emulator = await emulate(rule)
     for _ in range(3):
         kling = await connect(emulator)
@@ -321,7 +321,7 @@ async def test_a_key_that_may_not_ask(emulate: Emulate, connect: Connect, run: R
 async def test_a_balance_that_is_not_known(
     emulate: Emulate, connect: Connect, run: RunBatch
 ) -> None:
-    """An item whose balance check fails in passing is told so and stays planned."""
+    """An item whose balance check fails has that error and stays planned."""
     emulator = await emulate("balance:1=503")
     kling = await connect(emulator, retry=ONCE)
     outcomes = await run(kling, items(3), min_balance=5, in_flight=1)
@@ -590,10 +590,10 @@ async def test_a_folder_that_cannot_be_made(
     assert not emulator.requests
 
 
-async def test_what_stands_in_the_journal_is_legal(
+async def test_an_illegal_transition(
     emulate: Emulate, connect: Connect, path: Path, run: RunBatch
 ) -> None:
-    """A journal that was moved on by somebody else ends the batch, and nothing is paid blindly."""
+    """A journal that refuses a transition ends the run, and nothing is paid."""
     emulator = await emulate()
 
     class Meddled(SqliteJournal):

@@ -43,7 +43,7 @@ def prompts(emulator: Emulator) -> list[str]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until something is true that is told by no event."""
+    """Wait until something is true for which there is no event."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - as it says
             await asyncio.sleep(0.01)
@@ -57,7 +57,7 @@ async def emulator(emulate: Emulate) -> Emulator:
 
 @pytest.fixture
 def dial(connect: Connect) -> Dial:
-    """Make a client that asks often."""
+    """Return a function that makes clients with short poll intervals."""
 
     async def dial(emulator: Emulator, **options: Any) -> KlingClient:  # noqa: ANN401
         usual = {"limits": Limits(1_000_000, 100), "polling": FAST, "retry": Retry(base=0.01)}
@@ -68,7 +68,7 @@ def dial(connect: Connect) -> Dial:
 
 @pytest.fixture
 def url(postgres_url: str) -> str:
-    """Give the URL of a batch."""
+    """Return the URL of a batch."""
     return f"{postgres_url}?batch=foxes"
 
 
@@ -85,7 +85,7 @@ def entries(url: str) -> ReadEntries:
 
 @pytest.fixture
 def jobs(postgres_url: str) -> ReadJobs:
-    """Read the jobs in the queue, or what is logged of them: payload or number, and status."""
+    """Read the jobs in the queue, or their log: payload or id, and status."""
 
     async def jobs(log: bool = False) -> list[tuple[str, str]]:  # noqa: FBT001, FBT002
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:

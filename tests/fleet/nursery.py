@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
-# Makes workers, each a fork of itself: importing takes longer than many a run.
+# Forks itself for each worker: importing takes longer than many a run.
 NURSERY = textwrap.dedent("""
     import asyncio, logging, os, signal, sys
     import aiohttp
@@ -37,7 +37,7 @@ NURSERY = textwrap.dedent("""
             )
             await worker.run()
 
-    # Development mode would tell of every turn of the loop that a busy machine made slow.
+    # In development mode asyncio logs every slow callback, and a busy machine makes many slow.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -57,10 +57,9 @@ NURSERY = textwrap.dedent("""
 
 
 class Workers:
-    """Those that live. It takes the place of the emulator's dice.
+    """The workers that are alive; also the emulator's ``duration``, called at each acceptance.
 
-    The emulator asks it at each acceptance: to kill all there is to kill one of them in the very
-    moment between sending and hearing.
+    Killing all at that moment kills one of them between the acceptance and its answer.
 
     Args:
         all_at: At which acceptance all are killed.
@@ -85,13 +84,13 @@ class Workers:
     async def open(
         self, base_url: str, key: str, url: str, *, concurrency: int, lease: float
     ) -> Self:
-        """Begin."""
+        """Start the process that forks the workers."""
         self._nursery = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", NURSERY, base_url, key, url, str(concurrency), str(lease)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        self._hearing = asyncio.create_task(self._hear())
+        self._reading = asyncio.create_task(self._read_lines())
         return self
 
     async def close(self) -> None:
@@ -101,7 +100,7 @@ class Workers:
         assert self._nursery.stdin is not None
         self._nursery.stdin.close()
         await self._nursery.wait()
-        await self._hearing
+        await self._reading
 
     async def spawn(self, number: int) -> None:
         """Make workers."""
@@ -117,7 +116,7 @@ class Workers:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    async def _hear(self) -> None:
+    async def _read_lines(self) -> None:
         assert self._nursery.stdout is not None
         async for line in self._nursery.stdout:
             what, pid = line.decode().split()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import BalanceError, Batch, InputError, Item, JournalError, MasterTextToVideo
-from kling_async.fleet.item_stream import Feed
+from kling_async.fleet.item_stream import ItemStream
 from kling_async.journal.sqlite.journal import SqliteJournal
 from tests.fleet.conftest import items, prompts, until
 
@@ -21,108 +21,108 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def feed(emulator: Emulator, dial: Dial, tmp_path: Path) -> AsyncIterator[Feed]:
-    """Open a batch, and make a feed of it; it does not run."""
+async def stream(emulator: Emulator, dial: Dial, tmp_path: Path) -> AsyncIterator[ItemStream]:
+    """Open a batch, and return a stream of it that does not run yet."""
     journal = SqliteJournal(tmp_path / "journal")
     async with Batch(await dial(emulator), journal=journal) as batch:
-        yield Feed(batch, journal)
+        yield ItemStream(batch, journal)
 
 
-async def test_each_is_told(emulator: Emulator, feed: Feed) -> None:
-    """What is put in is brought to its end and told, to who has put it in and to who runs it."""
-    told: list[Outcome] = []
-    running = asyncio.create_task(feed.run(told.append))
-    await feed.hungry.wait()
-    futures = await feed.put(items(3))
-    assert not feed.hungry.is_set()
-    assert len(feed) == 3
-    outcomes = await asyncio.gather(*futures)
-    assert [outcome.key for outcome in outcomes] == ["key 0", "key 1", "key 2"]
-    assert all(outcome.result for outcome in outcomes)
-    assert sorted(told, key=lambda outcome: str(outcome.key)) == outcomes
-    assert len(feed) == 0
-    assert await feed.put([]) == []
-    feed.end()
+async def test_outcomes(emulator: Emulator, stream: ItemStream) -> None:
+    """The outcome of an item is the result of its future, and is passed to on_outcome."""
+    outcomes: list[Outcome] = []
+    running = asyncio.create_task(stream.run(outcomes.append))
+    await stream.ready.wait()
+    futures = await stream.put(items(3))
+    assert not stream.ready.is_set()
+    assert len(stream) == 3
+    results = await asyncio.gather(*futures)
+    assert [outcome.key for outcome in results] == ["key 0", "key 1", "key 2"]
+    assert all(outcome.result for outcome in results)
+    assert sorted(outcomes, key=lambda outcome: str(outcome.key)) == results
+    assert len(stream) == 0
+    assert await stream.put([]) == []
+    stream.close()
     await running
     assert len(emulator.ledger) == 3
 
 
-async def test_the_same_again(emulator: Emulator, feed: Feed) -> None:
-    """An item that is put in again is paid once: it is told with the first, or told again."""
-    running = asyncio.create_task(feed.run())
-    (one,), (other,) = await feed.put(items(1)), await feed.put(items(1))
+async def test_the_same_again(emulator: Emulator, stream: ItemStream) -> None:
+    """An item that is put again is paid once: it has the same future, or the same result."""
+    running = asyncio.create_task(stream.run())
+    (one,), (other,) = await stream.put(items(1)), await stream.put(items(1))
     assert one is other
     one.cancel()
-    (other,) = await feed.put(items(1))
+    (other,) = await stream.put(items(1))
     first = await other
-    (again,) = await feed.put(items(1))
+    (again,) = await stream.put(items(1))
     assert (await again).result == first.result
-    feed.end()
+    stream.close()
     await running
     assert prompts(emulator) == ["0"]
 
 
-async def test_one_is_refused(feed: Feed) -> None:
-    """Of many that are put in at once, only the one that the journal refuses is."""
-    running = asyncio.create_task(feed.run())
-    await feed.put(items(1))
+async def test_one_is_refused(stream: ItemStream) -> None:
+    """Of many items that are put at once, only the one that the journal refuses fails."""
+    running = asyncio.create_task(stream.run())
+    await stream.put(items(1))
     wrong = Item("key 0", MasterTextToVideo("a cat"))
-    refused, other = await feed.put([wrong, *items(1, 1)])
+    refused, other = await stream.put([wrong, *items(1, 1)])
     with pytest.raises(InputError, match="another input"):
         await refused
     assert (await other).key == "key 1"
-    feed.end()
+    stream.close()
     await running
 
 
 async def test_the_journal_fails(emulator: Emulator, dial: Dial, tmp_path: Path) -> None:
-    """A journal that cannot be used is no fault of the items."""
+    """If the journal cannot be used, put() raises, and no item fails."""
     journal = SqliteJournal(tmp_path / "journal")
-    feed = Feed(Batch(await dial(emulator), journal=journal), journal)
+    stream = ItemStream(Batch(await dial(emulator), journal=journal), journal)
     with pytest.raises(JournalError, match="not open"):
-        await feed.put(items(1))
+        await stream.put(items(1))
 
 
-async def test_ended_early(emulator: Emulator, feed: Feed) -> None:
-    """After its end nothing is begun; what was begun is brought to its end."""
-    futures = await feed.put(items(2))
-    feed.end()
-    assert len(feed) == 0
-    futures += await feed.put(items(1, 2))
-    await feed.run()
+async def test_ended_early(emulator: Emulator, stream: ItemStream) -> None:
+    """After its end a stream begins with nothing more."""
+    futures = await stream.put(items(2))
+    stream.close()
+    assert len(stream) == 0
+    futures += await stream.put(items(1, 2))
+    await stream.run()
     assert not any(future.done() for future in futures)
     assert len(emulator.ledger) == 0
-    feed.fail(JournalError("it is over"))
+    stream.fail(JournalError("it is over"))
     with pytest.raises(JournalError, match="it is over"):
         await futures[2]
-    (late,) = await feed.put(items(1))
+    (late,) = await stream.put(items(1))
     with pytest.raises(JournalError, match="it is over"):
         await late
 
 
 async def test_no_money(emulate: Emulate, dial: Dial, tmp_path: Path) -> None:
-    """Without money the run ends by itself, and what was not begun may be told why."""
+    """If the balance is too low the run ends, and the other items may fail with its error."""
     emulator = await emulate("submit:*=402", speed=300.0)
     journal = SqliteJournal(tmp_path / "journal")
     async with Batch(await dial(emulator), journal=journal) as batch:
-        feed = Feed(batch, journal)
-        one, other = await feed.put(items(2))
+        stream = ItemStream(batch, journal)
+        one, other = await stream.put(items(2))
         other.cancel()
         with pytest.raises(BalanceError) as error:
-            await feed.run()
-        feed.fail(error.value)
+            await stream.run()
+        stream.fail(error.value)
         with pytest.raises(BalanceError):
             await one
 
 
-async def test_who_has_gone_is_not_told(emulator: Emulator, feed: Feed) -> None:
-    """An item of which nobody wants to know any more is brought to its end all the same."""
-    told: list[Outcome] = []
-    (future,) = await feed.put(items(1))
-    running = asyncio.create_task(feed.run(told.append))
+async def test_a_cancelled_future(emulator: Emulator, stream: ItemStream) -> None:
+    """An item whose future was cancelled is processed all the same."""
+    outcomes: list[Outcome] = []
+    (future,) = await stream.put(items(1))
+    running = asyncio.create_task(stream.run(outcomes.append))
     await asyncio.sleep(0.05)
     future.cancel()
-    await until(lambda: told)
-    feed.end()
+    await until(lambda: outcomes)
+    stream.close()
     await running
     assert len(emulator.ledger) == 1

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from kling_async import ConfigurationError, InputError, JournalError
-from kling_async.fleet.job_store import Done, Jobs
+from kling_async.fleet.job_store import JobStore
 from kling_async.journal.address import Address
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ ROWS = [(f"key {number}", b"{}") for number in range(5)]
 
 @pytest.fixture
 def address(url: str) -> Address:
-    """Say where the jobs are."""
+    """Return the address of the batch."""
     return Address.parse(url)
 
 
 async def execute(url: str, query: str) -> None:
-    """Do something behind everybody's back."""
+    """Execute a query on another connection."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
         await db.execute(query.encode())
 
@@ -39,122 +39,124 @@ CUT = """
 """
 
 
-async def test_each_is_taken_once(address: Address) -> None:
-    """Jobs are taken in the order in which they came, each by one worker."""
-    async with Jobs(address) as one, Jobs(address) as other:
-        assert await one.add(ROWS) == 5
-        first, rest = await one.take(2), await other.take(10)
+async def test_each_job_is_dequeued_once(address: Address) -> None:
+    """Jobs are dequeued in the order in which they came, each by one worker."""
+    async with JobStore(address) as one, JobStore(address) as other:
+        assert await one.enqueue(ROWS) == 5
+        first, rest = await one.dequeue(2), await other.dequeue(10)
         assert [job.id for job in (*first, *rest)] == sorted(job.id for job in (*first, *rest))
         assert (len(first), len(rest)) == (2, 3)
-        assert await other.take(10) == []
+        assert await other.dequeue(10) == []
 
 
-async def test_each_is_there_once(address: Address) -> None:
-    """A job that waits or is in hand is not put in again; one that is done with may be."""
-    async with Jobs(address) as jobs:
-        assert await jobs.add(ROWS) == 5
-        (job,) = await jobs.take(1)
-        assert await jobs.add(ROWS[:2]) == 0
-        await jobs.done([Done(job)])
-        assert await jobs.add([*ROWS, *ROWS]) == 1
+async def test_deduplicated(address: Address) -> None:
+    """A job that waits or is held is not enqueued again; a finished one may be."""
+    async with JobStore(address) as jobs:
+        assert await jobs.enqueue(ROWS) == 5
+        (job,) = await jobs.dequeue(1)
+        assert await jobs.enqueue(ROWS[:2]) == 0
+        await jobs.finish([(job, None)])
+        assert await jobs.enqueue([*ROWS, *ROWS]) == 1
 
 
 async def test_queues_are_apart(url: str, postgres_url: str) -> None:
     """Batches of other names in the database have other queues."""
     other = Address.parse(postgres_url, "wolves")
-    async with Jobs(Address.parse(url)) as foxes, Jobs(other) as wolves:
-        assert await foxes.add(ROWS) == await wolves.add(ROWS) == 5
-        assert len(await wolves.take(100)) == 5
-        assert await wolves.take(100) == []
-        assert (await foxes.left(), await wolves.left()) == (5, 5)
+    async with JobStore(Address.parse(url)) as foxes, JobStore(other) as wolves:
+        assert await foxes.enqueue(ROWS) == await wolves.enqueue(ROWS) == 5
+        assert len(await wolves.dequeue(100)) == 5
+        assert await wolves.dequeue(100) == []
+        assert (await foxes.count_open(), await wolves.count_open()) == (5, 5)
 
 
 async def test_tables_made_by_many_at_once(address: Address) -> None:
-    """Workers that start at one time do not stumble over each other's tables."""
-    several = [Jobs(address) for _ in range(5)]
+    """Workers that start at the same time create the tables once."""
+    several = [JobStore(address) for _ in range(5)]
     await asyncio.gather(*(one.__aenter__() for one in several))
-    assert await several[0].add(ROWS) == 5
+    assert await several[0].enqueue(ROWS) == 5
     await asyncio.gather(*(one.__aexit__(None, None, None) for one in several))
 
 
 async def test_done_and_set_aside(address: Address, jobs: ReadJobs) -> None:
     """What is done with is gone; what made no sense is kept as failed, and counts no more."""
-    async with Jobs(address) as queue:
-        await queue.add(ROWS[:3])
-        one, other, _ = await queue.take(3)
-        await queue.done([Done(one), Done(other, InputError("no such mode"))])
-        assert await queue.left() == 1
-        assert await queue.take(10) == []
+    async with JobStore(address) as queue:
+        await queue.enqueue(ROWS[:3])
+        one, other, _ = await queue.dequeue(3)
+        await queue.finish([(one, None), (other, InputError("no such mode"))])
+        assert await queue.count_open() == 1
+        assert await queue.dequeue(10) == []
     assert [status for _, status in await jobs()] == ["failed", "picked"]
 
 
 async def test_the_dead_leave_their_jobs(address: Address, postgres_url: str) -> None:
-    """The jobs of one who is not heard of are others' after the lease, not of one who is."""
+    """Only the jobs of a worker that sends no heartbeat are taken by others after the lease."""
     time_passes = "UPDATE pgqueuer SET heartbeat = heartbeat - interval '40 s'"
-    async with Jobs(address, 60) as dead, Jobs(address, 60) as living, Jobs(address, 60) as heir:
-        await dead.add(ROWS[:2])
-        (lost,), (kept,) = await dead.take(1), await living.take(1)
+    async with (
+        JobStore(address, 60) as dead,
+        JobStore(address, 60) as living,
+        JobStore(address, 60) as heir,
+    ):
+        await dead.enqueue(ROWS[:2])
+        (lost,), (kept,) = await dead.dequeue(1), await living.dequeue(1)
         await execute(postgres_url, time_passes)
-        assert await heir.take(10) == []
-        await living.beat([kept])
+        assert await heir.dequeue(10) == []
+        await living.renew([kept])
         await execute(postgres_url, time_passes)
-        assert [job.id for job in await heir.take(10)] == [lost.id]
+        assert [job.id for job in await heir.dequeue(10)] == [lost.id]
 
 
 async def test_put_back(address: Address) -> None:
     """What is put back is others' at once, or later, as is said; and its tries are counted."""
-    async with Jobs(address) as one, Jobs(address) as other:
-        await one.add(ROWS[:2])
-        now, later = await one.take(2)
-        await one.put_back([now])
-        await one.put_back([later], 0.4)
-        (again,) = await other.take(10)
+    async with JobStore(address) as one, JobStore(address) as other:
+        await one.enqueue(ROWS[:2])
+        now, later = await one.dequeue(2)
+        await one.requeue([now])
+        await one.requeue([later], 0.4)
+        (again,) = await other.dequeue(10)
         assert (again.id, again.attempts) == (now.id, 1)
         async with asyncio.timeout(5):
-            await other.wait(60)  # as long as that one needs
-            while not (found := await other.take(10)):  # noqa: ASYNC110 - told by no event
+            await other.wait_for_jobs(60)  # as long as that one needs
+            while not (found := await other.dequeue(10)):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
         assert [job.id for job in found] == [later.id]
 
 
 @pytest.mark.parametrize("back", [False, True])
-async def test_who_waits_hears_of_jobs(address: Address, *, back: bool) -> None:
-    """One who waits is woken by a job that comes, or comes back, and not by one that ends."""
-    async with Jobs(address) as one, Jobs(address) as other:
-        await one.add(ROWS[:2])
-        ended, job = await one.take(2)
+async def test_woken_by_jobs(address: Address, *, back: bool) -> None:
+    """A job that is enqueued or requeued wakes a waiting worker; one that ends does not."""
+    async with JobStore(address) as one, JobStore(address) as other:
+        await one.enqueue(ROWS[:2])
+        ended, job = await one.dequeue(2)
         async with asyncio.timeout(10):
-            await other.wait(60)  # woken as it begins to listen
-            waiting = asyncio.create_task(other.wait(60))
-            await one.done([Done(ended)])
+            await other.wait_for_jobs(60)  # woken as it begins to listen
+            waiting = asyncio.create_task(other.wait_for_jobs(60))
+            await one.finish([(ended, None)])
             await asyncio.sleep(0.3)
             assert not waiting.done()
-            await (one.put_back([job]) if back else one.add(ROWS[2:3]))
+            await (one.requeue([job]) if back else one.enqueue(ROWS[2:3]))
             await waiting
 
 
 async def test_waiting_ends(address: Address) -> None:
-    """Who waits does so no longer than was said, or until it is woken."""
-    async with Jobs(address) as jobs:
-        await jobs.wait(0.3)
+    """A wait ends after its timeout, or when it is woken."""
+    async with JobStore(address) as jobs:
+        await jobs.wait_for_jobs(0.3)
         async with asyncio.timeout(10):
-            await jobs.wait(0.1)
-            waiting = asyncio.create_task(jobs.wait(60))
+            await jobs.wait_for_jobs(0.1)
+            waiting = asyncio.create_task(jobs.wait_for_jobs(60))
             await asyncio.sleep(0.1)
             jobs.wake()
             await waiting
 
 
 async def test_the_log_is_folded(address: Address, jobs: ReadJobs, postgres_url: str) -> None:
-    """Of jobs that are done with pgqueuer's log keeps counts, and whole rows of the failed."""
-    async with Jobs(address) as queue:
-        await queue.add(ROWS)
-        taken = await queue.take(5)
-        await queue.done(
-            [Done(job, InputError("no") if job is taken[0] else None) for job in taken]
-        )
+    """The log of pgqueuer keeps the number of finished jobs, and whole rows of the failed."""
+    async with JobStore(address) as queue:
+        await queue.enqueue(ROWS)
+        taken = await queue.dequeue(5)
+        await queue.finish([(job, InputError("no") if job is taken[0] else None) for job in taken])
         assert len(await jobs(log=True)) == 15
-        await queue.tidy()
+        await queue.fold_log()
     assert [status for _, status in await jobs(log=True)] == ["failed"]
     async with await psycopg.AsyncConnection.connect(postgres_url) as db:
         found = await db.execute(
@@ -169,27 +171,27 @@ async def test_the_log_is_folded(address: Address, jobs: ReadJobs, postgres_url:
 
 
 async def test_the_connection_is_lost(address: Address, postgres_url: str) -> None:
-    """A connection that is cut is made anew, that on which news are heard, too."""
-    async with Jobs(address) as one, Jobs(address) as other:
-        await one.add(ROWS[:1])
-        await other.wait(0.1)
+    """A connection that is lost is replaced, and so is the listener's."""
+    async with JobStore(address) as one, JobStore(address) as other:
+        await one.enqueue(ROWS[:1])
+        await other.wait_for_jobs(0.1)
         await execute(postgres_url, CUT)
-        assert await one.add(ROWS[1:]) == 4
-        assert len(await other.take(10)) == 5
+        assert await one.enqueue(ROWS[1:]) == 4
+        assert len(await other.dequeue(10)) == 5
         async with asyncio.timeout(10):
-            await other.wait(60)  # woken as it listens again
+            await other.wait_for_jobs(60)  # woken as it listens again
         await asyncio.sleep(0.1)
-        waiting = asyncio.create_task(other.wait(60))
+        waiting = asyncio.create_task(other.wait_for_jobs(60))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        await one.add([("another", b"{}")])
+        await one.enqueue([("another", b"{}")])
         async with asyncio.timeout(10):
             await waiting
 
 
 @contextmanager
-def standing_still(url: str) -> Iterator[None]:
-    """Let those processes of the server do nothing that serve the database now."""
+def suspended(url: str) -> Iterator[None]:
+    """Suspend the processes of the server that serve the database now."""
     with psycopg.connect(url, autocommit=True) as db:
         found = db.execute(
             "SELECT pid FROM pg_stat_activity"
@@ -205,112 +207,112 @@ def standing_still(url: str) -> Iterator[None]:
 
 
 async def test_a_server_that_hangs(address: Address, postgres_url: str) -> None:
-    """In a hurry a server that does not answer is waited for no longer, and another is asked."""
-    async with Jobs(address, 600.0) as jobs:
-        await jobs.add(ROWS)
-        with standing_still(postgres_url):
-            asking = asyncio.create_task(jobs.left())
+    """After hurry(), a server that does not answer is abandoned, and another connection is made."""
+    async with JobStore(address, 600.0) as jobs:
+        await jobs.enqueue(ROWS)
+        with suspended(postgres_url):
+            counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
             jobs.hurry()
             async with asyncio.timeout(20):
-                assert await asking == 5
+                assert await counting == 5
 
 
 async def test_cancelled_while_the_server_hangs(address: Address, postgres_url: str) -> None:
-    """Who is cancelled waits for no server, and may go on afterwards."""
-    async with Jobs(address, 600.0) as jobs:
-        await jobs.add(ROWS)
-        with standing_still(postgres_url):
-            asking = asyncio.create_task(jobs.left())
+    """A caller that is cancelled does not wait for the server; the store stays usable."""
+    async with JobStore(address, 600.0) as jobs:
+        await jobs.enqueue(ROWS)
+        with suspended(postgres_url):
+            counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
-            asking.cancel()
-            done, _ = await asyncio.wait((asking,), timeout=20)
+            counting.cancel()
+            done, _ = await asyncio.wait((counting,), timeout=20)
             assert done
-            assert asking.cancelled()
-        assert await jobs.left() == 5
+            assert counting.cancelled()
+        assert await jobs.count_open() == 5
 
 
 async def test_cancelled_while_the_server_is_busy(address: Address, postgres_url: str) -> None:
-    """Who is cancelled cancels what the server is asked, and keeps the connection."""
+    """A caller that is cancelled cancels its statement, and the connection is kept."""
     who = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-    async with Jobs(address, 600.0) as jobs:
-        await jobs.add(ROWS)
+    async with JobStore(address, 600.0) as jobs:
+        await jobs.enqueue(ROWS)
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
             before = await (await db.execute(who.encode())).fetchall()
             await db.execute("LOCK TABLE pgqueuer")
-            asking = asyncio.create_task(jobs.left())
+            counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
-            asking.cancel()
-            await asyncio.wait((asking,), timeout=20)
-            assert asking.cancelled()
-        assert await jobs.left() == 5
+            counting.cancel()
+            await asyncio.wait((counting,), timeout=20)
+            assert counting.cancelled()
+        assert await jobs.count_open() == 5
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
             after = await (await db.execute(who.encode())).fetchall()
         assert len({*before} & {*after}) == 1
 
 
 async def test_lost_before_the_hurry(address: Address, postgres_url: str) -> None:
-    """A connection that was lost while nobody asked anything is made anew, in a hurry, too."""
-    async with Jobs(address) as jobs:
-        await jobs.add(ROWS)
-        taken = await jobs.take(5)
+    """A connection that was lost while idle is replaced, also after hurry()."""
+    async with JobStore(address) as jobs:
+        await jobs.enqueue(ROWS)
+        taken = await jobs.dequeue(5)
         await execute(postgres_url, CUT)
         jobs.hurry()
-        await jobs.put_back(taken)
-        assert len(await jobs.take(5)) == 5
+        await jobs.requeue(taken)
+        assert len(await jobs.dequeue(5)) == 5
 
 
-@pytest.mark.parametrize("words", ["hello", "[]", '{"operation": []}', "[" * 5000])
-async def test_words_of_others(address: Address, postgres_url: str, words: str) -> None:
-    """What others tell where pgqueuer tells its news wakes nobody, and does not end the hearing."""
-    async with Jobs(address) as jobs, asyncio.timeout(20):
-        await jobs.wait(60)  # woken as it begins to listen
-        waiting = asyncio.create_task(jobs.wait(60))
-        await execute(postgres_url, f"SELECT pg_notify('ch_pgqueuer', '{words}')")
+@pytest.mark.parametrize("payload", ["hello", "[]", '{"operation": []}', "[" * 5000])
+async def test_notifications_of_others(address: Address, postgres_url: str, payload: str) -> None:
+    """Other notifications on pgqueuer's channel wake no worker and do not end the listener."""
+    async with JobStore(address) as jobs, asyncio.timeout(20):
+        await jobs.wait_for_jobs(60)  # woken as it begins to listen
+        waiting = asyncio.create_task(jobs.wait_for_jobs(60))
+        await execute(postgres_url, f"SELECT pg_notify('ch_pgqueuer', '{payload}')")
         await asyncio.sleep(0.2)
         assert not waiting.done()
-        await jobs.add(ROWS[:1])
+        await jobs.enqueue(ROWS[:1])
         await waiting
 
 
-NOWHERE = "postgresql://nobody:hidden@127.0.0.1:1/db?connect_timeout=1"
+NOWHERE = "postgresql://someone:hidden@127.0.0.1:1/db?connect_timeout=1"
 
 
 async def test_nowhere() -> None:
     """A database that cannot be reached is an error after half a lease, without the password."""
-    with pytest.raises(JournalError, match=r"queue postgresql://nobody@127.0.0.1:1/db") as told:
-        async with Jobs(Address.parse(NOWHERE), 0.2):
+    with pytest.raises(JournalError, match=r"queue postgresql://someone@127.0.0.1:1/db") as caught:
+        async with JobStore(Address.parse(NOWHERE), 0.2):
             pass
-    assert "cannot be reached" in str(told.value)
-    assert "hidden" not in str(told.value)
+    assert "cannot be reached" in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
-async def test_in_a_hurry() -> None:
-    """Who is in a hurry tries once, whatever the lease."""
-    jobs = Jobs(Address.parse(NOWHERE), 600.0)
+async def test_hurry() -> None:
+    """After hurry(), a connection is attempted once, whatever the lease."""
+    jobs = JobStore(Address.parse(NOWHERE), 600.0)
     jobs.hurry()
     async with asyncio.timeout(30):
         with pytest.raises(JournalError, match="cannot be reached"):
-            await jobs.left()
+            await jobs.count_open()
 
 
 async def test_not_allowed(address: Address, postgres_url: str) -> None:
-    """What the server refuses is an error that says what to do."""
-    async with Jobs(address) as jobs:
-        await jobs.add(ROWS[:1])
-        taken = await jobs.take(1)
+    """What the server refuses is an error with advice."""
+    async with JobStore(address) as jobs:
+        await jobs.enqueue(ROWS[:1])
+        taken = await jobs.dequeue(1)
         await execute(postgres_url, "ALTER TABLE pgqueuer RENAME TO gone")
         with pytest.raises(JournalError, match="has lost a table"):
-            await jobs.take(1)
+            await jobs.dequeue(1)
         await execute(postgres_url, "ALTER TABLE gone RENAME TO pgqueuer")
         await execute(postgres_url, "ALTER TABLE pgqueuer RENAME COLUMN attempts TO tries")
         with pytest.raises(JournalError, match=r"pgq upgrade"):
-            await jobs.put_back(taken)
+            await jobs.requeue(taken)
 
 
 def test_not_a_url() -> None:
     """A URL that libpq does not understand is refused, and not shown."""
-    address = Address.parse("postgresql://nobody:hidden@host/db?no_such_option=1")
-    with pytest.raises(ConfigurationError, match="libpq") as told:
-        Jobs(address)
-    assert "hidden" not in str(told.value)
+    address = Address.parse("postgresql://someone:hidden@host/db?no_such_option=1")
+    with pytest.raises(ConfigurationError, match="libpq") as caught:
+        JobStore(address)
+    assert "hidden" not in str(caught.value)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def test_planned_and_put(url: str, entries: ReadEntries, jobs: ReadJobs) -> None:
-    """Items are written in the journal and put in the queue, each once."""
+    """Items are written in the journal and enqueued, each once."""
     async with Queue(url) as queue:
         assert await queue.put(items(3)) == Enqueued(added=3)
         assert await queue.put(items(5)) == Enqueued(added=2, waiting=3)
@@ -28,14 +28,14 @@ async def test_planned_and_put(url: str, entries: ReadEntries, jobs: ReadJobs) -
 
 
 async def test_more_than_one_commit(url: str, jobs: ReadJobs) -> None:
-    """Very many are put in by and by, and counted together."""
+    """Very many items are enqueued in several commits, and counted together."""
     async with Queue(url) as queue:
         assert await queue.put(iter(items(1_200))) == Enqueued(added=1_200)
     assert len(await jobs()) == 1_200
 
 
 async def test_inputs_as_they_come(url: str, entries: ReadEntries) -> None:
-    """An async iterable of inputs will do; an input has its content for a key."""
+    """An async iterable of inputs is accepted; the key of an input is its checksum."""
 
     async def come() -> AsyncIterator[MasterTextToVideo]:
         for number in (1, 2, 1):
@@ -49,7 +49,7 @@ async def test_inputs_as_they_come(url: str, entries: ReadEntries) -> None:
 async def test_what_has_ended_stays_out(
     emulate_failing: Emulator, dial: Dial, url: str, jobs: ReadJobs
 ) -> None:
-    """What is finished, failed or unsure is not put in again."""
+    """A finished, failed or unsure item is not enqueued again."""
     async with Queue(url) as queue:
         await queue.put(items(3))
         await Worker(await dial(emulate_failing), url, until_empty=True).run()
@@ -64,7 +64,7 @@ async def emulate_failing(emulate: Emulate) -> Emulator:
 
 
 async def test_another_input_of_that_name(url: str, jobs: ReadJobs) -> None:
-    """A key that stands for another input is refused, and nothing of it put in."""
+    """A key that the journal has with another input is refused, and not enqueued."""
     async with Queue(url) as queue:
         await queue.put(items(1))
         with pytest.raises(JournalError, match="another input"):
@@ -75,7 +75,7 @@ async def test_another_input_of_that_name(url: str, jobs: ReadJobs) -> None:
 
 
 async def test_the_name_of_a_batch(url: str, postgres_url: str) -> None:
-    """The batch's name may stand in the URL or beside it, and is the queue's."""
+    """The name of the batch is in the URL or an argument, and is the name of the queue."""
     async with Queue(url) as one, Queue(postgres_url, name="foxes") as other:
         assert (await one.put(items(1))).added == 1
         assert (await other.put(items(1))).waiting == 1
@@ -86,7 +86,7 @@ async def test_the_name_of_a_batch(url: str, postgres_url: str) -> None:
 
 
 async def test_not_open(url: str) -> None:
-    """A queue is used in `async with`, and says so."""
+    """A queue that is not open raises an error."""
     queue = Queue(url)
     with pytest.raises(ConfigurationError, match="not open"):
         await queue.put(items(1))
@@ -99,7 +99,7 @@ async def test_not_open(url: str) -> None:
 
 
 async def test_a_table_of_others(postgres_url: str) -> None:
-    """A table of that name that is not pgqueuer's is an error, and no trouble for the journal."""
+    """A table of that name that is not pgqueuer's is an error of the queue only."""
     async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as db:
         await db.execute("CREATE TABLE pgqueuer (id int)")
     queue = Queue(postgres_url)

@@ -16,22 +16,28 @@ from kling_async import (
     TaskFailedError,
     TaskRef,
 )
-from kling_async.batch.decisions import item_of
-from kling_async.fleet.serialization import error_dict, item_from, outcome_dict, read, write
+from kling_async.batch.decisions import to_item
+from kling_async.fleet.serialization import (
+    dump_item,
+    error_dict,
+    load_item,
+    outcome_dict,
+    parse_item,
+)
 
 FOX = MasterTextToVideo("a fox", duration=10)
 REF = TaskRef("kling-2-1", "task_1")
 
 
-def test_what_was_written_is_read() -> None:
-    """A job's payload holds the whole item, and JSON that others can write, too."""
+def test_round_trip() -> None:
+    """The payload of a job is the whole item, in JSON that other programs can write."""
     item = Item("fox", FOX)
-    assert read(write(item)) == item
-    assert json.loads(write(item)) == {"key": "fox", **FOX.to_dict()}
+    assert load_item(dump_item(item)) == item
+    assert json.loads(dump_item(item)) == {"key": "fox", **FOX.to_dict()}
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "message"),
     [
         (None, "not JSON"),
         (b"", "not JSON"),
@@ -43,41 +49,41 @@ def test_what_was_written_is_read() -> None:
         (b'{"key": "fox", "mode": "master-text-to-video"}', "prompt"),
     ],
 )
-def test_nonsense_is_refused(payload: bytes | None, said: str) -> None:
-    """A payload that is no item is an error that says why."""
-    with pytest.raises(InputError, match=said):
-        read(payload)
+def test_invalid_payloads(payload: bytes | None, message: str) -> None:
+    """A payload that is not an item is an error that says why."""
+    with pytest.raises(InputError, match=message):
+        load_item(payload)
 
 
 def test_an_input_has_its_content_for_a_key() -> None:
-    """An input is an item by what it asks for, and an item is one already."""
-    assert item_of(FOX) == item_of(MasterTextToVideo("a fox", duration=10))
-    assert item_of(FOX).input == FOX
-    assert item_of(Item("fox", FOX)).key == "fox"
-    assert item_from("fox", FOX.to_dict()) == Item("fox", FOX)
+    """The key of an input is its checksum; an item keeps its key."""
+    assert to_item(FOX) == to_item(MasterTextToVideo("a fox", duration=10))
+    assert to_item(FOX).input == FOX
+    assert to_item(Item("fox", FOX)).key == "fox"
+    assert parse_item("fox", FOX.to_dict()) == Item("fox", FOX)
     with pytest.raises(InputError, match="not an input"):
-        item_of("a fox")  # type: ignore[arg-type]
+        to_item("a fox")  # type: ignore[arg-type]
 
 
 def test_a_result_in_plain_values() -> None:
-    """What a task gave is told as the result tells it, with key and files, and can be JSON."""
+    """An outcome has the fields of its result, its key and files, and is valid JSON."""
     result = Result(REF, ("https://example.com/a.mp4",))
     outcome = Outcome(0, FOX, REF, result, key="fox", files=(Path("fox.mp4"),), done_by_other=True)
-    told = outcome_dict(outcome)
-    assert told == {
+    fields = outcome_dict(outcome)
+    assert fields == {
         **result.to_dict(),
         "key": "fox",
         "files": ["fox.mp4"],
         "done_by_other": True,
     }
-    json.dumps(told)
+    json.dumps(fields)
 
 
 def test_an_error_in_plain_values() -> None:
-    """What went wrong is told beside the result, where there is one."""
+    """The fields of an error are beside those of the result, if there is one."""
     error = TaskFailedError("no", fail_code="NSFW_DETECTED", reason=FailReason.CONTENT, ref=REF)
-    told = outcome_dict(Outcome(0, FOX, REF, error=error, key="fox"))
-    assert told == {
+    fields = outcome_dict(Outcome(0, FOX, REF, error=error, key="fox"))
+    assert fields == {
         "key": "fox",
         "ref": str(REF),
         "files": [],
@@ -89,11 +95,11 @@ def test_an_error_in_plain_values() -> None:
         "fail_code": "NSFW_DETECTED",
         "reason": "content",
     }
-    assert error_dict("fox", error) == told
+    assert error_dict("fox", error) == fields
     lost = DownloadError("it broke off")
-    told = outcome_dict(Outcome(0, FOX, REF, Result(REF, ("https://example.com/a.mp4",)), lost))
-    assert told["result_urls"] == ["https://example.com/a.mp4"]
-    assert told["error"] == "DownloadError"
-    assert told["fail_code"] is told["reason"] is None
+    fields = outcome_dict(Outcome(0, FOX, REF, Result(REF, ("https://example.com/a.mp4",)), lost))
+    assert fields["result_urls"] == ["https://example.com/a.mp4"]
+    assert fields["error"] == "DownloadError"
+    assert fields["fail_code"] is fields["reason"] is None
     assert error_dict("fox", InputError("no"))["ref"] is None
-    json.dumps(told)
+    json.dumps(fields)

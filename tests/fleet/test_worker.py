@@ -14,20 +14,12 @@ from kling_async import (
     AuthenticationError,
     BalanceError,
     ConfigurationError,
-    ConnectError,
-    DownloadError,
     JournalError,
     MasterTextToVideo,
     Outcome,
-    RateLimitError,
-    Result,
-    ResultExpiredError,
-    TaskFailedError,
-    TaskRef,
     TaskTimeoutError,
 )
 from kling_async.fleet import Queue, Worker
-from kling_async.fleet.worker_loop import has_ended
 from kling_async.journal.base import ItemState
 from kling_async.journal.postgres.journal import PostgresJournal
 from tests.engines.postgres import PASSWORD
@@ -41,7 +33,6 @@ if TYPE_CHECKING:
     from tests.fleet.conftest import Dial, ReadEntries, ReadJobs
 
 FOX = MasterTextToVideo("a fox in fresh snow")
-REF = TaskRef("kling-2-1", "task_1")
 
 
 async def put(url: str, number: int) -> None:
@@ -56,7 +47,7 @@ async def accepted(emulator: Emulator, number: int) -> None:
 
 
 async def insert(url: str, payload: bytes, *, name: str = "foxes") -> None:
-    """Put a job in as anybody may."""
+    """Enqueue a job as other programs do."""
     async with await psycopg.AsyncConnection.connect(url) as db:
         await db.execute(
             "INSERT INTO pgqueuer (priority, status, entrypoint, payload)"
@@ -68,22 +59,22 @@ async def insert(url: str, payload: bytes, *, name: str = "foxes") -> None:
 async def test_all_are_done(
     emulator: Emulator, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs, tmp_path: Path
 ) -> None:
-    """What is in the queue is done once, told, saved and journaled, and nothing is left there."""
+    """Each item of the queue is processed, reported and saved once; the queue is empty."""
     await put(url, 30)
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     worker = Worker(await dial(emulator), url, until_empty=True, download_to=tmp_path)
-    await worker.run(told.append)
+    await worker.run(outcomes.append)
     assert sorted(prompts(emulator), key=int) == [f"{n}" for n in range(30)]
-    assert sorted(str(outcome.key) for outcome in told) == sorted(i.key for i in items(30))
-    assert all(path.is_file() for outcome in told for path in outcome.files)
+    assert sorted(str(outcome.key) for outcome in outcomes) == sorted(i.key for i in items(30))
+    assert all(path.is_file() for outcome in outcomes for path in outcome.files)
     assert {entry.state for entry in (await entries()).values()} == {ItemState.SAVED}
     assert worker.counts[ItemState.SAVED] == 30
     assert (worker.handed_over, worker.stopped) == (0, None)
     assert await jobs() == await jobs(log=True) == []
 
 
-async def test_in_hand_at_one_time(emulate: Emulate, dial: Dial, url: str) -> None:
-    """No more tasks run at one time than was said, and those are all there are."""
+async def test_concurrency(emulate: Emulate, dial: Dial, url: str) -> None:
+    """As many tasks run at one time as concurrency allows, and no more."""
     emulator = await emulate(speed=60.0, concurrent_tasks=3)
     await put(url, 9)
     await Worker(await dial(emulator), url, until_empty=True, concurrency=3).run()
@@ -95,22 +86,22 @@ async def test_in_hand_at_one_time(emulate: Emulate, dial: Dial, url: str) -> No
 async def test_several_share(
     emulator: Emulator, dial: Dial, url: str, entries: ReadEntries
 ) -> None:
-    """Several workers divide the items between them; each is told by one."""
+    """Several workers divide the items among them; each is reported by one."""
     await put(url, 40)
     kling = await dial(emulator)
-    told: list[list[Outcome]] = [[], [], []]
-    workers = [Worker(kling, url, concurrency=5, until_empty=True) for _ in told]
-    await asyncio.gather(*(w.run(t.append) for w, t in zip(workers, told, strict=True)))
+    outcomes: list[list[Outcome]] = [[], [], []]
+    workers = [Worker(kling, url, concurrency=5, until_empty=True) for _ in outcomes]
+    await asyncio.gather(*(w.run(t.append) for w, t in zip(workers, outcomes, strict=True)))
     assert len(emulator.ledger) == 40
-    assert all(told)
-    assert sorted(str(o.key) for each in told for o in each) == sorted(await entries())
+    assert all(outcomes)
+    assert sorted(str(o.key) for each in outcomes for o in each) == sorted(await entries())
 
 
-async def test_who_waits_is_woken(emulator: Emulator, dial: Dial, url: str) -> None:
-    """A worker with nothing to do begins as soon as there is something, and ends when stopped."""
-    told: list[Outcome] = []
+async def test_an_idle_worker_is_woken(emulator: Emulator, dial: Dial, url: str) -> None:
+    """An idle worker begins as soon as there is a job, and ends when it is stopped."""
+    outcomes: list[Outcome] = []
     worker = Worker(await dial(emulator), url, lease=3600)
-    running = asyncio.create_task(worker.run(told.append))
+    running = asyncio.create_task(worker.run(outcomes.append))
     await asyncio.sleep(0.3)
     async with asyncio.timeout(20):
         async with Queue(url) as queue:
@@ -118,7 +109,7 @@ async def test_who_waits_is_woken(emulator: Emulator, dial: Dial, url: str) -> N
             await accepted(emulator, 1)
             await queue.put(items(2))
             await accepted(emulator, 2)
-        await until(lambda: len(told) == 2)
+        await until(lambda: len(outcomes) == 2)
         worker.stop()
         await running
 
@@ -126,7 +117,7 @@ async def test_who_waits_is_woken(emulator: Emulator, dial: Dial, url: str) -> N
 async def test_drained(
     emulate: Emulate, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs
 ) -> None:
-    """A worker that is stopped takes nothing more, and waits for what it has."""
+    """A worker that is stopped dequeues nothing more, and waits for its running items."""
     emulator = await emulate(speed=60.0)
     await put(url, 6)
     worker = Worker(await dial(emulator), url, concurrency=2)
@@ -160,48 +151,48 @@ async def test_handed_over(
         await running
     assert worker.handed_over == 2
     assert [status for _, status in await jobs()] == ["queued"] * 2
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     async with asyncio.timeout(15):
-        await Worker(kling, url, until_empty=True).run(told.append)
-    assert [outcome.done_by_other for outcome in told] == [False, False]
-    assert all(outcome.result for outcome in told)
+        await Worker(kling, url, until_empty=True).run(outcomes.append)
+    assert [outcome.done_by_other for outcome in outcomes] == [False, False]
+    assert all(outcome.result for outcome in outcomes)
     assert len(emulator.ledger) == 2
 
 
 async def test_handed_to_one_who_waits(emulate: Emulate, dial: Dial, url: str) -> None:
-    """One who waits for jobs hears at once of those that are handed over."""
+    """Jobs that are handed over wake a waiting worker at once."""
     emulator = await emulate(speed=30.0)
     await put(url, 1)
     kling = await dial(emulator)
     one, other = Worker(kling, url, drain=0, lease=3600), Worker(kling, url, lease=3600)
     first = asyncio.create_task(one.run())
     await accepted(emulator, 1)
-    told: list[Outcome] = []
-    second = asyncio.create_task(other.run(told.append))
+    outcomes: list[Outcome] = []
+    second = asyncio.create_task(other.run(outcomes.append))
     await asyncio.sleep(0.5)
     one.stop()
     await first
-    await until(lambda: told)
+    await until(lambda: outcomes)
     other.stop()
     await second
     assert len(emulator.ledger) == 1
 
 
-async def test_until_nobody_has_jobs(emulate: Emulate, dial: Dial, url: str) -> None:
-    """One who works until the queue is empty waits for those that others have in hand."""
+async def test_until_no_worker_has_jobs(emulate: Emulate, dial: Dial, url: str) -> None:
+    """With until_empty, a worker waits for the jobs of other workers."""
     emulator = await emulate(speed=60.0)
     await put(url, 1)
     kling = await dial(emulator)
     one = Worker(kling, url)
     first = asyncio.create_task(one.run())
     await accepted(emulator, 1)
-    told: list[Outcome] = []
-    second = asyncio.create_task(Worker(kling, url, until_empty=True).run(told.append))
+    outcomes: list[Outcome] = []
+    second = asyncio.create_task(Worker(kling, url, until_empty=True).run(outcomes.append))
     await asyncio.sleep(0.5)
     assert not second.done()
     async with asyncio.timeout(20):
         await second
-    assert told == []
+    assert outcomes == []
     one.stop()
     await first
 
@@ -215,7 +206,7 @@ async def test_until_nobody_has_jobs(emulate: Emulate, dial: Dial, url: str) -> 
         b"[" * 100_000,
     ],
 )
-async def test_nonsense_is_set_aside(
+async def test_an_invalid_job(
     emulator: Emulator,
     dial: Dial,
     url: str,
@@ -224,13 +215,13 @@ async def test_nonsense_is_set_aside(
     caplog: pytest.LogCaptureFixture,
     payload: bytes,
 ) -> None:
-    """A job that makes no sense, or has another's key, is set aside; the others are done."""
+    """A job that is invalid, or has the key of another input, is set aside; the others are done."""
     await put(url, 1)
     await insert(postgres_url, payload)
     await insert(postgres_url, json.dumps({"key": "fox", **FOX.to_dict()}).encode())
-    told: list[Outcome] = []
-    await Worker(await dial(emulator), url, until_empty=True).run(told.append)
-    assert sorted(str(outcome.key) for outcome in told) == ["fox", "key 0"]
+    outcomes: list[Outcome] = []
+    await Worker(await dial(emulator), url, until_empty=True).run(outcomes.append)
+    assert sorted(str(outcome.key) for outcome in outcomes) == ["fox", "key 0"]
     assert await jobs() == [(payload.decode(), "failed")]
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert "is set aside as failed" in record.message
@@ -239,7 +230,7 @@ async def test_nonsense_is_set_aside(
 async def test_the_same_job_twice(
     emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """Two jobs for one item are both done with, at the price of one."""
+    """Two jobs for one item both finish, at the price of one."""
     await put(url, 1)
     again = json.dumps({"key": "key 0", **items(1)[0].input.to_dict()}).encode()
     await insert(postgres_url, again)
@@ -252,19 +243,19 @@ async def test_tried_again(emulate: Emulate, dial: Dial, url: str) -> None:
     """A task that took too long is attached again, a lease later, and not paid again."""
     emulator = await emulate(speed=60.0)  # a second
     await put(url, 1)
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     worker = Worker(await dial(emulator), url, until_empty=True, timeout=0.3, lease=0.8)
     async with asyncio.timeout(20):
-        await worker.run(told.append)
-    assert isinstance(told[0].error, TaskTimeoutError)
-    assert told[-1].result
+        await worker.run(outcomes.append)
+    assert isinstance(outcomes[0].error, TaskTimeoutError)
+    assert outcomes[-1].result
     assert len(emulator.ledger) == 1
 
 
-async def test_not_tried_for_ever(
+async def test_the_last_attempt(
     emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """After its tenth time an item that does not come to an end is set aside."""
+    """After its tenth attempt an item that has not ended is set aside."""
     emulator = await emulate()
     await put(url, 1)
     async with await psycopg.AsyncConnection.connect(postgres_url) as db:
@@ -276,7 +267,7 @@ async def test_not_tried_for_ever(
 async def test_no_money(
     emulate: Emulate, dial: Dial, url: str, entries: ReadEntries, jobs: ReadJobs
 ) -> None:
-    """Without money a worker ends with that error; all stays planned, and in the queue."""
+    """If the balance is too low a worker ends with that error; items stay planned and enqueued."""
     emulator = await emulate("submit:*=402")
     await put(url, 3)
     worker = Worker(await dial(emulator), url)
@@ -297,8 +288,8 @@ async def test_a_wrong_key(emulate: Emulate, dial: Dial, url: str, jobs: ReadJob
     assert [status for _, status in await jobs()] == ["queued"]
 
 
-async def test_believed_dead(emulate: Emulate, dial: Dial, url: str, postgres_url: str) -> None:
-    """A worker that was believed dead ends with an error; another attaches what it had."""
+async def test_lost(emulate: Emulate, dial: Dial, url: str, postgres_url: str) -> None:
+    """A worker that has lost its lease ends with an error; another attaches its tasks."""
     emulator = await emulate(speed=60.0)
     await put(url, 1)
     kling = await dial(emulator)
@@ -313,10 +304,10 @@ async def test_believed_dead(emulate: Emulate, dial: Dial, url: str, postgres_ur
     assert len(emulator.ledger) == 1
 
 
-async def test_believed_dead_with_nothing_to_do(
+async def test_lost_while_idle(
     emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """A worker that was believed dead takes nothing more, and ends with an error."""
+    """An idle worker that has lost its lease ends with an error."""
     kling = await dial(emulator)
     running = asyncio.create_task(Worker(kling, url).run())
     async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as db:
@@ -335,14 +326,14 @@ async def test_believed_dead_with_nothing_to_do(
         with pytest.raises(JournalError, match="was not heard of"):
             await running
     await put(url, 3)
-    told: list[Outcome] = []
-    await Worker(kling, url, until_empty=True).run(told.append)
-    assert len(told) == 3
+    outcomes: list[Outcome] = []
+    await Worker(kling, url, until_empty=True).run(outcomes.append)
+    assert len(outcomes) == 3
     assert await jobs() == []
 
 
 async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs) -> None:
-    """A worker whose account was refused leaves the queue to others while its tasks end."""
+    """A worker whose account was refused dequeues nothing more while its tasks end."""
     emulator = await emulate("submit:2-=402", speed=8.0)
     await put(url, 1)
     worker = Worker(await dial(emulator), url, concurrency=10, drain=3600)
@@ -362,45 +353,45 @@ async def test_no_money_for_more(emulate: Emulate, dial: Dial, url: str, jobs: R
     assert {status for _, status in await jobs()} == {"queued"}
 
 
-async def test_beating(emulate: Emulate, dial: Dial, url: str) -> None:
-    """What takes longer than a lease stays in the hands of a worker that lives."""
+async def test_heartbeats(emulate: Emulate, dial: Dial, url: str) -> None:
+    """A task that takes longer than a lease stays with a worker that is alive."""
     emulator = await emulate(speed=10.0)  # six seconds
     await put(url, 1)
     kling = await dial(emulator)
-    told: list[Outcome] = []
-    one = Worker(kling, url, lease=4.0, concurrency=1)  # it has no room for its own heritage
+    outcomes: list[Outcome] = []
+    one = Worker(kling, url, lease=4.0, concurrency=1)  # it has no room for its own jobs
     other = Worker(kling, url, lease=4.0, until_empty=True)
-    first = asyncio.create_task(one.run(told.append))
+    first = asyncio.create_task(one.run(outcomes.append))
     await accepted(emulator, 1)
     unwanted: list[Outcome] = []
     await other.run(unwanted.append)
     one.stop()
     await first
-    assert len(told) == 1
+    assert len(outcomes) == 1
     assert unwanted == []
 
 
-async def test_its_own_heir(
+async def test_its_own_job_again(
     emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """A worker that takes a job again, since its heart stood still, goes on with what it has."""
+    """A worker that dequeues its own job again, since its heartbeat was late, continues with it."""
     emulator = await emulate(speed=20.0)  # three seconds
     await put(url, 1)
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     worker = Worker(await dial(emulator), url, until_empty=True)
-    running = asyncio.create_task(worker.run(told.append))
+    running = asyncio.create_task(worker.run(outcomes.append))
     await accepted(emulator, 1)
     async with await psycopg.AsyncConnection.connect(postgres_url) as db:
         await db.execute("UPDATE pgqueuer SET heartbeat = heartbeat - interval '1 hour'")
     await running
-    assert len(told) == len(emulator.ledger) == 1
+    assert len(outcomes) == len(emulator.ledger) == 1
     assert await jobs() == []
 
 
-async def test_stopped_as_it_takes(
+async def test_stopped_while_dequeuing(
     emulator: Emulator, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """What a worker was taking as it was stopped is put back, and not begun with."""
+    """Jobs that were being dequeued when the worker was stopped are put back."""
     await put(url, 3)
     worker = Worker(await dial(emulator), url)
     async with await psycopg.AsyncConnection.connect(postgres_url) as db:  # in a transaction
@@ -415,7 +406,7 @@ async def test_stopped_as_it_takes(
 
 
 async def _blocked(url: str) -> None:
-    """Wait until somebody waits for a lock."""
+    """Wait until a connection waits for a lock."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
         async with asyncio.timeout(20):
             while True:
@@ -428,12 +419,12 @@ async def _blocked(url: str) -> None:
 async def test_the_connections_are_cut(
     emulate: Emulate, dial: Dial, url: str, postgres_url: str, jobs: ReadJobs
 ) -> None:
-    """A worker whose connections are cut makes others, and goes on as if nothing had been."""
+    """A worker whose connections are lost makes others and continues."""
     emulator = await emulate(speed=60.0)
     await put(url, 8)
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     worker = Worker(await dial(emulator), url, concurrency=4, until_empty=True)
-    running = asyncio.create_task(worker.run(told.append))
+    running = asyncio.create_task(worker.run(outcomes.append))
     for number in (1, 5):
         await accepted(emulator, number)
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
@@ -443,8 +434,8 @@ async def test_the_connections_are_cut(
             )
     async with asyncio.timeout(20):
         await running
-    assert all(outcome.result for outcome in told)
-    assert len(told) == len(emulator.ledger) == 8
+    assert all(outcome.result for outcome in outcomes)
+    assert len(outcomes) == len(emulator.ledger) == 8
     assert await jobs() == []
 
 
@@ -465,13 +456,13 @@ async def test_the_queue_is_gone(emulate: Emulate, dial: Dial, url: str, postgre
 async def test_the_log_does_not_grow(
     emulator: Emulator, dial: Dial, url: str, jobs: ReadJobs
 ) -> None:
-    """While a worker goes on, the log of what is done with is folded up."""
+    """While a worker runs, the log of finished jobs is folded."""
     worker = Worker(await dial(emulator), url, lease=1.0)
     running = asyncio.create_task(worker.run())
     await put(url, 5)
     await accepted(emulator, 5)
     async with asyncio.timeout(20):
-        while await jobs() or await jobs(log=True):  # noqa: ASYNC110 - told by no event
+        while await jobs() or await jobs(log=True):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)
     worker.stop()
     await running
@@ -497,7 +488,7 @@ except MissingExtraError as error:
 
 
 async def test_the_caller_fails(emulator: Emulator, dial: Dial, url: str, jobs: ReadJobs) -> None:
-    """What the caller's own code raises ends the worker, and is raised."""
+    """An error in on_outcome ends the worker, and is raised."""
 
     def fail(outcome: Outcome) -> None:
         raise ZeroDivisionError
@@ -509,7 +500,7 @@ async def test_the_caller_fails(emulator: Emulator, dial: Dial, url: str, jobs: 
 
 
 async def test_cancelled(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs) -> None:
-    """A worker that is cancelled hands over what it has, as one that is stopped."""
+    """A worker that is cancelled hands over its jobs, as one that is stopped."""
     emulator = await emulate()
     await put(url, 2)
     running = asyncio.create_task(Worker(await dial(emulator), url).run())
@@ -522,38 +513,16 @@ async def test_cancelled(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs)
         assert [worker.items for worker in await journal.workers()] == [0]
 
 
-async def test_wrong_settings(emulator: Emulator, dial: Dial, url: str) -> None:
-    """Settings that make no sense are refused, and the password is never shown."""
+async def test_invalid_arguments(emulator: Emulator, dial: Dial, url: str) -> None:
+    """Invalid arguments are refused, and the password is never shown."""
     kling = await dial(emulator)
     wrong: dict[str, Any] = {"concurrency": 0, "drain": -1, "timeout": 0, "lease": 0}
     for name, value in wrong.items():
         with pytest.raises(ConfigurationError, match=name):
             Worker(kling, url, **{name: value})
+    with pytest.raises(ConfigurationError, match="resubmit_unsure"):
+        Worker(kling, url, resubmit_unsure=True)
     with pytest.raises(ConfigurationError, match="postgresql://"):
         Worker(kling, "run.sqlite")
     assert PASSWORD not in repr(Worker(kling, url))
     assert "foxes" in repr(Worker(kling, url))
-
-
-RESULT = Result(REF, ("https://example.com/a.mp4",))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "ended"),
-    [
-        (Outcome(0, FOX, REF, RESULT), True),
-        (Outcome(0, FOX, REF, error=TaskFailedError("no", ref=REF)), True),
-        (Outcome(0, FOX, REF, error=TaskTimeoutError("too long", ref=REF)), False),
-        (Outcome(0, FOX, REF, error=ConnectError("nobody")), False),
-        (Outcome(0, FOX, error=ConnectError("nobody")), False),
-        (Outcome(0, FOX, error=RateLimitError("slowly", status=429, retryable=True)), False),
-        (Outcome(0, FOX, error=RateLimitError("no", may_have_charged=True, retryable=True)), True),
-        (Outcome(0, FOX, REF, error=AuthenticationError("no", status=401, retryable=False)), False),
-        (Outcome(0, FOX, REF, RESULT, DownloadError("it broke off")), False),
-        (Outcome(0, FOX, REF, RESULT, DownloadError("no room", retryable=False)), False),
-        (Outcome(0, FOX, REF, RESULT, ResultExpiredError("gone", retryable=False)), True),
-    ],
-)
-def test_what_has_ended(outcome: Outcome, *, ended: bool) -> None:
-    """An item has ended unless another try, for free, may have another outcome."""
-    assert has_ended(outcome) is ended

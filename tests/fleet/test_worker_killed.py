@@ -30,7 +30,7 @@ KILLS = 6
 
 
 async def test_killed_at_random_moments(emulate: Emulate, url: str, jobs: ReadJobs) -> None:
-    """Whoever dies, nothing is paid twice, nothing is lost, and unsure is what was sent unheard."""
+    """Whichever worker dies, nothing is paid twice or lost; unsure are items without an answer."""
     dice = random.Random(7)  # noqa: S311 - moments, not secrets
     workers = Workers(all_at=ITEMS // 3)
     emulator = await emulate(

@@ -1,4 +1,4 @@
-"""Several workers that do one batch between them."""
+"""Several workers that share one batch."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def items(*numbers: int) -> Iterator[Item]:
-    """Give items of these numbers."""
+    """Yield the items with these numbers."""
     for number in numbers:
         yield Item(f"key {number}", MasterTextToVideo(f"{number}"))
 
 
 def keys(outcomes: Iterable[Outcome]) -> list[str]:
-    """Give the numbers of items, as they came."""
+    """Return the numbers of the items."""
     return [str(outcome.key).removeprefix("key ") for outcome in outcomes]
 
 
 def now() -> float:
-    """Give the loop's time."""
+    """Return the loop's time."""
     return asyncio.get_running_loop().time()
 
 
-class Feed:
-    """A feed that is open until it is closed; whoever draws from it waits."""
+class OpenStream:
+    """A stream of items that is open until it is closed."""
 
     def __init__(self, *given: int) -> None:
         self._queue: asyncio.Queue[Item | None] = asyncio.Queue()
-        self.give(*given)
+        self.add(*given)
 
-    def give(self, *numbers: int) -> None:
+    def add(self, *numbers: int) -> None:
         for item in items(*numbers):
             self._queue.put_nowait(item)
 
@@ -67,10 +67,10 @@ class Feed:
 
 
 class Ghost:
-    """A worker that has items in hand and does nothing with them, until it is said to be dead."""
+    """A worker that owns items and does nothing with them, until its lease ends."""
 
     def __init__(self, url: str) -> None:
-        self.journal = PostgresJournal(url, lease=1e6)  # it says that it lives only once
+        self.journal = PostgresJournal(url, lease=1e6)  # it renews its lease once
         self._url = url
 
     async def __aenter__(self) -> Self:
@@ -80,8 +80,8 @@ class Ghost:
     async def __aexit__(self, *_: object) -> None:
         await self.journal.close()
 
-    async def take(self, *numbers: int, ref: str | None = None) -> None:
-        """Take items in hand: planned, or submitted as the same task."""
+    async def claim(self, *numbers: int, ref: str | None = None) -> None:
+        """Claim items: planned, or submitted as the same task."""
         given = [Planned(item.key, item.input.to_dict()) for item in items(*numbers)]
         await self.journal.claim(*await self.journal.plan(given))
         if ref is not None:
@@ -91,7 +91,7 @@ class Ghost:
             await self.journal.record(*moves)
 
     def die(self) -> None:
-        """Let its time run out: it was the first to come."""
+        """End its lease: it was the first worker."""
         with psycopg.connect(self._url.partition("?")[0], autocommit=True) as db:
             db.execute(
                 "UPDATE kling_async_workers SET until = clock_timestamp() - interval '1 second'"
@@ -102,7 +102,7 @@ class Ghost:
 
 
 async def run(kling: KlingClient, url: str, *numbers: int, **options: object) -> list[Outcome]:
-    """Run a batch to its end, and give the outcomes as they came."""
+    """Run a batch to its end and return the outcomes."""
     async with Batch(kling, journal=url, **options) as batch:  # type: ignore[arg-type]
         return [outcome async for outcome in batch.run(items(*numbers))]
 
@@ -112,8 +112,10 @@ def posts(emulator: Emulator) -> int:
     return sum(arrival.kind == "submit" for arrival in emulator.requests)
 
 
-async def test_three_do_it_between_them(emulate: Emulate, connect: Connect, batch_url: str) -> None:
-    """Each item is done by one worker, and each worker tells all, its own and the others'."""
+async def test_three_workers_share_a_batch(
+    emulate: Emulate, connect: Connect, batch_url: str
+) -> None:
+    """Each item is processed by one worker, and every worker yields all outcomes."""
     emulator = await emulate("task:5=fail:NSFW_DETECTED")
 
     async def one(*, ordered: bool) -> list[Outcome]:
@@ -144,13 +146,13 @@ async def test_three_do_it_between_them(emulate: Emulate, connect: Connect, batc
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_who_waits_takes_no_place(
+async def test_waiting_takes_no_place(
     emulate: Emulate, connect: Connect, batch_url: str, *, ordered: bool
 ) -> None:
-    """While others have items in hand, as many of one's own are in flight as ever."""
+    """Items that other workers own take no places of in_flight."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost:
-        await ghost.take(*range(20))
+        await ghost.claim(*range(20))
         async with (
             Batch(await connect(emulator), journal=batch_url, in_flight=2) as batch,
             asyncio.TaskGroup() as group,
@@ -178,7 +180,7 @@ async def drain(batch: Batch, *numbers: int, ordered: bool = False) -> list[Outc
 
 @pytest.mark.parametrize("how", ["aclose", "cancel", "end"])
 async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, how: str) -> None:
-    """What runs when a worker leaves is gone on with at once by one that waits for it."""
+    """Items that run when a worker ends are taken over at once by one that waits for them."""
     emulator = await emulate()
     one = Batch(await connect(emulator), journal=batch_url)
     async with (
@@ -186,10 +188,10 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
         asyncio.TaskGroup() as group,
     ):
         async with one:
-            feed = Feed(0)
-            outcomes = one.run(feed, streaming=True)
+            stream = OpenStream(0)
+            outcomes = one.run(stream, streaming=True)
             await anext(outcomes)
-            feed.give(1, 2)
+            stream.add(1, 2)
             await asyncio.sleep(30)
             waiting = group.create_task(drain(two, 1, 2, 3))
             await asyncio.sleep(0.5)
@@ -212,19 +214,19 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
 
 
 async def workers(batch: Batch) -> list[Worker]:
-    """Give those who share a batch."""
+    """Return the workers of a batch."""
     return await batch._journal.workers()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
-async def test_the_end_waits_for_those_in_the_loop(
+async def test_the_end_waits_for_the_loop(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
     """A batch that ends while another asyncio.Task is in its loop waits for that one."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost, asyncio.TaskGroup() as group:
-        await ghost.take(1)
+        await ghost.claim(1)
 
-        async def let_go() -> None:
+        async def release() -> None:
             await asyncio.sleep(10)
             await ghost.journal.release("key 1")
 
@@ -232,7 +234,7 @@ async def test_the_end_waits_for_those_in_the_loop(
             async with Batch(await connect(emulator), journal=batch_url) as batch:
                 running = group.create_task(drain(batch, 1))
                 await asyncio.sleep(1)
-                group.create_task(let_go())
+                group.create_task(release())
         assert keys(running.result()) == ["1"]
 
 
@@ -245,7 +247,7 @@ async def test_a_worker_dies(
     kling = await connect(emulator)
     task = await kling.submit(MasterTextToVideo("1"))
     async with Ghost(batch_url) as ghost, asyncio.TaskGroup() as group:
-        await ghost.take(1, ref=None if planned else task.ref.task_id)
+        await ghost.claim(1, ref=None if planned else task.ref.task_id)
         running = group.create_task(run(kling, batch_url, 1))
         await asyncio.sleep(300)
         assert not running.done()
@@ -260,10 +262,10 @@ async def test_a_worker_dies(
 async def test_what_a_dead_worker_was_sending(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
-    """It is unsure, also to those who may submit unsure items anew, and one of them tells it."""
+    """It is unsure, even if a worker may submit unsure items again, and one of them reports it."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost, asyncio.TaskGroup() as group:
-        await ghost.take(1)
+        await ghost.claim(1)
         await ghost.journal.record(Transition("key 1", S.SUBMITTING, NOW))
         both = [
             group.create_task(run(await connect(emulator), batch_url, 1, resubmit_unsure=resubmit))
@@ -282,10 +284,10 @@ async def test_what_a_dead_worker_was_sending(
     assert len(emulator.ledger) == 1
 
 
-async def test_unsure_before_anybody_looked(
+async def test_unsure_before_it_was_claimed(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
-    """What became unsure while a worker was there is told once, by the one who comes to it."""
+    """An item that became unsure during a run is reported by one worker and not submitted."""
     emulator = await emulate()
     kling = await connect(emulator)
     async with (
@@ -293,7 +295,7 @@ async def test_unsure_before_anybody_looked(
         Batch(kling, journal=batch_url, resubmit_unsure=True) as two,
     ):
         async with Ghost(batch_url) as ghost:
-            await ghost.take(1)
+            await ghost.claim(1)
             await ghost.journal.record(Transition("key 1", S.SUBMITTING, NOW))
         (first,) = await drain(one, 1)
         (second,) = await drain(two, 1)
@@ -305,19 +307,19 @@ async def test_unsure_before_anybody_looked(
 async def test_a_worker_that_has_lost_everything(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
-    """Who was taken for dead submits nothing more, and is told to begin anew."""
+    """A worker that has lost its lease submits nothing more, and its run ends with an error."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost:
-        feed = Feed()
+        stream = OpenStream()
         async with Batch(await connect(emulator), journal=batch_url) as batch:
-            outcome = asyncio.create_task(anext(batch.run(feed, streaming=True)))
+            outcome = asyncio.create_task(anext(batch.run(stream, streaming=True)))
             await asyncio.sleep(1)
             with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
                 db.execute(
                     "DELETE FROM kling_async_workers WHERE id ="
                     " (SELECT max(id) FROM kling_async_workers)"
                 )
-            feed.give(1)
+            stream.add(1)
             with pytest.raises(JournalError, match="run again"):
                 await outcome
         assert len(await ghost.journal.workers()) == 1
@@ -327,10 +329,10 @@ async def test_a_worker_that_has_lost_everything(
 async def test_the_journal_is_lost_while_waiting(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
-    """Who waits for others' items is told when there is no way to know of them any more."""
+    """A wait for items of other workers ends when the journal cannot be used any more."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost:
-        await ghost.take(1, 2)
+        await ghost.claim(1, 2)
         running = asyncio.create_task(run(await connect(emulator), batch_url, 1, 2))
         await asyncio.sleep(10)
         with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
@@ -341,60 +343,62 @@ async def test_the_journal_is_lost_while_waiting(
             db.execute("ALTER TABLE kling_async_items RENAME COLUMN kept TO held")
 
 
-async def test_a_feed(emulate: Emulate, connect: Connect, batch_url: str) -> None:
-    """Outcomes come while a feed is open and idle; what is given again is told again."""
+async def test_streaming(emulate: Emulate, connect: Connect, batch_url: str) -> None:
+    """Outcomes are yielded while a stream is idle; an item that is given again is yielded again."""
     emulator = await emulate()
-    feed = Feed(1)
+    stream = OpenStream(1)
     async with Batch(await connect(emulator), journal=batch_url) as batch:
-        async with aclosing(batch.run(feed, streaming=True)) as outcomes:
+        async with aclosing(batch.run(stream, streaming=True)) as outcomes:
             assert keys([await anext(outcomes)]) == ["1"]
-            feed.give(2, 2, 1)
+            stream.add(2, 2, 1)
             assert keys([await anext(outcomes), await anext(outcomes)]) == ["1", "2"]
             again = asyncio.create_task(anext(outcomes))
             await asyncio.sleep(500)
             assert not again.done()  # the second 2 was given while the first was under way
-            feed.give(2)
+            stream.add(2)
             assert keys([await again]) == ["2"]
-            feed.close()
+            stream.close()
             assert [outcome async for outcome in outcomes] == []
         assert [worker.items for worker in await workers(batch)] == [0]
     assert len(emulator.ledger) == 2
 
 
 async def test_what_others_wait_for(emulate: Emulate, connect: Connect, batch_url: str) -> None:
-    """Tasks that run and that nobody gives are left to those who wait for them, however many."""
+    """Running tasks that are not given are left to the workers that own them, however many."""
     emulator = await emulate()
     async with Ghost(batch_url) as ghost:
-        await ghost.take(*range(300), ref="task_1")
+        await ghost.claim(*range(300), ref="task_1")
         assert keys(await run(await connect(emulator), batch_url, 300)) == ["300"]
     assert [arrival.kind for arrival in emulator.requests].count("submit") == 1
 
 
-async def test_a_feed_and_what_runs(emulate: Emulate, connect: Connect, batch_url: str) -> None:
-    """Who has a feed leaves alone what nobody gives; without one, what runs is waited for."""
+async def test_streaming_and_running_tasks(
+    emulate: Emulate, connect: Connect, batch_url: str
+) -> None:
+    """A stream waits only for tasks whose items are given; a run waits for all that run."""
     emulator = await emulate()
     kling = await connect(emulator)
     task = await kling.submit(MasterTextToVideo("1"))
     async with Ghost(batch_url) as ghost:
-        await ghost.take(1, ref=task.ref.task_id)
+        await ghost.claim(1, ref=task.ref.task_id)
         assert keys(await run(await connect(emulator), batch_url, 2)) == ["2"]
-    feed = Feed(3)
-    feed.close()
+    stream = OpenStream(3)
+    stream.close()
     async with Batch(kling, journal=batch_url) as batch:
-        assert keys([outcome async for outcome in batch.run(feed, streaming=True)]) == ["3"]
+        assert keys([outcome async for outcome in batch.run(stream, streaming=True)]) == ["3"]
     assert keys(await run(await connect(emulator), batch_url)) == ["1"]
     assert len(emulator.ledger) == 3
 
 
-async def test_a_feed_that_is_stopped(emulate: Emulate, connect: Connect, batch_url: str) -> None:
-    """A limit of money ends the run of a feed; what is left another worker may do."""
+async def test_streaming_is_stopped(emulate: Emulate, connect: Connect, batch_url: str) -> None:
+    """A limit ends the run over a stream; another worker may process the rest."""
     emulator = await emulate()
-    feed = Feed(1, 2, 3)
+    stream = OpenStream(1, 2, 3)
     async with (
         Batch(await connect(emulator), journal=batch_url, max_tasks=1, in_flight=1) as one,
         Batch(await connect(emulator), journal=batch_url) as two,
     ):
-        assert keys([outcome async for outcome in one.run(feed, streaming=True)]) == ["1"]
+        assert keys([outcome async for outcome in one.run(stream, streaming=True)]) == ["1"]
         assert one.stopped is not None
         found = await drain(two, 1, 2)
     assert {
@@ -408,7 +412,7 @@ async def test_a_feed_that_is_stopped(emulate: Emulate, connect: Connect, batch_
 async def test_files_elsewhere(
     emulate: Emulate, connect: Connect, batch_url: str, tmp_path: Path
 ) -> None:
-    """Files are told wherever they are, and are not fetched again where they are not."""
+    """Outcomes have the paths of files on other machines, which are not fetched again."""
     emulator = await emulate()
     here, there = tmp_path / "here", tmp_path / "there"
     one, two = await asyncio.gather(
@@ -447,7 +451,7 @@ async def test_another_saves_what_one_could_not(
 async def test_what_has_ended_is_not_claimed(
     emulate: Emulate, connect: Connect, batch_url: str
 ) -> None:
-    """To be told again, an item need not be in hand."""
+    """An item that has ended is yielded again without being claimed."""
     emulator = await emulate()
     assert len(await run(await connect(emulator), batch_url, 1)) == 1
     async with Ghost(batch_url) as ghost:
@@ -458,4 +462,4 @@ async def test_what_has_ended_is_not_claimed(
             query += " FROM kling_async_items ORDER BY id DESC LIMIT 1"
             ((did_it, came_later),) = db.execute(query).fetchall()
         assert did_it < came_later
-        await ghost.take(1)
+        await ghost.claim(1)

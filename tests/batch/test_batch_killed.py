@@ -1,4 +1,4 @@
-"""A real process is killed at random moments, and started again, against the emulator's ledger."""
+"""A process is killed at random and started again; the emulator's ledger is the truth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are m
 ITEMS = 120
 KILLS = 25
 
-# Makes one process after another, each a fork of itself: importing takes longer than a run.
+# Forks itself for each line that it reads: importing takes longer than a run.
 NURSERY = textwrap.dedent("""
     import asyncio, logging, os, sys
     import aiohttp, sqlite3
@@ -52,7 +52,7 @@ NURSERY = textwrap.dedent("""
             async for _ in batch.run(inputs):
                 pass
 
-    # Development mode would tell of every turn of the loop that a busy machine made slow.
+    # In development mode asyncio logs every slow callback, and a busy machine makes many slow.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     for line in sys.stdin:
         child = os.fork()
@@ -69,9 +69,9 @@ NURSERY = textwrap.dedent("""
 
 
 class Killer:
-    """Takes the place of the emulator's dice, since it is asked at each acceptance.
+    """Kills a process when the service accepts a task, before its answer is sent.
 
-    To kill there is to kill in the very moment between sending and hearing.
+    It is the emulator's ``duration``, which is called at each acceptance.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Killer:
 
     def kill(self) -> None:
         if self.victim is not None:
-            with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+            with suppress(ProcessLookupError):  # it has ended by itself
                 os.kill(self.victim, signal.SIGKILL)
             self.victim = None
 
@@ -100,11 +100,11 @@ async def entries(path: Path) -> dict[str, Entry]:
 
 @pytest.mark.slow
 async def test_killed_at_random_moments(emulate: Emulate, tmp_path: Path) -> None:
-    """Whenever the process dies, the next goes on: nothing is paid twice, and nothing is lost.
+    """Whenever the process dies, the next continues: nothing is paid twice, and nothing is lost.
 
     Unsure are exactly the items that the ledger shows as accepted while the journal has no
-    reference for them, and those whose process died between writing that it sends and sending:
-    of these the ledger knows nothing, and their history ends with the sending.
+    reference for them, and those whose process died after it recorded SUBMITTING and before it
+    sent the request: these are not in the ledger.
     """
     killer, dice = Killer(), random.Random(7)  # noqa: S311 - moments, not secrets
     path = tmp_path / "run.sqlite"
@@ -122,7 +122,7 @@ async def test_killed_at_random_moments(emulate: Emulate, tmp_path: Path) -> Non
     talk, listen = nursery.stdin, nursery.stdout
 
     async def run(*, accepted: int = 0, requests: int = 0, resubmit: bool = False) -> int:
-        """Run the batch until so many were accepted, or so many requests came; give its end."""
+        """Run the batch and kill it after so many acceptances or requests; return its exit code."""
         before = len(emulator.requests)
         talk.write(b"resubmit\n" if resubmit else b"run\n")
         killer.after = accepted
@@ -178,7 +178,7 @@ async def check(path: Path, ledger: list[tuple[str, str]]) -> None:
             ref = TaskRef("kling-2-1", task_id)
             assert entry.result is not None
             assert entry.ref == entry.result.ref == ref
-    assert unsure & paid.keys(), "no moment was hit between acceptance and hearing of it"
+    assert unsure & paid.keys(), "no kill was between acceptance and answer"
     assert set(known) - unsure <= paid.keys()
 
     async with SqliteJournal(path, read_only=True) as journal:

@@ -1,4 +1,4 @@
-"""Real processes share a journal and are killed at random, against the emulator's ledger."""
+"""Processes that share a journal are killed at random; the emulator's ledger is the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ITEMS = 150
 WORKERS = 3
 KILLS = 12
 
-# Makes a process for each byte it reads, a fork of itself: importing takes longer than a run.
+# Forks itself for each byte that it reads: importing takes longer than a run.
 NURSERY = textwrap.dedent("""
     import asyncio, logging, os, select, sys
     import aiohttp
@@ -49,10 +49,10 @@ NURSERY = textwrap.dedent("""
             Batch(kling, journal=PostgresJournal(journal, lease=1.0)) as batch,
         ):
             inputs = [Item(f"key {i}", MasterTextToVideo(f"{i}")) for i in range(int(items))]
-            told = [outcome.key async for outcome in batch.run(inputs)]
-            assert sorted(told) == sorted(item.key for item in inputs)
+            keys = [outcome.key async for outcome in batch.run(inputs)]
+            assert sorted(keys) == sorted(item.key for item in inputs)
 
-    # Development mode would tell of every turn of the loop that a busy machine made slow.
+    # In development mode asyncio logs every slow callback, and a busy machine makes many slow.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     while True:
         if select.select([0], [], [], 0.005)[0]:
@@ -65,7 +65,7 @@ NURSERY = textwrap.dedent("""
                     asyncio.run(main())
                     code = 0
                 except errors.JournalError as error:
-                    # On a machine so busy that it was not heard of for a second.
+                    # The machine was too busy to renew the lease for a second.
                     code = 3 if "run again" in str(error) else 1
                 finally:
                     os._exit(code)
@@ -80,9 +80,9 @@ NURSERY = textwrap.dedent("""
 
 
 async def test_workers_killed_at_random_moments(emulate: Emulate, postgres_url: str) -> None:
-    """Whoever dies, the others and those who come go on: nothing is paid twice or lost.
+    """Whichever worker dies, the others continue: nothing is paid twice or lost.
 
-    Unsure are exactly the items of which nobody has heard whether they were accepted.
+    Unsure are exactly the items of which no process knows whether they were accepted.
     """
     dice = random.Random(5)  # noqa: S311 - moments, not secrets
     emulator = await emulate("submit:9=lost-answer", "submit:30=cut", "submit:20=503", speed=300.0)
@@ -111,7 +111,7 @@ async def test_workers_killed_at_random_moments(emulate: Emulate, postgres_url: 
             # Now and then all of them at a time, as when a machine is switched off.
             victims = sorted(alive) if ends[-signal.SIGKILL] == KILLS // 2 else [max(alive)]
             for victim in victims:
-                with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                with suppress(ProcessLookupError):  # it has ended by itself
                     os.kill(victim, signal.SIGKILL)
     nursery.stdin.close()
     assert await nursery.wait() == 0
@@ -142,4 +142,4 @@ async def check(emulator: Emulator, url: str) -> None:
                 assert entry.result is not None
                 assert entry.result.ref == entry.ref
         unsure = {entry.key for entry in known if entry.state is ItemState.UNSURE}
-        assert unsure & paid.keys(), "no moment was hit between acceptance and hearing of it"
+        assert unsure & paid.keys(), "no kill was between acceptance and answer"
