@@ -76,7 +76,7 @@ class FileDownload:
             attempt += 1
             try:
                 async with self._job.session.slots:
-                    return await self._save()
+                    return await self._attempt()
             except NotReadyError as error:
                 missing_since = min(missing_since, clock())
                 if clock() - missing_since >= GRACE:
@@ -94,15 +94,15 @@ class FileDownload:
                 delay = wait
             await asyncio.sleep(delay)
 
-    async def _save(self) -> SavedFile:
+    async def _attempt(self) -> SavedFile:
         part = Part(self._path, self._digest)
         try:
             if not self._job.overwrite and self._job.previous is None:
                 kept = await in_thread(self._find_existing)
                 if kept is not None:
                     return kept
-            await in_thread(part.open)
-            await self._fetch(part)
+            await in_thread(part.lock)
+            await self._fetch_part(part)
             return await in_thread(lambda: self._publish(part))
         except NoSpaceError as error:
             raise self._no_space(part, f": {error}") from None
@@ -117,7 +117,7 @@ class FileDownload:
             DISK_SPACE.release(part)
             await in_thread(part.close)
 
-    async def _fetch(self, part: Part) -> None:
+    async def _fetch_part(self, part: Part) -> None:
         """Repeat attempts until the part is complete, or until the policy gives up."""
         retry, clock = self._job.retry, asyncio.get_running_loop().time
         best, attempt, started = part.size, 0, clock()

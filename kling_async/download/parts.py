@@ -87,7 +87,11 @@ class Part:
         self._file: FileIO | None = None
         self._shared = False  # later downloads may resume it
         self._published = False
-        self.reset()
+        self.etag: str | None = None
+        self.total: int | None = None
+        self.size: int = 0
+        self._noted = 0  # how much of it the note covers
+        self._digest = hashlib.sha256()
 
     @property
     def resumable(self) -> bool:
@@ -104,7 +108,7 @@ class Part:
         """The checksum of the bytes that have arrived."""
         return self._digest.hexdigest()
 
-    def open(self) -> None:
+    def lock(self) -> None:
         """Open and lock a part file, and load what is valid of it.
 
         Raises:
@@ -118,20 +122,17 @@ class Part:
                 self._load()
                 return
         self._place = self._path.with_name(f".{self._path.name}.{token_hex(8)}.part")
-        self._file = FileIO(self._place, "x+", opener=_open)
+        self._file = FileIO(self._place, "x+", opener=_open_file)
 
-    def reset(self) -> None:
-        """Discard the bytes that have arrived."""
-        self.etag: str | None = None
-        self.total: int | None = None
-        self.size: int = 0
-        self._noted = 0
+    def reset(self, etag: str | None = None, total: int | None = None) -> None:
+        """Discard the bytes that have arrived; those of this entity will follow."""
+        self.etag, self.total = etag, total
+        self.size = self._noted = 0
         self._digest = hashlib.sha256()
 
-    def begin(self, etag: str | None, total: int | None) -> None:
-        """Start again with this entity."""
-        self.reset()
-        self.etag, self.total = etag, total
+    def restart(self, etag: str | None, total: int | None) -> None:
+        """Discard the bytes that have arrived, also on the disk, and continue with this entity."""
+        self.reset(etag, total)
         self._opened.truncate(0)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -219,7 +220,7 @@ class Part:
 
     def _write_note(self) -> None:
         note = _Note(self._source, self.etag or "", self.total or 0, self.size, self.sha256)
-        with FileIO(_note_path(self._place), "w", opener=_open) as file:
+        with FileIO(_note_path(self._place), "w", opener=_open_file) as file:
             file.write(json.dumps(asdict(note)).encode())
         self._noted = self.size
 
@@ -243,7 +244,7 @@ def _note_path(place: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
-def _open(path: str, flags: int) -> int:
+def _open_file(path: str, flags: int) -> int:
     # Links are not followed: they could lead out of the folder.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
@@ -253,7 +254,7 @@ def _lock(place: Path, create: int = 0) -> FileIO | None:
     import fcntl
 
     try:
-        file = FileIO(place, "r+", opener=lambda path, flags: _open(path, flags | create))
+        file = FileIO(place, "r+", opener=lambda path, flags: _open_file(path, flags | create))
     except OSError:
         return None
     held = linked = False
