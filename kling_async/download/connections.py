@@ -151,11 +151,7 @@ class SessionPool:
         ] = {}
 
     async def session(self) -> DownloadSession:
-        """Return the session of the running loop.
-
-        Raises:
-            ConfigurationError: The lent session is closed, or belongs to another loop.
-        """
+        """Return the session of the running loop."""
         loop = asyncio.get_running_loop()
         if self._lent is not None and self._lent.closed:
             raise ConfigurationError("the session that was lent for the download is closed")

@@ -1,9 +1,8 @@
 """Part files: the bytes of a file that have arrived, kept so that another attempt can resume.
 
 While ``x.mp4`` is fetched, its bytes are in the hidden ``.x.mp4.part``. ``.x.mp4.part.json``, the
-note, records which entity they belong to, how many are valid, and their checksum. A part is
-resumed only if the checksum matches. So neither a crash, a power cut nor a stranger's file can
-join two halves that do not belong together, and nothing depends on the order of writes.
+note, has their entity, number and checksum. A part is resumed only if the checksum matches: no
+crash, power cut or foreign file can join halves that do not belong together.
 
 A part in use is locked. A download that finds it locked uses the next of a few places; the one
 that completes last provides the file. An unlocked part is stale: the next attempt resumes it, or it
@@ -109,11 +108,7 @@ class Part:
         return self._digest.hexdigest()
 
     def lock(self) -> None:
-        """Open and lock a part file, and load what is valid of it.
-
-        Raises:
-            OSError: No part file can be created in this folder.
-        """
+        """Open and lock a part file, and load what is valid of it."""
         for place in _shared_places(self._path):
             self._file = _lock(place, os.O_CREAT)
             if self._file is not None:
@@ -161,12 +156,8 @@ class Part:
         A file that is the beginning of this one, or the same, is replaced: it was cut off. No two
         processes rename at the same time, so none replaces what another has just saved.
 
-        Args:
-            path: The path, in the same folder.
-            may_replace: Whether the file that has this path now may be replaced.
-
-        Returns:
-            Whether the file has the name now.
+        ``may_replace`` decides about any other file that has the name. Returns whether this file
+        has it now.
         """
         # The part stays locked until then. Otherwise another download could lock it in between
         # and write to the finished file.

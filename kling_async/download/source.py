@@ -117,19 +117,14 @@ class Source:
         self._folder = folder
 
     async def receive(self, part: Part) -> bool:
-        """Send one request for what is missing of a part.
-
-        Returns:
-            False if the part does not belong to the entity that the host offers.
+        """Request what is missing of a part; return False if it belongs to another entity.
 
         Raises:
-            RequestError: There was no usable response.
-            APIError: The host responded with an error.
+            RequestError, APIError: The attempt failed; another one may succeed.
             NotReadyError: The file does not exist yet.
             ResultExpiredError: The URL is dead.
             DownloadError: Another attempt would fail, too.
-            NoSpaceError: The disk has too little space.
-            OSError: The part cannot be written.
+            NoSpaceError, OSError: The part cannot be written.
         """
         try:
             async with asyncio.timeout(None) as timeout:
