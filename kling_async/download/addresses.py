@@ -3,8 +3,8 @@
 A result URL is signed, often byte by byte. So it is opaque: only characters that could not be sent
 are quoted, and redirects are resolved as RFC 3986 defines, without normalization.
 
-A result URL, and every redirect, is also a host that another party wants this machine to connect
-to. Addresses of this machine and of private networks are refused: a response from there might be
+It also names a host that another party wants this machine to connect to, as every redirect does.
+Addresses of this machine and of private networks are refused: a response from there might be
 saved, and shown, as a video.
 """
 
@@ -44,11 +44,7 @@ class InternalHostError(ValueError):
 
 
 def parse_url(text: str) -> URL:
-    """Parse a URL so that it is sent unchanged, except for characters that cannot be sent.
-
-    Raises:
-        ValueError: It is not an absolute http or https URL, or has control characters.
-    """
+    """Parse an absolute http or https URL so that it is sent unchanged, else `ValueError`."""
     if _CONTROL.search(text):
         raise ValueError("a URL has no control characters")
     match = _PARTS.fullmatch(text.strip(" "))
@@ -63,11 +59,8 @@ def parse_url(text: str) -> URL:
 
 
 def resolve_redirect(url: URL, location: str) -> URL:
-    """Resolve the ``Location`` of a redirect (RFC 3986, section 5.2).
-
-    Raises:
-        ValueError: It does not lead to an http or https URL.
-    """
+    """Resolve the ``Location`` of a redirect (RFC 3986, section 5.2), else `ValueError`."""
+    # Not with urljoin: that merges consecutive slashes.
     if _SCHEME.match(location):
         return parse_url(location)
     if location.startswith("//"):

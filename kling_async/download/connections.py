@@ -8,7 +8,7 @@ credentials.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from socket import AF_INET, AddressFamily
@@ -40,6 +40,9 @@ _MAX_REDIRECTS = 10
 # Seconds for the name and the connection, once the session has a connection to give.
 _CONNECT_TIMEOUT = 30.0
 
+# Seconds in which a response has to make progress.
+PROGRESS_TIMEOUT = 300.0
+
 # Seconds for one address, and without a single byte. Waiting for a connection of a lent session
 # has no limit.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15.0, sock_read=60.0)
@@ -62,17 +65,19 @@ class DownloadSession:
         self.slots: asyncio.Semaphore = asyncio.Semaphore(MAX_DOWNLOADS)
         self._lent = lent is not None
         self._proxies = proxies
-        self._resolver = None if lent is not None else _Resolver()
-        line_size = field_size = _HEADER_BYTES
+        self._resolver = None
         if lent is not None:  # aiohttp has no public names for its sizes
             line_size, field_size = lent._max_line_size, lent._max_field_size  # noqa: SLF001
-        self._session = aiohttp.ClientSession(
-            connector=lent.connector
-            if lent is not None
+            connector = lent.connector
+        else:
+            line_size = field_size = _HEADER_BYTES
+            self._resolver = _Resolver()
             # No DNS cache: whether an address may be used depends on the request.
-            else aiohttp.TCPConnector(
+            connector = aiohttp.TCPConnector(
                 limit=MAX_DOWNLOADS, resolver=self._resolver, use_dns_cache=False
-            ),
+            )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
             connector_owner=lent is None,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_trace_connections()],
@@ -82,17 +87,12 @@ class DownloadSession:
 
     @asynccontextmanager
     async def get(
-        self, url: URL, headers: Mapping[str, str], hosts: HostPolicy, timeout: AttemptTimeout
+        self, url: URL, headers: Mapping[str, str], hosts: HostPolicy, timeout: asyncio.Timeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Request a URL, and follow redirects.
-
-        Raises:
-            ValueError: A URL cannot be requested, or leads to an internal host.
-            aiohttp.ClientError: There is no usable response.
-        """
+        """Request a URL, and follow redirects; `ValueError` if one leads to an internal host."""
         redirects = 0
         while True:
-            timeout.connecting()
+            extend(timeout, _CONNECT_TIMEOUT)
             async with await self._request(url, headers, hosts, timeout) as response:
                 location = response.headers.get(hdrs.LOCATION)
                 if response.status not in _REDIRECTS or location is None:
@@ -104,7 +104,7 @@ class DownloadSession:
                 url = resolve_redirect(url, location)
 
     async def _request(
-        self, url: URL, headers: Mapping[str, str], hosts: HostPolicy, timeout: AttemptTimeout
+        self, url: URL, headers: Mapping[str, str], hosts: HostPolicy, timeout: asyncio.Timeout
     ) -> aiohttp.ClientResponse:
         host = url.raw_host or ""
         permitted = hosts.permits_internal(host)
@@ -151,11 +151,7 @@ class SessionPool:
         ] = {}
 
     async def session(self) -> DownloadSession:
-        """Return the session of the running loop.
-
-        Raises:
-            ConfigurationError: The lent session is closed, or belongs to another loop.
-        """
+        """Return the session of the running loop."""
         loop = asyncio.get_running_loop()
         if self._lent is not None and self._lent.closed:
             raise ConfigurationError("the session that was lent for the download is closed")
@@ -174,29 +170,6 @@ class SessionPool:
         for loop in [loop for loop in self._sessions if loop is running or loop.is_closed()]:
             _, guard = self._sessions.pop(loop)
             await guard.aclose()
-
-
-class AttemptTimeout:
-    """The time limit of one attempt, which is extended as it progresses."""
-
-    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
-        self._timeout = timeout
-        self._seconds = seconds
-
-    def connecting(self) -> None:
-        """Allow the time that a connection takes."""
-        self._allow(_CONNECT_TIMEOUT)
-
-    def queued(self) -> None:
-        """Allow unlimited time: other requests have the connections, and will end."""
-        self._timeout.reschedule(None)
-
-    def progress(self) -> None:
-        """Allow the usual time again."""
-        self._allow(self._seconds)
-
-    def _allow(self, seconds: float) -> None:
-        self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class _Resolver(AbstractResolver):
@@ -229,23 +202,26 @@ async def _check_addresses(url: URL) -> None:
         raise InternalHostError(url.raw_host or "")
 
 
+def extend(timeout: asyncio.Timeout, seconds: float | None) -> None:
+    """Let a timeout expire this many seconds from now; None: never."""
+    now = asyncio.get_running_loop().time()
+    timeout.reschedule(None if seconds is None else now + seconds)
+
+
 def _trace_connections() -> aiohttp.TraceConfig:
-    """Report to the timeout of a request what its connection waits for."""
+    """Return what extends the timeout of a request according to what its connection waits for."""
 
-    async def queued(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.queued()
+    def allow(seconds: float | None) -> Callable[..., Awaitable[None]]:
+        async def extend_timeout(_: object, context: SimpleNamespace, __: object) -> None:
+            extend(context.trace_request_ctx, seconds)
 
-    async def connecting(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.connecting()
-
-    async def connected(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.progress()
+        return extend_timeout
 
     config = aiohttp.TraceConfig()
-    config.on_connection_queued_start.append(queued)
-    config.on_connection_queued_end.append(connecting)
-    config.on_connection_create_end.append(connected)
-    config.on_connection_reuseconn.append(connected)
+    config.on_connection_queued_start.append(allow(None))  # other requests use them, and will end
+    config.on_connection_queued_end.append(allow(_CONNECT_TIMEOUT))
+    config.on_connection_create_end.append(allow(PROGRESS_TIMEOUT))
+    config.on_connection_reuseconn.append(allow(PROGRESS_TIMEOUT))
     return config
 
 

@@ -10,8 +10,7 @@ Every attempt ends, once it has a connection: after a minute without a byte, and
 without 256 KiB, since single bytes would prevent the first from ever elapsing. Attempts that make
 this much progress do not count as failed.
 
-A file that does not exist yet is waited for, whatever the policy, without using one of the places
-for downloads.
+A file that does not exist yet is waited for, whatever the policy, outside the limit of downloads.
 """
 
 from __future__ import annotations
@@ -25,14 +24,7 @@ from random import random
 from typing import TYPE_CHECKING
 
 from kling_async._utils.threads import in_thread
-from kling_async.download.files import (
-    DISK_SPACE,
-    RESERVE_BYTES,
-    NoSpaceError,
-    checksum,
-    find_complete,
-    is_media,
-)
+from kling_async.download import files
 from kling_async.download.names import alternative_names
 from kling_async.download.parts import Part, remove_stale
 from kling_async.download.source import CHUNK_BYTES, GRACE, NotReadyError, Source
@@ -64,19 +56,14 @@ class FileDownload:
         self._digest = sha256(unsigned.encode("utf-8", "replace")).hexdigest()
 
     async def run(self) -> SavedFile:
-        """Fetch the file, or keep the one that exists.
-
-        Raises:
-            DownloadError: It did not arrive whole, or cannot be written.
-            ResultExpiredError: The URL is dead.
-        """
+        """Fetch the file, or keep the one that exists."""
         retry, clock = self._job.retry, asyncio.get_running_loop().time
         started, attempt, missing_since = clock(), 0, float("inf")
         while True:
             attempt += 1
             try:
                 async with self._job.session.slots:
-                    return await self._save()
+                    return await self._attempt()
             except NotReadyError as error:
                 missing_since = min(missing_since, clock())
                 if clock() - missing_since >= GRACE:
@@ -94,30 +81,30 @@ class FileDownload:
                 delay = wait
             await asyncio.sleep(delay)
 
-    async def _save(self) -> SavedFile:
+    async def _attempt(self) -> SavedFile:
         part = Part(self._path, self._digest)
         try:
             if not self._job.overwrite and self._job.previous is None:
                 kept = await in_thread(self._find_existing)
                 if kept is not None:
                     return kept
-            await in_thread(part.open)
-            await self._fetch(part)
+            await in_thread(part.lock)
+            await self._fetch_part(part)
             return await in_thread(lambda: self._publish(part))
-        except NoSpaceError as error:
+        except files.NoSpaceError as error:
             raise self._no_space(part, f": {error}") from None
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
             usage = await in_thread(lambda: shutil.disk_usage(self._path.parent))
-            needed = max((part.total or 0) - part.size, 0) + RESERVE_BYTES
+            needed = max((part.total or 0) - part.size, 0) + files.RESERVE_BYTES
             room = f"{needed} more bytes are needed, {usage.free} are free"
             raise self._no_space(part, f" ({error.strerror}): {room}") from None
         finally:
-            DISK_SPACE.release(part)
+            files.DISK_SPACE.release(part)
             await in_thread(part.close)
 
-    async def _fetch(self, part: Part) -> None:
+    async def _fetch_part(self, part: Part) -> None:
         """Repeat attempts until the part is complete, or until the policy gives up."""
         retry, clock = self._job.retry, asyncio.get_running_loop().time
         best, attempt, started = part.size, 0, clock()
@@ -143,7 +130,7 @@ class FileDownload:
             await asyncio.sleep(delay)
 
     def _find_existing(self) -> SavedFile | None:
-        if (found := find_complete(self._path)) is None:
+        if (found := files.find_complete(self._path)) is None:
             return None
         remove_stale(self._path)  # no attempt will resume its parts
         return SavedFile(self._url, self._path.name, *found)
@@ -160,8 +147,12 @@ class FileDownload:
                 # A file that an earlier call has saved, or what is left of it. It may have been
                 # removed since, and its name be another file's.
                 saved = self._job.previous.get(path.name)
-                return saved is not None and (not is_media(path) or checksum(path) == saved)
-            existing = find_complete(path)  # another download of this file may have ended first
+                return saved is not None and (
+                    not files.is_media(path) or files.checksum(path) == saved
+                )
+            existing = files.find_complete(
+                path
+            )  # another download of this file may have ended first
             return existing is None
 
         part.sync()

@@ -1,6 +1,6 @@
 """Files on disk: what they contain, how they get their names, and how much space is free.
 
-Everything here blocks: call it in threads.
+Everything here blocks: call it in threads. A file that cannot be read or written is an `OSError`.
 """
 
 from __future__ import annotations
@@ -75,39 +75,23 @@ def non_media_kind(content_type: str, head: bytes) -> str | None:
 
 
 def is_spoiled(path: Path) -> bool:
-    """Return whether a file cannot be a video: it is empty, or text that was saved as one.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return whether a file cannot be a video: it is empty, or text that was saved as one."""
     return non_media_kind("", _read_head(path)) is not None
 
 
 def is_media(path: Path) -> bool:
-    """Return whether a file begins as the usual videos and pictures do.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return whether a file begins as the usual videos and pictures do."""
     return _MEDIA_BEGINNING.match(_read_head(path)) is not None
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_complete(path: Path) -> tuple[int, str] | None:
-    """Return the size and the SHA-256 of a file, or None if it does not exist or is spoiled.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the size and the SHA-256 of a file, or None if it does not exist or is spoiled."""
     try:
         return None if is_spoiled(path) else (path.stat().st_size, checksum(path))
     except FileNotFoundError:
@@ -129,11 +113,7 @@ def is_beginning(path: Path, whole: Path) -> bool:
 
 
 def rename_exclusively(source: Path, target: Path) -> None:
-    """Rename a file.
-
-    Raises:
-        FileExistsError: The new name is taken.
-    """
+    """Rename a file; `FileExistsError` if the new name is taken."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -196,17 +176,10 @@ class DiskSpace:
         self._reserved: dict[object, tuple[int, int]] = {}  # by owner: the device, and bytes
 
     def reserve(self, owner: object, folder: Path, missing: int, writing: int = 0) -> None:
-        """Reserve space, replacing an earlier reservation of the same owner.
+        """Reserve the bytes that are missing, in place of what this owner has reserved before.
 
-        Args:
-            owner: Identifies the reservation for :meth:`release`.
-            folder: Where the file is written.
-            missing: The bytes that are yet to be written.
-            writing: How many of them are written right after this call.
-
-        Raises:
-            NoSpaceError: There is too little space. The earlier reservation is unchanged.
-            OSError: The folder cannot be read.
+        The bytes in ``writing`` will be written right after this call: they count only now. If
+        there is too little space, `NoSpaceError` is raised and the old reservation is unchanged.
         """
         device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
         with self._lock:

@@ -1,9 +1,8 @@
 """Part files: the bytes of a file that have arrived, kept so that another attempt can resume.
 
 While ``x.mp4`` is fetched, its bytes are in the hidden ``.x.mp4.part``. ``.x.mp4.part.json``, the
-note, records which entity they belong to, how many are valid, and their checksum. A part is
-resumed only if the checksum matches. So neither a crash, a power cut nor a stranger's file can
-join two halves that do not belong together, and nothing depends on the order of writes.
+note, has their entity, number and checksum. A part is resumed only if the checksum matches: no
+crash, power cut or foreign file can join halves that do not belong together.
 
 A part in use is locked. A download that finds it locked uses the next of a few places; the one
 that completes last provides the file. An unlocked part is stale: the next attempt resumes it, or it
@@ -87,7 +86,11 @@ class Part:
         self._file: FileIO | None = None
         self._shared = False  # later downloads may resume it
         self._published = False
-        self.reset()
+        self.etag: str | None = None
+        self.total: int | None = None
+        self.size: int = 0
+        self._noted = 0  # how much of it the note covers
+        self._digest = hashlib.sha256()
 
     @property
     def resumable(self) -> bool:
@@ -104,12 +107,8 @@ class Part:
         """The checksum of the bytes that have arrived."""
         return self._digest.hexdigest()
 
-    def open(self) -> None:
-        """Open and lock a part file, and load what is valid of it.
-
-        Raises:
-            OSError: No part file can be created in this folder.
-        """
+    def lock(self) -> None:
+        """Open and lock a part file, and load what is valid of it."""
         for place in _shared_places(self._path):
             self._file = _lock(place, os.O_CREAT)
             if self._file is not None:
@@ -118,20 +117,17 @@ class Part:
                 self._load()
                 return
         self._place = self._path.with_name(f".{self._path.name}.{token_hex(8)}.part")
-        self._file = FileIO(self._place, "x+", opener=_open)
+        self._file = FileIO(self._place, "x+", opener=_open_file)
 
-    def reset(self) -> None:
-        """Discard the bytes that have arrived."""
-        self.etag: str | None = None
-        self.total: int | None = None
-        self.size: int = 0
-        self._noted = 0
+    def reset(self, etag: str | None = None, total: int | None = None) -> None:
+        """Discard the bytes that have arrived; those of this entity will follow."""
+        self.etag, self.total = etag, total
+        self.size = self._noted = 0
         self._digest = hashlib.sha256()
 
-    def begin(self, etag: str | None, total: int | None) -> None:
-        """Start again with this entity."""
-        self.reset()
-        self.etag, self.total = etag, total
+    def restart(self, etag: str | None, total: int | None) -> None:
+        """Discard the bytes that have arrived, also on the disk, and continue with this entity."""
+        self.reset(etag, total)
         self._opened.truncate(0)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -160,12 +156,8 @@ class Part:
         A file that is the beginning of this one, or the same, is replaced: it was cut off. No two
         processes rename at the same time, so none replaces what another has just saved.
 
-        Args:
-            path: The path, in the same folder.
-            may_replace: Whether the file that has this path now may be replaced.
-
-        Returns:
-            Whether the file has the name now.
+        ``may_replace`` decides about any other file that has the name. Returns whether this file
+        has it now.
         """
         # The part stays locked until then. Otherwise another download could lock it in between
         # and write to the finished file.
@@ -219,7 +211,7 @@ class Part:
 
     def _write_note(self) -> None:
         note = _Note(self._source, self.etag or "", self.total or 0, self.size, self.sha256)
-        with FileIO(_note_path(self._place), "w", opener=_open) as file:
+        with FileIO(_note_path(self._place), "w", opener=_open_file) as file:
             file.write(json.dumps(asdict(note)).encode())
         self._noted = self.size
 
@@ -243,7 +235,7 @@ def _note_path(place: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
-def _open(path: str, flags: int) -> int:
+def _open_file(path: str, flags: int) -> int:
     # Links are not followed: they could lead out of the folder.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
@@ -253,7 +245,7 @@ def _lock(place: Path, create: int = 0) -> FileIO | None:
     import fcntl
 
     try:
-        file = FileIO(place, "r+", opener=lambda path, flags: _open(path, flags | create))
+        file = FileIO(place, "r+", opener=lambda path, flags: _open_file(path, flags | create))
     except OSError:
         return None
     held = linked = False

@@ -35,9 +35,7 @@ class Downloader:
     It may be created outside an event loop, and used on several loops, one after another.
 
     Args:
-        session: Its connections and proxy are used. Its headers, cookies and credentials are not
-            sent to the hosts of files.
-        proxies: The proxies; else the session's, or those of the environment.
+        session, proxies: As for :func:`download`.
         base_url: The URL of the service. If it is this machine, files may be on any host. Else
             internal addresses are refused, except for the service's own host. None: the result
             URLs are the caller's own, and only redirects are checked.
@@ -76,18 +74,11 @@ class Downloader:
     ) -> tuple[SavedFile, ...]:
         """Save a result's files, as :func:`download` does.
 
-        Args:
-            result: The result of a finished task.
-            folder: The folder.
-            name: The name of the files; else the task's id.
-            overwrite: Fetch and replace existing files.
-            previous: Files that an earlier call has saved, and that this one may replace. No
-                other file is replaced or kept then: the new one gets another name.
-            retry: How failed attempts are repeated.
-            seen_at: When this process has noticed the end of the task.
-            renew: Returns the result's current URLs at the service. It is called at most once,
-                when a URL has expired.
-            on_renewed: Is awaited with the new URLs before they are used.
+        ``previous`` has the files that an earlier call has saved and that this one may replace. No
+        other file is replaced or kept then: the new one gets another name. ``seen_at`` is when
+        this process has noticed the end of the task. ``renew`` returns the result's current URLs
+        at the service; it is called at most once, when a URL has expired, and ``on_renewed`` is
+        awaited with them before they are used.
         """
         session = await self._sessions.session()
         target = Path(folder)

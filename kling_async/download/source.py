@@ -26,7 +26,7 @@ from kling_async._network.connection_errors import (
 )
 from kling_async._utils.threads import in_thread
 from kling_async.download.addresses import HostPolicy, parse_url
-from kling_async.download.connections import AttemptTimeout, DownloadSession
+from kling_async.download.connections import PROGRESS_TIMEOUT, DownloadSession, extend
 from kling_async.download.files import DISK_SPACE, HEAD_BYTES, NoSpaceError, non_media_kind
 from kling_async.download.parts import STRONG_ETAG
 from kling_async.errors import (
@@ -48,10 +48,8 @@ if TYPE_CHECKING:
 # Much more than the service makes of 15 seconds of video.
 MAX_BYTES = 4 * 1024**3
 
-# Bytes that are written at once, in a thread. Also the least that counts as progress, and that
-# has to arrive within so many seconds.
+# Bytes that are written at once, in a thread; also the least that counts as progress.
 CHUNK_BYTES = 256 * 1024
-_PROGRESS_TIMEOUT = 300.0
 
 # Seconds for which 403 and 404 are waited out, if the task has ended in the last ten minutes.
 GRACE = 70.0
@@ -98,12 +96,7 @@ class DownloadJob:
 
 
 def is_young(ended_at: Collection[datetime], now: Collection[datetime]) -> bool:
-    """Return whether a result is so new that its files may not be on every server yet.
-
-    Args:
-        ended_at: When its task ended, by clocks that may differ.
-        now: The time, by clocks that may differ. One pair of them suffices.
-    """
+    """Return whether a task has just ended, according to any pair of clocks, which may differ."""
     return any(moment - ended < _YOUNG for ended in ended_at for moment in now)
 
 
@@ -124,23 +117,18 @@ class Source:
         self._folder = folder
 
     async def receive(self, part: Part) -> bool:
-        """Send one request for what is missing of a part.
-
-        Returns:
-            False if the part does not belong to the entity that the host offers.
+        """Request what is missing of a part; return False if it belongs to another entity.
 
         Raises:
-            RequestError: There was no usable response.
-            APIError: The host responded with an error.
+            RequestError, APIError: The attempt failed; another one may succeed.
             NotReadyError: The file does not exist yet.
             ResultExpiredError: The URL is dead.
             DownloadError: Another attempt would fail, too.
-            NoSpaceError: The disk has too little space.
-            OSError: The part cannot be written.
+            NoSpaceError, OSError: The part cannot be written.
         """
         try:
             async with asyncio.timeout(None) as timeout:
-                fits = await self._request(part, AttemptTimeout(timeout, _PROGRESS_TIMEOUT))
+                fits = await self._request(part, timeout)
         except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -162,7 +150,7 @@ class Source:
             raise AnswerLostError(f"it ended at {part.size} bytes", retryable=True)
         return fits
 
-    async def _request(self, part: Part, timeout: AttemptTimeout) -> bool:
+    async def _request(self, part: Part, timeout: asyncio.Timeout) -> bool:
         # The announced size of a compressed body does not allow to check that it is complete.
         headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity"}
         resuming = part.resumable
@@ -170,13 +158,17 @@ class Source:
             headers |= {hdrs.RANGE: f"bytes={part.size}-", hdrs.IF_RANGE: part.etag or ""}
         url, hosts = parse_url(self._url), self._job.hosts
         async with self._job.session.get(url, headers, hosts, timeout) as response:
-            timeout.progress()
+            extend(timeout, PROGRESS_TIMEOUT)
             if resuming and response.status in (_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE):
                 if not _continues(response, part):
                     return False
             else:
                 self._check_status(response, part)
-                await _begin(response, part)
+                etag = response.headers.get(hdrs.ETAG, "")
+                strong = etag if re.fullmatch(STRONG_ETAG, etag) else None
+                encoded = hdrs.CONTENT_ENCODING in response.headers
+                total = None if encoded else response.content_length
+                await in_thread(lambda: part.restart(strong, total))
             missing = max((part.total or 0) - part.size, 0)
             await in_thread(lambda: DISK_SPACE.reserve(part, self._folder, missing))
             await self._read_body(response, part, timeout)
@@ -201,36 +193,39 @@ class Source:
             raise APIError(text, status=status, retry_after=wait, retryable=not final)
 
     async def _read_body(
-        self, response: aiohttp.ClientResponse, part: Part, timeout: AttemptTimeout
+        self, response: aiohttp.ClientResponse, part: Part, timeout: asyncio.Timeout
     ) -> None:
         """Write the body to the part, even if it is incomplete."""
         content_type = response.headers.get(hdrs.CONTENT_TYPE, "")
         pending = bytearray()
+
+        def check(least: int) -> None:
+            if max(part.size + len(pending), part.total or 0) > MAX_BYTES:
+                part.reset()
+                raise self.error(f"{self._url} is larger than {MAX_BYTES} bytes")
+            if part.size == 0 and len(pending) >= least:
+                kind = non_media_kind(content_type, bytes(pending[:HEAD_BYTES]))
+                if kind is not None:
+                    text = f"it answered with {kind}, which is no video"
+                    raise AnswerLostError(text, retryable=True)
+
         try:
             async for data in response.content.iter_any():
                 pending += data
-                self._check_size(part, len(pending))
-                if part.size == 0 and len(pending) >= HEAD_BYTES:
-                    _check_content(content_type, pending)
+                check(least=HEAD_BYTES)
                 if len(pending) >= CHUNK_BYTES:
                     chunk, pending = pending, bytearray()
-                    await self._write(part, chunk)
-                    timeout.progress()
-            if part.size == 0 and pending:
-                _check_content(content_type, pending)
+                    await self._write_chunk(part, chunk)
+                    extend(timeout, PROGRESS_TIMEOUT)
+            check(least=1)
         except BaseException:
             if part.size or non_media_kind(content_type, bytes(pending[:HEAD_BYTES])) is None:
                 with suppress(OSError, NoSpaceError):  # there is a better error
-                    await self._write(part, pending)
+                    await self._write_chunk(part, pending)
             raise
-        await self._write(part, pending)
+        await self._write_chunk(part, pending)
 
-    def _check_size(self, part: Part, pending: int) -> None:
-        if max(part.size + pending, part.total or 0) > MAX_BYTES:
-            part.reset()
-            raise self.error(f"{self._url} is larger than {MAX_BYTES} bytes")
-
-    async def _write(self, part: Part, data: bytearray) -> None:
+    async def _write_chunk(self, part: Part, data: bytearray) -> None:
         def write() -> None:
             missing = max((part.total or 0) - part.size, len(data))
             DISK_SPACE.reserve(part, self._folder, missing, writing=len(data))
@@ -252,20 +247,6 @@ class Source:
     def error(self, text: str, *, retryable: bool = False) -> DownloadError:
         """Return an error about this URL."""
         return DownloadError(text, url=self._url, retryable=retryable, ref=self._job.ref)
-
-
-async def _begin(response: aiohttp.ClientResponse, part: Part) -> None:
-    """Start the part again with this response."""
-    etag = response.headers.get(hdrs.ETAG, "")
-    total = None if hdrs.CONTENT_ENCODING in response.headers else response.content_length
-    strong = etag if re.fullmatch(STRONG_ETAG, etag) else None
-    await in_thread(lambda: part.begin(strong, total))
-
-
-def _check_content(content_type: str, data: bytearray) -> None:
-    kind = non_media_kind(content_type, bytes(data[:HEAD_BYTES]))
-    if kind is not None:
-        raise AnswerLostError(f"it answered with {kind}, which is no video", retryable=True)
 
 
 def _continues(response: aiohttp.ClientResponse, part: Part) -> bool:

@@ -33,15 +33,9 @@ async def receive_callback(
 ) -> int:
     """Pass a request to an inbox; return the HTTP status to respond with.
 
-    The body is read only if the token is valid, and not beyond the inbox's limit.
-
-    Args:
-        inbox: The inbox.
-        method: The HTTP method.
-        path: The path of the URL.
-        length: The announced number of bytes of the body, if any.
-        read: Returns the next bytes of the body, and none at its end. It raises
-            `ConnectionError` if the body is incomplete.
+    The body is read only if the token is valid, and not beyond the inbox's limit. ``read`` returns
+    the next bytes of the body, and none at its end; it raises `ConnectionError` if the body is
+    incomplete. ``length`` is the announced size, if any.
     """
     token = inbox.verify(method, path, length)
     if isinstance(token, int):

@@ -34,12 +34,7 @@ CLIENT: Final = web.AppKey("kling_client", KlingClient)
 
 
 def routes(inbox: Inbox, *, prefix: str = "") -> list[web.RouteDef]:
-    """Return the routes that receive callbacks, for ``add_routes``.
-
-    Args:
-        inbox: The inbox.
-        prefix: The path before the token, such as ``/kling``.
-    """
+    """Return the routes that receive callbacks below a prefix such as ``/kling``."""
 
     async def receive(request: web.Request) -> web.Response:
         async def read() -> bytes:
@@ -69,9 +64,8 @@ def lifespan(
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return a generator for ``app.cleanup_ctx`` that opens and closes the client.
 
-    Args:
-        client: A client, or a function that creates one, called when the server starts.
-        relay: Shares the inbox's callbacks with other processes while the client is open.
+    ``client`` may be a function that creates one, called when the server starts. A ``relay`` is
+    open as long as the client is.
     """
 
     async def client_context(app: web.Application) -> AsyncIterator[None]:
@@ -83,10 +77,9 @@ def lifespan(
 
 
 def client(request: web.Request) -> KlingClient:
-    """Return the client that :func:`lifespan` has opened, also within sub-applications.
+    """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`.
 
-    Raises:
-        ConfigurationError: No client is open.
+    It is found within sub-applications, too.
     """
     kling = request.config_dict.get(CLIENT)
     if kling is None:

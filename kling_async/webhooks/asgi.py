@@ -48,10 +48,8 @@ def lifespan(client: _adapter.Client, app: App, *, relay: Relay | None = None) -
     The client is open before the application's own startup and until after its shutdown. The
     application need not support the lifespan protocol.
 
-    Args:
-        client: A client, or a function that creates one, called when the server starts.
-        app: The application.
-        relay: Shares the inbox's callbacks with other processes while the client is open.
+    ``client`` may be a function that creates one, called when the server starts. A ``relay`` is
+    open as long as the client is.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,11 +63,7 @@ def lifespan(client: _adapter.Client, app: App, *, relay: Relay | None = None) -
 
 
 def client(scope: Mapping[str, object]) -> KlingClient:
-    """Return the client that :func:`lifespan` has opened, from the scope of a request.
-
-    Raises:
-        ConfigurationError: No client is open.
-    """
+    """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`."""
     state = scope.get("state")
     kling = state.get(STATE) if isinstance(state, Mapping) else None
     if kling is None:

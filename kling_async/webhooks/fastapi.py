@@ -57,9 +57,8 @@ def lifespan(
         async with fastapi.lifespan(kling)(app) as state:
             yield {**state, "mine": ...}
 
-    Args:
-        client: A client, or a function that creates one, called when the server starts.
-        relay: Shares the inbox's callbacks with other processes while the client is open.
+    ``client`` may be a function that creates one, called when the server starts. A ``relay`` is
+    open as long as the client is.
     """
 
     @asynccontextmanager
@@ -72,10 +71,9 @@ def lifespan(
 
 
 async def client(connection: HTTPConnection) -> KlingClient:
-    """Return the client that :func:`lifespan` has opened, as a dependency: ``Depends(client)``.
+    """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`.
 
-    Raises:
-        ConfigurationError: No client is open.
+    Use it as a dependency: ``Depends(client)``.
     """
     state = connection.scope.get("state", {})
     if (kling := state.get(asgi.STATE)) is None:

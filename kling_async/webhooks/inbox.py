@@ -163,13 +163,9 @@ class Inbox:
         return token
 
     def deliver(self, token: tuple[str, str], body: bytes) -> int:
-        """Deliver a callback to the clients; return the HTTP status to respond with.
+        """Deliver a verified request to the clients; return the HTTP status to respond with.
 
         It does not wait for the confirmation, and raises nothing.
-
-        Args:
-            token: The model and the nonce that :meth:`verify` has returned.
-            body: The body of the request.
         """
         if len(body) > self.max_body_bytes:
             return self._record("too_large")
@@ -185,11 +181,7 @@ class Inbox:
     def handle(self, method: str, path: str, query: str, body: bytes) -> int:  # noqa: ARG002 - proves nothing
         """Verify and deliver a request whose body has been read; return the HTTP status.
 
-        Args:
-            method: The HTTP method.
-            path: The path of the URL; only its last segment is used.
-            query: The query of the URL, which some gateways add; it is ignored.
-            body: The body.
+        The query, which some gateways add, is ignored.
         """
         token = self.verify(method, path)
         return token if isinstance(token, int) else self.deliver(token, body)
@@ -198,10 +190,6 @@ class Inbox:
         """Deliver a callback that another process received. It raises nothing.
 
         It is counted only if its task runs in this process.
-
-        Args:
-            snapshot: The state of the task according to the callback.
-            nonce: The nonce of the URL that was called.
         """
         callback = Callback(snapshot, nonce, not self._confirm, relayed=True)
         with self._lock:

@@ -12,7 +12,7 @@ import pytest
 from kling_async._postgres.connection import Connection, Line, is_pooled
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres.journal import PostgresJournal
-from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, connect
+from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
 
 if TYPE_CHECKING:
     from tests.engines.postgres import Server
@@ -73,7 +73,7 @@ async def test_a_journal(pooled_url: str) -> None:
 async def test_a_relay(pooled_url: str) -> None:
     """What one process publishes is read by the others soon; nobody else's session listens."""
     before = left_in_sessions(pooled_url)
-    engines = [connect(pooled_url, ("one",)) for _ in range(3)]
+    engines = [open_backend(pooled_url, ("one",)) for _ in range(3)]
 
     async def read(engine: RelayBackend) -> list[str]:
         lines: list[str] = []

@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
 def opened(folder: Path, source: str = "here") -> Part:
     """Open a part of x.mp4."""
     part = Part(folder / "x.mp4", source)
-    part.open()
+    part.lock()
     return part
 
 
@@ -45,7 +45,7 @@ def finish(part: Part, folder: Path) -> None:
 def leave(folder: Path, data: bytes = DATA[:1000]) -> None:
     """Leave a part of x.mp4, as a download does that is cut."""
     part = opened(folder)
-    part.begin(ETAG, len(DATA))
+    part.restart(ETAG, len(DATA))
     part.write(data)
     part.close()
 
@@ -93,7 +93,7 @@ def test_a_part_that_is_of_no_use(
 ) -> None:
     """What could not be gone on with is not left behind."""
     part = opened(tmp_path)
-    part.begin(etag, total)
+    part.restart(etag, total)
     part.write(data)
     assert not part.resumable
     assert not part.stays
@@ -177,7 +177,7 @@ def test_any_pieces_make_the_file(
     folder = tmp_path_factory.mktemp("pieces")
     data = b"".join(pieces)
     part = opened(folder)
-    part.begin(ETAG, len(data))
+    part.restart(ETAG, len(data))
     for number, piece in enumerate(pieces):
         part.write(piece)
         if number in stops and part.resumable:
@@ -193,7 +193,7 @@ def test_any_pieces_make_the_file(
 def test_notes_on_the_way(tmp_path: Path) -> None:
     """A note is written every four mebibytes, for those who are killed."""
     part = opened(tmp_path)
-    part.begin(ETAG, 2**30)
+    part.restart(ETAG, 2**30)
     for _ in range(4):
         assert not (tmp_path / NOTE).exists()
         part.write(bytes(1024**2))
@@ -209,7 +209,7 @@ def test_a_write_after_one_that_failed(tmp_path: Path) -> None:
     """Half of what could not be written is written over by what comes next."""
     resource = pytest.importorskip("resource", reason="sizes of files can be limited on Unix only")
     part = opened(tmp_path)
-    part.begin(ETAG, len(DATA))
+    part.restart(ETAG, len(DATA))
     part.write(DATA[:1000])
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, old[1]))
@@ -232,7 +232,7 @@ def test_a_part_in_use_is_left_alone(tmp_path: Path) -> None:
     """Who finds a part in use takes another; each of them can be gone on with."""
     one, two = opened(tmp_path), opened(tmp_path)
     for part, size in ((one, 1000), (two, 2000)):
-        part.begin(ETAG, len(DATA))
+        part.restart(ETAG, len(DATA))
         part.write(DATA[:size])
     one.close()
     two.close()
@@ -247,7 +247,7 @@ def test_a_stale_part_goes_with_the_file(tmp_path: Path) -> None:
     """Once the file is there, parts that nobody uses are removed; one in use is not."""
     one, two, three = (opened(tmp_path) for _ in range(3))
     for part in (one, two, three):
-        part.begin(ETAG, len(DATA))
+        part.restart(ETAG, len(DATA))
         part.write(DATA[:1000])
     one.close()
     two.write(DATA[1000:])
@@ -265,7 +265,7 @@ def test_more_downloads_than_places(tmp_path: Path) -> None:
     parts = [opened(tmp_path) for _ in range(6)]
     assert len(names(tmp_path)) == 6
     for part in parts:
-        part.begin(ETAG, len(DATA))
+        part.restart(ETAG, len(DATA))
         part.write(DATA[:1000])
     assert [part.stays for part in parts] == [True] * 4 + [False] * 2
     assert all(part.resumable for part in parts)
@@ -287,7 +287,7 @@ def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = opened(tmp_path), opened(tmp_path)
     assert (one.size, two.size) == (0, 0)
     for part in (one, two):
-        part.begin(ETAG, len(DATA))
+        part.restart(ETAG, len(DATA))
         part.write(DATA)
     finish(one, tmp_path)
     assert len(names(tmp_path)) == 4
@@ -303,7 +303,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     def fetch(number: int) -> None:
         for _ in range(40):
             part = opened(tmp_path)
-            part.begin(ETAG, len(DATA))
+            part.restart(ETAG, len(DATA))
             part.write(DATA[: 100 * number])
             part.write(DATA[100 * number :])
             finish(part, tmp_path)
@@ -322,7 +322,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 def whole(folder: Path, data: bytes = DATA) -> Part:
     """Make a part that is complete."""
     part = opened(folder)
-    part.begin(ETAG, len(data))
+    part.restart(ETAG, len(data))
     part.write(data)
     part.sync()
     return part
@@ -375,7 +375,7 @@ def test_a_part_that_has_its_name_already(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(DATA)
     os.link(tmp_path / "x.mp4", tmp_path / PART)
     part = opened(tmp_path)
-    part.begin(ETAG, 1)
+    part.restart(ETAG, 1)
     part.write(b"?")
     part.close()
     assert (tmp_path / "x.mp4").read_bytes() == DATA
@@ -388,7 +388,7 @@ def test_notes_that_cannot_be_written(tmp_path: Path) -> None:
     """A file arrives although no note of it can be written on the way."""
     part = opened(tmp_path)
     (tmp_path / NOTE).mkdir()
-    part.begin(ETAG, 5 * 1024**2 + 1)
+    part.restart(ETAG, 5 * 1024**2 + 1)
     part.write(bytes(5 * 1024**2))
     assert part.size == 5 * 1024**2
     (tmp_path / NOTE).rmdir()
@@ -435,7 +435,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """Without the folder there is no part, and closing what was never opened is harmless."""
     part = Part(tmp_path / "no" / "x.mp4", "here")
     with pytest.raises(FileNotFoundError):
-        part.open()
+        part.lock()
     part.close()
 
 
@@ -449,7 +449,7 @@ def test_a_name_that_cannot_be_given(tmp_path: Path) -> None:
     """A part that cannot have its name is removed, and the place is free again."""
     (tmp_path / "x.mp4" / "y").mkdir(parents=True)
     part = opened(tmp_path)
-    part.begin(ETAG, 1)
+    part.restart(ETAG, 1)
     part.write(b"x")
     with pytest.raises(OSError, match=r"x\.mp4"):
         finish(part, tmp_path)

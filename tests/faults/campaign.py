@@ -40,6 +40,7 @@ from kling_async import (
 )
 from kling_async.events import Event, SubmitFailed, Submitted, TaskEnded, TasksAbandoned
 from kling_async.journal.sqlite.journal import SqliteJournal
+from kling_async.limits.local import _RequestQueue
 from kling_async.testing import Emulator, Scenario, VirtualLoop
 from kling_async.testing.scenario import OUTCOMES, Rule, Which
 from tests.faults.observe import MEMORY
@@ -440,9 +441,10 @@ class Campaign:
         if self.limiter.slots_in_use > running + len(self.books.unsure):
             problems.append(f"{self.limiter.slots_in_use} slots are held for {running} tasks")
         await asyncio.sleep(_FORGOTTEN)
-        here = self.limiter._on_loop  # noqa: SLF001 - nothing public says what is under way
-        if here is not None and here.requests.window._under_way:  # noqa: SLF001
-            problems.append(f"{here.requests.window._under_way} permits are left")  # noqa: SLF001
+        state = self.limiter._state  # noqa: SLF001 - nothing public says what is under way
+        queue = None if state is None else state.requests
+        if isinstance(queue, _RequestQueue) and queue.window._in_flight:  # noqa: SLF001
+            problems.append(f"{queue.window._in_flight} permits are left")  # noqa: SLF001
         if self.limiter.slots_in_use:
             problems.append(f"{self.limiter.slots_in_use} slots are left")
 

@@ -10,12 +10,13 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
-
-from attrs import frozen
+from typing import TYPE_CHECKING
 
 from kling_async.errors import ContractError
 from kling_async.protocol import callbacks
-from kling_async.results import Snapshot
+
+if TYPE_CHECKING:
+    from kling_async.results import Snapshot
 
 MAX_LENGTH = 65_536
 """Characters of a line, all of them ASCII. A callback of the service takes a few hundred."""
@@ -28,21 +29,6 @@ _LINE = re.compile(
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@frozen
-class RelayedCallback:
-    """The content of a line.
-
-    Attributes:
-        id: Unique: two lines with the same id are the same.
-        snapshot: The state of the task according to the callback.
-        nonce: The nonce of the URL that was called, according to the line.
-    """
-
-    id: str
-    snapshot: Snapshot
-    nonce: str
 
 
 def format_line(callback: callbacks.Callback) -> str:
@@ -65,16 +51,14 @@ def format_line(callback: callbacks.Callback) -> str:
     return f"{token_hex(_ID_BYTES)} {snapshot.ref.model} {callback.nonce} {body}"
 
 
-def parse_line(line: str) -> RelayedCallback | None:
-    """Parse a line; return None if it is invalid or describes no task."""
+def parse_line(line: str) -> tuple[str, Snapshot, str] | None:
+    """Return the id, the snapshot and the nonce of a line; None if it is invalid."""
     match = _LINE.fullmatch(line) if len(line) <= MAX_LENGTH else None
     if match is None:
         return None
     line_id, model, nonce, body = match.groups()
     try:
-        return RelayedCallback(
-            line_id, callbacks.parse_callback(body.encode("ascii"), model), nonce
-        )
+        return line_id, callbacks.parse_callback(body.encode("ascii"), model), nonce
     except (ContractError, UnicodeError):
         return None
 

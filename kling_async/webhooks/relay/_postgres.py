@@ -162,6 +162,6 @@ async def _prepare(db: Connection) -> None:
         await execute(db, _TABLE, within=_SILENCE)
 
 
-def connect(url: str, names: Sequence[str]) -> PostgresRelay:
+def open_backend(url: str, names: Sequence[str]) -> PostgresRelay:
     """Return the backend for a URL."""
     return PostgresRelay(url, names)

@@ -103,8 +103,6 @@ class RedisRelay:
     async def close(self) -> None:
         """Close the connections."""
         with suppress(RedisError, OSError):
-            await self._redis.aclose()
-        with suppress(RedisError, OSError):
             await self._redis.connection_pool.disconnect()
 
     async def _disconnect(self) -> None:
@@ -137,6 +135,6 @@ def _entry_number(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
-def connect(url: str, names: Sequence[str]) -> RedisRelay:
+def open_backend(url: str, names: Sequence[str]) -> RedisRelay:
     """Return the backend for a URL."""
     return RedisRelay(url, names)

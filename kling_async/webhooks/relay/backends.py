@@ -46,7 +46,7 @@ class RelayBackend(Protocol):
         """Close the connections. Raises nothing."""
 
 
-def connect(url: str, names: Sequence[str]) -> RelayBackend:
+def open_backend(url: str, names: Sequence[str]) -> RelayBackend:
     """Return the backend for a URL. Nothing is sent yet.
 
     Args:
@@ -58,4 +58,4 @@ def connect(url: str, names: Sequence[str]) -> RelayBackend:
         MissingExtraError: The driver is not installed.
     """
     module = speaker(url, "kling_async.webhooks.relay._{}", "what relays callbacks")
-    return cast("Callable[[str, Sequence[str]], RelayBackend]", module.connect)(url, names)
+    return cast("Callable[[str, Sequence[str]], RelayBackend]", module.open_backend)(url, names)

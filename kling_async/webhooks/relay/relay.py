@@ -33,7 +33,7 @@ from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError
 from kling_async.policy.retry import backoff
 from kling_async.webhooks.relay._message import MAX_LENGTH, format_line, parse_line
-from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, connect
+from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -120,7 +120,7 @@ class Relay:
         self._backend = backend
         if isinstance(backend, str):
             self._label = redact_url(backend)
-            connect(backend, self._names)  # raises now if the URL is invalid
+            open_backend(backend, self._names)  # raises now if the URL is invalid
         else:
             self._label = type(backend).__name__
         self._counts: Counter[str] = Counter()
@@ -142,7 +142,7 @@ class Relay:
             )
         backend, owned = self._backend, False
         if isinstance(backend, str):
-            backend, owned = connect(backend, self._names), True
+            backend, owned = open_backend(backend, self._names), True
         self._session = _Session(backend, owned, self._label, self._counts, self._receive)
         self._inbox.join(self)
         return self
@@ -191,13 +191,15 @@ class Relay:
         session.add(line_id, line)
 
     def _receive(self, line: str) -> None:
-        received = parse_line(line)
-        if received is None:
+        message = parse_line(line)
+        if message is None:
             self._counts["malformed"] += 1
-        elif received.id not in self._seen:
-            _remember(self._seen, received.id, None)
+            return
+        line_id, snapshot, nonce = message
+        if line_id not in self._seen:
+            _remember(self._seen, line_id, None)
             self._counts["received"] += 1
-            self._inbox.deliver_relayed(received.snapshot, received.nonce)
+            self._inbox.deliver_relayed(snapshot, nonce)
 
 
 class _Session:
@@ -219,7 +221,7 @@ class _Session:
         self._receive = receive
         self._pending: dict[str, str] = {}  # lines by their id
         self._filled, self._drained = asyncio.Event(), asyncio.Event()
-        self._work = self.loop.create_task(self._run())
+        self._work = self.loop.create_task(self._work_until_cancelled())
 
     def add(self, line_id: str, line: str) -> None:
         """Publish a line as soon as possible."""
@@ -239,7 +241,7 @@ class _Session:
             self._work.cancel()
             await asyncio.wait([self._work])
 
-    async def _run(self) -> None:
+    async def _work_until_cancelled(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._repeat("published", self._publish_batch))

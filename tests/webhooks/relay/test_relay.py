@@ -381,6 +381,26 @@ async def test_too_many_while_it_is_away() -> None:
     assert there.ear.tasks == [f"task_{number}" for number in range(500, 2_500)]
 
 
+async def test_too_many_while_some_are_published() -> None:
+    """A callback that is dropped while it is being published counts once."""
+    board = Board()
+    here = Worker(board)
+
+    class Slow(Engine):
+        async def publish(self, lines: Sequence[str]) -> None:
+            await asyncio.sleep(1)
+            await super().publish(lines)
+
+    here.relay = Relay(here.inbox, Slow(board))
+    async with here.relay:
+        here.called()
+        await asyncio.sleep(0.5)
+        for number in range(2_000):
+            here.called(f"task_{number}", f"{number:016}")
+        await asyncio.sleep(30)
+    assert here.relay.counts == RelayCounts(published=2_000, dropped=1)
+
+
 async def test_memory_is_bounded() -> None:
     """Of the lines that were heard, the latest 10,000 are known again."""
     body = json.dumps({"data": {"taskId": "task_1", "state": "failed"}})
