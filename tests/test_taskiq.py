@@ -216,7 +216,7 @@ async def test_the_lease_is_lost(
             await db.execute("DELETE FROM kling_async_workers")
         assert (await sent)["result_urls"]
     assert len(emulator.ledger) == 1
-    assert "was not heard of" in caplog.text
+    assert "has expired" in caplog.text
 
 
 async def test_the_journal_is_away_for_a_while(

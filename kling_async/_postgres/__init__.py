@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL."""
+"""Connections to PostgreSQL, for the shared limits, the journal, the queue and the relay."""

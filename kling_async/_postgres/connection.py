@@ -1,12 +1,4 @@
-"""One connection to PostgreSQL that may be lost at any time, and how statements are sent on it.
-
-:func:`execute` sends all statements of a transaction in one message. The server runs it to its end
-whatever happens to this process meanwhile, so that no lock is held while a client is suspended or
-unreachable. Timeouts and the isolation level are set for that transaction only: a pooler such as
-PgBouncer may give the server's session to another application as soon as the transaction ends. (As
-``options`` of the connection they would be refused by it, and as settings of the session they would
-stay for the others.)
-"""
+"""One connection to PostgreSQL, which is made when needed and replaced after it is lost."""
 
 from __future__ import annotations
 
@@ -15,250 +7,272 @@ import selectors
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from itertools import count
+from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import AsyncRowFactory, tuple_row
 
-from kling_async._utils.backends import POSTGRES_DEFAULTS, cut, in_time
-from kling_async.errors import ConfigurationError
+from kling_async._postgres.errors import BUSY, UnreachableError, describe_error
+from kling_async._postgres.transaction import Connection, Rows, execute
+from kling_async._postgres.url import invalid_url, split_url
+from kling_async._utils.backends import AnswerTimer, cut, in_time
+from kling_async._utils.threads import to_its_end
+from kling_async.policy.retry import backoff
 
 _T = TypeVar("_T")
-Connection: TypeAlias = AsyncConnection[tuple[object, ...]]
-Rows: TypeAlias = list[tuple[object, ...]]
 
-UNDONE: Final = (errors.SerializationFailure, errors.DeadlockDetected)
-"""What the server reports when it has undone a transaction because of another one: repeat it."""
+# libpq's parameters, unless the URL sets them. A dead network is noticed within half a minute,
+# before other workers may take over the items of this one.
+_DEFAULTS: Final[Mapping[str, str]] = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+    "application_name": "kling_async",
+}
 
-# Of several hosts the one that writes, also after a failover.
-_DEFAULTS: Final = {**POSTGRES_DEFAULTS, "target_session_attrs": "read-write"}
-
-# How often a transaction that was undone so is repeated.
-_REPEATS = 5
-
-# Seconds more for an answer after the caller's time is over, so that the connection may be kept.
+# Seconds more for an answer after the caller's timeout, so that the connection may be kept.
 _GRACE = 0.1
 
-# Seconds for a statement where the caller sets no limit.
-_LONGEST = 10.0
-
-# Several statements in one message are one transaction, and SET LOCAL ends with it. The isolation
-# level is ours whatever the database's default is: what others have committed while this one waited
-# for a lock must be visible. A lock is waited for half as long as the statement may take, so that
-# few connections wait for it if it is held for long. With a limit for every statement the server
-# needs not check whether the client is still there (client_connection_check_interval).
-_BEGIN = (
-    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
-    "SET LOCAL statement_timeout = {statement:d}; SET LOCAL lock_timeout = {lock:d};\n"
-)
-_BEGIN_STATEMENTS = 3
+# Seconds for the server to cancel a statement whose caller is cancelled.
+_CANCEL = 1.0
 
 
-class Line:
-    """A connection that is made when it is needed, and again after it was lost.
+class ConnectionManager:
+    """Connects when something is to be done, and again after the connection was lost.
 
-    One thing at a time may be done on it.
+    One piece of work runs at a time. A connection on which anything failed is closed: the next
+    piece of work uses another one, possibly of another server. If the caller is cancelled, the
+    server is asked to cancel what it is doing. If it does not answer, the connection is cut.
 
     Args:
-        url: The address, as libpq reads it.
-        prepare: What is done with each new connection before anything else.
-        silent: Whether the server says nothing unasked, unless it ends the connection. One that
-            was ended while nothing was done on it is then noticed before it is used again.
+        url: As libpq takes it. Of several hosts the one that accepts writes is used.
+        prepare: Is called with each new connection.
+        timeout: Seconds without an answer after which the connection is cut, unless a call sets
+            others. None waits without end.
+        patience: Seconds for which work is repeated while the server cannot be reached or is too
+            busy. After such a failure it is tried once per call until the server is back.
+        listens: Whether the server sends notifications. If not, a connection that was closed
+            while idle is noticed before it is used.
+        read_only: Whether a server that only reads will do.
 
     Raises:
         ConfigurationError: The URL is invalid.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords with defaults
         self,
         url: str,
-        prepare: Callable[[Connection], Awaitable[None]],
         *,
-        silent: bool = False,
+        prepare: Callable[[Connection], Awaitable[object]] | None = None,
+        timeout: float | None = None,
+        patience: float = 0.0,
+        listens: bool = False,
+        read_only: bool = False,
     ) -> None:
-        self._given = _checked(url)
-        self._silent = silent
+        self._conninfo = parse_conninfo(url, read_only=read_only)
         self._prepare = prepare
+        self._timeout = timeout
+        self._patience = self._patience_left = patience
+        self._listens = listens
+        self._hurry: float | None = None
+        self._lock = asyncio.Lock()
         self._db: Connection | None = None
+        self._prepared = False
+        self._timer: AnswerTimer | None = None
 
     async def execute(
         self,
         query: str,
         values: Mapping[str, object] | None = None,
         *,
-        within: float | None = None,
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Any] = tuple_row,
     ) -> list[Rows]:
-        """Run statements in one transaction of one message; see :func:`execute`.
+        """Run statements in one transaction and one message.
 
-        Args:
-            query: One statement or several.
-            values: The values of their parameters, by name.
-            within: Seconds after which the network is taken to be dead; the server, too, ends
-                each statement after as long.
+        See :func:`kling_async._postgres.transaction.execute`; ``timeout`` applies to the network,
+        too.
 
         Raises:
-            TimeoutError: There was no answer in time.
-            psycopg.Error: Anything else went wrong.
+            UnreachableError: The server cannot be reached or does not answer.
+            psycopg.Error: The server reports an error.
         """
-        work = partial(execute, query=query, values=values, within=within)
-        return await self.do(work, within=within)
+        timeout = self._timeout if timeout is None else timeout
+        work = partial(
+            execute, query=query, values=values, timeout=timeout, row_factory=row_factory
+        )
+        return await self.run(work, timeout=timeout)
 
-    async def do(
-        self, work: Callable[[Connection], Awaitable[_T]], *, within: float | None = None
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[_T]],
+        *,
+        timeout: float | None = None,
+        patience: float | None = None,
     ) -> _T:
-        """Do something on it. The connection is closed if anything goes wrong.
+        """Call ``work`` with the connection.
+
+        It is called again with another connection after a failure, so that it must find out what
+        became of the first time.
 
         Args:
             work: What to do.
-            within: Seconds after which the network is taken to be dead.
+            timeout: Seconds without an answer after which the connection is cut.
+            patience: Seconds for which the work is repeated.
 
         Raises:
-            TimeoutError: There was no answer in time.
-            psycopg.Error: Anything else went wrong.
+            UnreachableError: The server cannot be reached or does not answer.
+            psycopg.Error: The server reports an error.
         """
-        # In a task that is never cancelled while it is connected: psycopg would then ask the
-        # server to stop, and wait for its answer without end, while the network may be dead.
-        task = asyncio.ensure_future(self._work(work))
-        was_cut = False
+        timeout = self._timeout if timeout is None else timeout
+        async with self._lock:
+            patience = self._patience_left if patience is None else patience
+            loop = asyncio.get_running_loop()
+            end = loop.time() + patience
+            for attempt in count(1):
+                try:
+                    result = await self._attempt(work, timeout)
+                except (UnreachableError, *BUSY):
+                    # Even if there is no time left, another connection may work.
+                    is_over = self._hurry is not None or loop.time() >= end
+                    if is_over and (attempt > 1 or not patience):
+                        self._patience_left = 0.0
+                        raise
+                else:
+                    self._patience_left = self._patience
+                    return result
+                await asyncio.sleep(backoff(attempt, 0.02, 1.0, 1.0))
+        raise AssertionError  # pragma: no cover - count() does not end
 
-        def give_up() -> None:
-            nonlocal was_cut
-            was_cut = True
-            self._cut(task)
+    def hurry(self, timeout: float | None) -> None:
+        """Wait no longer than ``timeout`` for an answer, also for one that is awaited already.
 
-        try:
-            with suppress(TimeoutError):
-                async with in_time(within):
-                    await asyncio.wait([task])
-        finally:
-            # By a timer, and not by what comes after an await: the caller may be cancelled again.
-            timer = asyncio.get_running_loop().call_later(_GRACE, give_up)
-            cancelled = await _until_done(task)
-            timer.cancel()
-            if task.cancelled() or task.exception() is not None:
-                await self.close()
-            if cancelled is not None:
-                raise cancelled
-        if was_cut and (task.cancelled() or isinstance(task.exception(), psycopg.Error)):
-            raise TimeoutError(f"no answer within {within} s")  # libpq's words describe the cut
-        return task.result()
+        What fails is repeated once. None ends the hurry.
+        """
+        self._hurry = timeout
+        if timeout is not None and self._timer is not None:
+            self._timer.restart(timeout)
 
     async def close(self) -> None:
-        """Close it. It may be used again."""
+        """Close the connection. The next piece of work makes another one."""
         db, self._db = self._db, None
+        self._prepared = False
         if db is not None:
             await db.close()
 
-    async def _work(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        if self._silent and self._db is not None and _ended(self._db):
+    async def _attempt(
+        self, work: Callable[[Connection], Awaitable[_T]], timeout: float | None
+    ) -> _T:
+        if self._hurry is not None:
+            timeout = self._hurry if timeout is None else min(timeout, self._hurry)
+        # The task is not cancelled with the caller while it is connected: psycopg would wait for
+        # the server, while the network may be dead, and log what becomes of it.
+        task = asyncio.ensure_future(self._use(work))
+        was_cut = False
+        try:
+            async with in_time(timeout) as self._timer:
+                await asyncio.wait([task])
+        except TimeoutError:
+            was_cut = await to_its_end(asyncio.ensure_future(self._stop(task, cancel=False)))
+        except asyncio.CancelledError:
+            await to_its_end(asyncio.ensure_future(self._stop(task, cancel=True)))
+            raise
+        finally:
+            self._timer = None
+            if not self._can_be_kept(task):
+                await self.close()
+        if was_cut:
+            seconds = timeout if self._hurry is None else self._hurry
+            raise UnreachableError(f"no answer within {seconds:g} s")
+        return task.result()
+
+    async def _use(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._db is not None and not self._listens and _has_ended(self._db):
             await self.close()
-        if self._db is None:
-            # Nothing is prepared in the session: a pooler may change it between two statements.
-            self._db = await AsyncConnection.connect(
-                **self._given,  # type: ignore[arg-type] # all of them text
-                autocommit=True,
-                prepare_threshold=None,
-            )
-            await self._prepare(self._db)
-        return await work(self._db)
+        try:
+            if self._db is None:
+                # Nothing is prepared in the session: a pooler may change it at any time.
+                self._db = await psycopg.AsyncConnection.connect(
+                    **self._conninfo,  # type: ignore[arg-type] # all of them text
+                    autocommit=True,
+                    prepare_threshold=None,
+                )
+                if self._prepare is not None:
+                    await self._prepare(self._db)
+                self._prepared = True
+            return await work(self._db)
+        except (psycopg.Error, OSError) as error:
+            if self._db is None or self._db.closed:
+                raise UnreachableError(describe_error(error)) from error
+            raise
 
-    def _cut(self, task: asyncio.Future[_T]) -> None:
-        """Let what waits for the network fail now."""
-        if self._db is None:
-            task.cancel()
-            return
-        with suppress(psycopg.Error):  # it may be closed already
-            cut(self._db.fileno())
+    async def _stop(self, task: asyncio.Future[_T], *, cancel: bool) -> bool:
+        """End the task, and return whether the connection had to be cut."""
+        try:
+            if cancel and self._is_idle():
+                task.cancel()  # it waits for a notification, and the server for us
+            await asyncio.wait([task], timeout=_GRACE)
+            if cancel and self._db is not None and not task.done():
+                with suppress(psycopg.Error, TimeoutError):
+                    async with asyncio.timeout(_CANCEL):
+                        await self._db.cancel_safe(timeout=_CANCEL)
+                await asyncio.wait([task], timeout=_GRACE)
+        finally:
+            was_cut = not task.done()
+            if was_cut and self._db is not None:
+                with suppress(psycopg.Error):  # it may be closed already
+                    cut(self._db.fileno())
+            elif was_cut:
+                task.cancel()
+            await asyncio.wait([task])
+        return was_cut
+
+    def _is_idle(self) -> bool:
+        return self._db is not None and self._db.info.transaction_status is TransactionStatus.IDLE
+
+    def _can_be_kept(self, task: asyncio.Future[_T]) -> bool:
+        if not task.done() or task.cancelled():
+            return False
+        error = task.exception()
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            return self._prepared
+        return not isinstance(error, psycopg.Error | OSError | UnreachableError)
 
 
-async def execute(
-    db: Connection,
-    query: str,
-    values: Mapping[str, object] | None = None,
-    *,
-    within: float | None = None,
-) -> list[Rows]:
-    """Run statements in one transaction (READ COMMITTED) that is sent in one message.
+def timeout_for_lease(lease: float) -> float:
+    """Return the seconds to wait for an answer where others take over after ``lease`` seconds.
 
-    The parameters are quoted here, as such a message has none: a list becomes the text of an array,
-    for example, which the statement casts (``%(keys)s::text[]``). A transaction that the server
-    has undone because of another one is repeated a few times. If anything else fails, nothing was
-    done, and the connection is in no transaction.
+    The connection may be lost several times in a lease. The least is enough for a thousand items.
+    """
+    return max(lease / 4, 5.0)
 
-    Args:
-        db: The connection, in autocommit mode.
-        query: One statement or several, none of which begins or ends a transaction.
-        values: The values of their parameters, by name.
-        within: Seconds after which the server ends a statement, and half as many after which it no
-            longer waits for a lock.
 
-    Returns:
-        The rows of each statement; none for those that return no rows.
+def parse_conninfo(url: str, *, read_only: bool = False) -> dict[str, str]:
+    """Return libpq's parameters of a URL, with ours where it sets none.
 
     Raises:
-        psycopg.Error: It failed.
+        ConfigurationError: The URL is invalid.
     """
-    limit = round(1000 * (_LONGEST if within is None else within))
-    message = _BEGIN.format(statement=max(2, limit), lock=max(1, limit // 2)) + query
-    for _ in range(_REPEATS):
-        with suppress(*UNDONE):
-            return await _send(db, message, values)
-    return await _send(db, message, values)
+    split_url(url)
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error:  # its text may contain the password
+        raise invalid_url() from None
+    defaults = dict(_DEFAULTS)
+    if not read_only:  # of several hosts the one that accepts writes, also after a failover
+        defaults["target_session_attrs"] = "read-write"
+    return {**defaults, **{key: str(value) for key, value in given.items()}}
 
 
-async def _send(db: Connection, message: str, values: Mapping[str, object] | None) -> list[Rows]:
-    answers: list[Rows] = []
-    async with AsyncClientCursor(db) as cursor:
-        # Typed as text that is known beforehand; all of it is.
-        await cursor.execute(message.encode(), values)
-        more: bool | None = True
-        while more:
-            answers.append(await cursor.fetchall() if cursor.description else [])
-            more = cursor.nextset()
-    return answers[_BEGIN_STATEMENTS:]
-
-
-async def is_pooled(db: Connection) -> bool:
-    """Return whether there is a pooler, such as PgBouncer, between this process and the server.
-
-    Then the session may be another one with each transaction: what it is set to, or listens for,
-    is for others, too.
-    """
-    cursor = await db.execute("SELECT pg_backend_pid()")
-    return await cursor.fetchone() != (db.info.backend_pid,)
-
-
-async def _until_done(task: asyncio.Future[_T]) -> asyncio.CancelledError | None:
-    """Wait until a task has ended; return a cancellation that arrived meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled
-
-
-def _ended(db: Connection) -> bool:
-    """Return whether a silent server has said something, which is that it ends the connection."""
+def _has_ended(db: Connection) -> bool:
+    """Return whether the server has closed a connection on which it is silent otherwise."""
     if db.closed:
         return True
     with selectors.DefaultSelector() as selector:
         selector.register(db.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
-
-
-def _checked(url: str) -> dict[str, str]:
-    """Return libpq's parameters of a URL."""
-    try:
-        login, _, _ = urlsplit(url).netloc.rpartition("@")
-        if "@" in login:  # libpq would take what follows the first for the host, and show it
-            raise ValueError  # noqa: TRY301 - as the others
-        given = conninfo_to_dict(url)
-    except (ValueError, psycopg.Error):  # whose words may show a password
-        raise ConfigurationError(
-            "invalid postgresql:// URL: write an @, /, ? or # in a password as %40, %2F, %3F or %23"
-        ) from None
-    return {**_DEFAULTS, **{key: str(value) for key, value in given.items()}}

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-POSTGRES_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "connect_timeout": "10",
-        # A dead network is noticed within half a minute: before other workers may take over what
-        # this one has.
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "20000",  # milliseconds
-        "application_name": "kling_async",
-    }
-)
-"""libpq's parameters of each connection, unless the URL says otherwise."""
 
 # Pieces of the time for an answer. However long this process stands still, it loses one of them.
 _TICKS = 10
@@ -74,36 +59,50 @@ def cut(fd: int) -> None:
         way.shutdown(socket.SHUT_RDWR)  # of whatever family it is
 
 
-@asynccontextmanager
-async def in_time(seconds: float | None) -> AsyncIterator[None]:
-    """Cancel what runs inside of it if a server has not answered after so many seconds.
+class AnswerTimer:
+    """Ends the wait for an answer, and can be restarted; see :func:`in_time`."""
 
-    Unlike with ``asyncio.timeout``, only time counts in which this process could have heard the
-    answer. While it stands still, or its event loop is blocked, the server may have stood still,
+    def __init__(self, limit: asyncio.Timeout, seconds: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._timer: asyncio.TimerHandle | None = None
+        if seconds is not None:
+            self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Wait this many seconds from now on."""
+        self.stop()
+        self._tick(seconds / _TICKS, _TICKS)
+
+    def stop(self) -> None:
+        """Wait without end."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tick(self, interval: float, left: int) -> None:
+        if left:
+            self._timer = self._loop.call_later(interval, self._tick, interval, left - 1)
+        else:
+            self._limit.reschedule(self._loop.time())
+
+
+@asynccontextmanager
+async def in_time(seconds: float | None) -> AsyncIterator[AnswerTimer]:
+    """Cancel the body if a server has not answered after this many seconds.
+
+    Unlike with ``asyncio.timeout``, only time counts in which this process could have received the
+    answer. While it is suspended, or its event loop is blocked, the server may have been suspended,
     too, or have answered long ago.
 
     Args:
-        seconds: None waits for ever.
+        seconds: None waits without end.
 
     Raises:
         TimeoutError: There was no answer.
     """
-    if seconds is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
     async with asyncio.timeout(None) as limit:
-
-        def tick(left: int) -> None:
-            nonlocal timer
-            if left:
-                timer = loop.call_later(seconds / _TICKS, tick, left - 1)
-            else:
-                limit.reschedule(loop.time())
-
-        tick(_TICKS)
+        timer = AnswerTimer(limit, seconds)
         try:
-            yield
+            yield timer
         finally:
-            timer.cancel()
+            timer.stop()

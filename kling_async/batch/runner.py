@@ -15,7 +15,6 @@ from kling_async.batch.decisions import Step, apply, next_step, to_error, to_fai
 from kling_async.download.files import is_spoiled
 from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
-    GIVEN_UP,
     Claim,
     ConflictError,
     Entry,
@@ -102,8 +101,8 @@ class BatchRun:
             work.unpark()
         self.counts[entry.state] -= 1
         self.counts[claim.entry.state] += 1
-        item = ItemRun(self, work, claim.entry, fresh=claim.news)
-        if claim.ownership is Ownership.TOLD:
+        item = ItemRun(self, work, claim.entry, fresh=claim.changed)
+        if claim.ownership is Ownership.DONE:
             return item.outcome(done_by_other=True)
         outcome = await item.run()
         await self.claims.release(item.entry.key, ended=item.has_ended)
@@ -128,7 +127,7 @@ class BatchRun:
         if next_step(entry, self.options, fresh=False) is Step.REPORT:
             (claim,) = await self.journal.peek(entry)
             # What a dead worker has left behind is reported by one of those who find it.
-            if claim.ownership is not Ownership.MINE or not claim.news:
+            if claim.ownership is not Ownership.MINE or not claim.changed:
                 return claim
         (claim,) = await claims.claim(entry)
         return claim
@@ -225,7 +224,7 @@ class ItemRun:
     async def answer_lost(self) -> None:
         """Record the item as unsure: the run ends before its submit was answered."""
         with suppress(JournalError):  # then the next process that opens the journal does so
-            await self._record_state(ItemState.UNSURE, failure=GIVEN_UP)
+            await self._record_state(ItemState.UNSURE, failure=INTERRUPTED)
 
     # The steps. Each returns whether the item may take another step in this run.
 

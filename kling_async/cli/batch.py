@@ -36,7 +36,7 @@ from kling_async.errors import (
 )
 from kling_async.fleet.serialization import outcome_dict
 from kling_async.journal.base import ItemState
-from kling_async.journal.opening import is_there, journal_at, shown
+from kling_async.journal.opening import journal_at, journal_exists, redact_location
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 
@@ -55,11 +55,11 @@ _SHOWN = 5
 async def batch(args: Namespace) -> int:
     """Check all rows, then generate from every one; go on where the journal ends."""
     journal = journal_place(args)
-    there = journal is not None and await is_there(journal)
+    there = journal is not None and await journal_exists(journal)
     if journal is not None and there and not args.resume:
         raise ConfigurationError(
-            f"there is a journal at {shown(journal)} already: give another with --journal, or go on"
-            " with it, without --no-resume"
+            f"there is a journal at {redact_location(journal)} already: give another with"
+            " --journal, or go on with it, without --no-resume"
         )
     if args.enqueue:
         check(args)
@@ -86,8 +86,8 @@ async def batch(args: Namespace) -> int:
             raise InputError(f"{args.file}: there are no {'good ' * bool(plan.wrong)}rows in it")
         if journal is not None and plan.foreign and not args.enqueue:
             raise ConfigurationError(
-                f"the journal {shown(journal)} has {plan.foreign:,} running tasks of other rows,"
-                f" and none of the rows of {args.file}: name another with --journal"
+                f"the journal {redact_location(journal)} has {plan.foreign:,} running tasks of"
+                f" other rows, and none of the rows of {args.file}: name another with --journal"
             )
         if args.dry_run:
             return await _rehearse(args, plan, journal if there else None)
@@ -177,7 +177,7 @@ class _Run:
         self._options = options
         self._plan = plan
         self._journal = journal
-        self._place = shown(journal)
+        self._place = redact_location(journal)
         self._output = Output(json=args.json)
         # What went wrong, by kind: how many, and the first few in words.
         self._wrong: Counter[str] = Counter()

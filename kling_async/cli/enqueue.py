@@ -8,7 +8,7 @@ from kling_async.cli import codes
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.errors import ConfigurationError
 from kling_async.fleet import Queue
-from kling_async.journal.address import is_address
+from kling_async.journal.address import is_postgres_url
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -22,7 +22,7 @@ def check(args: Namespace) -> None:
     Raises:
         ConfigurationError: The journal is none that workers share.
     """
-    if not is_address(args.journal):
+    if not is_postgres_url(args.journal):
         raise ConfigurationError(
             "--enqueue needs a journal that workers share, such as --journal postgresql://host/db"
         )

@@ -20,7 +20,7 @@ from kling_async.cli.spreadsheet import Writer
 from kling_async.cli.streams import Guarded, failure_of
 from kling_async.errors import ConfigurationError
 from kling_async.journal.base import Entry, ItemState
-from kling_async.journal.opening import journal_at, shown
+from kling_async.journal.opening import journal_at, redact_location
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -107,7 +107,7 @@ async def _json(journal: Journal, stream: TextIO) -> None:
 async def _html(args: Namespace, journal: Journal) -> Path:
     # A database is nowhere in particular.
     beside = args.journal.parent if isinstance(args.journal, Path) else Path()
-    name = args.journal.name if isinstance(args.journal, Path) else shown(args.journal)
+    name = args.journal.name if isinstance(args.journal, Path) else redact_location(args.journal)
     videos: Path = args.videos or beside
     place: Path = args.output or videos / "index.html"
     entries = [entry async for entry in _first(journal, _CARDS)]

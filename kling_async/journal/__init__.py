@@ -1,4 +1,4 @@
-"""What a batch writes down of each of its items, so that it can be resumed."""
+"""The journal of a batch: the state of each item, stored so that the batch can be resumed."""
 
 from kling_async.journal.base import (
     Claim,

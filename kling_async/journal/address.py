@@ -1,19 +1,19 @@
-"""The URL of a PostgreSQL journal: what is told of it, and what is not."""
+"""The URL of a PostgreSQL journal, and the parts of it that may be shown."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from attrs import field, frozen
 
-from kling_async._utils.backends import POSTGRES_DEFAULTS
+from kling_async._postgres.url import split_url
 from kling_async.errors import ConfigurationError
 
 SCHEMES = ("postgresql://", "postgres://")
 
-_UNNAMED = "default"
+_DEFAULT_BATCH = "default"
 
-# What is told to others than libpq. Of what is not among these it is not known what it tells.
+# What may be shown. Of other parameters it is not known what they reveal.
 _PUBLIC = frozenset(
     {
         "host",
@@ -31,28 +31,30 @@ _PUBLIC = frozenset(
     }
 )
 
-# Enough for any name that somebody gave, and little enough for an error message.
+# Enough for any name, and short enough for an error message.
 _LONGEST = 200
 
 
-def is_address(place: object) -> bool:
-    """Whether a journal is meant that is on a server, not a file."""
-    return isinstance(place, str) and place.lower().startswith(SCHEMES)
+def is_postgres_url(location: object) -> bool:
+    """Return whether a journal's location is the URL of a server."""
+    return isinstance(location, str) and location.lower().startswith(SCHEMES)
 
 
 @frozen
 class Address:
-    """Where a batch is: a database, and the batch's name in it.
+    """A database, and the name of a batch in it.
 
-    ``str(address)`` tells it to people, without the password and whatever else may be secret.
+    ``str(address)`` contains neither the password nor other secrets.
 
-    Raises:
-        ConfigurationError: It is none.
+    Attributes:
+        conninfo: The URL for libpq.
+        batch: The name of the batch.
+        url: The URL of the batch without secrets.
     """
 
     conninfo: str = field(repr=False)
     batch: str
-    url: str  # with nothing that may be secret
+    url: str
     _shown: str
 
     def __str__(self) -> str:
@@ -60,43 +62,37 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, batch: str | None = None) -> Address:
-        """Read a URL such as ``postgresql://user@host/database?batch=foxes``.
+        """Parse a URL such as ``postgresql://user@host/database?batch=foxes``.
 
         Args:
-            url: As libpq takes it, and the batch's name beside it.
-            batch: The batch's name, if it is not in the URL; ``default`` if it is nowhere.
+            url: As libpq takes it, with the batch's name as another parameter.
+            batch: The batch's name, if the URL does not contain it. Without both it is
+                ``default``.
+
+        Raises:
+            ConfigurationError: The URL or the name is invalid.
         """
-        if not is_address(url):
+        if not is_postgres_url(url):
             raise ConfigurationError("a PostgreSQL journal's URL begins with postgresql://")
-        try:
-            parts = urlsplit(url)
-        except ValueError:  # which may show the password
-            raise _unreadable() from None
-        login, _, where = parts.netloc.rpartition("@")
-        # libpq would take what follows the first @ for the host, and tell it in its errors.
-        if "@" in login or "@" in parts.path or "@" in parts.query or parts.fragment:
-            raise _unreadable()
+        parts = split_url(url)
+        login, _, host = parts.netloc.rpartition("@")
         params = parse_qsl(parts.query, keep_blank_values=True)
-        named = [value for name, value in params if name == "batch"]
-        if batch is not None and named and named != [batch]:
-            raise ConfigurationError(f"the batch is named twice: {named[0]!r} and {batch!r}")
-        name = batch or (named[0] if named else _UNNAMED)
+        names = [value for key, value in params if key == "batch"]
+        if batch is not None and names and names != [batch]:
+            raise ConfigurationError(f"the batch has two names: {names[0]!r} and {batch!r}")
+        name = batch or (names[0] if names else _DEFAULT_BATCH)
         if not name.isprintable() or len(name) > _LONGEST or name.strip() != name:
             raise ConfigurationError(f"a batch's name must be printable text, not {name!r:.80}")
         others = [(key, value) for key, value in params if key != "batch"]
-        others += [pair for pair in POSTGRES_DEFAULTS.items() if pair[0] not in dict(others)]
-        query = urlencode(others, quote_via=quote)  # libpq knows no + for a blank
-        conninfo = f"postgresql://{parts.netloc}{parts.path}?{query}"
+        query = urlencode(others, quote_via=quote)  # to libpq, + is not a blank
         user = login.partition(":")[0]
-        shown = f"postgresql://{user}{'@' * bool(user)}{where}{parts.path}"
+        shown = f"postgresql://{user}{'@' * bool(user)}{host}{parts.path}"
         public = [pair for pair in params if pair[0] in _PUBLIC]
-        public += [("batch", name)] if name != _UNNAMED else []
-        asked = f"?{urlencode(public, quote_via=quote)}" if public else ""
-        return cls(conninfo, name, f"{shown}{asked}", f"{shown} (batch {name})")
-
-
-def _unreadable() -> ConfigurationError:
-    return ConfigurationError(
-        "the URL of a PostgreSQL journal cannot be read: write an @, /, ? or # in a password as"
-        " %40, %2F, %3F or %23"
-    )
+        public += [("batch", name)] if name != _DEFAULT_BATCH else []
+        suffix = f"?{urlencode(public, quote_via=quote)}" if public else ""
+        return cls(
+            f"postgresql://{parts.netloc}{parts.path}?{query}",
+            name,
+            f"{shown}{suffix}",
+            f"{shown} (batch {name})",
+        )

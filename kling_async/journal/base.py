@@ -1,11 +1,12 @@
-"""What a batch has done, so that a process that was killed can go on: the facts, not the files.
+"""What a batch has done with each item, so that it can be resumed after a crash.
 
-An item is written as planned, and every act that follows is written before it is done or as
-soon as it is known. Where the process may have died tells what the next one may do: go on with
-a task, fetch its files, submit the item, or, where an answer was lost, ask the user.
+An item is first written as planned. Every later step is written before it is taken, or as soon as
+its outcome is known. From the last step that was written follows what the next process does: wait
+for the task, download its files, submit the item, or, if an answer was lost, leave the decision to
+the user.
 
-An engine keeps these values: a file (:mod:`kling_async.journal.sqlite`), or a server that several
-workers share (:mod:`kling_async.journal.postgres`). :class:`Journal` is what every engine promises.
+The values are stored in a file (:mod:`kling_async.journal.sqlite`), or in a database that several
+workers share (:mod:`kling_async.journal.postgres`). :class:`Journal` is the protocol of both.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class ItemError(JournalError):
-    """The journal refuses an item. Nothing is wrong with the journal, nor with other items."""
+    """The journal rejects one item. The journal itself and other items are fine."""
 
 
 class ConflictError(ItemError):
-    """An item is not in the state, or the attempt, that a move expects: another has moved it.
+    """An item is not in the state or attempt that a transition expects.
 
-    Nothing was written. What the caller believed of the item is out of date.
+    Another run has changed it since the caller read it. Nothing was written.
 
     Attributes:
-        state: The state in which the item is.
-        attempt: The attempt in which it is.
+        state: The item's state.
+        attempt: The item's attempt.
     """
 
     def __init__(
@@ -48,19 +49,19 @@ class ConflictError(ItemError):
 
 
 class LostError(JournalError):
-    """This worker was not heard of for too long, and others have its items: run again."""
+    """This worker's lease has expired, and other workers have taken over its items."""
 
 
 class ItemState(StrEnum):
-    """How an item of a batch stands."""
+    """The state of an item."""
 
     PLANNED = "planned"  # nothing was sent
-    SUBMITTING = "submitting"  # being sent; written before it is
+    SUBMITTING = "submitting"  # written before the request is sent
     SUBMITTED = "submitted"  # accepted: from here on it costs money
     FINISHED = "finished"  # there is a result
-    FAILED = "failed"  # there is none, and none will come
+    FAILED = "failed"  # there is no result, and there will be none
     SAVED = "saved"  # the result's files are on disk
-    UNSURE = "unsure"  # it was sent, and no answer came: a task may be running
+    UNSURE = "unsure"  # it was sent, and the answer was lost: a task may be running
 
 
 TRANSITIONS: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
@@ -73,27 +74,27 @@ TRANSITIONS: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
         ),
         ItemState.SUBMITTING: frozenset(
             {
-                ItemState.PLANNED,  # refused: nothing was charged, so it may be sent again
+                ItemState.PLANNED,  # refused at no charge, so it may be sent again
                 ItemState.SUBMITTED,
-                ItemState.FAILED,  # rejected: it would be again
+                ItemState.FAILED,  # rejected, as it would be again
                 ItemState.UNSURE,  # the answer was lost, or the process that waited for it
             }
         ),
         ItemState.SUBMITTED: frozenset({ItemState.FINISHED, ItemState.FAILED}),
         ItemState.FINISHED: frozenset(
             {
-                ItemState.FINISHED,  # with new URLs: the old ones had expired
+                ItemState.FINISHED,  # with new URLs, since the old ones had expired
                 ItemState.SAVED,
             }
         ),
-        ItemState.SAVED: frozenset({ItemState.SAVED}),  # the files were fetched again
-        # A new attempt, by explicit choice only: it costs money again, unless the submit was
-        # rejected.
+        ItemState.SAVED: frozenset({ItemState.SAVED}),  # the files were downloaded again
+        # A new attempt, only if the user asks for it: it costs money again, unless the submit
+        # was rejected.
         ItemState.FAILED: frozenset({ItemState.PLANNED}),
         ItemState.UNSURE: frozenset(
             {
-                ItemState.PLANNED,  # the same: it may be paid twice
-                ItemState.SUBMITTED,  # the task's reference was learned after all
+                ItemState.PLANNED,  # the same; it may be paid twice
+                ItemState.SUBMITTED,  # the task's reference was found later
             }
         ),
     }
@@ -102,7 +103,7 @@ TRANSITIONS: Mapping[ItemState, frozenset[ItemState]] = MappingProxyType(
 
 @frozen
 class Planned:
-    """An item to be done: the caller's key, and its input as plain values for JSON."""
+    """An item to be written: the caller's key, and its input as plain values for JSON."""
 
     key: str
     input: Mapping[str, object]
@@ -114,7 +115,7 @@ class Failure:
 
     Attributes:
         kind: The name of the error's class, such as ``TaskFailedError``.
-        message: The error in words.
+        message: The error's message.
         fail_code: The vendor's code of a failed task.
         reason: Our small enum over the code.
         may_have_charged: A task may have been started and billed.
@@ -129,8 +130,8 @@ class Failure:
     status: int | None = None
 
 
-# What is known of an item that a process was sending when it died.
-GIVEN_UP = Failure(
+# The failure of an item that a process was sending when it ended.
+INTERRUPTED = Failure(
     "AnswerLostError",
     "the process ended while it was sending this item; a task may have been started",
     may_have_charged=True,
@@ -139,20 +140,20 @@ GIVEN_UP = Failure(
 
 @frozen
 class Transition:
-    """One transition of an item: to which state, when, and what came with it.
+    """One transition of an item to another state.
 
     Attributes:
         key: The item's key.
-        state: The state that it reaches.
+        state: The new state.
         at: When, in UTC.
-        ref: The remote task; a move to ``SUBMITTED`` must have it.
-        result: What the task gave; a move to ``FINISHED`` must have it.
-        failure: Why the item got here, where something went wrong.
+        ref: The remote task; required for ``SUBMITTED``.
+        result: The task's result; required for ``FINISHED``.
+        failure: What went wrong, if anything did.
         files: What was saved.
-        expected: The state in which the item must be before the move, or None for any. A caller
-            that acts on what it has read passes it: of two that act at once, one is refused.
-        attempt: The attempt in which it must be, or None for any. Neither is kept in the journal,
-            nor compared.
+        expected: The state in which the item must be before, or None for any. Of two callers that
+            act on the same item at once, and pass it, one is refused.
+        attempt: The attempt in which it must be, or None for any. Neither ``expected`` nor
+            ``attempt`` is stored or compared.
     """
 
     key: str
@@ -168,18 +169,18 @@ class Transition:
 
 @frozen
 class Entry:
-    """How an item stands.
+    """An item as it is stored.
 
     Attributes:
         key: The caller's name for it.
-        input: What is asked for, as plain values.
+        input: The input as plain values.
         state: Its state.
-        attempt: Which attempt this is, from 1. A new one begins without reference, result and
+        attempt: The number of the attempt, from 1. A new one begins without reference, result and
             files; those of earlier attempts are in the history.
-        changed_at: When its last move was made.
+        changed_at: The time of its last transition.
         ref: The remote task of this attempt.
-        result: What it gave.
-        failure: What the last move said of a failure.
+        result: The task's result.
+        failure: The failure of the last transition.
         files: What was saved last.
     """
 
@@ -195,88 +196,90 @@ class Entry:
 
     @property
     def was_rejected(self) -> bool:
-        """Whether it failed before a task existed, so that nothing was charged."""
+        """Whether the item failed before a task existed, so that nothing was charged."""
         failure = self.failure
         return (
             self.state is ItemState.FAILED
             and self.ref is None
             and failure is not None
-            and failure.reason is None  # of a task that has failed
+            and failure.reason is None  # that of a failed task
             and not failure.may_have_charged
         )
 
 
 class Ownership(StrEnum):
-    """Who has an item in hand."""
+    """Which worker has claimed an item."""
 
-    MINE = "mine"  # this worker, or nobody
-    OTHERS = "others"  # another worker, which lives
-    TOLD = "told"  # another has brought it to its end since this journal was opened, and tells it
+    MINE = "mine"  # this worker, or none
+    OTHERS = "others"  # another worker, whose lease has not expired
+    DONE = "done"  # none; another one ended it since this journal was opened, and reports the end
 
 
 @frozen
 class Claim:
-    """What became of a claim.
+    """The outcome of a claim.
 
     Attributes:
-        entry: How the item stands now.
-        hold: Who has it in hand.
-        news: Another worker has moved it since this journal was opened.
+        entry: The item as it is stored.
+        ownership: Which worker has the item.
+        changed: Another worker has changed the item since this journal was opened.
     """
 
     entry: Entry
     ownership: Ownership = Ownership.MINE
-    news: bool = False
+    changed: bool = False
 
 
 @frozen
 class Summary:
-    """How the whole batch stands.
+    """The counts of a batch.
 
     Attributes:
-        counts: How many items stand in each state; every state is there.
-        attempts: How many submits may have cost money, of all runs together: those that were
-            accepted, those whose answer was lost, and those that are being sent.
+        counts: How many items are in each state; every state is a key.
+        attempts: How many submits of all runs may have cost money: those that were accepted, those
+            whose answer was lost, and those that are being sent.
     """
 
     counts: Mapping[ItemState, int]
     attempts: int
 
 
-def attempt_after(state: ItemState, attempt: int, move: Transition) -> int:
-    """Judge a move of an item that stands so; return the attempt in which it stands afterwards.
+def attempt_after(state: ItemState, attempt: int, transition: Transition) -> int:
+    """Check a transition of an item, and return the item's attempt after it.
 
     Raises:
-        ConflictError: The item is not in the state, or the attempt, that the move expects.
-        JournalError: The move is illegal, or lacks what the next process could not go on without.
+        ConflictError: The item is not in the state or attempt that the transition expects.
+        JournalError: There is no such transition, or the reference or result is missing.
     """
-    expected = (move.expected or state, move.attempt or attempt)
+    key, new = transition.key, transition.state
+    expected = (transition.expected or state, transition.attempt or attempt)
     if expected != (state, attempt):
         raise ConflictError(
-            f"item {move.key!r} is {state} (attempt {attempt}), not {expected[0]} (attempt"
-            f" {expected[1]}): another run has moved it, and it was not moved to {move.state}",
+            f"item {key!r} is {state} (attempt {attempt}), not {expected[0]} (attempt"
+            f" {expected[1]}): another run has changed it, and it did not become {new}",
             state=state,
             attempt=attempt,
         )
-    if move.state not in TRANSITIONS[state]:
-        raise JournalError(f"item {move.key!r} is {state}, and cannot become {move.state}")
-    if move.state is ItemState.SUBMITTED and move.ref is None:
-        raise JournalError(f"item {move.key!r} cannot be submitted without the task's reference")
-    if move.state is ItemState.FINISHED and move.result is None:
-        raise JournalError(f"item {move.key!r} cannot be finished without a result")
-    anew = move.state is ItemState.PLANNED and state is not ItemState.SUBMITTING
-    return attempt + anew
+    if new not in TRANSITIONS[state]:
+        raise JournalError(f"item {key!r} is {state}, and cannot become {new}")
+    if new is ItemState.SUBMITTED and transition.ref is None:
+        raise JournalError(f"item {key!r} cannot be submitted without the task's reference")
+    if new is ItemState.FINISHED and transition.result is None:
+        raise JournalError(f"item {key!r} cannot be finished without a result")
+    is_new_attempt = new is ItemState.PLANNED and state is not ItemState.SUBMITTING
+    return attempt + is_new_attempt
 
 
 class Journal(Protocol):
-    """What keeps the items of a batch, through crashes. Use it as an async context manager.
+    """Stores the items of a batch. Use it as an async context manager.
 
-    Each that is open for writing is one worker. An engine may let several of them share a batch:
-    then an item is in the hand of one worker at a time, which claims it before it moves it. What
-    a worker that has died had in hand is anybody's, but what it was sending is unsure.
+    Each journal that is open for writing is one worker. Several workers may share a batch, if the
+    engine allows it. Then a worker claims an item before it changes it, and other workers cannot
+    change it until it is released or the worker's lease expires. An item that a worker was sending
+    when its lease expired becomes unsure.
 
-    Every method raises :class:`~kling_async.errors.JournalError` where the journal cannot be read
-    or written.
+    Every method raises :class:`~kling_async.errors.JournalError` if the journal cannot be read or
+    written.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -289,24 +292,24 @@ class Journal(Protocol):
     ) -> None: ...
 
     async def plan(self, items: Sequence[Planned]) -> list[Entry]:
-        """Write those items that are new, and return all, in the order given, as they stand.
+        """Write the items that are not stored yet, and return the entries of all, in order.
 
         Raises:
-            JournalError: A key is there already with another input. Nothing was written.
+            JournalError: A key is stored with another input. Nothing was written.
         """
         ...
 
-    async def record(self, *moves: Transition) -> None:
-        """Write moves, all or none; they are durable when this returns.
+    async def record(self, *transitions: Transition) -> None:
+        """Write transitions, all or none. They are durable when this returns.
 
-        If the caller is cancelled meanwhile, they are written all the same. An item that nobody
-        has in hand is claimed by that.
+        If the caller is cancelled meanwhile, they are written nevertheless. An item that no worker
+        has is claimed.
 
         Raises:
-            ConflictError: An item is not in the state, or the attempt, that its move expects.
+            ConflictError: An item is not in the state or attempt that its transition expects.
                 Nothing was written.
-            JournalError: An item is not known or in the hand of another worker, or a move is
-                illegal. Nothing was written.
+            JournalError: An item is unknown or another worker's, or a transition is not allowed.
+                Nothing was written.
         """
         ...
 
@@ -316,30 +319,31 @@ class Journal(Protocol):
         ...
 
     async def claim(self, *entries: Entry) -> list[Claim]:
-        """Take items in hand, those that no other worker has; tell of each how it stands now.
+        """Claim the items that no other worker has, and return the outcome for each item.
 
-        Of those that another has, the entries may come back as they were given.
+        Of those that another worker has, the entries may be returned as they were passed.
         """
         ...
 
     async def peek(self, *entries: Entry) -> list[Claim]:
-        """Tell what would become of a claim, and of each item how it stands now."""
+        """Return what :meth:`claim` would return, without claiming anything."""
         ...
 
     async def release(self, *keys: str, ended: bool = False) -> None:
-        """Let go of items.
+        """Release items that this worker has claimed.
 
         Args:
-            keys: Those of the items. What is not in this worker's hand stays as it is, and so does
-                what is being sent: that is unsure as soon as the worker goes.
-            ended: This worker tells how they have ended; to others they are ``Ownership.TOLD``.
+            keys: The keys of the items. An item that is another worker's is left as it is, and so
+                is one that is being sent: it becomes unsure when this journal is closed.
+            ended: Whether this worker reports how they have ended. If so, they are
+                ``Ownership.DONE`` to other workers.
         """
         ...
 
     def entries(self, *states: ItemState) -> AsyncIterator[Entry]:
-        """Go through the items in these states, or all, in the order in which they were planned.
+        """Iterate over the items in these states, or all, in the order in which they were planned.
 
-        Items may move meanwhile: each comes at most once, as it stands when it is reached.
+        Items may change meanwhile: each is returned at most once, as it is when it is read.
         """
         ...
 
@@ -348,7 +352,7 @@ class Journal(Protocol):
         ...
 
     async def history(self, key: str) -> list[Transition]:
-        """Return every move of an item, the planning included, oldest first.
+        """Return every transition of an item, including the planning, oldest first.
 
         Raises:
             JournalError: There is no such item.

@@ -1,4 +1,4 @@
-"""Which engine keeps a journal: the path of a file, or the URL of a server."""
+"""The journal at a location: the path of a file, or the URL of a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal.address import Address, is_address
+from kling_async.journal.address import Address, is_postgres_url
 from kling_async.journal.sqlite.journal import SqliteJournal
 
 if TYPE_CHECKING:
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
 
 
 def journal_at(
-    place: str | os.PathLike[str], *, read_only: bool = False
+    location: str | os.PathLike[str], *, read_only: bool = False
 ) -> SqliteJournal | PostgresJournal:
-    """Return the journal at a place; it is to be opened.
+    """Return the journal at a location. It is not opened.
 
     Args:
-        place: The path of a SQLite file, or ``postgresql://user@host/database?batch=foxes``.
-        read_only: Only look.
+        location: The path of a SQLite file, or ``postgresql://user@host/database?batch=foxes``.
+        read_only: Whether the journal will only be read.
 
     Raises:
-        ConfigurationError: It is neither.
-        MissingExtraError: It is a URL, and the driver is not installed.
+        ConfigurationError: The location is a URL of another kind.
+        MissingExtraError: The location is a URL, and the driver is not installed.
     """
-    if isinstance(place, str) and is_address(place):
-        from kling_async.journal.postgres.journal import (
-            PostgresJournal,
-        )  # an extra, and it takes time
+    if isinstance(location, str) and is_postgres_url(location):
+        from kling_async.journal.postgres.journal import PostgresJournal
 
-        return PostgresJournal(place, read_only=read_only)
-    if isinstance(place, str) and "://" in place:
-        scheme = place.partition("://")[0]
+        return PostgresJournal(location, read_only=read_only)
+    if isinstance(location, str) and "://" in location:
+        scheme = location.partition("://")[0]
         raise ConfigurationError(
             f"a journal is a file, or a database at postgresql://, not at {scheme}://"
         )
-    return SqliteJournal(place, read_only=read_only)
+    return SqliteJournal(location, read_only=read_only)
 
 
-def shown(place: str | os.PathLike[str]) -> str:
-    """Return a place as it may be told, also on a command line: a URL without its password."""
-    return Address.parse(place).url if isinstance(place, str) and is_address(place) else str(place)
+def redact_location(location: str | os.PathLike[str]) -> str:
+    """Return a location to be shown or used on a command line: a URL without its password."""
+    if isinstance(location, str) and is_postgres_url(location):
+        return Address.parse(location).url
+    return str(location)
 
 
-async def is_there(place: str | os.PathLike[str]) -> bool:
-    """Whether there is a journal at a place, so that a batch would go on with it.
+async def journal_exists(location: str | os.PathLike[str]) -> bool:
+    """Return whether there is a journal at a location, which a batch would resume.
 
     Raises:
-        JournalError: There cannot be one, or it cannot be looked for.
+        JournalError: The location cannot be read.
     """
-    if isinstance(place, str) and is_address(place):
-        from kling_async.journal.postgres.journal import exists
+    if isinstance(location, str) and is_postgres_url(location):
+        from kling_async.journal.postgres.journal import batch_exists
 
-        return await exists(place)
-    return await asyncio.to_thread(_is_file, Path(place))
+        return await batch_exists(location)
+    return await asyncio.to_thread(_has_content, Path(location))
 
 
-def _is_file(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     try:
         return path.exists() and path.stat().st_size > 0
     except OSError as error:

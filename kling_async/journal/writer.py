@@ -1,4 +1,4 @@
-"""One thread for an engine that blocks, and commits that are shared by those who wait for them."""
+"""One thread for an engine that blocks, and commits that are shared by concurrent calls."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 _C = TypeVar("_C")
 _T = TypeVar("_T")
 
-# Callers who are told in one turn of the loop that their calls are committed: all of them go on
-# in the next one, and that takes its time.
-TOLD = 50
+# Callers that are resumed in one iteration of the loop. Each of them runs in the next one.
+CALLERS_PER_ITERATION = 50
 
 
-class Writer(Generic[_C]):
+class GroupWriter(Generic[_C]):
     """Runs jobs in one thread, and commits calls in groups.
 
-    Who calls while a commit is under way joins the next one, so that the disk, or the network, is
-    waited for once for all of them.
+    A call that arrives during a commit is part of the next one, so that all callers wait for the
+    disk or the network once.
 
     Args:
-        name: What the journal is called in errors.
-        commit: Makes calls in one transaction, in the thread; returns what each of them gives,
-            or the error that it raises. What it raises itself is every caller's.
+        name: The journal's name in errors.
+        commit: Runs in the thread. Commits calls in one transaction, and returns for each of them
+            its result, or the exception that it raises. If ``commit`` itself raises, every caller
+            gets that exception.
         most: Calls in one transaction.
     """
 
@@ -38,7 +38,7 @@ class Writer(Generic[_C]):
         self._make = commit
         self._most = most
         self._thread: ThreadPoolExecutor | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # on which it was opened
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[_C, asyncio.Future[object]]] = deque()
         self._committing = False
 
@@ -56,7 +56,7 @@ class Writer(Generic[_C]):
             raise
 
     async def stop(self, closing: Callable[[], None]) -> None:
-        """Commit what was handed in, close the journal, and end the thread; twice does no harm."""
+        """Commit all calls, close the journal, and end the thread. The second time does nothing."""
         thread = self._thread
         if thread is None:
             return
@@ -71,7 +71,7 @@ class Writer(Generic[_C]):
     def check(self) -> ThreadPoolExecutor:
         """Return the thread of a journal that is open on this event loop.
 
-        One that was left open by a loop that has ended goes over to the running one.
+        A journal that a loop has left open when it ended is adopted by the running one.
 
         Raises:
             JournalError: It is not open.
@@ -86,15 +86,15 @@ class Writer(Generic[_C]):
                     f"the journal {self._name} is open on another event loop that is running: use"
                     " it on one loop at a time"
                 )
-            self._loop, self._committing = loop, False  # that commit's end is reported to no one
+            self._loop, self._committing = loop, False  # no loop awaits that commit any more
         return self._thread
 
     def run(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Do something in the thread, after what it was given before."""
+        """Run a function in the thread, after all earlier ones."""
         return asyncio.get_running_loop().run_in_executor(self.check(), job)
 
     async def write(self, call: _C) -> object:
-        """Commit a call with those of others; it is made even if the caller is cancelled."""
+        """Commit a call with those of others, also if the caller is cancelled."""
         self.check()
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, future))
@@ -103,32 +103,30 @@ class Writer(Generic[_C]):
         return await future
 
     def _commit(self, most: int) -> None:
-        """Commit so many of the calls that are waiting."""
         group = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         if group:
             self._committing = True
-            # A bare future, not a task: nobody can cancel it, not even a loop that is ending.
+            # A future, not a task: a loop that ends cancels its tasks.
             job = self.run(partial(self._make, [call for call, _ in group]))
             job.add_done_callback(partial(self._committed, [future for _, future in group]))
 
     def _committed(
         self, callers: list[asyncio.Future[object]], job: asyncio.Future[list[object]]
     ) -> None:
-        """Tell each caller what became of its call; go on with those who came meanwhile."""
         self._committing = False
         self._commit(self._most)
         error = job.exception()
-        # Each gets an error of its own: one may add to it what concerns its item.
+        # Each caller gets its own copy of the error, to which it may add a note about its item.
         answers = [copy_for_waiter(error) for _ in callers] if error is not None else job.result()
-        self._tell(list(zip(callers, answers, strict=True)))
+        self._resume(list(zip(callers, answers, strict=True)))
 
-    def _tell(self, told: list[tuple[asyncio.Future[object], object]]) -> None:
-        for caller, answer in told[:TOLD]:
+    def _resume(self, answered: list[tuple[asyncio.Future[object], object]]) -> None:
+        for caller, answer in answered[:CALLERS_PER_ITERATION]:
             if caller.done():
                 continue  # it was cancelled
             if isinstance(answer, BaseException):
                 caller.set_exception(answer)
             else:
                 caller.set_result(answer)
-        if rest := told[TOLD:]:
-            asyncio.get_running_loop().call_soon(self._tell, rest)
+        if rest := answered[CALLERS_PER_ITERATION:]:
+            asyncio.get_running_loop().call_soon(self._resume, rest)

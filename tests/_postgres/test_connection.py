@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from kling_async._postgres.connection import Connection, Line, Rows, execute, is_pooled
+from kling_async._postgres.connection import ConnectionManager
+from kling_async._postgres.errors import UnreachableError
+from kling_async._postgres.transaction import Connection, Rows, execute, is_pooled
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,18 +26,14 @@ SETTINGS = (
 )
 
 
-async def nothing(db: Connection) -> None:
-    """Prepare nothing."""
-
-
 @asynccontextmanager
-async def line_to(url: str) -> AsyncIterator[Line]:
-    """Make a line, and close it at the end."""
-    line = Line(url, nothing, silent=True)
+async def connection_to(url: str, **options: Any) -> AsyncIterator[ConnectionManager]:  # noqa: ANN401
+    """Make a connection manager, and close it at the end."""
+    connection = ConnectionManager(url, **options)
     try:
-        yield line
+        yield connection
     finally:
-        await line.close()
+        await connection.close()
 
 
 @pytest.fixture
@@ -53,14 +51,14 @@ async def test_several_statements(postgres_url: str, db: psycopg.Connection) -> 
         "INSERT INTO t VALUES (1), (2); SELECT %(text)s, %(keys)s::text[];"
         " SELECT %(bytes)s::bytea, %(none)s; DELETE FROM t WHERE number = 1 RETURNING number"
     )
-    async with line_to(postgres_url) as line:
-        assert await line.execute(query, values) == [
+    async with connection_to(postgres_url) as connection:
+        assert await connection.execute(query, values) == [
             [],
             [("a'b\\%", ["x", "y,'{\\"])],
             [(b"\x00\xff'", None)],
             [(1,)],
         ]
-        assert await line.execute("SELECT '100%'") == [[("100%",)]]
+        assert await connection.execute("SELECT '100%'") == [[("100%",)]]
     assert db.execute("TABLE t").fetchall() == [(2,)]
 
 
@@ -72,8 +70,8 @@ async def test_all_or_nothing(postgres_url: str, db: psycopg.Connection) -> None
             await execute(db, "INSERT INTO t VALUES (1); SELECT 1 / 0")
         return await execute(db, "TABLE t")
 
-    async with line_to(postgres_url) as line:
-        assert await line.do(fail) == [[]]
+    async with connection_to(postgres_url) as connection:
+        assert await connection.run(fail) == [[]]
 
 
 @pytest.mark.parametrize("default", ["serializable", "repeatable read"])
@@ -87,27 +85,29 @@ async def test_settings_of_a_transaction(
     async def settings(db: Connection) -> Rows:
         return await (await db.execute(SETTINGS)).fetchall()
 
-    async with line_to(postgres_url) as line:
-        assert await line.execute(SETTINGS, within=3) == [[("read committed", "1500ms", "3s")]]
-        assert await line.execute(SETTINGS) == [[("read committed", "5s", "10s")]]
-        assert await line.do(settings) == [(default, "0", "0")]
+    async with connection_to(postgres_url) as connection:
+        assert await connection.execute(SETTINGS, timeout=3) == [
+            [("read committed", "1500ms", "3s")]
+        ]
+        assert await connection.execute(SETTINGS) == [[("read committed", "5s", "10s")]]
+        assert await connection.run(settings) == [(default, "0", "0")]
 
 
 async def test_a_lock_that_is_held(postgres_url: str, db: psycopg.Connection) -> None:
     """A lock is not waited for after half of the time, also by a server whose client is gone."""
-    async with line_to(postgres_url) as line:
+    async with connection_to(postgres_url) as connection:
         with db.transaction():
             db.execute("LOCK TABLE t")
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                await line.execute("TABLE t", within=0.2)
-        assert await line.execute("TABLE t", within=20) == [[]]
+                await connection.execute("TABLE t", timeout=0.2)
+        assert await connection.execute("TABLE t", timeout=20) == [[]]
 
 
 async def test_a_statement_that_takes_too_long(postgres_url: str) -> None:
     """The server itself ends it."""
-    async with line_to(postgres_url) as line:
+    async with connection_to(postgres_url) as connection:
         with pytest.raises(psycopg.errors.QueryCanceled):
-            await line.do(lambda db: execute(db, "SELECT pg_sleep(60)", within=0.1))
+            await connection.run(lambda db: execute(db, "SELECT pg_sleep(60)", timeout=0.1))
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
@@ -122,12 +122,12 @@ async def test_what_is_undone_for_another(
         " RAISE USING ERRCODE = '=STATE='; END IF; END $$"
     )
     raising = raising.replace("TIMES", str(times)).replace("=STATE=", code)
-    async with line_to(postgres_url) as line:
+    async with connection_to(postgres_url) as connection:
         if done:
-            await line.execute(raising)
+            await connection.execute(raising)
         else:
             with pytest.raises(psycopg.errors.OperationalError):
-                await line.execute(raising)
+                await connection.execute(raising)
     assert db.execute("TABLE t").fetchall() == [(1,)] * done
     assert db.execute("SELECT last_value FROM tries").fetchone() == (6,)
 
@@ -140,9 +140,9 @@ async def test_nothing_is_prepared(postgres_url: str) -> None:
             await db.execute("SELECT %s", [1])
         return await (await db.execute("SELECT name FROM pg_prepared_statements")).fetchall()
 
-    async with line_to(postgres_url) as line:
-        assert await line.do(often) == []
-        assert await line.do(is_pooled) is False
+    async with connection_to(postgres_url) as connection:
+        assert await connection.run(often) == []
+        assert await connection.run(is_pooled) is False
 
 
 async def test_a_network_that_is_checked(postgres_url: str) -> None:
@@ -151,8 +151,8 @@ async def test_a_network_that_is_checked(postgres_url: str) -> None:
     async def parameters(db: Connection) -> dict[str, str]:
         return db.info.get_parameters()
 
-    async with line_to(f"{postgres_url}?keepalives_idle=77") as line:
-        used = await line.do(parameters)
+    async with connection_to(f"{postgres_url}?keepalives_idle=77") as connection:
+        used = await connection.run(parameters)
     assert {name: used[name] for name in ("keepalives_idle", "keepalives_count")} == {
         "keepalives_idle": "77",
         "keepalives_count": "3",
@@ -162,18 +162,20 @@ async def test_a_network_that_is_checked(postgres_url: str) -> None:
 
 async def test_a_server_that_only_reads(postgres_url: str) -> None:
     """One that takes no writes, as after a failover, is not connected to."""
-    async with line_to(f"{postgres_url}?options=-cdefault_transaction_read_only%3Don") as line:
-        with pytest.raises(psycopg.OperationalError, match="read-only"):
-            await line.execute("SELECT 1")
+    async with connection_to(
+        f"{postgres_url}?options=-cdefault_transaction_read_only%3Don"
+    ) as connection:
+        with pytest.raises(UnreachableError, match="read-only"):
+            await connection.execute("SELECT 1")
 
 
 async def test_no_answer(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A call that is given up raises TimeoutError, and the driver logs nothing."""
     caplog.set_level(logging.DEBUG, "psycopg")
-    async with line_to(postgres_url) as line:
-        with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-            await line.do(lambda db: execute(db, "SELECT pg_sleep(60)"), within=0.05)
-        assert await line.execute("SELECT 1") == [[(1,)]]
+    async with connection_to(postgres_url) as connection:
+        with pytest.raises(UnreachableError, match=r"no answer within 0\.05 s"):
+            await connection.run(lambda db: execute(db, "SELECT pg_sleep(60)"), timeout=0.05)
+        assert await connection.execute("SELECT 1") == [[(1,)]]
     assert [record.message for record in caplog.records if "terminating" in record.message] == []
 
 
@@ -183,29 +185,29 @@ async def test_a_connection_that_was_closed(postgres_url: str) -> None:
     async def end(db: Connection) -> None:
         await db.close()
 
-    async with line_to(postgres_url) as line:
-        await line.do(end)
-        await line.execute("SELECT 1")
+    async with connection_to(postgres_url) as connection:
+        await connection.run(end)
+        await connection.execute("SELECT 1")
         with psycopg.connect(postgres_url, autocommit=True) as admin:
             admin.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        assert await line.execute("SELECT 1") == [[(1,)]]
+        assert await connection.execute("SELECT 1") == [[(1,)]]
 
 
 async def test_cancelled_again_and_again(postgres_url: str) -> None:
     """However often the caller is cancelled, nothing of the call is left, and the line works."""
-    async with line_to(postgres_url) as line:
-        await line.execute("SELECT 1")
-        call = asyncio.create_task(line.execute("SELECT pg_sleep(60)"))
+    async with connection_to(postgres_url) as connection:
+        await connection.execute("SELECT 1")
+        call = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
         await asyncio.sleep(0.05)
         while not call.done():
             call.cancel()
             await asyncio.sleep(0)
         assert call.cancelled()
         assert len(asyncio.all_tasks()) == 1
-        assert await line.execute("SELECT 1") == [[(1,)]]
+        assert await connection.execute("SELECT 1") == [[(1,)]]
 
 
 async def test_cancelled_while_connecting(serve_raw: ServeRaw) -> None:
@@ -216,10 +218,10 @@ async def test_cancelled_while_connecting(serve_raw: ServeRaw) -> None:
             pass
 
     place = (await serve_raw(silent)).partition("://")[2]
-    async with line_to(f"postgresql://{place}/db") as line:
-        with pytest.raises(TimeoutError, match="no answer within"):
-            await line.execute("SELECT 1", within=0.05)
-        call = asyncio.create_task(line.execute("SELECT 1"))
+    async with connection_to(f"postgresql://{place}/db") as connection:
+        with pytest.raises(UnreachableError, match="no answer within"):
+            await connection.execute("SELECT 1", timeout=0.05)
+        call = asyncio.create_task(connection.execute("SELECT 1"))
         await asyncio.sleep(0.05)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -230,6 +232,6 @@ async def test_cancelled_while_connecting(serve_raw: ServeRaw) -> None:
 def test_invalid_urls(url: str) -> None:
     """A URL that libpq would misread is refused, without what may be a password."""
     with pytest.raises(ConfigurationError, match="invalid postgresql:// URL") as caught:
-        Line(url, nothing)
+        ConnectionManager(url)
     assert "s3cret" not in str(caught.value)
     assert "p@ss" not in str(caught.value)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from kling_async._postgres.connection import Connection, Line, is_pooled
+from kling_async._postgres.connection import ConnectionManager
+from kling_async._postgres.transaction import is_pooled
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres.journal import PostgresJournal
 from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
@@ -99,10 +100,6 @@ async def test_a_relay(pooled_url: str) -> None:
 
 async def test_a_pooler_is_noticed(pooled_url: str) -> None:
     """A connection knows whether its session is its own."""
-
-    async def nothing(db: Connection) -> None:
-        pass
-
-    line = Line(pooled_url, nothing)
-    assert await line.do(is_pooled) is True
-    await line.close()
+    connection = ConnectionManager(pooled_url)
+    assert await connection.run(is_pooled) is True
+    await connection.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async import KlingClient, Outcome
-    from kling_async.journal.postgres._workers import Worker
+    from kling_async.journal.postgres._workers import WorkerInfo
     from kling_async.testing import Emulator
     from tests.conftest import Connect, Emulate
 
@@ -213,7 +213,7 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
     assert now() - begun < 70
 
 
-async def workers(batch: Batch) -> list[Worker]:
+async def workers(batch: Batch) -> list[WorkerInfo]:
     """Return the workers of a batch."""
     return await batch._journal.workers()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 

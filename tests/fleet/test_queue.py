@@ -81,7 +81,7 @@ async def test_the_name_of_a_batch(url: str, postgres_url: str) -> None:
         assert (await other.put(items(1))).waiting == 1
     async with Queue(postgres_url) as another:
         assert (await another.put(items(1))).added == 1
-    with pytest.raises(ConfigurationError, match="twice"):
+    with pytest.raises(ConfigurationError, match="two names"):
         Queue(url, name="wolves")
 
 

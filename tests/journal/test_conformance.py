@@ -21,7 +21,8 @@ from kling_async.journal.base import (
     Planned,
     Transition,
 )
-from kling_async.journal.sqlite.journal import GROUP, PAGE
+from kling_async.journal.sqlite.journal import GROUP
+from kling_async.journal.threaded import PAGE
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal.opening import is_there, journal_at, shown
+from kling_async.journal.opening import journal_at, journal_exists, redact_location
 from kling_async.journal.postgres.journal import PostgresJournal
 from kling_async.journal.sqlite.journal import SqliteJournal
 
@@ -35,27 +35,27 @@ def test_something_else() -> None:
 
 def test_what_may_be_told() -> None:
     """Places are told as they were given, but for passwords."""
-    assert shown(Path("a")) == shown("a") == "a"
-    assert shown("postgresql://me:secret@h/db?batch=a") == "postgresql://me@h/db?batch=a"
+    assert redact_location(Path("a")) == redact_location("a") == "a"
+    assert redact_location("postgresql://me:secret@h/db?batch=a") == "postgresql://me@h/db?batch=a"
 
 
 async def test_whether_there_is_a_file(tmp_path: Path) -> None:
     """A file is a journal unless it is empty."""
     place = tmp_path / "a"
-    assert not await is_there(place)
+    assert not await journal_exists(place)
     place.touch()
-    assert not await is_there(str(place))
+    assert not await journal_exists(str(place))
     async with SqliteJournal(place):
-        assert await is_there(place)
+        assert await journal_exists(place)
     with pytest.raises(JournalError, match="there cannot be a journal"):
-        await is_there(tmp_path / ("x" * 300))
+        await journal_exists(tmp_path / ("x" * 300))
 
 
 async def test_whether_there_is_a_batch(postgres_url: str) -> None:
     """A batch is there as soon as somebody has opened it; to ask makes nothing."""
     for _ in range(2):
-        assert not await is_there(f"{postgres_url}?batch=a")
+        assert not await journal_exists(f"{postgres_url}?batch=a")
     async with PostgresJournal(postgres_url, name="a"):
-        assert await is_there(f"{postgres_url}?batch=a")
-    assert await is_there(f"{postgres_url}?batch=a")
-    assert not await is_there(f"{postgres_url}?batch=b")
+        assert await journal_exists(f"{postgres_url}?batch=a")
+    assert await journal_exists(f"{postgres_url}?batch=a")
+    assert not await journal_exists(f"{postgres_url}?batch=b")

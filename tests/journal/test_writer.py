@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kling_async.journal.writer import Writer
+from kling_async.journal.writer import GroupWriter
 
 
 class OddError(Exception):
@@ -23,7 +23,7 @@ async def test_whatever_goes_wrong_is_told_to_all() -> None:
     def commit(calls: list[int]) -> list[object]:
         raise OddError(len(calls), "the driver stumbled")
 
-    writer = Writer("j", commit, most=10)
+    writer = GroupWriter("j", commit, most=10)
     await writer.start(lambda: None, lambda: None)
     try:
         async with asyncio.timeout(10):
@@ -39,7 +39,7 @@ async def test_each_is_told_with_an_error_of_its_own() -> None:
     def commit(_: list[int]) -> list[object]:
         raise ValueError("the disk is full")
 
-    writer = Writer("j", commit, most=10)
+    writer = GroupWriter("j", commit, most=10)
     await writer.start(lambda: None, lambda: None)
     first = asyncio.ensure_future(writer.write(0))
     told = await asyncio.gather(*map(writer.write, (1, 2)), return_exceptions=True)

@@ -1,41 +1,51 @@
-"""The tables of a PostgreSQL journal: made when they are missing, by one worker at a time."""
+"""The tables of a PostgreSQL journal, and how transactions are sent to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from attrs import frozen
+
+from kling_async._postgres.transaction import Connection, Rows, execute
 from kling_async.errors import JournalError
 
 if TYPE_CHECKING:
-    import psycopg
+    from kling_async.journal.address import Address
 
 FORMAT = 1
 
-# Of advisory locks: nobody else in the database is likely to use it.
+# The key of advisory locks. No other program in the database is likely to use it.
 LOCK = 0x4B4C4E47
 
-# Not to_regclass(), which may remember for a moment that there was nothing.
-_THERE = """
-    SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_class
-        WHERE relname = 'kling_async_journal' AND pg_catalog.pg_table_is_visible(oid)
-    )
+# For one transaction only, whatever the settings of the database are. What is reported as written
+# must not be lost in a crash of the server.
+_SETTINGS = """
+    SELECT set_config('TimeZone', 'UTC', true),
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+            WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true);
 """
 
-# Inputs, results, failures and files are JSON, in text: as jsonb they could not hold every
-# character that JSON can, and would not be compared as they were written.
-SCHEMA = """
-CREATE TABLE kling_async_journal (format integer NOT NULL);
-INSERT INTO kling_async_journal VALUES (1);
+# to_regclass() may return a result that is out of date.
+_EXISTS = """
+    SELECT 1 FROM pg_catalog.pg_class
+    WHERE relname = 'kling_async_journal' AND pg_catalog.pg_table_is_visible(oid)
+"""
 
-CREATE TABLE kling_async_batches (
+# Inputs, results, failures and files are JSON in text columns: jsonb cannot hold every character
+# that JSON can, and does not keep the order of keys.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS kling_async_journal (format integer NOT NULL);
+INSERT INTO kling_async_journal SELECT 1 WHERE NOT EXISTS (SELECT FROM kling_async_journal);
+
+CREATE TABLE IF NOT EXISTS kling_async_batches (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE
 );
 
--- Those who have a batch open. One row is renewed for all that a worker has in hand; who takes the
--- row away when it has lapsed takes all of that from it.
-CREATE TABLE kling_async_workers (
+-- The workers that have a batch open. To renew a lease changes one row, however many items the
+-- worker has. A transaction that deletes the row of another worker releases its items.
+CREATE TABLE IF NOT EXISTS kling_async_workers (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     batch integer NOT NULL REFERENCES kling_async_batches,
     name text NOT NULL,
@@ -44,7 +54,7 @@ CREATE TABLE kling_async_workers (
     commits bigint NOT NULL DEFAULT 0  -- the number of the last one
 );
 
-CREATE TABLE kling_async_items (
+CREATE TABLE IF NOT EXISTS kling_async_items (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which they were planned
     batch integer NOT NULL REFERENCES kling_async_batches,
     key text NOT NULL,
@@ -53,16 +63,16 @@ CREATE TABLE kling_async_items (
     attempt integer NOT NULL,
     changed_at timestamptz NOT NULL,  -- by the clock of the worker
     ref text, result text, failure text, files text,
-    worker bigint,  -- who has it in hand, or had it last; null if that worker died
+    worker bigint,  -- that has the item, or had it last; null if its lease expired
     held boolean NOT NULL DEFAULT false,
     moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- by the clock of the server
     UNIQUE (batch, key)
 );
-CREATE INDEX kling_async_items_by_state ON kling_async_items (batch, state, id);
-CREATE INDEX kling_async_items_held ON kling_async_items (worker) WHERE held;
+CREATE INDEX IF NOT EXISTS kling_async_items_by_state ON kling_async_items (batch, state, id);
+CREATE INDEX IF NOT EXISTS kling_async_items_held ON kling_async_items (worker) WHERE held;
 
--- Every move that was ever made; rows are added and never changed.
-CREATE TABLE kling_async_history (
+-- Every transition; rows are added and never changed.
+CREATE TABLE IF NOT EXISTS kling_async_history (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     item bigint NOT NULL REFERENCES kling_async_items,
     attempt integer NOT NULL,
@@ -71,28 +81,43 @@ CREATE TABLE kling_async_history (
     ref text, result text, failure text, files text,
     worker bigint
 );
-CREATE INDEX kling_async_history_of_item ON kling_async_history (item, state);
+CREATE INDEX IF NOT EXISTS kling_async_history_of_item ON kling_async_history (item, state);
 """
 
 
-def make(db: psycopg.Connection[tuple[Any, ...]], place: object) -> None:
-    """Make the tables, unless they are there."""
-    if not check(db, place):
-        db.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-        if not check(db, place):  # nobody else has made them meanwhile
-            for statement in SCHEMA.split(";\n"):
-                db.execute(statement.encode())
+@frozen
+class Database:
+    """The database of a journal, in which transactions have the settings of a journal."""
+
+    connection: Connection
+    timeout: float
+
+    async def execute(self, query: str, values: Mapping[str, object] | None = None) -> list[Rows]:
+        """Run statements in one transaction and one message; return the rows of each."""
+        answers = await execute(self.connection, _SETTINGS + query, values, timeout=self.timeout)
+        return answers[1:]
 
 
-def check(db: psycopg.Connection[tuple[Any, ...]], place: object) -> bool:
-    """Tell whether the tables are there; refuse those of a newer version."""
-    if db.execute(_THERE).fetchone() != (True,):
+async def create_tables(db: Database, address: Address) -> None:
+    """Create the tables unless they exist."""
+    if not await has_tables(db, address):
+        await db.execute(f"SELECT pg_advisory_xact_lock({LOCK:d});{SCHEMA}")
+        await has_tables(db, address)
+
+
+async def has_tables(db: Database, address: Address) -> bool:
+    """Return whether the tables exist.
+
+    Raises:
+        JournalError: They are those of another version.
+    """
+    (found,) = await db.execute(_EXISTS)
+    if not found:
         return False
-    rows = db.execute("SELECT max(format) FROM kling_async_journal").fetchall()
-    ((version,),) = rows
+    (((version,),),) = await db.execute("SELECT max(format) FROM kling_async_journal")
     if version != FORMAT:
         raise JournalError(
-            f"the journal {place} has format {version}, and this version of kling_async knows"
+            f"the journal {address} has format {version}, and this version of kling_async knows"
             f" format {FORMAT}: install a newer one"
         )
     return True

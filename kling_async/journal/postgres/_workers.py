@@ -1,72 +1,85 @@
-"""The workers that share a batch on PostgreSQL: who lives, and what becomes of the others' items.
+"""The workers that share a batch on PostgreSQL: their leases, and what becomes of their items.
 
-A worker is one row with a time until which it is believed to live, by the server's clock. All that
-it has in hand hangs on that row: to renew it is one statement, however much that is. Who takes the
-row of another away, under its lock, takes its items in the same transaction; a worker whose row is
-gone writes nothing any more. So it does not matter whose clock is wrong, or who was asleep.
-
-Everything here blocks: it runs in the journal's own thread.
+A worker is a row with the time at which its lease expires, by the server's clock. A transaction
+that deletes the row of another worker, while it holds the row's lock, releases the worker's items.
+A worker whose row is deleted writes nothing any more, so that neither a wrong clock nor a process
+that was suspended does harm.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
-from attrs import asdict, frozen
+from attrs import asdict, define, field, frozen
 
-from kling_async.journal.base import GIVEN_UP, LostError
-from kling_async.journal.text import write
+from kling_async.journal.base import INTERRUPTED, LostError
+from kling_async.journal.serialization import to_json
 
 if TYPE_CHECKING:
-    from kling_async.journal.postgres._link import Connection
+    from kling_async._postgres.transaction import Rows
+    from kling_async.journal.postgres._schema import Database
 
+_MAKE_BATCH = """
+    INSERT INTO kling_async_batches (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
+"""
+_FIND_BATCH = "SELECT id FROM kling_async_batches WHERE name = %(name)s"
 _JOIN = """
     INSERT INTO kling_async_workers (batch, name, since, until)
-    SELECT %s, %s, now, now + %s * interval '1 second' FROM clock_timestamp() AS now
+    SELECT %(batch)s, %(name)s, now, now + %(lease)s * interval '1 second'
+    FROM clock_timestamp() AS now
     RETURNING id, since
 """
 _RENEW = """
-    UPDATE kling_async_workers SET until = clock_timestamp() + %s * interval '1 second'
-    WHERE id = %s RETURNING id
+    UPDATE kling_async_workers
+    SET until = clock_timestamp() + %(lease)s * interval '1 second'
+    WHERE id = %(worker)s RETURNING id;
 """
-_LAPSED = """
-    SELECT id FROM kling_async_workers WHERE batch = %s AND until < clock_timestamp()
-    FOR UPDATE SKIP LOCKED
+# Marks workers, and locks their rows; _REMOVE removes them in the same transaction. A worker that
+# is in a transaction is alive.
+_MARK_EXPIRED = """
+    UPDATE kling_async_workers SET until = '-infinity' WHERE id IN (
+        SELECT id FROM kling_async_workers
+        WHERE batch = %(batch)s AND until < clock_timestamp() FOR UPDATE SKIP LOCKED);
 """
-# Their tasks may have been started, and nobody has heard.
-_GIVE_UP = """
+_MARK_LEAVING = """
+    UPDATE kling_async_workers SET until = '-infinity' WHERE id = %(worker)s;
+"""
+# The tasks of items that were being sent may have been started.
+_REMOVE = """
     WITH lost AS (
         UPDATE kling_async_items SET state = 'unsure', failure = %(failure)s, worker = NULL,
             held = false, changed_at = clock_timestamp(), moved_at = clock_timestamp()
-        WHERE worker = ANY(%(workers)s) AND held AND state = 'submitting'
+        WHERE held AND state = 'submitting' AND worker IN (
+            SELECT id FROM kling_async_workers WHERE batch = %(batch)s AND until = '-infinity')
         RETURNING id, attempt, state, changed_at, failure
     )
-    INSERT INTO kling_async_history (item, attempt, state, at, failure) SELECT * FROM lost
-"""
-_LET_GO = """
-    UPDATE kling_async_items SET worker = NULL, held = false WHERE worker = ANY(%s) AND held
+    INSERT INTO kling_async_history (item, attempt, state, at, failure) SELECT * FROM lost;
+    UPDATE kling_async_items SET worker = NULL, held = false WHERE held AND worker IN (
+        SELECT id FROM kling_async_workers WHERE batch = %(batch)s AND until = '-infinity');
+    DELETE FROM kling_async_workers WHERE batch = %(batch)s AND until = '-infinity';
 """
 _WORKERS = """
     SELECT w.name, w.since, extract(epoch FROM w.until - clock_timestamp())::float8,
         (SELECT count(*) FROM kling_async_items AS i WHERE i.worker = w.id AND i.held)
-    FROM kling_async_workers AS w WHERE w.batch = %s ORDER BY w.id
+    FROM kling_async_workers AS w WHERE w.batch = %(batch)s ORDER BY w.id
 """
 
 
 @frozen
-class Worker:
-    """A worker of a batch, as the others see it.
+class WorkerInfo:
+    """A worker of a batch, as other workers see it.
 
     Attributes:
         name: Its host and process.
         since: When it opened the journal, by the server's clock.
-        lease: Seconds for which it is believed to live unless it is heard of; below 0, the next
-            of the others takes its items.
-        items: How many it has in hand.
+        lease: Seconds until its lease expires. If negative, the next worker that renews its own
+            lease releases the items of this one.
+        items: How many items it has.
     """
 
     name: str
@@ -75,78 +88,65 @@ class Worker:
     items: int
 
 
-@frozen
+@define
 class WorkerSession:
-    """The worker that this process is."""
+    """The worker that this process is, from opening the journal to closing it."""
 
     batch: int
     id: int
     since: datetime
     lease: float
+    commit_numbers: Iterator[int] = field(init=False, factory=lambda: count(1))
 
 
-def find_batch(db: Connection, name: str) -> int | None:
-    """Return the number of a batch."""
-    row = db.execute("SELECT id FROM kling_async_batches WHERE name = %s", (name,)).fetchone()
-    return None if row is None else row[0]
+async def find_batch(db: Database, name: str) -> int | None:
+    """Return the number of a batch, or None if there is no such batch."""
+    (rows,) = await db.execute(_FIND_BATCH, {"name": name})
+    return rows[0][0] if rows else None
 
 
-def join(db: Connection, batch: str, lease: float) -> WorkerSession:
-    """Become one of the workers of a batch, which is made if it is not there."""
-    db.execute(
-        "INSERT INTO kling_async_batches (name) VALUES (%s) ON CONFLICT DO NOTHING", (batch,)
-    )
-    number = find_batch(db, batch)
-    assert number is not None  # noqa: S101 - for the type checker
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    expire_dead(
-        db, number
-    )  # what they leave behind is no news then: it stood so when this one came
-    ((me, since),) = db.execute(_JOIN, (number, name, lease)).fetchall()
-    return WorkerSession(number, me, since, lease)
+async def join_batch(db: Database, name: str, lease: float) -> WorkerSession:
+    """Become a worker of a batch, which is created if it does not exist."""
+    _, (row,) = await db.execute(f"{_MAKE_BATCH};{_FIND_BATCH}", {"name": name})
+    values = {"batch": row[0], "lease": lease, "name": f"{socket.gethostname()}:{os.getpid()}"}
+    # What expired workers leave behind was so when this one came: to it, nothing has changed.
+    *_, ((worker, since),) = await _remove_workers(db, _MARK_EXPIRED, values, _JOIN)
+    return WorkerSession(row[0], worker, since, lease)
 
 
-def renewal(me: WorkerSession) -> tuple[str, tuple[float, int]]:
-    """Return the statement that renews a worker; it gives a row if the worker lives."""
-    return _RENEW, (me.lease, me.id)
+async def renew_lease(db: Database, session: WorkerSession) -> None:
+    """Renew this worker's lease, and release the items of those whose lease has expired.
+
+    Raises:
+        LostError: This worker's lease has expired.
+    """
+    values = {"batch": session.batch, "worker": session.id, "lease": session.lease}
+    renewed, *_ = await _remove_workers(db, _RENEW + _MARK_EXPIRED, values)
+    check_alive(renewed, session)
 
 
-def renew(db: Connection, me: WorkerSession) -> None:
-    """Say that this worker lives, and take the items of those that do not."""
-    check(db.execute(*renewal(me)).fetchone(), me)
-    expire_dead(db, me.batch)
+async def leave_batch(db: Database, session: WorkerSession) -> None:
+    """Release this worker's items, and end it."""
+    await _remove_workers(db, _MARK_LEAVING, {"batch": session.batch, "worker": session.id})
 
 
-def check(row: object, me: WorkerSession) -> None:
-    """Complain if this worker is not among the living."""
-    if row is None:
+async def _remove_workers(
+    db: Database, mark: str, values: Mapping[str, object], then: str = ""
+) -> list[Rows]:
+    failure = to_json(asdict(INTERRUPTED))
+    return await db.execute(mark + _REMOVE + then, {**values, "failure": failure})
+
+
+def check_alive(rows: object, session: WorkerSession) -> None:
+    """Raise :class:`LostError` if this worker's row was not found."""
+    if not rows:
         raise LostError(
-            f"this worker was not heard of for {me.lease:g} s, and another has taken over its"
-            " items: run again to go on with what is left"
+            f"this worker's lease of {session.lease:g} s has expired, and another worker has taken"
+            " over its items: run again to continue with the rest"
         )
 
 
-def expire_dead(db: Connection, batch: int) -> None:
-    """Take away the workers whose time has run out."""
-    if dead := [number for (number,) in db.execute(_LAPSED, (batch,)).fetchall()]:
-        _take_away(db, dead)
-
-
-def leave(db: Connection, me: WorkerSession) -> None:
-    """Be none of the workers any more."""
-    _take_away(db, [me.id])
-
-
-def _take_away(db: Connection, gone: Sequence[int]) -> None:
-    failure = write(asdict(GIVEN_UP))
-    db.execute(_GIVE_UP, {"failure": failure, "workers": list(gone)})
-    db.execute(_LET_GO, (list(gone),))
-    db.execute("DELETE FROM kling_async_workers WHERE id = ANY(%s)", (list(gone),))
-
-
-def workers(db: Connection, batch: int) -> list[Worker]:
-    """Return those who share a batch, the oldest first."""
-    return [
-        Worker(name, since.astimezone(UTC), lease, items)
-        for name, since, lease, items in db.execute(_WORKERS, (batch,)).fetchall()
-    ]
+async def read_workers(db: Database, batch: int) -> list[WorkerInfo]:
+    """Return the workers that share a batch, oldest first."""
+    (rows,) = await db.execute(_WORKERS, {"batch": batch})
+    return [WorkerInfo(name, since.astimezone(UTC), lease, n) for name, since, lease, n in rows]

@@ -1,6 +1,6 @@
-"""The file of a SQLite journal: opening, locking, its format, and what can be wrong with it.
+"""The file of a SQLite journal: opening, locking, its format, and its errors.
 
-Everything here blocks: it runs in the journal's own thread.
+Everything here blocks and runs in the journal's thread.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from kling_async.errors import JournalError
+from kling_async.journal.serialization import DamageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# "KLNG", where SQLite keeps the mark of the program that a file belongs to.
+# "KLNG": identifies the program that a SQLite file belongs to.
 APPLICATION_ID = 0x4B4C4E47
 FORMAT = 1
 
 SCHEMA = (
-    # How the items stand. The input, the result, the failure and the files are JSON.
+    # The items as they are. The input, the result, the failure and the files are JSON.
     """
     CREATE TABLE items (
         id INTEGER PRIMARY KEY,  -- the order in which they were planned
@@ -33,7 +34,7 @@ SCHEMA = (
     )
     """,
     "CREATE INDEX items_by_state ON items (state)",
-    # Every move that was ever made; rows are added and never changed.
+    # Every transition; rows are added and never changed.
     """
     CREATE TABLE history (
         id INTEGER PRIMARY KEY,
@@ -44,59 +45,59 @@ SCHEMA = (
         ref TEXT, result TEXT, failure TEXT, files TEXT
     )
     """,
-    # With the state in it, so that the submits are counted without reading the rows.
+    # Contains the state, so that the submits are counted without reading the rows.
     "CREATE INDEX history_of_item ON history (item, state)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
 
-# What SQLite complains of, and what to do about it.
-_COMPLAINTS = {
+# What is wrong and what to do, by SQLite's primary error code.
+_ADVICE = {
     sqlite3.SQLITE_BUSY: "is being written by another program ({error}): wait for it to end",
     sqlite3.SQLITE_CANTOPEN: (
-        "cannot be opened ({error}): see that its folder can be written, or copy the file, and"
+        "cannot be opened ({error}): make its folder writable, or copy the file, and"
         " its -wal if there is one, to a folder that can"
     ),
     sqlite3.SQLITE_CORRUPT: (
-        "is damaged ({error}): keep it, and save what it holds with sqlite3's .recover"
+        "is damaged ({error}): keep it, and recover its content with sqlite3's .recover"
     ),
-    sqlite3.SQLITE_FULL: "is on a disk that is full ({error}): make room, and run again",
+    sqlite3.SQLITE_FULL: "is on a full disk ({error}): free some space, and run again",
     sqlite3.SQLITE_IOERR: (
-        "cannot be read or written ({error}): see whether its disk is full or failing"
+        "cannot be read or written ({error}): check whether its disk is full or failing"
     ),
     sqlite3.SQLITE_NOTADB: "is not a journal ({error}): give another path",
-    sqlite3.SQLITE_READONLY: "cannot be written ({error}): see to the rights of file and folder",
+    sqlite3.SQLITE_READONLY: "cannot be written ({error}): check the permissions of its file and"
+    " folder",
 }
 
 
 @contextmanager
-def complaining(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into a :class:`JournalError` that says what to do."""
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite, and damaged rows, into a :class:`JournalError` with advice."""
     try:
         yield
-    except sqlite3.Error as error:
-        # An error without a code is our own, about a row that cannot be understood.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        words = _COMPLAINTS.get(code & 0xFF, "cannot be used: {error}").format(error=error)
-        raise JournalError(f"the journal {path} {words}") from error
+    except (sqlite3.Error, DamageError) as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # a quick_check has none
+        advice = _ADVICE.get(code & 0xFF, "cannot be used: {error}").format(error=error)
+        raise JournalError(f"the journal {path} {advice}") from error
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal for writing, as the only one; make it, and its folder, if need be."""
+def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for writing, exclusively. Create it and its folder if they do not exist."""
     try:
-        path = path.resolve()  # whatever name it goes by, it has one lock
+        path = path.resolve()  # so that a file with several names has one lock
         path.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise JournalError(f"there cannot be a journal at {path}: {error}") from error
     if path.is_dir():
         raise JournalError(f"there cannot be a journal at {path}: it is a folder")
     with ExitStack() as stack:
-        with complaining(path):
+        with sqlite_errors(path):
             stack.enter_context(_lock(path))
             db = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
             made = _is_journal(db, path)
-            # Only now, when it is known not to be somebody else's.
+            # Only now, when it is known not to belong to another program.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if made:
@@ -109,12 +110,11 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal for reading, for one question. Nothing is written, and nothing is made.
+def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for one query. Nothing is written or created.
 
-    SQLite makes a log beside the file even for a reader, unless it is told that the file does
-    not change. That holds as long as there is no log: a journal that is open for writing has
-    one. The name of the mode is ``immutable``.
+    SQLite creates a log beside the file even for a reader, unless the mode is ``immutable``. That
+    is correct while there is no log: a journal that is open for writing has one.
     """
     try:
         path = path.resolve()
@@ -125,7 +125,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise JournalError(f"there is no journal at {path}")
     log = path.with_name(f"{path.name}-wal")
     mode = "mode=ro" if log.exists() else "mode=ro&immutable=1"
-    with complaining(path), closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True)) as db:
+    with sqlite_errors(path), closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True)) as db:
         if not _is_journal(db, path):
             raise JournalError(f"there is no journal at {path}: the file is empty")
         yield db
@@ -133,30 +133,30 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commit at the end, or undo everything if anything is raised."""
+    """Commit at the end, or roll back if an exception is raised."""
     try:
         db.execute("BEGIN IMMEDIATE")
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # SQLite has undone it by itself if, say, the disk is full
+        if db.in_transaction:  # SQLite has rolled back by itself if the disk is full, for example
             db.execute("ROLLBACK")
         raise
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Be the only one who writes; the system itself ends that when the process dies.
+    """Exclude other writers. The system releases the lock when the process ends.
 
-    The lock is SQLite's own, on an empty file beside the journal, which stays: on the journal
-    it would keep readers out.
+    The lock is SQLite's, on an empty file beside the journal, which remains: a lock on the journal
+    itself would exclude readers.
     """
     lock = path.with_name(f"{path.name}-lock")
     with closing(sqlite3.connect(lock, isolation_level=None, timeout=0)) as db:
         try:
             db.execute("PRAGMA journal_mode = MEMORY")
             db.execute("BEGIN EXCLUSIVE")
-            # On a file that may only be read, SQLite has granted that without locking anything.
+            # On a read-only file SQLite has granted that without locking anything.
             db.execute("PRAGMA user_version = 1")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
@@ -168,7 +168,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _is_journal(db: sqlite3.Connection, path: Path) -> bool:
-    """Tell a journal from an empty file; refuse what is neither."""
+    """Return whether the file is a journal, not an empty file; raise if it is neither."""
     mark, version, tables = db.execute(
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
         " FROM pragma_application_id, pragma_user_version"
@@ -186,7 +186,7 @@ def _is_journal(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def _check(db: sqlite3.Connection) -> None:
-    """Find damage before anything is paid for."""
+    """Find damage before anything is paid."""
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)

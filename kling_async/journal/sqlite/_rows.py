@@ -1,21 +1,19 @@
-"""What is asked of a SQLite journal, and written to it: functions of an open connection.
+"""Reading and writing the rows of a SQLite journal, on an open connection.
 
-Everything here blocks: it runs in the journal's own thread.
+Everything here blocks and runs in the journal's thread.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import (
-    GIVEN_UP,
+    INTERRUPTED,
     Entry,
     ItemError,
     ItemState,
@@ -24,28 +22,39 @@ from kling_async.journal.base import (
     Transition,
     attempt_after,
 )
+from kling_async.journal.serialization import (
+    DamageError,
+    format_details,
+    parse_entry,
+    parse_transition,
+    plan_items,
+    reading_row,
+)
 from kling_async.journal.sqlite._file import transaction
-from kling_async.journal.text import details, input_text, making_sense, read_details
+from kling_async.journal.threaded import PAGE, PlanCall, RecordCall, apply_calls
+
+if TYPE_CHECKING:
+    from kling_async.journal.threaded import Call
 
 _ENTRY = """
     SELECT id, key, input, state, attempt, changed_at, ref, result, failure, files
     FROM items
 """
-_STANDING = "SELECT id, state, attempt FROM items"
+_PROGRESS = "SELECT id, state, attempt FROM items"
 _HISTORY = """
     SELECT state, at, ref, result, failure, files FROM history WHERE item = ? ORDER BY id
 """
 _PLAN = """
     INSERT INTO items (key, input, state, attempt, changed_at) VALUES (?, ?, 'planned', 1, ?)
 """
-_NOTE_PLANNED = """
+_LOG_PLANNED = """
     INSERT INTO history (item, attempt, state, at)
     SELECT id, attempt, state, changed_at FROM items WHERE id > ?
 """
-# Both are given the same row. What a move does not bring stays as it was, unless a new attempt
-# begins; a failure explains the last move only. The names are for Python 3.12, which warns of
-# numbers in their place.
-_MOVE = """
+# Both use the same row. Details that a transition does not have stay as they are, unless a new
+# attempt begins; a failure belongs to the last transition only. The placeholders are named since
+# Python 3.12 warns of numbers.
+_CHANGE = """
     UPDATE items SET
         attempt = :attempt, state = :state, changed_at = :at, failure = :failure,
         ref = CASE attempt WHEN :attempt THEN coalesce(:ref, ref) END,
@@ -53,11 +62,11 @@ _MOVE = """
         files = CASE attempt WHEN :attempt THEN coalesce(:files, files) END
     WHERE id = :item
 """
-_NOTE = """
+_LOG = """
     INSERT INTO history (item, attempt, state, at, ref, result, failure, files)
     VALUES (:item, :attempt, :state, :at, :ref, :result, :failure, :files)
 """
-# An attempt is accepted, or becomes unsure, or both, if its reference is learned later. Those few
+# An attempt is accepted, or becomes unsure, or both, if its reference is found later. Those few
 # are found through the index.
 _PAID = """
     SELECT (SELECT count(*) FROM history WHERE state IN ('submitted', 'unsure')) - (
@@ -67,148 +76,123 @@ _PAID = """
     )
 """
 
-# Calls after which the thread lets go of the interpreter for a moment: the event loop, which
-# needs it too, otherwise waits for 5 ms each time (sys.getswitchinterval).
-BREATH = 20
+# The row, state and attempt of items by key, after the transitions that were checked so far. Kept
+# from one transaction to the next, since items that have changed change again soon.
+Progress = dict[str, tuple[int, ItemState, int]]
 
-
-# How items stand after the moves taken so far, by their keys: item, state, attempt. It is kept from
-# one transaction to the next, since those that have moved move again soon.
-Standing = dict[str, tuple[int, ItemState, int]]
-
-# More than these are forgotten: a batch has very many items, and few of them move at a time.
-_REMEMBERED = 10_000
+# When there are more, all are dropped: a batch has very many items, and few change at a time.
+_MOST_PROGRESS = 10_000
 
 
 class Commit:
-    """The calls of one transaction. Each judges before it writes, and so writes all or nothing."""
+    """The calls of one transaction. Each is checked before it is written: all of it or nothing."""
 
-    def __init__(self, db: sqlite3.Connection, standing: Standing) -> None:
+    def __init__(self, db: sqlite3.Connection, progress: Progress) -> None:
         self._db = db
-        self._standing = standing
+        self._progress = progress
         self._rows: list[dict[str, object]] = []
 
-    def plan(self, items: Iterable[Planned]) -> list[Entry]:
-        """Write the items that are new; return all as they stand."""
+    def apply(self, call: Call) -> list[Entry] | None:
+        """Apply a call that writes."""
+        if isinstance(call, PlanCall):
+            return self.plan(call.items)
+        assert isinstance(call, RecordCall)  # noqa: S101 - claims are no calls of this engine
+        self.record(call.transitions)
+        return None
+
+    def plan(self, items: Sequence[Planned]) -> list[Entry]:
+        """Write the items that are not stored yet; return the entries of all."""
         self.write()
         now = datetime.now(UTC)
-        answer: list[Entry] = []
-        known: dict[str, tuple[str, Entry]] = {}
-        new: list[tuple[str, str, str]] = []
-        for item in items:
-            text = input_text(item)
-            if item.key not in known:
-                row = _find(self._db, _ENTRY, item.key)
-                if row is None:
-                    new.append((item.key, text, now.isoformat()))
-                    entry = Entry(item.key, json.loads(text), ItemState.PLANNED, 1, now)
-                    known[item.key] = text, entry
-                else:
-                    known[item.key] = row[2], _entry(row)
-            stored, entry = known[item.key]
-            if stored != text:
-                raise ItemError(
-                    f"item {item.key!r} is in the journal with another input: give it another"
-                    " key, or use another journal"
-                )
-            answer.append(entry)
-        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
-        self._db.executemany(_PLAN, new)
-        self._db.execute(_NOTE_PLANNED, (last,))
-        return answer
 
-    def record(self, moves: Iterable[Transition]) -> None:
-        """Take moves, all or none, to be written with those of the other calls."""
+        def find(key: str) -> tuple[str, Entry] | None:
+            row = _find(self._db, _ENTRY, key)
+            return row and (row[2], parse_entry(row[1:]))
+
+        entries, new = plan_items(items, find, now)
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
+        self._db.executemany(_PLAN, [(*item, now.isoformat()) for item in new.items()])
+        self._db.execute(_LOG_PLANNED, (last,))
+        return entries
+
+    def record(self, transitions: Iterable[Transition]) -> None:
+        """Check transitions, all or none, to be written with those of the other calls."""
         rows: list[dict[str, object]] = []
-        standing: Standing = {}
-        for move in moves:
-            key = move.key
-            found = standing.get(key) or self._standing.get(key) or _stands(self._db, key)
+        progress: Progress = {}
+        for transition in transitions:
+            key = transition.key
+            found = progress.get(key) or self._progress.get(key) or _read_progress(self._db, key)
             if found is None:
                 raise JournalError(f"there is no item {key!r} in the journal: plan it first")
             item, state, attempt = found
-            attempt = attempt_after(state, attempt, move)
-            standing[key] = item, move.state, attempt
-            at = move.at.isoformat()
-            row = {"item": item, "attempt": attempt, "state": move.state.value, "at": at}
-            rows.append({**row, **details(move)})
-        self._standing.update(standing)
+            attempt = attempt_after(state, attempt, transition)
+            progress[key] = item, transition.state, attempt
+            at = transition.at.isoformat()
+            row = {"item": item, "attempt": attempt, "state": transition.state.value, "at": at}
+            rows.append({**row, **format_details(transition)})
+        self._progress.update(progress)
         self._rows += rows
 
     def write(self) -> None:
-        """Write the moves that were taken."""
-        self._db.executemany(_MOVE, self._rows)
-        self._db.executemany(_NOTE, self._rows)
+        """Write the transitions that were checked."""
+        self._db.executemany(_CHANGE, self._rows)
+        self._db.executemany(_LOG, self._rows)
         self._rows.clear()
 
 
-Call = Callable[[Commit], object]
+def commit_calls(db: sqlite3.Connection, calls: Sequence[Call], progress: Progress) -> list[object]:
+    """Commit calls in one transaction; return the result of each, or the exception it raises.
 
-
-def commit(
-    db: sqlite3.Connection, calls: Iterable[Call], standing: Standing | None = None
-) -> list[object]:
-    """Make calls in one transaction; give what each returns, or the error that it raises.
-
-    Trouble with the file itself is raised, and undoes all of them.
+    An error of the file is raised, and nothing is written.
     """
-    answers: list[object] = []
-    standing = {} if standing is None else standing
-    if len(standing) > _REMEMBERED:
-        standing.clear()
-    with _forgetting(standing), transaction(db):
-        together = Commit(db, standing)
-        for number, call in enumerate(calls, 1):
-            if number % BREATH == 0:
-                sleep(1e-6)
-            try:
-                answers.append(call(together))
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # noqa: BLE001 - handed to the one who called
-                answers.append(error)
-        together.write()
+    if len(progress) > _MOST_PROGRESS:
+        progress.clear()
+    with _clear_on_error(progress), transaction(db):
+        commit = Commit(db, progress)
+        answers = apply_calls(calls, commit.apply, fatal=(sqlite3.Error, DamageError))
+        commit.write()
     return answers
 
 
 @contextmanager
-def _forgetting(standing: Standing) -> Iterator[None]:
-    """Forget what was taken, if it is undone."""
+def _clear_on_error(progress: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        standing.clear()
+        progress.clear()
         raise
 
 
-def give_up_sending(db: sqlite3.Connection) -> None:
-    """Move to unsure what a process was sending when it died."""
+def mark_interrupted(db: sqlite3.Connection) -> None:
+    """Change items that a process was sending when it ended to unsure."""
     now = datetime.now(UTC)
     keys = db.execute("SELECT key FROM items WHERE state = 'submitting' ORDER BY id").fetchall()
     with transaction(db):
-        together = Commit(db, {})
-        together.record(Transition(key, ItemState.UNSURE, now, failure=GIVEN_UP) for (key,) in keys)
-        together.write()
+        commit = Commit(db, {})
+        commit.record(
+            Transition(key, ItemState.UNSURE, now, failure=INTERRUPTED) for (key,) in keys
+        )
+        commit.write()
 
 
-def page(
-    db: sqlite3.Connection, states: Iterable[ItemState], after: int, size: int
+def read_page(
+    db: sqlite3.Connection, states: Iterable[ItemState], after: int, size: int = PAGE
 ) -> tuple[int, list[Entry]]:
-    """Return so many entries in these states, or all, and the place after which more follow."""
+    """Return a page of entries in these states, or all, and the row after which more follow."""
     terms, values = [], []
     for state in states:
-        # One term for each: SQLite then walks through the index of states side by side and
-        # stops at the end of the page, instead of sorting all that stand in these states.
+        # One term for each: SQLite then reads the index of states side by side and stops at the
+        # end of the page, instead of sorting all items in these states.
         terms.append(f"{_ENTRY} WHERE id > ? AND state = ?")
         values += [after, state.value]
     if not terms:
         terms, values = [f"{_ENTRY} WHERE id > ?"], [after]
     query = f"{' UNION ALL '.join(terms)} ORDER BY id LIMIT ?"
     rows = db.execute(query, (*values, size)).fetchall()
-    return (rows[-1][0] if rows else after), [_entry(row) for row in rows]
+    return (rows[-1][0] if rows else after), [parse_entry(row[1:]) for row in rows]
 
 
-def summary(db: sqlite3.Connection) -> Summary:
+def read_summary(db: sqlite3.Connection) -> Summary:
     """Count the items, and the submits that may have cost money."""
     found: Mapping[str, int] = dict(
         db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
@@ -218,37 +202,26 @@ def summary(db: sqlite3.Connection) -> Summary:
     return Summary(counts, paid + counts[ItemState.SUBMITTING])
 
 
-def history(db: sqlite3.Connection, key: str) -> list[Transition]:
-    """Return every move of an item, oldest first."""
-    found = _stands(db, key)
+def read_history(db: sqlite3.Connection, key: str) -> list[Transition]:
+    """Return every transition of an item, oldest first."""
+    found = _read_progress(db, key)
     if found is None:
         raise JournalError(f"there is no item {key!r} in the journal")
     rows = db.execute(_HISTORY, found[:1]).fetchall()
-    with making_sense(sqlite3.DatabaseError):
-        return [
-            Transition(key, ItemState(state), datetime.fromisoformat(at), *read_details(texts))
-            for state, at, *texts in rows
-        ]
+    return [parse_transition(key, row) for row in rows]
 
 
 def _find(db: sqlite3.Connection, query: str, key: str) -> tuple[Any, ...] | None:
     try:
         found: tuple[Any, ...] | None = db.execute(f"{query} WHERE key = ?", (key,)).fetchone()
     except UnicodeEncodeError as error:
-        raise ItemError(f"{key!r} cannot be a key: half a character is in it") from error
+        raise ItemError(f"{key!r} cannot be a key: it contains half a surrogate pair") from error
     return found
 
 
-def _stands(db: sqlite3.Connection, key: str) -> tuple[int, ItemState, int] | None:
-    row = _find(db, _STANDING, key)
+def _read_progress(db: sqlite3.Connection, key: str) -> tuple[int, ItemState, int] | None:
+    row = _find(db, _PROGRESS, key)
     if row is None:
         return None
-    with making_sense(sqlite3.DatabaseError):
+    with reading_row():
         return row[0], ItemState(row[1]), row[2]
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    _, key, text, state, attempt, changed_at, *texts = row
-    with making_sense(sqlite3.DatabaseError):
-        moment = datetime.fromisoformat(changed_at)
-        return Entry(key, json.loads(text), ItemState(state), attempt, moment, *read_details(texts))

@@ -7,15 +7,15 @@ the same one, and must not have forgotten turns that it gave.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import psycopg
-from psycopg.errors import InsufficientPrivilege
 
-from kling_async._postgres.connection import Line, execute
-from kling_async.errors import ConfigurationError, KlingError, LimiterError
+from kling_async._postgres.connection import ConnectionManager
+from kling_async._postgres.errors import UnreachableError, describe_error, is_refusal
+from kling_async._postgres.transaction import execute
+from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _postgres_sql
 from kling_async.limits.shared._learned_cap import parse_learned_cap
 from kling_async.limits.shared.backend import (
@@ -28,7 +28,7 @@ from kling_async.limits.shared.backend import (
 )
 
 if TYPE_CHECKING:
-    from kling_async._postgres.connection import Connection, Rows
+    from kling_async._postgres.transaction import Connection, Rows
     from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
 
@@ -41,15 +41,6 @@ _LOOK = 10.0
 # Of limits that were never used: what was learned, requests, their limit, that of tasks, the pause.
 _UNUSED = ("", 0, 0, 0, 0.0)
 
-# What a server says in these cases does not update by waiting. libpq gives no code for them.
-_REFUSALS = (
-    "authentication failed",
-    "no password supplied",
-    "does not exist",
-    "no pg_hba.conf",
-    "ProactorEventLoop",  # that of Windows, on which psycopg cannot work
-)
-
 
 class PostgresLimitsBackend:
     """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in PostgreSQL.
@@ -59,8 +50,7 @@ class PostgresLimitsBackend:
 
     def __init__(self, url: str, name: str) -> None:
         self._name = name
-        self._turn = asyncio.Lock()
-        self._line = Line(url, self._prepare, silent=True)
+        self._connection = ConnectionManager(url, prepare=_create_tables, timeout=_SILENCE)
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Take in a report, and reserve the next turns."""
@@ -144,41 +134,32 @@ class PostgresLimitsBackend:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._line.close()
+        await self._connection.close()
 
     async def _execute(
-        self, query: str, values: Mapping[str, object], within: float = _SILENCE
+        self, query: str, values: Mapping[str, object], timeout: float = _SILENCE
     ) -> list[Rows]:
-        """Run one transaction on the connection, one at a time."""
-        async with self._turn:
-            try:
-                return await self._line.execute(
-                    query, {**values, "name": self._name}, within=within
-                )
-            except TimeoutError as error:
-                raise LimiterError(str(error)) from None
-            except psycopg.Error as error:
-                raise _ours(error) from error
-            except OSError as error:
-                raise LimiterError(f"{type(error).__name__}: {error}") from error
+        try:
+            return await self._connection.execute(
+                query, {**values, "name": self._name}, timeout=timeout
+            )
+        except (UnreachableError, psycopg.Error) as error:
+            message = describe_error(error)
+            if is_refusal(error):
+                raise ConfigurationError(
+                    f"the server of the shared limits refuses access: {message}"
+                ) from error
+            raise LimiterError(message) from error
 
-    async def _prepare(self, db: Connection) -> None:
-        ((known,),) = await execute(db, _postgres_sql.KNOWN, within=_SILENCE)
-        if None in known:
-            await execute(db, _postgres_sql.TABLES, within=_SILENCE)
+
+async def _create_tables(db: Connection) -> None:
+    ((known,),) = await execute(db, _postgres_sql.KNOWN, timeout=_SILENCE)
+    if None in known:
+        await execute(db, _postgres_sql.TABLES, timeout=_SILENCE)
 
 
 def _numbers(row: Sequence[object]) -> list[float]:
     return [float(cast("float", one)) for one in row]
-
-
-def _ours(error: psycopg.Error) -> KlingError:
-    """Return our error for one of the driver's."""
-    words = " ".join(str(error).split())
-    refused = error.sqlstate is None and any(one in words for one in _REFUSALS)
-    if refused or isinstance(error, InsufficientPrivilege):
-        return ConfigurationError(f"the engine of the limits refuses us: {words}")
-    return LimiterError(f"{type(error).__name__}: {words}")
 
 
 def create_backend(url: str, name: str) -> PostgresLimitsBackend:

@@ -1,26 +1,25 @@
 """Callbacks relayed by PostgreSQL 12 or later: one small table, and NOTIFY.
 
-Each call is one message to the server (see :mod:`kling_async._postgres.connection`): the lock that
+Each call is one message to the server (see :mod:`kling_async._postgres.transaction`): the lock that
 keeps rows in order is never held while a process is suspended. Through a pooler a session may
-belong to others at any time, so that LISTEN is of no use there: then the table is read at short
-intervals.
+belong to another application at any time, so that LISTEN does not work: then the table is read at
+short intervals.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar
 
 import psycopg
 
-from kling_async._postgres.connection import Line, Rows, execute, is_pooled
+from kling_async._postgres.connection import ConnectionManager
+from kling_async._postgres.errors import UnreachableError, describe_error
+from kling_async._postgres.transaction import Connection, execute, is_pooled, next_notification
 from kling_async.webhooks.relay._message import MAX_LENGTH
 from kling_async.webhooks.relay.backends import BACKLOG, READ_LIMIT, READ_WAIT, RelayBackendError
-
-if TYPE_CHECKING:
-    from kling_async._postgres.connection import Connection
 
 _T = TypeVar("_T")
 
@@ -30,11 +29,11 @@ _SILENCE = 2.0
 # Seconds between two reads through a pooler.
 _POLL = 0.5
 
-# Seconds between two looks for old rows, and after which a row is old.
+# Seconds between two deletions of old rows, and after which a row is old.
 _PURGE_EVERY, _OLD = 60.0, 3_600
 
-# Processes may begin at the same moment: one after another. Nobody minds if a crash takes the
-# rows away, so that they need not be written to the disk twice.
+# Created by one process at a time. A crash may lose the rows, so they need not be written to the
+# disk twice.
 _TABLE = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_callbacks'));
 CREATE UNLOGGED TABLE IF NOT EXISTS kling_async_callbacks (
@@ -46,15 +45,15 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kling_async_callbacks (
 """
 _KNOWN = "SELECT to_regclass('kling_async_callbacks') IS NOT NULL"
 
-# One writer at a time, until its rows can be seen: else ids could appear out of order, and a
-# reader who has seen the higher one would never see the lower.
+# One writer at a time, until its rows are visible: otherwise ids could become visible out of
+# order, and a reader that has read the higher one would never read the lower.
 _PUBLISH = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_callbacks'));
 INSERT INTO kling_async_callbacks (name, line)
 SELECT name, line FROM unnest(%(names)s::text[]) name, unnest(%(lines)s::bytea[]) line;
 SELECT pg_notify('kling_async_callbacks', '')
 """
-# One process at a time; who finds another at it leaves it to that.
+# One process at a time; if another one is deleting, this one deletes nothing.
 _PURGE = """
 DELETE FROM kling_async_callbacks WHERE id IN (
     SELECT id FROM kling_async_callbacks
@@ -62,8 +61,8 @@ DELETE FROM kling_async_callbacks WHERE id IN (
         AND at < clock_timestamp() - %(old)s * interval '1 second' ORDER BY id LIMIT 10000)
 """
 
-# Where to begin: before the first row of the last while. A server that has taken over may know
-# fewer rows than were seen.
+# The id after which to begin: that before the first recent row. A server that has taken over may
+# have fewer rows than were read.
 _BEGIN = """
 SELECT coalesce(
     (SELECT min(id) - 1 FROM kling_async_callbacks
@@ -80,31 +79,35 @@ WHERE id > %(seen)s AND name = ANY(%(names)s) ORDER BY id LIMIT %(limit)s
 class PostgresRelay:
     """An :class:`~kling_async.webhooks.relay.backends.RelayBackend` in PostgreSQL.
 
-    It takes two connections: one listens, and one writes as soon as there is something to write.
+    It uses two connections: one listens, and the other one writes.
     """
 
     def __init__(self, url: str, names: Sequence[str]) -> None:
         self._names = list(names)
-        self._listener = Line(url, self._begin)
-        self._writer = Line(url, _prepare, silent=True)
+        self._listener = ConnectionManager(url, prepare=self._start_reading, listens=True)
+        self._writer = ConnectionManager(url, prepare=_create_table)
         self._pooled = False
-        self._seen: int | None = None
-        self._purge_at = float("-inf")
+        self._last_id: int | None = None
+        self._delete_at = float("-inf")
 
     async def publish(self, lines: Sequence[str]) -> None:
-        """Keep lines, and wake those who wait for them."""
+        """Store lines, and notify the readers."""
         now = asyncio.get_running_loop().time()
-        if now >= self._purge_at:
-            await _do(self._writer, _statement(_PURGE, {"old": _OLD}))
-            self._purge_at = now + _PURGE_EVERY
+        if now >= self._delete_at:
+            delete = partial(execute, query=_PURGE, values={"old": _OLD}, timeout=_SILENCE)
+            await _run(self._writer, delete)
+            self._delete_at = now + _PURGE_EVERY
         values = {"names": self._names, "lines": [line.encode() for line in lines]}
-        await _do(self._writer, _statement(_PUBLISH, values))
+        await _run(self._writer, partial(execute, query=_PUBLISH, values=values, timeout=_SILENCE))
 
     async def read(self) -> list[str]:
         """Return new lines, or none after a while."""
-        if not (lines := await _do(self._listener, self._new)):
-            await (asyncio.sleep(_POLL) if self._pooled else _do(self._listener, _wait))
-            lines = await _do(self._listener, self._new)
+        if not (lines := await _run(self._listener, self._read_lines)):
+            if self._pooled:
+                await asyncio.sleep(_POLL)
+            else:
+                await _run(self._listener, partial(next_notification, timeout=READ_WAIT))
+            lines = await _run(self._listener, self._read_lines)
         return lines
 
     async def close(self) -> None:
@@ -112,54 +115,39 @@ class PostgresRelay:
         await self._listener.close()
         await self._writer.close()
 
-    async def _begin(self, db: Connection) -> None:
+    async def _start_reading(self, db: Connection) -> None:
         """Begin where reading ended, or a while ago, whichever was earlier."""
-        await _prepare(db)
+        await _create_table(db)
         self._pooled = await is_pooled(db)
         if not self._pooled:
             await db.execute("LISTEN kling_async_callbacks")
-        (rows,) = await execute(db, _BEGIN, {"back": BACKLOG}, within=_SILENCE)
-        ((first,),) = cast("list[tuple[int]]", rows)
-        self._seen = first if self._seen is None else min(first, self._seen)
+        ((row,),) = await execute(db, _BEGIN, {"back": BACKLOG}, timeout=_SILENCE)
+        self._last_id = row[0] if self._last_id is None else min(row[0], self._last_id)
 
-    async def _new(self, db: Connection) -> list[str]:
+    async def _read_lines(self, db: Connection) -> list[str]:
         values = {
             "names": self._names,
-            "seen": self._seen,
+            "seen": self._last_id,
             "limit": READ_LIMIT,
             "largest": MAX_LENGTH,
         }
-        (rows,) = await execute(db, _READ, values, within=_SILENCE)
-        found = cast("list[tuple[int, bytes]]", rows)
-        if found:
-            self._seen = found[-1][0]
-        return [line.decode(errors="replace") for _, line in found]
+        (rows,) = await execute(db, _READ, values, timeout=_SILENCE)
+        if rows:
+            self._last_id = rows[-1][0]
+        return [line.decode(errors="replace") for _, line in rows]
 
 
-def _statement(
-    query: str, values: Mapping[str, object]
-) -> Callable[[Connection], Awaitable[list[Rows]]]:
-    return partial(execute, query=query, values=values, within=_SILENCE)
-
-
-async def _do(line: Line, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+async def _run(connection: ConnectionManager, work: Callable[[Connection], Awaitable[_T]]) -> _T:
     try:
-        return await line.do(work)
-    except (psycopg.Error, OSError) as error:
-        words = " ".join(str(error).split())
-        raise RelayBackendError(f"{type(error).__name__}: {words}") from error
+        return await connection.run(work)
+    except (UnreachableError, psycopg.Error) as error:
+        raise RelayBackendError(describe_error(error)) from error
 
 
-async def _wait(db: Connection) -> None:
-    """Return once something was announced, or after a while."""
-    async for _ in db.notifies(timeout=READ_WAIT, stop_after=1):
-        pass
-
-
-async def _prepare(db: Connection) -> None:
-    ((known,),) = (await execute(db, _KNOWN, within=_SILENCE))[0]
+async def _create_table(db: Connection) -> None:
+    ((known,),) = (await execute(db, _KNOWN, timeout=_SILENCE))[0]
     if not known:
-        await execute(db, _TABLE, within=_SILENCE)
+        await execute(db, _TABLE, timeout=_SILENCE)
 
 
 def open_backend(url: str, names: Sequence[str]) -> PostgresRelay:

@@ -12,7 +12,7 @@ import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal.base import (
-    GIVEN_UP,
+    INTERRUPTED,
     Entry,
     ItemError,
     ItemState,
@@ -64,7 +64,7 @@ async def holds(journal: Journal, *, take: bool = True) -> dict[str, tuple[Owner
     """Claim all items, or look; tell what became of each, and whether it is news."""
     found = await entries(journal)
     claims = await (journal.claim if take else journal.peek)(*found)
-    return {claim.entry.key: (claim.ownership, claim.news) for claim in claims}
+    return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}
 
 
 def expire_dead(db: psycopg.Connection, place: int) -> None:
@@ -94,10 +94,10 @@ async def test_an_item_is_in_one_hand(batch_url: str) -> None:
             claims = await (two.claim if take else two.peek)(first, second)
             assert [claim.ownership for claim in claims] == [OTHERS, MINE]
             assert claims[0].entry == first
-        with pytest.raises(JournalError, match="'a' is in the hand of another worker"):
+        with pytest.raises(JournalError, match="'a' is claimed by another worker"):
             await two.record(*moves("a", S.SUBMITTING))
         await two.release("a")
-        with pytest.raises(JournalError, match="'b' is in the hand of another worker"):
+        with pytest.raises(JournalError, match="'b' is claimed by another worker"):
             await one.record(*moves("a", S.SUBMITTING), *moves("b", S.SUBMITTING))
         assert [entry.state for entry in await entries(one)] == [S.PLANNED, S.PLANNED]
         await one.release("a")
@@ -129,7 +129,7 @@ async def test_a_move_claims(batch_url: str) -> None:
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         await one.plan(planned("a"))
         await one.record(*moves("a", S.SUBMITTING, S.PLANNED))
-        with pytest.raises(JournalError, match="hand of another"):
+        with pytest.raises(JournalError, match="claimed by another"):
             await two.record(*moves("a", S.SUBMITTING))
 
 
@@ -171,7 +171,7 @@ async def test_what_is_being_sent_is_not_let_go_of(batch_url: str) -> None:
             await one.release("a")
             assert await holds(two) == {"a": (OTHERS, False)}
         (entry,) = await entries(two)
-        assert (entry.state, entry.failure) == (S.UNSURE, GIVEN_UP)
+        assert (entry.state, entry.failure) == (S.UNSURE, INTERRUPTED)
         assert await holds(two) == {"a": (MINE, True)}
 
 
@@ -194,7 +194,7 @@ async def test_a_worker_that_is_not_heard_of(batch_url: str, db: psycopg.Connect
                 one.claim(),
                 one.release("d"),
             ):
-                with pytest.raises(JournalError, match=r"not heard of for 60 s.*run again"):
+                with pytest.raises(JournalError, match=r"lease of 60 s has expired.*run again"):
                     await use
         found = {entry.key: entry.state for entry in await entries(two)}
         assert found == {"a": S.PLANNED, "b": S.UNSURE, "c": S.SUBMITTED, "d": S.PLANNED} | {
@@ -269,14 +269,14 @@ async def test_a_worker_that_is_lost(
             "DELETE FROM kling_async_workers WHERE batch = %s RETURNING *",
             (journal._batch,),  # noqa: SLF001
         )
-        with pytest.raises(LostError, match="not heard of"):
+        with pytest.raises(LostError, match="has expired"):
             await journal.claim()
         await asyncio.sleep(LEASE)
-        assert caplog.text.count("not heard of") == 1
+        assert caplog.text.count("has expired") == 1
         back = "INSERT INTO kling_async_workers OVERRIDING SYSTEM VALUE VALUES (%s,%s,%s,%s,%s,%s)"
         db.execute(back, gone.fetchone())
         for use in (journal.claim(), journal.plan([])):
-            with pytest.raises(LostError, match="not heard of"):
+            with pytest.raises(LostError, match="has expired"):
                 await use
         assert await entries(journal) == []
     async with journal:
@@ -397,7 +397,7 @@ async def test_rows_that_make_no_sense(batch_url: str, db: psycopg.Connection, d
         change = f"UPDATE kling_async_items SET {damage} WHERE key = %s"  # noqa: S608 - our own words
         db.execute(change.encode(), (batch_url,))
         for use in (journal.claim(first), journal.peek(first)):
-            with pytest.raises(JournalError, match=r"is damaged .*makes no sense"):
+            with pytest.raises(JournalError, match=r"is damaged .*cannot be read"):
                 await use
         if damage[0] != "s":
             with pytest.raises(JournalError, match="is damaged"):

@@ -12,10 +12,10 @@ from kling_async.errors import JournalError
 from kling_async.journal.sqlite._file import (
     APPLICATION_ID,
     FORMAT,
-    complaining,
-    reading,
+    open_to_read,
+    open_to_write,
+    sqlite_errors,
     transaction,
-    writing,
 )
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def statement(path: Path, *statements: str) -> None:
 
 def refused(path: Path, *, read: bool = True) -> str:
     """Give what is said against a journal by those who would write and by those who would read."""
-    with pytest.raises(JournalError) as caught, writing(path):
+    with pytest.raises(JournalError) as caught, open_to_write(path):
         pass
     if read:
-        with pytest.raises(JournalError) as again, reading(path):
+        with pytest.raises(JournalError) as again, open_to_read(path):
             pass
         assert str(again.value) == str(caught.value)
     return str(caught.value)
@@ -61,23 +61,23 @@ def refused(path: Path, *, read: bool = True) -> str:
 def test_made_with_its_folder(tmp_path: Path) -> None:
     """A journal and the folders above it are made; a lock stays beside it, and no log."""
     path = tmp_path / "a" / "b" / "run.sqlite"
-    with writing(path) as db:
+    with open_to_write(path) as db:
         db.execute(PLAN, ("a",))
     assert names(path.parent) == {"run.sqlite", "run.sqlite-lock"}
-    with writing(path) as db:
+    with open_to_write(path) as db:
         assert items(db) == 1
 
 
 def test_durable(tmp_path: Path) -> None:
     """A commit is on disk when it is done, and readers are not kept out: that is how it is set."""
-    with writing(tmp_path / "a") as db:
+    with open_to_write(tmp_path / "a") as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_the_mark(tmp_path: Path) -> None:
     """The file carries the mark KLNG, and the number of its format."""
-    with writing(tmp_path / "a"):
+    with open_to_write(tmp_path / "a"):
         pass
     head = (tmp_path / "a").read_bytes()[:100]
     assert head[68:72] == b"KLNG"
@@ -87,9 +87,9 @@ def test_the_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a b?c#d%20&e.sqlite", ":memory:", "ünï", "-x"])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     """A file may be called anything, whether it is written or read."""
-    with writing(tmp_path / name) as db:
+    with open_to_write(tmp_path / name) as db:
         db.execute(PLAN, ("a",))
-    with reading(tmp_path / name) as db:
+    with open_to_read(tmp_path / name) as db:
         assert items(db) == 1
     assert names(tmp_path) == {name, f"{name}-lock"}
 
@@ -98,9 +98,9 @@ def test_an_empty_file(tmp_path: Path) -> None:
     """An empty file becomes a journal when it is written, and is none before."""
     path = tmp_path / "a"
     path.touch()
-    with pytest.raises(JournalError, match="no journal"), reading(path):
+    with pytest.raises(JournalError, match="no journal"), open_to_read(path):
         pass
-    with writing(path) as db:
+    with open_to_write(path) as db:
         assert items(db) == 0
 
 
@@ -109,45 +109,45 @@ def test_killed_while_it_was_made(tmp_path: Path) -> None:
     path = tmp_path / "a"
     statement(path, "PRAGMA journal_mode = WAL")
     assert path.stat().st_size
-    with writing(path) as db:
+    with open_to_write(path) as db:
         assert items(db) == 0
 
 
 def test_one_writer(tmp_path: Path) -> None:
     """Whoever else would write is refused, whatever name the file goes by, until the end."""
     path, other = tmp_path / "a", tmp_path / "b"
-    with writing(path):
+    with open_to_write(path):
         other.symlink_to(path)
         assert "in use by another batch" in refused(path, read=False)
         assert "in use by another batch" in refused(other, read=False)
         assert str(path) in refused(other, read=False)
-    with writing(other):
+    with open_to_write(other):
         pass
 
 
 def test_readers_beside_the_writer(tmp_path: Path) -> None:
     """A reader sees what is committed while the writer goes on."""
     path = tmp_path / "a"
-    with writing(path) as db:
+    with open_to_write(path) as db:
         db.execute(PLAN, ("a",))
-        with reading(path) as reader:
+        with open_to_read(path) as reader:
             assert items(reader) == 1
             db.execute(PLAN, ("b",))
-        with reading(path) as reader:
+        with open_to_read(path) as reader:
             assert items(reader) == 2
 
 
 def test_readers_write_nothing(tmp_path: Path) -> None:
     """A reader cannot write, and makes nothing beside a file that nobody has open."""
     path = tmp_path / "a"
-    with writing(path):
+    with open_to_write(path):
         pass
     (tmp_path / "a-lock").unlink()
     before = path.stat()
-    with reading(path) as db:
+    with open_to_read(path) as db:
         assert items(db) == 0
         assert names(tmp_path) == {"a"}
-    with pytest.raises(JournalError, match="cannot be written"), reading(path) as db:
+    with pytest.raises(JournalError, match="cannot be written"), open_to_read(path) as db:
         db.execute(PLAN, ("a",))
     assert names(tmp_path) == {"a"}
     assert path.stat().st_mtime_ns == before.st_mtime_ns
@@ -158,12 +158,12 @@ def test_reading_where_nothing_may_be_written(
 ) -> None:
     """A reader needs no right to write, be a batch running or not; a writer says what it lacks."""
     path = public / "a"
-    with writing(path) as db:
+    with open_to_write(path) as db:
         db.execute(PLAN, ("a",))
-        with protected(public), reading(path) as reader:
+        with protected(public), open_to_read(path) as reader:
             assert items(reader) == 1
     with protected(public):
-        with reading(path) as reader:
+        with open_to_read(path) as reader:
             assert items(reader) == 1
         assert str(path) in refused(path, read=False)
         assert "cannot be" in refused(public / "b", read=False)
@@ -174,14 +174,14 @@ def test_left_where_nothing_may_be_written(
     tmp_path: Path, public: Path, protected: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
     """A log that cannot be read is not passed over: the reader is told to copy both files."""
-    with writing(tmp_path / "a") as db:
+    with open_to_write(tmp_path / "a") as db:
         db.execute(PLAN, ("a",))
         for name in ("a", "a-wal"):
             shutil.copy(tmp_path / name, public / name)
     with protected(public), pytest.raises(JournalError, match="copy the file, and its -wal"):  # noqa: SIM117 - the rights go first
-        with reading(public / "a"):
+        with open_to_read(public / "a"):
             pass
-    with reading(public / "a") as db:
+    with open_to_read(public / "a") as db:
         assert items(db) == 1
 
 
@@ -190,7 +190,7 @@ def test_a_lock_that_cannot_be_taken(
 ) -> None:
     """Where the lock may only be read nobody is the only one: that is refused."""
     path = public / "a"
-    with writing(path):
+    with open_to_write(path):
         pass
     path.chmod(0o666)
     public.chmod(0o777)
@@ -200,32 +200,35 @@ def test_a_lock_that_cannot_be_taken(
     (public / "a-lock").symlink_to(lock / "a-lock")
     with protected(lock):
         assert "cannot be written" in refused(path, read=False)
-    with writing(path):
+    with open_to_write(path):
         assert (lock / "a-lock").stat().st_size == 0
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     """Where there is no journal a reader says so, and makes none."""
     for path in (tmp_path / "a", tmp_path / "b" / "a"):
-        with pytest.raises(JournalError, match=f"no journal at {path}"), reading(path):
+        with pytest.raises(JournalError, match=f"no journal at {path}"), open_to_read(path):
             pass
     assert not names(tmp_path)
 
 
 def test_a_folder(tmp_path: Path) -> None:
     """A folder is no journal."""
-    with pytest.raises(JournalError, match="it is a folder"), writing(tmp_path):
+    with pytest.raises(JournalError, match="it is a folder"), open_to_write(tmp_path):
         pass
-    with pytest.raises(JournalError, match="no journal"), reading(tmp_path):
+    with pytest.raises(JournalError, match="no journal"), open_to_read(tmp_path):
         pass
 
 
 def test_below_a_file(tmp_path: Path) -> None:
     """A path below a file leads nowhere."""
     (tmp_path / "a").touch()
-    with pytest.raises(JournalError, match="cannot be a journal"), writing(tmp_path / "a" / "b"):
+    with (
+        pytest.raises(JournalError, match="cannot be a journal"),
+        open_to_write(tmp_path / "a" / "b"),
+    ):
         pass
-    with pytest.raises(JournalError, match="no journal"), reading(tmp_path / "a" / "b"):
+    with pytest.raises(JournalError, match="no journal"), open_to_read(tmp_path / "a" / "b"):
         pass
 
 
@@ -266,7 +269,7 @@ def test_a_database_of_somebody_else(tmp_path: Path, made: str) -> None:
 def test_a_newer_format(tmp_path: Path) -> None:
     """A journal of a newer version is refused with both numbers, and left as it is."""
     path = tmp_path / "a"
-    with writing(path):
+    with open_to_write(path):
         pass
     statement(path, "PRAGMA user_version = 2")
     before = path.read_bytes()
@@ -280,7 +283,7 @@ def test_a_newer_format(tmp_path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path) -> None:
     """Damage anywhere in the file is found on opening it for writing, before anything is paid."""
     path = tmp_path / "a"
-    with writing(path) as db, transaction(db):
+    with open_to_write(path) as db, transaction(db):
         db.executemany(PLAN, [(f"{number:0100}",) for number in range(1000)])
     content = bytearray(path.read_bytes())
     assert len(content) > 20 * 4096
@@ -296,7 +299,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 def test_a_head_without_a_body(tmp_path: Path) -> None:
     """A file that was cut short is damaged, for readers too."""
     path = tmp_path / "a"
-    with writing(path):
+    with open_to_write(path):
         pass
     path.write_bytes(path.read_bytes()[:4096])
     assert "is damaged" in refused(path)
@@ -307,7 +310,7 @@ def test_without_tables(tmp_path: Path) -> None:
     path = tmp_path / "a"
     statement(path, f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1")
     no_table = pytest.raises(JournalError, match="cannot be used: no such table")
-    with no_table as caught, reading(path) as db:
+    with no_table as caught, open_to_read(path) as db:
         items(db)
     assert str(path) in str(caught.value)
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
@@ -319,15 +322,15 @@ def test_the_lock_goes_with_a_failure(tmp_path: Path) -> None:
     path.write_bytes(b"{" * 5000)
     refused(path)
     path.unlink()
-    with pytest.raises(ZeroDivisionError), writing(path):
+    with pytest.raises(ZeroDivisionError), open_to_write(path):
         raise ZeroDivisionError
-    with writing(path):
+    with open_to_write(path):
         pass
 
 
 def test_a_transaction_is_undone(tmp_path: Path) -> None:
     """Whatever is raised within a transaction undoes it, and the next one begins anew."""
-    with writing(tmp_path / "a") as db:
+    with open_to_write(tmp_path / "a") as db:
         with pytest.raises(ZeroDivisionError), transaction(db):  # noqa: PT012 - that is the fact
             db.execute(PLAN, ("a",))
             raise ZeroDivisionError
@@ -347,11 +350,11 @@ def test_a_transaction_that_cannot_begin(tmp_path: Path) -> None:
 def test_another_program(tmp_path: Path) -> None:
     """If another program writes to the file, that is said."""
     path = tmp_path / "a"
-    with writing(path), closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with open_to_write(path), closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (
             pytest.raises(JournalError, match=r"a is being written by another program .*: wait"),
-            complaining(path),
+            sqlite_errors(path),
             closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db,
             transaction(db),
         ):

@@ -1,28 +1,27 @@
 from __future__ import annotations
 
-import sqlite3
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
-from kling_async.journal.sqlite._file import writing
+from kling_async.journal.serialization import DamageError
+from kling_async.journal.sqlite._file import open_to_write
 from kling_async.journal.sqlite._rows import (
-    BREATH,
-    Call,
-    Commit,
-    commit,
-    give_up_sending,
-    history,
-    page,
-    summary,
+    Progress,
+    commit_calls,
+    mark_interrupted,
+    read_history,
+    read_page,
+    read_summary,
 )
+from kling_async.journal.threaded import CALLS_PER_PAUSE, Call, PlanCall, RecordCall
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -37,18 +36,25 @@ LOST = Failure("AnswerLostError", "gone", may_have_charged=True)
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """Open a new journal."""
-    with writing(tmp_path / "a") as db:
+    with open_to_write(tmp_path / "a") as db:
         yield db
+
+
+def commit(
+    db: sqlite3.Connection, calls: list[Call], progress: Progress | None = None
+) -> list[object]:
+    """Commit calls, with what is known of the items, if anything is."""
+    return commit_calls(db, calls, {} if progress is None else progress)
 
 
 def plan(*keys: str, input: object = 1) -> Call:
     """Plan items with one input."""
-    return partial(Commit.plan, items=[Planned(key, {"prompt": input}) for key in keys])
+    return PlanCall([Planned(key, {"prompt": input}) for key in keys])
 
 
 def record(*moves: Transition) -> Call:
     """Record moves."""
-    return partial(Commit.record, moves=moves)
+    return RecordCall(moves)
 
 
 def move(key: str, *states: ItemState) -> Call:
@@ -58,10 +64,10 @@ def move(key: str, *states: ItemState) -> Call:
 
 def entries(db: sqlite3.Connection, *states: ItemState, size: int = 100) -> list[Entry]:
     """Read all pages."""
-    after, found = page(db, states, 0, size)
+    after, found = read_page(db, states, 0, size)
     everything = list(found)
     while found:
-        after, found = page(db, states, after, size)
+        after, found = read_page(db, states, after, size)
         assert len(found) <= size
         everything += found
     return everything
@@ -80,7 +86,7 @@ def test_planned(db: sqlite3.Connection) -> None:
     first, _ = entries(db)
     assert before <= first.changed_at <= datetime.now(UTC)
     assert first == Entry("b", {"prompt": 1}, S.PLANNED, 1, first.changed_at)
-    assert history(db, "b") == [Transition("b", S.PLANNED, first.changed_at)]
+    assert read_history(db, "b") == [Transition("b", S.PLANNED, first.changed_at)]
 
 
 def test_planned_again(db: sqlite3.Connection) -> None:
@@ -95,7 +101,7 @@ def test_planned_again(db: sqlite3.Connection) -> None:
         ("b", S.SUBMITTING),
     ]
     assert keys(db) == ["a", "b", "c"]
-    assert len(history(db, "a")) == 1
+    assert len(read_history(db, "a")) == 1
 
 
 def test_planned_after_a_move_in_one_commit(db: sqlite3.Connection) -> None:
@@ -103,7 +109,7 @@ def test_planned_after_a_move_in_one_commit(db: sqlite3.Connection) -> None:
     commit(db, [plan("a")])
     _, answer = commit(db, [move("a", S.SUBMITTING), plan("a")])
     assert answer == entries(db, S.SUBMITTING)
-    assert len(history(db, "a")) == 2
+    assert len(read_history(db, "a")) == 2
 
 
 @pytest.mark.parametrize("planned", [["a"], []])
@@ -111,7 +117,7 @@ def test_another_input(db: sqlite3.Connection, planned: list[str]) -> None:
     """A key that has another input is refused by name, and nothing of its call is written."""
     commit(db, [plan(*planned)])
     items = [Planned("new", {}), Planned("a", {"prompt": 1}), Planned("a", {"prompt": 2})]
-    error, _ = commit(db, [partial(Commit.plan, items=items), plan("other")])
+    error, _ = commit(db, [PlanCall(items), plan("other")])
     assert isinstance(error, JournalError)
     assert "'a'" in str(error)
     assert keys(db) == [*planned, "other"]
@@ -119,8 +125,8 @@ def test_another_input(db: sqlite3.Connection, planned: list[str]) -> None:
 
 def test_the_same_input(db: sqlite3.Connection) -> None:
     """The order of an input's fields does not make it another."""
-    one = partial(Commit.plan, items=[Planned("a", {"x": 1, "y": [2]})])
-    two = partial(Commit.plan, items=[Planned("a", {"y": (2,), "x": 1})])
+    one = PlanCall([Planned("a", {"x": 1, "y": [2]})])
+    two = PlanCall([Planned("a", {"y": (2,), "x": 1})])
     assert commit(db, [one]) == commit(db, [two])
 
 
@@ -141,7 +147,7 @@ def test_odd_keys(db: sqlite3.Connection, key: str) -> None:
         ("a", S.PLANNED),
         (key, S.SUBMITTING),
     ]
-    assert len(history(db, key)) == 2
+    assert len(read_history(db, key)) == 2
 
 
 def test_half_a_character(db: sqlite3.Connection) -> None:
@@ -164,7 +170,7 @@ def test_a_whole_life(db: sqlite3.Connection) -> None:
     commit(db, [plan("a")])
     for one in moves:
         assert commit(db, [record(one)]) == [None]
-    assert history(db, "a")[1:] == moves
+    assert read_history(db, "a")[1:] == moves
     assert entries(db) == [
         Entry("a", {"prompt": 1}, S.SAVED, 1, NOW, ref=REF, result=RESULT, files=FILES)
     ]
@@ -176,7 +182,7 @@ def test_files_fetched_again(db: sqlite3.Connection) -> None:
     again = (SavedFile("https://example.com/a.mp4", "b.mp4", 10, "00"),)
     commit(db, [record(Transition("a", S.SAVED, NOW, files=files)) for files in (FILES, again)])
     assert entries(db)[0].files == again
-    assert [one.files for one in history(db, "a")[-2:]] == [FILES, again]
+    assert [one.files for one in read_history(db, "a")[-2:]] == [FILES, again]
 
 
 def test_a_new_attempt_begins_anew(db: sqlite3.Connection) -> None:
@@ -187,7 +193,7 @@ def test_a_new_attempt_begins_anew(db: sqlite3.Connection) -> None:
     assert entries(db)[0].failure == failed.failure
     commit(db, [record(Transition("a", S.PLANNED, NOW))])
     assert entries(db) == [Entry("a", {"prompt": 1}, S.PLANNED, 2, NOW)]
-    assert history(db, "a")[3] == failed
+    assert read_history(db, "a")[3] == failed
 
 
 def test_a_new_attempt_clears_everything(db: sqlite3.Connection) -> None:
@@ -196,7 +202,7 @@ def test_a_new_attempt_clears_everything(db: sqlite3.Connection) -> None:
     unsure = Transition("a", S.UNSURE, NOW, REF, RESULT, LOST, FILES)
     commit(db, [record(unsure), record(Transition("a", S.PLANNED, NOW))])
     assert entries(db) == [Entry("a", {"prompt": 1}, S.PLANNED, 2, NOW)]
-    assert history(db, "a")[2] == unsure
+    assert read_history(db, "a")[2] == unsure
 
 
 def test_a_failure_explains_the_last_move(db: sqlite3.Connection) -> None:
@@ -229,7 +235,7 @@ def test_verdicts_of_one_commit(db: sqlite3.Connection) -> None:
     assert all(isinstance(error, JournalError) for error in (half, unknown, illegal))
     states = [(entry.key, entry.state) for entry in entries(db)]
     assert states == [("a", S.SUBMITTING), ("b", S.PLANNED), ("c", S.PLANNED)]
-    assert [len(history(db, key)) for key in "abc"] == [2, 3, 1]
+    assert [len(read_history(db, key)) for key in "abc"] == [2, 3, 1]
 
 
 def test_a_call_that_is_wrong(db: sqlite3.Connection) -> None:
@@ -244,7 +250,7 @@ def test_a_call_that_is_wrong(db: sqlite3.Connection) -> None:
 
 def test_many_calls(db: sqlite3.Connection) -> None:
     """A commit of many calls does them all, in their order."""
-    names = [str(number) for number in range(3 * BREATH)]
+    names = [str(number) for number in range(3 * CALLS_PER_PAUSE)]
     answers = commit(db, [plan(*names), *(move(name, S.SUBMITTING) for name in names)])
     assert answers[1:] == [None] * len(names)
     assert keys(db, S.SUBMITTING) == names
@@ -254,16 +260,16 @@ def test_sending_is_given_up(db: sqlite3.Connection) -> None:
     """What was being sent becomes unsure, with its history, and nothing else does."""
     commit(db, [plan("a", "b", "c"), move("a", S.SUBMITTING), move("b", S.SUBMITTING, S.SUBMITTED)])
     before = datetime.now(UTC)
-    give_up_sending(db)
+    mark_interrupted(db)
     assert [entry.state for entry in entries(db)] == [S.UNSURE, S.SUBMITTED, S.PLANNED]
-    last = history(db, "a")[-1]
+    last = read_history(db, "a")[-1]
     assert before <= last.at <= datetime.now(UTC)
     assert last.state is S.UNSURE
     assert last.failure is not None
     assert last.failure.kind == "AnswerLostError"
     assert last.failure.may_have_charged
     assert entries(db)[0].failure == last.failure
-    assert [len(history(db, key)) for key in "abc"] == [3, 3, 1]
+    assert [len(read_history(db, key)) for key in "abc"] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -283,7 +289,7 @@ def test_pages_are_read_through_the_index(db: sqlite3.Connection) -> None:
     """A page in some states neither reads the items in others nor sorts."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
-    page(db, [S.SUBMITTED, S.UNSURE], 0, 10)
+    read_page(db, [S.SUBMITTED, S.UNSURE], 0, 10)
     db.set_trace_callback(None)
     plan = str(db.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall())
     assert plan.count("SEARCH items USING INDEX items_by_state (state=? AND rowid>?)") == 2
@@ -293,9 +299,9 @@ def test_pages_are_read_through_the_index(db: sqlite3.Connection) -> None:
 
 def test_summary(db: sqlite3.Connection) -> None:
     """All states are counted."""
-    assert summary(db).counts == dict.fromkeys(S, 0)
+    assert read_summary(db).counts == dict.fromkeys(S, 0)
     commit(db, [plan("a", "b", "c"), move("a", S.SUBMITTING)])
-    assert summary(db).counts == {**dict.fromkeys(S, 0), S.PLANNED: 2, S.SUBMITTING: 1}
+    assert read_summary(db).counts == {**dict.fromkeys(S, 0), S.PLANNED: 2, S.SUBMITTING: 1}
 
 
 @pytest.mark.parametrize(
@@ -318,13 +324,13 @@ def test_summary(db: sqlite3.Connection) -> None:
 def test_attempts(db: sqlite3.Connection, states: list[ItemState], attempts: int) -> None:
     """Attempts are counted once each, if they may have cost money."""
     commit(db, [plan("a", "b"), move("a", *states), move("b", S.SUBMITTING, S.SUBMITTED)])
-    assert summary(db).attempts == attempts + 1
+    assert read_summary(db).attempts == attempts + 1
 
 
 def test_history_of_nothing(db: sqlite3.Connection) -> None:
     """An item that is not there has no history."""
     with pytest.raises(JournalError, match="no item 'a'"):
-        history(db, "a")
+        read_history(db, "a")
 
 
 @pytest.mark.parametrize(
@@ -335,12 +341,12 @@ def test_rows_that_make_no_sense(db: sqlite3.Connection, damage: str) -> None:
     """A row that cannot be understood is damage like any other; other rows can be read."""
     commit(db, [plan("a", "b")])
     db.execute(f"UPDATE items SET {damage} WHERE key = 'a'")  # noqa: S608 - our own words
-    with pytest.raises(sqlite3.DatabaseError, match="makes no sense"):
+    with pytest.raises(DamageError, match="cannot be read"):
         entries(db)
-    with pytest.raises(sqlite3.DatabaseError, match="makes no sense"):
+    with pytest.raises(DamageError, match="cannot be read"):
         commit(db, [plan("c", "a")])
     assert not db.in_transaction
-    assert [entry.key for entry in page(db, [], 1, 10)[1]] == ["b"]
+    assert [entry.key for entry in read_page(db, [], 1, 10)[1]] == ["b"]
 
 
 @pytest.mark.parametrize("table", ["items", "history"])
@@ -348,10 +354,10 @@ def test_a_history_that_makes_no_sense(db: sqlite3.Connection, table: str) -> No
     """The same holds for the history, and for recording what follows it."""
     commit(db, [plan("a")])
     db.execute(f"UPDATE {table} SET state = 'lost'")  # noqa: S608 - our own words
-    with pytest.raises(sqlite3.DatabaseError, match="makes no sense"):
-        history(db, "a")
+    with pytest.raises(DamageError, match="cannot be read"):
+        read_history(db, "a")
     if table == "items":
-        with pytest.raises(sqlite3.DatabaseError, match="makes no sense"):
+        with pytest.raises(DamageError, match="cannot be read"):
             commit(db, [move("a", S.SUBMITTING)])
 
 

@@ -14,7 +14,6 @@ import pytest
 from attrs import evolve
 from psycopg import AsyncConnection, sql
 
-from kling_async._postgres.connection import Line
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
 from kling_async.limits.shared.backend import create_backend
@@ -26,7 +25,6 @@ from tests.engines.postgres import PASSWORD, Server
 from tests.limits.conftest import Proxy, change, crowd, fullest, granted, plain
 
 if TYPE_CHECKING:
-    from kling_async._postgres.connection import Connection
     from tests.limits.conftest import Share
 
 FAST = Limits(60_000, 3)
@@ -54,7 +52,7 @@ async def test_a_user_without_rights(postgres_url: str, share: Share) -> None:
         try:
             await admin.execute("CREATE ROLE poor LOGIN PASSWORD 'p'")
             poor = share(postgres_url.replace(f"postgres:{PASSWORD}", "poor:p"), FAST)
-            with pytest.raises(ConfigurationError, match="refuses us"):
+            with pytest.raises(ConfigurationError, match="refuses access"):
                 await poor.request()
             await admin.execute(
                 "GRANT SELECT, INSERT, UPDATE, DELETE"
@@ -129,24 +127,6 @@ async def test_a_connection_that_ends_while_it_is_idle(postgres_url: str, share:
                 await asyncio.sleep(0.01)
     await asyncio.sleep(0.5)  # turns at hand are lost
     await limiter.request()
-
-
-async def test_a_closed_line(postgres_url: str) -> None:
-    """A line whose connection was closed in our hands makes another one."""
-
-    async def prepare(db: Connection) -> None:
-        pass
-
-    async def number(db: Connection) -> object:
-        return await (await db.execute("SELECT 7")).fetchone()
-
-    async def end(db: Connection) -> None:
-        await db.close()
-
-    line = Line(postgres_url, prepare, silent=True)
-    await line.do(end)
-    assert await line.do(number) == (7,)
-    await line.close()
 
 
 async def test_an_error_of_the_system(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kling_async.journal.base import Failure, ItemState, Transition
-from kling_async.journal.text import details, read_details, write
+from kling_async.journal.serialization import format_details, parse_details, to_json
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 FREELY = settings(deadline=None, derandomize=True)
@@ -50,8 +50,8 @@ FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_
 )
 def test_what_comes_with_a_move(move: Transition) -> None:
     """Whatever came with a move is read as it was written, and the text fits in any database."""
-    texts = details(move).values()
-    assert read_details(texts) == (move.ref, move.result, move.failure, move.files)
+    texts = format_details(move).values()
+    assert parse_details(texts) == (move.ref, move.result, move.failure, move.files)
     assert all(text.isprintable() for text in texts if text)
 
 
@@ -61,21 +61,21 @@ def test_a_failure_of_an_earlier_version() -> None:
         '{"fail_code":"","kind":"RefusedError","may_have_charged":false,"message":"no",'
         '"reason":null}'
     )
-    _, _, failure, _ = read_details((None, None, text, None))
+    _, _, failure, _ = parse_details((None, None, text, None))
     assert failure == Failure("RefusedError", "no")
     assert failure.status is None
 
 
 def test_nothing_is_none() -> None:
     """What did not come with a move takes no room."""
-    nothing = details(Transition("a", ItemState.PLANNED, datetime.now(UTC)))
+    nothing = format_details(Transition("a", ItemState.PLANNED, datetime.now(UTC)))
     assert nothing == dict.fromkeys(("ref", "result", "failure", "files"))
 
 
 def test_equal_values_are_equal_text() -> None:
     """The order of fields, and whether a list is a tuple, make no difference."""
-    assert write({"b": [1, "é"], "a": None}) == write({"a": None, "b": (1, "é")})
-    assert json.loads(write({"b": [1, "é"]})) == {"b": [1, "é"]}
+    assert to_json({"b": [1, "é"], "a": None}) == to_json({"a": None, "b": (1, "é")})
+    assert json.loads(to_json({"b": [1, "é"]})) == {"b": [1, "é"]}
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_equal_values_are_equal_text() -> None:
 def test_what_something_else_wrote(texts: tuple[str | None, ...]) -> None:
     """Text that makes no sense is one of three ordinary errors."""
     with pytest.raises((KeyError, TypeError, ValueError)):
-        read_details(texts)
+        parse_details(texts)

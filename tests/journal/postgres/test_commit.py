@@ -1,0 +1,180 @@
+"""Commits to a PostgreSQL journal: two round trips, and what happens if an answer is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from attrs import define, field
+
+from kling_async.errors import JournalError
+from kling_async.journal.address import Address
+from kling_async.journal.base import ItemState, Ownership, Planned, Transition
+from kling_async.journal.postgres._commit import Changes, GroupCommit
+from kling_async.journal.postgres._schema import Database, create_tables
+from kling_async.journal.postgres._workers import join_batch
+from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.journal.threaded import ClaimCall, PlanCall
+from tests.journal.postgres.lossy_proxy import LossyProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from kling_async._postgres.transaction import Rows
+    from kling_async.journal.postgres._workers import WorkerSession
+    from kling_async.journal.threaded import Call
+
+S = ItemState
+# What is in the requests of a commit.
+READ, WRITE = b"SELECT commits", b"FOR UPDATE"
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def sending(key: str) -> Transition:
+    """Return the first transition of an item."""
+    return Transition(key, S.SUBMITTING, NOW)
+
+
+async def test_two_round_trips(batch_url: str) -> None:
+    """A write of any number of calls asks the server twice."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url) as journal:
+        await journal.plan([Planned(key, {}) for key in "abc"])
+        before = proxy.trips
+        await journal.record(*map(sending, "abc"))
+        assert proxy.trips == before + 2
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("words", [WRITE, READ])
+async def test_a_write_whose_answer_is_lost(batch_url: str, words: bytes, *, arrives: bool) -> None:
+    """Whether it was committed or not: it is written once, and the caller hears that it is."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url) as journal:
+        (entry,) = await journal.plan([Planned("a", {})])
+        setattr(proxy, "cut_after" if arrives else "cut_before", words)
+        await journal.record(sending("a"))
+        assert proxy.cuts == 1
+        assert [move.state for move in await journal.history("a")] == [S.PLANNED, S.SUBMITTING]
+        assert (await journal.plan([Planned("a", {})]))[0].state is S.SUBMITTING
+        assert (await journal.claim(entry))[0].entry.state is S.SUBMITTING
+
+
+async def test_a_plan_whose_answer_is_lost(batch_url: str) -> None:
+    """It is planned once."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url) as journal:
+        proxy.cut_after = WRITE
+        first = await journal.plan([Planned("a", {}), Planned("b", {})])
+        assert proxy.cuts == 1
+        assert await journal.plan([Planned("a", {}), Planned("b", {})]) == first
+        assert len(await journal.history("a")) == 1
+
+
+async def test_taken_over_while_the_answer_was_lost(batch_url: str) -> None:
+    """Who was taken for dead meanwhile is told so, though what it wrote may stand."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url) as journal:
+        await journal.plan([Planned("a", {})])
+        with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
+            proxy.cut_after = WRITE
+            proxy.closed = True
+            writing = asyncio.create_task(journal.record(sending("a")))
+            await proxy.was_cut.wait()
+            db.execute("UPDATE kling_async_workers SET id = DEFAULT")
+            proxy.closed = False
+            with pytest.raises(JournalError, match="has expired"):
+                await writing
+
+
+@pytest.mark.parametrize(("times", "written"), [(1, True), (5, True), (6, False)])
+async def test_what_is_undone_for_another(postgres_url: str, times: int, *, written: bool) -> None:
+    """What the server has undone because of somebody else is done again, a few times."""
+    async with PostgresJournal(postgres_url) as journal:
+        await journal.plan([Planned("a", {})])
+        with psycopg.connect(postgres_url, autocommit=True) as db:
+            db.execute("CREATE SEQUENCE tries")  # which nothing undoes
+            db.execute(
+                "CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                f" IF nextval('tries') <= {times} THEN RAISE USING ERRCODE = '40P01'; END IF;"
+                " RETURN NEW; END $$".encode()
+            )
+            db.execute(
+                "CREATE TRIGGER deadlock BEFORE UPDATE ON kling_async_items"
+                " FOR EACH ROW EXECUTE FUNCTION deadlock()"
+            )
+        if written:
+            await journal.record(sending("a"))
+        else:
+            with pytest.raises(JournalError, match="cannot be used"):
+                await journal.record(sending("a"))
+        assert len(await journal.history("a")) == 1 + written
+
+
+@pytest.fixture
+async def db(batch_url: str) -> AsyncIterator[Database]:
+    """Connect to a database with the tables of a journal."""
+    address = Address.parse(batch_url)
+    async with await psycopg.AsyncConnection.connect(
+        address.conninfo, autocommit=True
+    ) as connection:
+        db = Database(connection, 10.0)
+        await create_tables(db, address)
+        yield db
+
+
+async def commit(db: Database, session: WorkerSession, call: Call) -> Any:  # noqa: ANN401
+    """Commit one call; return its result."""
+    (result,) = await GroupCommit(session, [call])(db)
+    return result
+
+
+async def test_a_row_that_changes_meanwhile(batch_url: str, db: Database) -> None:
+    """A row that another worker changes between the round trips is read again."""
+    name = Address.parse(batch_url).batch
+    one, other = await join_batch(db, name, 60.0), await join_batch(db, name, 60.0)
+    first, second = await commit(db, one, PlanCall([Planned("a", {}), Planned("b", {})]))
+
+    @define
+    class Meddler(Database):
+        calls: list[str] = field(factory=list)
+
+        async def execute(
+            self, query: str, values: Mapping[str, object] | None = None
+        ) -> list[Rows]:
+            self.calls.append(query)
+            if len(self.calls) == 2:
+                await commit(db, other, ClaimCall([first]))
+            return await super().execute(query, values)
+
+    meddler = Meddler(db.connection, db.timeout)
+    claims = await commit(meddler, one, ClaimCall([first, second]))
+    assert [claim.ownership for claim in claims] == [Ownership.OTHERS, Ownership.MINE]
+    assert len(meddler.calls) == 4
+
+
+async def test_a_key_that_is_planned_meanwhile(batch_url: str, db: Database) -> None:
+    """A key that another worker plans between the round trips is planned once."""
+    name = Address.parse(batch_url).batch
+    one, other = await join_batch(db, name, 60.0), await join_batch(db, name, 60.0)
+    plan = PlanCall([Planned("a", {})])
+    late = Changes(one, [])
+    late.apply(plan)
+    planned = await commit(db, other, plan)
+    assert not await late.write(db, 1, 0)
+    assert await commit(db, one, plan) == planned
+
+
+async def test_a_message_that_arrives_late(batch_url: str, db: Database) -> None:
+    """A message that reaches the server after the next commit writes nothing."""
+    session = await join_batch(db, Address.parse(batch_url).batch, 60.0)
+    late = Changes(session, [])
+    late.apply(PlanCall([Planned("late", {})]))
+    await commit(db, session, PlanCall([Planned("a", {})]))
+    assert not await late.write(db, 7, 0)
+    query = "SELECT FROM kling_async_items WHERE key = 'late' AND batch = %(batch)s"
+    assert await db.execute(query, {"batch": session.batch}) == [[]]

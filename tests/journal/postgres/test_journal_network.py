@@ -1,0 +1,180 @@
+"""A PostgreSQL journal and what may happen to its server, and on the way there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kling_async._utils.extras import install_command
+from kling_async.errors import ConfigurationError, JournalError
+from kling_async.journal.base import ItemState, Planned, Transition
+from kling_async.journal.postgres.journal import PostgresJournal
+from tests.engines.postgres import PASSWORD
+from tests.journal.postgres.lossy_proxy import LossyProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+S = ItemState
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def sending(key: str) -> Transition:
+    """Return the first transition of an item."""
+    return Transition(key, S.SUBMITTING, NOW)
+
+
+async def test_a_connection_that_is_lost(batch_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Between two calls another one is made, and neither the caller nor the log mentions it."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url) as journal:
+        await journal.plan([Planned("a", {})])
+        proxy.cut()
+        await journal.record(sending("a"))
+        proxy.cut()
+        assert [entry.state async for entry in journal.entries()] == [S.SUBMITTING]
+        assert len(await journal.workers()) == 1
+    assert [record.name for record in caplog.records if record.name == "psycopg"] == []
+
+
+async def test_a_server_that_goes_away(batch_url: str) -> None:
+    """After half the lease everybody is told, then at once; when it is back it goes on."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url, lease=1.0) as journal:
+        await journal.plan([Planned("a", {})])
+        proxy.closed = True
+        proxy.cut()
+        for once in (False, True):
+            before = proxy.refused
+            with pytest.raises(JournalError, match="cannot be reached") as raised:
+                await journal.record(sending("a"))
+            assert PASSWORD not in str(raised.value)
+            assert (proxy.refused == before + 1) is once
+        proxy.closed = False
+        assert [entry.state async for entry in journal.entries()] == [S.PLANNED]
+
+
+async def test_closing_without_a_server(batch_url: str) -> None:
+    """Who cannot say farewell closes all the same."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url, PostgresJournal(url, lease=1.0) as journal:
+        await journal.plan([Planned("a", {})])
+        proxy.closed = True
+        proxy.cut()
+
+
+@contextmanager
+def standing_still(process: int) -> Iterator[None]:
+    """Let one process of the server do nothing for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+async def test_closing_while_the_server_hangs(batch_url: str) -> None:
+    """Who closes waits no longer than a few seconds, and what was handed in is written."""
+    with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
+        journal = await PostgresJournal(batch_url, lease=600.0).__aenter__()
+        await journal.plan([Planned("a", {})])
+        asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND state = 'idle'"
+        ((process,),) = db.execute(asked, ("%FOR UPDATE%",)).fetchall()
+        with standing_still(process):
+            writing = asyncio.create_task(journal.record(sending("a")))
+            await asyncio.sleep(0)  # it is handed in
+            await journal.close()
+            await writing
+    async with PostgresJournal(batch_url, read_only=True) as reader:
+        assert [move.state for move in await reader.history("a")][:2] == [S.PLANNED, S.SUBMITTING]
+
+
+async def test_no_server(batch_url: str) -> None:
+    """Where there is none, opening says so at once, without the password."""
+    proxy = LossyProxy(batch_url)
+    proxy.closed = True
+    async with proxy.open() as url:
+        with pytest.raises(
+            JournalError, match=r"cannot be reached .*check that the server"
+        ) as raised:
+            await PostgresJournal(url).__aenter__()
+    assert PASSWORD not in str(raised.value)
+
+
+async def test_a_server_that_goes_away_at_once(batch_url: str) -> None:
+    """A connection that is lost before it is set up is closed, and told."""
+    proxy = LossyProxy(batch_url)
+    async with proxy.open() as url:
+        proxy.cut_before = b"synchronous_commit"
+        with pytest.raises(JournalError, match="cannot be reached"):
+            await PostgresJournal(url).__aenter__()
+    assert proxy.cuts == 1
+
+
+@pytest.mark.parametrize("use", ["journal_at('postgresql://h/db')", "Batch(None, journal=URL)"])
+def test_without_the_driver(use: str) -> None:
+    """Without the package the proxy to have it is told; files need none of it."""
+    program = f"""
+        import sys
+        sys.modules["psycopg"] = None
+        from kling_async import Batch, MissingExtraError
+        from kling_async.journal.opening import journal_at
+        URL = "postgres://h/db"
+        journal_at("run.sqlite")
+        try:
+            {use}
+        except MissingExtraError as error:
+            print(error)
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
+    )
+    assert install_command("postgres") in told.stdout
+
+
+async def test_a_wrong_password(batch_url: str) -> None:
+    """The server's own words are told, and not the password."""
+    url = batch_url.replace(PASSWORD, "guessed-w0rd")
+    with pytest.raises(JournalError, match="password authentication failed") as raised:
+        await PostgresJournal(url).__aenter__()
+    assert "guessed-w0rd" not in str(raised.value)
+
+
+def test_a_url_that_libpq_cannot_read() -> None:
+    """What libpq does not understand is refused, without the password."""
+    with pytest.raises(ConfigurationError, match="invalid postgresql:// URL") as raised:
+        PostgresJournal("postgresql://me:s3cret@h/db?colour=blue")
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TABLE kling_async_history", "has lost a table .*backup"),
+        ("ALTER TABLE kling_async_items DROP COLUMN input", "cannot be used .*input"),
+        ("ALTER TABLE kling_async_items ADD CHECK (state <> 'submitting')", "cannot be used"),
+    ],
+)
+async def test_what_the_server_complains_of(postgres_url: str, statement: str, words: str) -> None:
+    """What the server says is told, with what to do where that is known."""
+    async with PostgresJournal(postgres_url) as journal:
+        await journal.plan([Planned("a", {})])
+        with psycopg.connect(postgres_url, autocommit=True) as db:
+            db.execute(statement.encode())
+        answers = await asyncio.gather(
+            journal.record(sending("a")), journal.release("a"), return_exceptions=True
+        )
+        assert any(isinstance(answer, JournalError) for answer in answers)
+        with pytest.raises(JournalError, match=words):
+            await journal.record(sending("a"))
