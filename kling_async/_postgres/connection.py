@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg.rows import AsyncRowFactory, tuple_row
 
 from kling_async._postgres.errors import BUSY, UnreachableError, describe_error
 from kling_async._postgres.transaction import Connection, Rows, execute
@@ -47,7 +46,7 @@ class ConnectionManager:
 
     One piece of work runs at a time. A connection on which anything failed is closed: the next
     piece of work uses another one, possibly of another server. If the caller is cancelled, the
-    server is asked to cancel what it is doing. If it does not answer, the connection is cut.
+    server is asked to cancel the statement. If it does not answer, the connection is cut.
 
     Args:
         url: As libpq takes it. Of several hosts the one that accepts writes is used.
@@ -91,21 +90,15 @@ class ConnectionManager:
         values: Mapping[str, object] | None = None,
         *,
         timeout: float | None = None,
-        row_factory: AsyncRowFactory[Any] = tuple_row,
     ) -> list[Rows]:
-        """Run statements in one transaction and one message.
-
-        See :func:`kling_async._postgres.transaction.execute`; ``timeout`` applies to the network,
-        too.
+        """Run statements in one transaction and one message; see :func:`.transaction.execute`.
 
         Raises:
             UnreachableError: The server cannot be reached or does not answer.
             psycopg.Error: The server reports an error.
         """
         timeout = self._timeout if timeout is None else timeout
-        work = partial(
-            execute, query=query, values=values, timeout=timeout, row_factory=row_factory
-        )
+        work = partial(execute, query=query, values=values, timeout=timeout)
         return await self.run(work, timeout=timeout)
 
     async def run(

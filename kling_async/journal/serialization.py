@@ -35,18 +35,6 @@ def to_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def format_input(item: Planned) -> str:
-    """Return the input of an item as text.
-
-    Raises:
-        ItemError: The input is not JSON.
-    """
-    try:
-        return to_json(item.input)
-    except (TypeError, ValueError) as error:
-        raise ItemError(f"the input of item {item.key!r} is not JSON: {error}") from error
-
-
 def plan_items(
     items: Sequence[Planned],
     find: Callable[[str], tuple[str, Entry | None] | None],
@@ -66,7 +54,11 @@ def plan_items(
     new: dict[str, str] = {}
     known: dict[str, tuple[str, Entry]] = {}
     for item in items:
-        key, text = item.key, format_input(item)
+        key = item.key
+        try:
+            text = to_json(item.input)
+        except (TypeError, ValueError) as error:
+            raise ItemError(f"the input of item {key!r} is not JSON: {error}") from error
         if key not in known:
             found = find(key)
             if found is None:
