@@ -1,18 +1,25 @@
-"""One connection to PostgreSQL: transactions of one message, their timeouts, and how it ends."""
+"""A connection to PostgreSQL: how it is made, lost and replaced."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+import os
+import signal
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from kling_async._postgres.connection import ConnectionManager
+from kling_async._postgres.connection import (
+    ConnectionManager,
+    parse_conninfo,
+    timeout_for_lease,
+)
 from kling_async._postgres.errors import UnreachableError
-from kling_async._postgres.transaction import Connection, Rows, execute, is_pooled
+from kling_async._postgres.transaction import Connection, Rows, execute, next_notification
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,107 +49,6 @@ def db(postgres_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(postgres_url, autocommit=True) as db:
         db.execute("CREATE TABLE t (number integer)")
         yield db
-
-
-async def test_several_statements(postgres_url: str, db: psycopg.Connection) -> None:
-    """The rows of each statement are returned, and parameters of any type may be used in each."""
-    values = {"text": "a'b\\%", "keys": ["x", "y,'{\\"], "bytes": b"\x00\xff'", "none": None}
-    query = (
-        "INSERT INTO t VALUES (1), (2); SELECT %(text)s, %(keys)s::text[];"
-        " SELECT %(bytes)s::bytea, %(none)s; DELETE FROM t WHERE number = 1 RETURNING number"
-    )
-    async with connection_to(postgres_url) as connection:
-        assert await connection.execute(query, values) == [
-            [],
-            [("a'b\\%", ["x", "y,'{\\"])],
-            [(b"\x00\xff'", None)],
-            [(1,)],
-        ]
-        assert await connection.execute("SELECT '100%'") == [[("100%",)]]
-    assert db.execute("TABLE t").fetchall() == [(2,)]
-
-
-async def test_all_or_nothing(postgres_url: str, db: psycopg.Connection) -> None:
-    """If one statement fails, none was done, and the connection is in no transaction."""
-
-    async def fail(db: Connection) -> list[Rows]:
-        with pytest.raises(psycopg.errors.DivisionByZero):
-            await execute(db, "INSERT INTO t VALUES (1); SELECT 1 / 0")
-        return await execute(db, "TABLE t")
-
-    async with connection_to(postgres_url) as connection:
-        assert await connection.run(fail) == [[]]
-
-
-@pytest.mark.parametrize("default", ["serializable", "repeatable read"])
-async def test_settings_of_a_transaction(
-    postgres_url: str, db: psycopg.Connection, default: str
-) -> None:
-    """Isolation level and timeouts are those of each transaction, and nothing stays for others."""
-    name = db.info.dbname
-    db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'".encode())
-
-    async def settings(db: Connection) -> Rows:
-        return await (await db.execute(SETTINGS)).fetchall()
-
-    async with connection_to(postgres_url) as connection:
-        assert await connection.execute(SETTINGS, timeout=3) == [
-            [("read committed", "1500ms", "3s")]
-        ]
-        assert await connection.execute(SETTINGS) == [[("read committed", "5s", "10s")]]
-        assert await connection.run(settings) == [(default, "0", "0")]
-
-
-async def test_a_lock_that_is_held(postgres_url: str, db: psycopg.Connection) -> None:
-    """A lock is not waited for after half of the time, also by a server whose client is gone."""
-    async with connection_to(postgres_url) as connection:
-        with db.transaction():
-            db.execute("LOCK TABLE t")
-            with pytest.raises(psycopg.errors.LockNotAvailable):
-                await connection.execute("TABLE t", timeout=0.2)
-        assert await connection.execute("TABLE t", timeout=20) == [[]]
-
-
-async def test_a_statement_that_takes_too_long(postgres_url: str) -> None:
-    """The server itself ends it."""
-    async with connection_to(postgres_url) as connection:
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            await connection.run(lambda db: execute(db, "SELECT pg_sleep(60)", timeout=0.1))
-
-
-@pytest.mark.parametrize("code", ["40001", "40P01"])
-@pytest.mark.parametrize(("times", "done"), [(5, True), (6, False)])
-async def test_what_is_undone_for_another(
-    postgres_url: str, db: psycopg.Connection, code: str, times: int, *, done: bool
-) -> None:
-    """A transaction that the server has undone because of another one is repeated, five times."""
-    db.execute("CREATE SEQUENCE tries")  # which nothing undoes
-    raising = (
-        "INSERT INTO t VALUES (1); DO $$ BEGIN IF nextval('tries') <= TIMES THEN"
-        " RAISE USING ERRCODE = '=STATE='; END IF; END $$"
-    )
-    raising = raising.replace("TIMES", str(times)).replace("=STATE=", code)
-    async with connection_to(postgres_url) as connection:
-        if done:
-            await connection.execute(raising)
-        else:
-            with pytest.raises(psycopg.errors.OperationalError):
-                await connection.execute(raising)
-    assert db.execute("TABLE t").fetchall() == [(1,)] * done
-    assert db.execute("SELECT last_value FROM tries").fetchone() == (6,)
-
-
-async def test_nothing_is_prepared(postgres_url: str) -> None:
-    """No statement is prepared in the session, which a pooler may give to others."""
-
-    async def often(db: Connection) -> Rows:
-        for _ in range(10):
-            await db.execute("SELECT %s", [1])
-        return await (await db.execute("SELECT name FROM pg_prepared_statements")).fetchall()
-
-    async with connection_to(postgres_url) as connection:
-        assert await connection.run(often) == []
-        assert await connection.run(is_pooled) is False
 
 
 async def test_a_network_that_is_checked(postgres_url: str) -> None:
@@ -235,3 +141,158 @@ def test_invalid_urls(url: str) -> None:
         ConnectionManager(url)
     assert "s3cret" not in str(caught.value)
     assert "p@ss" not in str(caught.value)
+
+
+@contextmanager
+def suspended(db: psycopg.Connection) -> Iterator[None]:
+    """Suspend the server's processes for the other connections to the database."""
+    found = db.execute(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    ).fetchall()
+    for (process,) in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for (process,) in found:
+            os.kill(process, signal.SIGCONT)
+
+
+async def test_a_server_that_hangs(postgres_url: str, db: psycopg.Connection) -> None:
+    """Work is repeated on another connection if the server does not answer."""
+    async with connection_to(postgres_url, timeout=0.5, patience=60.0) as connection:
+        await connection.execute("SELECT 1")
+        with suspended(db):
+            assert await connection.execute("SELECT 1") == [[(1,)]]
+
+
+async def test_patience(postgres_url: str, db: psycopg.Connection) -> None:
+    """After patience has run out, work is tried once per call until it succeeds."""
+    calls: list[float] = []
+
+    async def work(connection: Connection) -> list[Rows]:
+        calls.append(asyncio.get_running_loop().time())
+        return await execute(connection, "TABLE t", timeout=0.02)
+
+    async with connection_to(postgres_url, patience=0.3) as connection:
+        with db.transaction():
+            db.execute("LOCK TABLE t")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await connection.run(work)
+            assert len(calls) > 1
+            assert calls[-1] - calls[0] > 0.2
+            del calls[:]
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await connection.run(work)
+            assert len(calls) == 1
+        assert await connection.run(work) == [[]]
+
+
+async def test_a_hurry(postgres_url: str, db: psycopg.Connection) -> None:
+    """A hurry shortens the wait that is under way; the work is repeated once."""
+    async with connection_to(postgres_url, timeout=600.0, patience=600.0) as connection:
+        await connection.execute("SELECT 1")
+        with suspended(db):
+            call = asyncio.create_task(connection.execute("SELECT 1"))
+            await asyncio.sleep(0.1)
+            connection.hurry(1.0)
+            assert await call == [[(1,)]]
+        with db.transaction():
+            db.execute("LOCK TABLE t")
+            with pytest.raises((UnreachableError, psycopg.errors.QueryCanceled)):
+                await connection.execute("TABLE t", timeout=600.0)
+        connection.hurry(None)
+        assert await connection.execute("TABLE t") == [[]]
+
+
+async def test_a_cancelled_statement(postgres_url: str, db: psycopg.Connection) -> None:
+    """The server cancels the statement of a caller that is cancelled; the connection is kept."""
+    pid = "SELECT pg_backend_pid()"
+    async with connection_to(postgres_url) as connection:
+        before = await connection.execute(pid)
+        call = asyncio.create_task(connection.execute("SELECT pg_sleep(60)", timeout=100))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await connection.execute(pid) == before
+    running = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active'"
+    assert db.execute(running + " AND pid <> pg_backend_pid()").fetchall() == []
+
+
+async def test_a_cancelled_caller_whose_server_hangs(
+    postgres_url: str, db: psycopg.Connection
+) -> None:
+    """The connection is cut, and the next call makes another one."""
+    async with connection_to(postgres_url) as connection:
+        await connection.execute("SELECT 1")
+        with suspended(db):
+            call = asyncio.create_task(connection.execute("SELECT 1"))
+            await asyncio.sleep(0.1)
+            call.cancel()
+            await asyncio.wait([call], timeout=20)
+            assert call.cancelled()
+            assert await connection.execute("SELECT 1") == [[(1,)]]
+
+
+async def test_errors_of_the_work(postgres_url: str) -> None:
+    """An error that is not the driver's is raised, and the connection is kept."""
+
+    async def fail(_: Connection) -> None:
+        raise ZeroDivisionError
+
+    async with connection_to(postgres_url) as connection:
+        before = await connection.execute("SELECT pg_backend_pid()")
+        with pytest.raises(ZeroDivisionError):
+            await connection.run(fail)
+        assert await connection.execute("SELECT pg_backend_pid()") == before
+
+
+async def test_an_error_in_the_preparation(postgres_url: str) -> None:
+    """A connection that could not be prepared is not used."""
+    prepared: list[int] = []
+
+    async def prepare(db: Connection) -> None:
+        prepared.append(db.info.backend_pid)
+        if len(prepared) == 1:
+            await execute(db, "SELECT pg_sleep(60)", timeout=0.1)
+
+    async with connection_to(postgres_url, prepare=prepare) as connection:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await connection.execute("SELECT 1")
+        assert await connection.execute("SELECT pg_backend_pid()") == [[(prepared[1],)]]
+
+
+async def test_notifications(postgres_url: str, db: psycopg.Connection) -> None:
+    """A connection that listens waits for notifications, also for a limited time."""
+
+    async def listen(connection: Connection) -> None:
+        await connection.execute("LISTEN things")
+
+    async with connection_to(postgres_url, prepare=listen, listens=True) as connection:
+        assert await connection.run(partial(next_notification, timeout=0.01)) is None
+        db.execute("NOTIFY things, 'first'")
+        assert await connection.run(next_notification) == "first"
+        waiting = asyncio.create_task(connection.run(next_notification))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        db.execute("NOTIFY things, 'lost'")
+        assert await connection.run(partial(next_notification, timeout=0.01)) is None
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(60.0, 15.0), (1.0, 5.0)])
+def test_the_timeout_for_a_lease(lease: float, seconds: float) -> None:
+    """It is a part of the lease, and enough for any transaction."""
+    assert timeout_for_lease(lease) == seconds
+
+
+def test_parameters() -> None:
+    """A URL's parameters override the defaults."""
+    given = parse_conninfo("postgresql://me:a%40b@h/db?connect_timeout=3", read_only=True)
+    assert (given["password"], given["connect_timeout"]) == ("a@b", "3")
+    assert given["application_name"] == "kling_async"
+    assert "target_session_attrs" not in given
+    assert parse_conninfo("postgresql://h")["target_session_attrs"] == "read-write"

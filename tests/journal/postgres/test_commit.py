@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,12 +11,13 @@ from attrs import define, field
 
 from kling_async.errors import JournalError
 from kling_async.journal.address import Address
-from kling_async.journal.base import ItemState, Ownership, Planned, Transition
+from kling_async.journal.base import ItemError, Ownership, Planned
 from kling_async.journal.postgres._commit import Changes, GroupCommit
 from kling_async.journal.postgres._schema import Database, create_tables
 from kling_async.journal.postgres._workers import join_batch
 from kling_async.journal.postgres.journal import PostgresJournal
 from kling_async.journal.threaded import ClaimCall, PlanCall
+from tests.journal.examples import SUBMITTED, S, planned, read_entries, sending, transitions
 from tests.journal.postgres.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
@@ -27,16 +27,10 @@ if TYPE_CHECKING:
     from kling_async.journal.postgres._workers import WorkerSession
     from kling_async.journal.threaded import Call
 
-S = ItemState
+MINE = Ownership.MINE
+
 # What is in the requests of a commit.
 READ, WRITE = b"SELECT commits", b"FOR UPDATE"
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def sending(key: str) -> Transition:
-    """Return the first transition of an item."""
-    return Transition(key, S.SUBMITTING, NOW)
 
 
 async def test_two_round_trips(batch_url: str) -> None:
@@ -178,3 +172,96 @@ async def test_a_message_that_arrives_late(batch_url: str, db: Database) -> None
     assert not await late.write(db, 7, 0)
     query = "SELECT FROM kling_async_items WHERE key = 'late' AND batch = %(batch)s"
     assert await db.execute(query, {"batch": session.batch}) == [[]]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [Planned("a", {}), Planned("b\0", {}), Planned("b\ud800", {}), Planned("ä" * 501, {})],
+    ids=["another input", "nul", "surrogate", "too long"],
+)
+async def test_an_item_that_is_refused(batch_url: str, item: Planned) -> None:
+    """An item that the journal refuses is an error of its own call, and of no other."""
+    async with PostgresJournal(batch_url) as journal:
+        await journal.plan(planned("a"))
+        _, refused, moved, other = await asyncio.gather(
+            journal.summary(),  # those that follow share a transaction
+            journal.plan([*planned("b"), item]),
+            journal.record(*transitions("a", S.SUBMITTING)),
+            journal.plan([Planned("ä" * 500, {})]),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, ItemError)
+        assert moved is None
+        assert isinstance(other, list)
+        assert [entry.key for entry in await read_entries(journal)] == ["a", "ä" * 500]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_database_that_isolates_more(postgres_url: str, level: str) -> None:
+    """What others have committed meanwhile is seen, whatever the database's default is."""
+    with psycopg.connect(postgres_url, autocommit=True) as db:
+        name = db.info.dbname
+        db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'".encode())
+    journals = [PostgresJournal(postgres_url) for _ in range(3)]
+    try:
+        for journal in journals:
+            await journal.__aenter__()
+        for number in range(20):
+            given = planned(str(number))
+            found = await asyncio.gather(*(journal.plan(given) for journal in journals))
+            claims = await asyncio.gather(*(journal.claim(*found[0]) for journal in journals))
+            assert [claim.ownership for (claim,) in claims].count(MINE) == 1
+    finally:
+        await asyncio.gather(*(journal.close() for journal in journals))
+
+
+async def test_many_plan_the_same(batch_url: str) -> None:
+    """Workers that plan the same items at a time write each once, in one order for all."""
+    keys = [str(number) for number in range(50)]
+    journals = [PostgresJournal(batch_url) for _ in range(4)]
+    try:
+        await asyncio.gather(*(journal.__aenter__() for journal in journals))
+        await asyncio.gather(
+            *(
+                journal.plan(planned(*keys[at : at + 5]))
+                for at in range(0, 50, 5)
+                for journal in journals
+            )
+        )
+        assert sorted(entry.key for entry in await read_entries(journals[0])) == sorted(keys)
+        assert {len(await journals[0].history(key)) for key in keys} == {1}
+    finally:
+        await asyncio.gather(*(journal.close() for journal in journals))
+
+
+async def test_many_claim_the_same(batch_url: str) -> None:
+    """Of workers that claim the same items at a time, each item goes to one."""
+    keys = [str(number) for number in range(60)]
+    journals = [PostgresJournal(batch_url) for _ in range(4)]
+    try:
+        await asyncio.gather(*(journal.__aenter__() for journal in journals))
+        found = await journals[0].plan(planned(*keys))
+        claims = await asyncio.gather(
+            *(journal.claim(entry) for entry in found for journal in journals)
+        )
+        mine = [claim.entry.key for (claim,) in claims if claim.ownership is MINE]
+        assert sorted(mine) == sorted(keys)
+    finally:
+        await asyncio.gather(*(journal.close() for journal in journals))
+
+
+async def test_calls_of_one_commit(batch_url: str, db: Database) -> None:
+    """Calls during a commit share the next one; each of them sees the changes of earlier ones."""
+    async with PostgresJournal(batch_url) as journal:
+        found = await journal.plan(planned("a", "b"))
+        counting = "SELECT commits FROM kling_async_workers ORDER BY id DESC LIMIT 1"
+        (((before,),),) = await db.execute(counting)
+        await asyncio.gather(
+            journal.plan([]),
+            *(journal.record(*transitions("a", state)) for state in (*SUBMITTED, S.FINISHED)),
+            journal.release("a", ended=True),
+            journal.claim(*found),
+            journal.peek(*found),
+        )
+        assert await db.execute(counting) == [[(before + 2,)]]
+        assert [worker.items for worker in await journal.workers()] == [2]

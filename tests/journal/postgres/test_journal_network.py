@@ -1,4 +1,4 @@
-"""A PostgreSQL journal and what may happen to its server, and on the way there."""
+"""A PostgreSQL journal whose server, or the network to it, fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,21 +16,14 @@ import pytest
 
 from kling_async._utils.extras import install_command
 from kling_async.errors import ConfigurationError, JournalError
-from kling_async.journal.base import ItemState, Planned, Transition
+from kling_async.journal.base import Planned
 from kling_async.journal.postgres.journal import PostgresJournal
 from tests.engines.postgres import PASSWORD
+from tests.journal.examples import S, sending
 from tests.journal.postgres.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-S = ItemState
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def sending(key: str) -> Transition:
-    """Return the first transition of an item."""
-    return Transition(key, S.SUBMITTING, NOW)
 
 
 async def test_a_connection_that_is_lost(batch_url: str, caplog: pytest.LogCaptureFixture) -> None:
