@@ -15,6 +15,7 @@ from kling_async.batch.decisions import Step, apply, next_step, to_error, to_fai
 from kling_async.download.files import is_spoiled
 from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
+    INTERRUPTED,
     Claim,
     ConflictError,
     Entry,
