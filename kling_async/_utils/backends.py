@@ -1,4 +1,4 @@
-"""The servers that processes share: their addresses, who speaks to them, and for how long."""
+"""The servers that processes share: their URLs, their modules, and how long to wait for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
     Args:
         url: The address.
         modules: The name of such a module, with ``{}`` for the kind of server.
-        purpose: What the server is for, in words that can begin a sentence.
+        purpose: What the server is for; the beginning of a sentence.
 
     Raises:
         ConfigurationError: The address is of no kind that is known.
@@ -44,8 +44,8 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
     scheme, parted, _ = url.partition("://")
     if not parted or scheme not in _EXTRAS:
         kinds = ", ".join(f"{kind}://" for kind in _EXTRAS)
-        told = f"{scheme}://" if parted and scheme.isalnum() else "anything else"
-        raise ConfigurationError(f"{purpose} can be at {kinds}; not at {told}")
+        other = f"{scheme}://" if parted and scheme.isalnum() else "anything else"
+        raise ConfigurationError(f"{purpose} can be at {kinds}; not at {other}")
     extra = _EXTRAS[scheme]
     try:
         return import_module(modules.format(extra))
@@ -54,7 +54,7 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
 
 
 def cut(fd: int) -> None:
-    """End a connection, so that whoever waits for the server hears of it at once."""
+    """Shut down a connection, so that reading from it ends at once."""
     with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as way:
         way.shutdown(socket.SHUT_RDWR)  # of whatever family it is
 

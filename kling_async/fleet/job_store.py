@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from pgqueuer.queries import Queries
 
     from kling_async.journal.address import Address
-
-_log = logging.getLogger("kling_async")
 
 _ADVICE = {
     **ADVICE,

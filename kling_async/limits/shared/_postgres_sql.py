@@ -1,20 +1,20 @@
-"""What the engine in PostgreSQL says to it: for each call the statements of one transaction.
+"""The SQL of the limits in PostgreSQL: for each call the statements of one transaction.
 
-They are sent in one message, so that the server runs them to their end, and frees the lock of the
-name's row, whatever happens to this process meanwhile. What one statement finds out for the next
-ones is written into that row: above all ``seen``, the moment that counts as now in all of them.
+They are sent in one message, so that the server runs them to their end, and releases the lock of
+the name's row, even if this process is suspended meanwhile. A statement stores its results for the
+next ones in that row, above all ``seen``, the time that counts as now in all of them.
 """
 
 from __future__ import annotations
 
 from kling_async.limits.shared.window import COUNTED, LEASE, STEP
 
-# One after another, though several processes may begin at the same moment.
+# Created by one process at a time.
 TABLES = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_limits'));
 CREATE TABLE IF NOT EXISTS kling_async_limits (
     name text PRIMARY KEY,
-    run text,  -- of the server; another one may know less than was reserved
+    run text,  -- of the server; another one may have lost reservations
     born float8 NOT NULL DEFAULT 0,
     seen float8 NOT NULL DEFAULT '-infinity',
     set_back float8 NOT NULL DEFAULT 0,
@@ -48,22 +48,22 @@ CREATE TABLE IF NOT EXISTS kling_async_leases (
     PRIMARY KEY (name, key)
 );
 """
-KNOWN = """
+TABLES_EXIST = """
 SELECT to_regclass('kling_async_limits'), to_regclass('kling_async_limits_holders'),
     to_regclass('kling_async_limits_window'), to_regclass('kling_async_leases')
 """
 
-# Lock the row, and note the time. A server that knows nothing of what was reserved before begins
-# with a rest; one whose clock was set back is told again what processes have, and when it was.
+# Locks the row, and stores the time. A server that may have lost reservations grants nothing for a
+# while. When its clock was set back, the processes report what they hold again.
 _LOCK = """
 INSERT INTO kling_async_limits (name) VALUES (%(name)s) ON CONFLICT DO NOTHING;
 SELECT FROM kling_async_limits WHERE name = %(name)s FOR UPDATE;
 """
-_KNOW = f"""{_LOCK}
+_UPDATE_TIME = f"""{_LOCK}
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
         extract(epoch FROM pg_postmaster_start_time())::text AS this_run
-), news AS MATERIALIZED (
+), found AS MATERIALIZED (
     SELECT now, this_run, CASE WHEN seen - now >= 1 THEN seen - now ELSE 0 END AS back,
         run IS DISTINCT FROM this_run AS other
     FROM kling_async_limits, clock WHERE name = %(name)s
@@ -73,11 +73,11 @@ UPDATE kling_async_limits SET
     set_back = back,
     seen = CASE WHEN back > 0 THEN now ELSE greatest(seen, now) END,
     born = CASE WHEN other OR back > 0 THEN now ELSE born END,
-    next_at = CASE WHEN back > 0 THEN now + %(settle)s::float8
-        WHEN other THEN greatest(next_at, now + %(settle)s::float8) ELSE next_at END,
+    next_at = CASE WHEN back > 0 THEN now + %(grant_delay)s::float8
+        WHEN other THEN greatest(next_at, now + %(grant_delay)s::float8) ELSE next_at END,
     paused_at = paused_at - back,
     resume_at = resume_at - back
-FROM news WHERE name = %(name)s;
+FROM found WHERE name = %(name)s;
 DELETE FROM kling_async_limits_holders h USING kling_async_limits l
 WHERE l.name = %(name)s AND h.name = l.name AND set_back > 0;
 DELETE FROM kling_async_limits_window w USING kling_async_limits l
@@ -85,9 +85,9 @@ WHERE l.name = %(name)s AND w.name = l.name
     AND (set_back > 0 OR step <= floor(seen / {STEP}));
 UPDATE kling_async_leases s SET ends_at = ends_at - set_back, since = since - set_back
 FROM kling_async_limits l WHERE l.name = %(name)s AND s.name = l.name AND set_back > 0;
-"""  # noqa: S608 - all parts stand here
+"""  # noqa: S608 - constants
 
-# See kling_async.limits.shared.window. A process without reports counts as dead.
+# See kling_async.limits.shared.window. A process that sends no reports counts as dead.
 _EXPIRE = f"""
 WITH dead AS (
     UPDATE kling_async_limits_holders h SET under_way = 0
@@ -101,7 +101,7 @@ SELECT %(name)s, step, sum(under_way) FROM dead GROUP BY step
 ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
 DELETE FROM kling_async_limits_holders h USING kling_async_limits l
 WHERE l.name = %(name)s AND h.name = l.name AND h.ends_at <= seen - {COUNTED};
-"""  # noqa: S608 - as above
+"""  # noqa: S608 - constants
 _REPORT = f"""
 INSERT INTO kling_async_limits_holders (name, holder) VALUES (%(name)s, %(holder)s)
 ON CONFLICT DO NOTHING;
@@ -117,18 +117,18 @@ SELECT %(name)s, ceil((seen - age + {COUNTED}) / {STEP})::bigint AS step, sum(mo
 FROM unnest(%(ages)s::float8[], %(numbers)s::bigint[]) AS answered (age, more), accepted
 GROUP BY step
 ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
-"""  # noqa: S608 - as above
+"""  # noqa: S608 - constants
 
-# The turns: each when the pace allows it, and when so many requests have ceased to count that it
-# fits into the limit.
-_GIVE = f"""
-WITH me AS MATERIALIZED (
+# Each grant is for the time at which the schedule allows it, and at which so many requests no
+# longer count that it is within the limit.
+_GRANT = f"""
+WITH own AS MATERIALIZED (
     SELECT l.*, h.sequence, greatest(next_at, seen - %(burst)s::float8, resume_at) AS start
     FROM kling_async_limits l JOIN kling_async_limits_holders h USING (name)
     WHERE name = %(name)s AND holder = %(holder)s
 ), later AS MATERIALIZED (
-    SELECT step * {STEP}::float8 AS at, number FROM kling_async_limits_window, me
-    WHERE kling_async_limits_window.name = me.name AND step * {STEP}::float8 > seen
+    SELECT step * {STEP}::float8 AS at, number FROM kling_async_limits_window, own
+    WHERE kling_async_limits_window.name = own.name AND step * {STEP}::float8 > seen
 ), room AS MATERIALIZED (
     SELECT '-infinity'::float8 AS at, %(requests)s::bigint
         - (SELECT coalesce(sum(number), 0) FROM later)
@@ -138,27 +138,28 @@ WITH me AS MATERIALIZED (
     SELECT at, room + sum(number) OVER (ORDER BY at) FROM later, (SELECT room FROM room) AS r
 ), fits AS MATERIALIZED (
     SELECT place, (SELECT min(at) FROM rooms WHERE room > place) AS at
-    FROM generate_series(0, %(number)s::bigint - 1) AS place, me
+    FROM generate_series(0, %(number)s::bigint - 1) AS place, own
     WHERE sequence = %(sequence)s
-), turns AS MATERIALIZED (
+), grants AS MATERIALIZED (
     SELECT place, place * %(interval)s::float8
-        + greatest(start, max(at - place * %(interval)s::float8) OVER (ORDER BY place)) AS turn
-    FROM fits, me WHERE at IS NOT NULL
+        + greatest(start, max(at - place * %(interval)s::float8)
+            OVER (ORDER BY place)) AS grant_at
+    FROM fits, own WHERE at IS NOT NULL
 ), taken AS (
-    UPDATE kling_async_limits_holders SET under_way = under_way + (SELECT count(*) FROM turns)
-    WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM turns)
+    UPDATE kling_async_limits_holders SET under_way = under_way + (SELECT count(*) FROM grants)
+    WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM grants)
 )
 UPDATE kling_async_limits l SET
     requests_per_minute = %(requests)s,
-    next_at = coalesce((SELECT max(turn) + %(interval)s::float8 FROM turns), l.next_at)
-FROM me WHERE l.name = me.name
-RETURNING me.sequence, greatest(0, me.resume_at - me.seen), me.seen - me.paused_at, me.born,
-    me.set_back, ARRAY(SELECT turn - seen FROM turns, me ORDER BY place)
-"""  # noqa: S608 - as above
-RESERVE = _KNOW + _EXPIRE + _REPORT + _GIVE
+    next_at = coalesce((SELECT max(grant_at) + %(interval)s::float8 FROM grants), l.next_at)
+FROM own WHERE l.name = own.name
+RETURNING own.sequence, greatest(0, own.resume_at - own.seen), own.seen - own.paused_at, own.born,
+    own.set_back, ARRAY(SELECT grant_at - seen FROM grants, own ORDER BY place)
+"""  # noqa: S608 - constants
+RESERVE = _UPDATE_TIME + _EXPIRE + _REPORT + _GRANT
 
 PAUSE = f"""{_LOCK}
-WITH news AS MATERIALIZED (
+WITH refusal AS MATERIALIZED (
     SELECT now, now - %(age)s::float8 >= paused_at AS is_first,
         now - %(age)s::float8 >= paused_at
             OR resume_at > now AND resume_at < now + %(delay)s::float8 AS began
@@ -169,36 +170,36 @@ UPDATE kling_async_limits SET
     paused_at = CASE WHEN is_first THEN now ELSE paused_at END,
     resume_at = CASE WHEN began THEN greatest(resume_at, now + %(delay)s::float8)
         ELSE resume_at END
-FROM news WHERE name = %(name)s
+FROM refusal WHERE name = %(name)s
 RETURNING began, greatest(0, resume_at - now)
-"""  # noqa: S608 - as above
-LEASE_CALL = f"""{_KNOW}
+"""  # noqa: S608 - constants
+UPDATE_LEASES = f"""{_UPDATE_TIME}
 DELETE FROM kling_async_leases s USING kling_async_limits l
 WHERE l.name = %(name)s AND s.name = l.name AND s.ends_at <= seen;
 INSERT INTO kling_async_leases
 SELECT name, key, %(holder)s, seen - held_for, seen + ends_in
 FROM unnest(%(keys)s::text[], %(held_for)s::float8[], %(ends_in)s::float8[])
-    AS told (key, held_for, ends_in), kling_async_limits WHERE name = %(name)s
+    AS renewed (key, held_for, ends_in), kling_async_limits WHERE name = %(name)s
 ON CONFLICT (name, key) DO UPDATE
 SET holder = excluded.holder, since = excluded.since, ends_at = excluded.ends_at
--- another process may have it for longer
+-- another process may hold it for longer
 WHERE kling_async_leases.holder = excluded.holder
     OR kling_async_leases.ends_at <= excluded.ends_at;
 INSERT INTO kling_async_leases
 SELECT name, key, %(holder)s, seen, seen + %(lifetime)s::float8
-FROM unnest(%(take)s::text[]) WITH ORDINALITY AS asked (key, place), kling_async_limits
-WHERE name = %(name)s AND seen - born >= %(calm)s::float8
+FROM unnest(%(acquire)s::text[]) WITH ORDINALITY AS requested (key, place), kling_async_limits
+WHERE name = %(name)s AND seen - born >= %(lease_delay)s::float8
     AND place <= %(cap)s::bigint - (SELECT count(*) FROM kling_async_leases WHERE name = %(name)s)
 RETURNING key;
-DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(drop)s::text[]);
+DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(release)s::text[]);
 UPDATE kling_async_limits l SET
     concurrent_tasks = %(limit)s,
-    learned = CASE WHEN learned = %(known)s THEN %(news)s ELSE learned END
+    learned = CASE WHEN learned = %(old_learned)s THEN %(new_learned)s ELSE learned END
 FROM (SELECT count(*) AS held, count(*) FILTER (WHERE position('/' IN key) > 0) AS confirmed
     FROM kling_async_leases WHERE name = %(name)s) AS counted
 WHERE l.name = %(name)s RETURNING born, set_back, learned, held, confirmed
-"""  # noqa: S608 - as above
-LOOK = f"""
+"""  # noqa: S608 - constants
+USAGE = f"""
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now
 )
@@ -212,4 +213,4 @@ SELECT learned,
 FROM clock CROSS JOIN kling_async_limits l
     LEFT JOIN kling_async_leases s ON s.name = l.name AND s.ends_at > now
 WHERE l.name = %(name)s ORDER BY s.holder, since
-"""  # noqa: S608 - as above
+"""  # noqa: S608 - constants

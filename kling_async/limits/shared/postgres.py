@@ -1,14 +1,14 @@
 """Shared limits in PostgreSQL 12 or later: one row for each name, and one for each lease.
 
-Each call is one transaction, sent in one message: no lock is held while the client does anything.
-Time is the server's. Commits wait for the disk as the server has it: after a crash it goes on as
-the same one, and must not have forgotten turns that it gave.
+Each call is one transaction, sent in one message: no lock is held across a round trip. Times are
+those of the server's clock. Commits wait for the disk as the server is configured: grants must not
+be lost in a crash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -32,30 +32,28 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
 
-# Seconds after which the network is taken to be dead.
-_SILENCE = 1.5
+# Seconds to wait for an answer.
+_TIMEOUT = 1.5
+_PEEK_TIMEOUT = 10.0  # no request waits for it
 
-# The same for a look, for which nothing waits.
-_LOOK = 10.0
-
-# Of limits that were never used: what was learned, requests, their limit, that of tasks, the pause.
+# Usage of limits that were never used: the learned cap, requests, both limits, and the pause.
 _UNUSED = ("", 0, 0, 0, 0.0)
 
 
 class PostgresLimitsBackend:
     """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in PostgreSQL.
 
-    One connection is enough: calls are short, and a process makes a few of them a second.
+    One connection is enough: calls are short, and a process makes a few per second.
     """
 
     def __init__(self, url: str, name: str) -> None:
         self._name = name
-        self._connection = ConnectionManager(url, prepare=_create_tables, timeout=_SILENCE)
+        self._connection = ConnectionManager(url, prepare=_create_tables, timeout=_TIMEOUT)
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
-        """Take in a report, and reserve the next turns."""
+        """Apply a report, and reserve the next grants."""
         values = {
-            "settle": schedule.recovery_delay,
+            "grant_delay": schedule.recovery_delay,
             "burst": schedule.burst,
             "number": number,
             "interval": schedule.interval,
@@ -71,7 +69,7 @@ class PostgresLimitsBackend:
         *numbers, delays = rows[0]
         acknowledged, pause, paused_for, epoch, set_back = _numbers(numbers)
         return Reservation(
-            delays=tuple(_numbers(cast("Sequence[object]", delays))),
+            delays=tuple(_numbers(delays)),
             acknowledged=int(acknowledged),
             pause=pause,
             paused_for=paused_for,
@@ -80,49 +78,47 @@ class PostgresLimitsBackend:
         )
 
     async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Give no turn for ``delay`` seconds."""
+        """Grant no request for ``delay`` seconds."""
         *_, rows = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
         began, remaining = _numbers(rows[0])
         return PauseStatus(bool(began), remaining)
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
-        """Keep, give and free leases, all at once."""
-        known, news = update.learned or ("", "")
+        """Renew, acquire and release leases in one step."""
+        old_learned, new_learned = update.learned or ("", "")
         values = {
-            "settle": update.schedule.recovery_delay,
-            "calm": update.recovery_delay,
+            "grant_delay": update.schedule.recovery_delay,
+            "lease_delay": update.recovery_delay,
             "limit": update.limit,
             "cap": update.cap,
             "lifetime": update.lifetime,
             "holder": update.holder,
-            "keys": [one.key for one in update.renew],
-            "held_for": [one.held_for for one in update.renew],
-            "ends_in": [one.ends_in for one in update.renew],
-            "take": list(update.acquire),
-            "drop": list(update.release),
-            "known": known,
-            "news": news,
+            "keys": [lease.key for lease in update.renew],
+            "held_for": [lease.held_for for lease in update.renew],
+            "ends_in": [lease.ends_in for lease in update.renew],
+            "acquire": list(update.acquire),
+            "release": list(update.release),
+            "old_learned": old_learned,
+            "new_learned": new_learned,
         }
-        *_, taken, _, rows = await self._execute(_postgres_sql.LEASE_CALL, values)
-        given = {row[0] for row in taken}
+        *_, acquired, _, rows = await self._execute(_postgres_sql.UPDATE_LEASES, values)
+        keys = {key for (key,) in acquired}
         epoch, set_back, learned, held, confirmed = rows[0]
         return LeaseStatus(
-            acquired=tuple(one for one in update.acquire if one in given),
+            acquired=tuple(key for key in update.acquire if key in keys),
             epoch=str(epoch),
             learned=str(learned),
-            held=int(cast("int", held)),
-            confirmed=int(cast("int", confirmed)),
-            set_back=float(cast("float", set_back)),
+            held=held,
+            confirmed=confirmed,
+            set_back=set_back,
         )
 
     async def peek(self) -> Usage:
         """Return what is in use."""
-        (rows,) = await self._execute(_postgres_sql.LOOK, {}, _LOOK)
+        (rows,) = await self._execute(_postgres_sql.USAGE, {}, _PEEK_TIMEOUT)
         learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
         used, requests, tasks, pause = _numbers(numbers)
-        leases = tuple(
-            Lease(str(row[5]), str(row[6]), *_numbers(row[7:])) for row in rows if row[5]
-        )
+        leases = tuple(Lease(row[5], row[6], *_numbers(row[7:])) for row in rows if row[5])
         return Usage(
             requests=int(used),
             requests_per_minute=int(requests),
@@ -137,7 +133,7 @@ class PostgresLimitsBackend:
         await self._connection.close()
 
     async def _execute(
-        self, query: str, values: Mapping[str, object], timeout: float = _SILENCE
+        self, query: str, values: Mapping[str, object], timeout: float = _TIMEOUT
     ) -> list[Rows]:
         try:
             return await self._connection.execute(
@@ -153,15 +149,15 @@ class PostgresLimitsBackend:
 
 
 async def _create_tables(db: Connection) -> None:
-    ((known,),) = await execute(db, _postgres_sql.KNOWN, timeout=_SILENCE)
-    if None in known:
-        await execute(db, _postgres_sql.TABLES, timeout=_SILENCE)
+    ((found,),) = await execute(db, _postgres_sql.TABLES_EXIST, timeout=_TIMEOUT)
+    if None in found:
+        await execute(db, _postgres_sql.TABLES, timeout=_TIMEOUT)
 
 
-def _numbers(row: Sequence[object]) -> list[float]:
-    return [float(cast("float", one)) for one in row]
+def _numbers(row: Iterable[float]) -> list[float]:
+    return [float(value) for value in row]
 
 
 def create_backend(url: str, name: str) -> PostgresLimitsBackend:
-    """Return the engine at an address."""
+    """Return the backend for a URL."""
     return PostgresLimitsBackend(url, name)

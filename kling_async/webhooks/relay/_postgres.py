@@ -23,14 +23,14 @@ from kling_async.webhooks.relay.backends import BACKLOG, READ_LIMIT, READ_WAIT, 
 
 _T = TypeVar("_T")
 
-# Seconds after which the server ends a statement. The relay itself waits as long.
-_SILENCE = 2.0
+# Seconds after which the server ends a statement.
+_TIMEOUT = 2.0
 
 # Seconds between two reads through a pooler.
 _POLL = 0.5
 
 # Seconds between two deletions of old rows, and after which a row is old.
-_PURGE_EVERY, _OLD = 60.0, 3_600
+_DELETE_EVERY, _MAX_AGE = 60.0, 3_600
 
 # Created by one process at a time. A crash may lose the rows, so they need not be written to the
 # disk twice.
@@ -43,7 +43,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kling_async_callbacks (
     line bytea NOT NULL  -- text, in no encoding that would have to be right
 );
 """
-_KNOWN = "SELECT to_regclass('kling_async_callbacks') IS NOT NULL"
+_TABLE_EXISTS = "SELECT to_regclass('kling_async_callbacks') IS NOT NULL"
 
 # One writer at a time, until its rows are visible: otherwise ids could become visible out of
 # order, and a reader that has read the higher one would never read the lower.
@@ -54,7 +54,7 @@ SELECT name, line FROM unnest(%(names)s::text[]) name, unnest(%(lines)s::bytea[]
 SELECT pg_notify('kling_async_callbacks', '')
 """
 # One process at a time; if another one is deleting, this one deletes nothing.
-_PURGE = """
+_DELETE = """
 DELETE FROM kling_async_callbacks WHERE id IN (
     SELECT id FROM kling_async_callbacks
     WHERE (SELECT pg_try_advisory_xact_lock(hashtext('kling_async_callbacks purge')))
@@ -72,7 +72,7 @@ SELECT coalesce(
 _READ = """
 SELECT id, CASE WHEN octet_length(line) <= %(largest)s THEN line ELSE '\\x' END
 FROM kling_async_callbacks
-WHERE id > %(seen)s AND name = ANY(%(names)s) ORDER BY id LIMIT %(limit)s
+WHERE id > %(last_id)s AND name = ANY(%(names)s) ORDER BY id LIMIT %(limit)s
 """
 
 
@@ -94,11 +94,11 @@ class PostgresRelay:
         """Store lines, and notify the readers."""
         now = asyncio.get_running_loop().time()
         if now >= self._delete_at:
-            delete = partial(execute, query=_PURGE, values={"old": _OLD}, timeout=_SILENCE)
+            delete = partial(execute, query=_DELETE, values={"old": _MAX_AGE}, timeout=_TIMEOUT)
             await _run(self._writer, delete)
-            self._delete_at = now + _PURGE_EVERY
+            self._delete_at = now + _DELETE_EVERY
         values = {"names": self._names, "lines": [line.encode() for line in lines]}
-        await _run(self._writer, partial(execute, query=_PUBLISH, values=values, timeout=_SILENCE))
+        await _run(self._writer, partial(execute, query=_PUBLISH, values=values, timeout=_TIMEOUT))
 
     async def read(self) -> list[str]:
         """Return new lines, or none after a while."""
@@ -121,17 +121,17 @@ class PostgresRelay:
         self._pooled = await is_pooled(db)
         if not self._pooled:
             await db.execute("LISTEN kling_async_callbacks")
-        ((row,),) = await execute(db, _BEGIN, {"back": BACKLOG}, timeout=_SILENCE)
+        ((row,),) = await execute(db, _BEGIN, {"back": BACKLOG}, timeout=_TIMEOUT)
         self._last_id = row[0] if self._last_id is None else min(row[0], self._last_id)
 
     async def _read_lines(self, db: Connection) -> list[str]:
         values = {
             "names": self._names,
-            "seen": self._last_id,
+            "last_id": self._last_id,
             "limit": READ_LIMIT,
             "largest": MAX_LENGTH,
         }
-        (rows,) = await execute(db, _READ, values, timeout=_SILENCE)
+        (rows,) = await execute(db, _READ, values, timeout=_TIMEOUT)
         if rows:
             self._last_id = rows[-1][0]
         return [line.decode(errors="replace") for _, line in rows]
@@ -145,9 +145,9 @@ async def _run(connection: ConnectionManager, work: Callable[[Connection], Await
 
 
 async def _create_table(db: Connection) -> None:
-    ((known,),) = (await execute(db, _KNOWN, timeout=_SILENCE))[0]
+    ((known,),) = (await execute(db, _TABLE_EXISTS, timeout=_TIMEOUT))[0]
     if not known:
-        await execute(db, _TABLE, timeout=_SILENCE)
+        await execute(db, _TABLE, timeout=_TIMEOUT)
 
 
 def open_backend(url: str, names: Sequence[str]) -> PostgresRelay:
