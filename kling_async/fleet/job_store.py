@@ -29,7 +29,7 @@ try:
 
     from kling_async._postgres.connection import ConnectionManager, timeout_for_lease
     from kling_async._postgres.errors import ADVICE, UnreachableError, explain_error
-    from kling_async._postgres.transaction import Connection, next_notification
+    from kling_async._postgres.transaction import Connection, is_pooled, next_notification
     from kling_async.fleet._driver import make_queries
 except ImportError:
     raise missing_extra("queue", "a queue needs another package") from None
@@ -211,8 +211,9 @@ class JobStore:
                     self._jobs_changed.set()
 
     async def _listen(self, db: Connection) -> None:
-        channel = sql.Identifier(_channel(self._queries))
-        await db.execute(sql.SQL("LISTEN {}").format(channel))
+        if not await is_pooled(db):  # else the session may be another application's
+            channel = sql.Identifier(_channel(self._queries))
+            await db.execute(sql.SQL("LISTEN {}").format(channel))
         self._jobs_changed.set()  # earlier notifications were not received
 
     @contextmanager

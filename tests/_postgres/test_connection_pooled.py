@@ -11,6 +11,8 @@ import pytest
 
 from kling_async._postgres.connection import ConnectionManager
 from kling_async._postgres.transaction import is_pooled
+from kling_async.fleet.job_store import JobStore
+from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres.journal import PostgresJournal
 from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
@@ -72,7 +74,7 @@ async def test_a_journal(pooled_url: str) -> None:
 
 
 async def test_a_relay(pooled_url: str) -> None:
-    """What one process publishes is read by the others soon; nobody else's session listens."""
+    """What one process publishes others read soon; no session of other applications listens."""
     before = left_in_sessions(pooled_url)
     engines = [open_backend(pooled_url, ("one",)) for _ in range(3)]
 
@@ -96,6 +98,19 @@ async def test_a_relay(pooled_url: str) -> None:
     finally:
         for engine in engines:
             await engine.close()
+
+
+async def test_a_queue(pooled_url: str) -> None:
+    """A queue works, and leaves nothing in sessions that other applications get."""
+    before = left_in_sessions(pooled_url)
+    async with (
+        JobStore(Address.parse(pooled_url)) as one,
+        JobStore(Address.parse(pooled_url)) as other,
+    ):
+        assert await one.enqueue([("a", b"{}"), ("b", b"{}")]) == 2
+        await other.wait_for_jobs(0.1)
+        assert len(await other.dequeue(10)) == 2
+        assert left_in_sessions(pooled_url) == before
 
 
 async def test_a_pooler_is_noticed(pooled_url: str) -> None:

@@ -128,18 +128,11 @@ class PostgresJournal(ThreadedJournal):
         return True
 
     async def workers(self) -> list[WorkerInfo]:
-        """Return the workers that have the batch open, oldest first.
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
+        """Return the workers that have the batch open, oldest first."""
         return await self._writer.run(lambda: self._run(partial(read_workers, batch=self._batch)))
 
     async def close(self) -> None:
-        """Write all calls, release everything, and disconnect. The second time does nothing.
-
-        This waits no longer than a few seconds for a server that does not answer.
-        """
+        """Write all calls, release everything, and disconnect, within a few seconds."""
         renewing, self._renewing = self._renewing, None
         if renewing is not None:
             renewing.cancel()
@@ -175,7 +168,9 @@ class PostgresJournal(ThreadedJournal):
     # The following methods run in the thread.
 
     def _open(self) -> None:
-        self._runner = asyncio.Runner(debug=False, loop_factory=asyncio.SelectorEventLoop)
+        runner = asyncio.Runner(debug=False, loop_factory=asyncio.SelectorEventLoop)
+        runner.get_loop()  # is created here, in the thread
+        self._runner = runner
         self._connection.hurry(None)
         # A server that was never reached is not waited for: the URL may be wrong.
         self._run(self._find if self._read_only else self._join, patience=0.0)

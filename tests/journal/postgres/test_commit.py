@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+import time
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -70,7 +74,7 @@ async def test_a_plan_whose_answer_is_lost(batch_url: str) -> None:
 
 
 async def test_taken_over_while_the_answer_was_lost(batch_url: str) -> None:
-    """Who was taken for dead meanwhile is told so, though what it wrote may stand."""
+    """A worker whose lease expired meanwhile gets an error, though the write may be stored."""
     proxy = LossyProxy(batch_url)
     async with proxy.open() as url, PostgresJournal(url) as journal:
         await journal.plan([Planned("a", {})])
@@ -265,3 +269,46 @@ async def test_calls_of_one_commit(batch_url: str, db: Database) -> None:
         )
         assert await db.execute(counting) == [[(before + 2,)]]
         assert [worker.items for worker in await journal.workers()] == [2]
+
+
+WORKER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from kling_async.journal.base import ItemState, Planned, Transition
+from kling_async.journal.postgres.journal import PostgresJournal
+
+async def main():
+    async with PostgresJournal(sys.argv[1]) as journal:
+        await journal.plan([Planned(str(number), {}) for number in range(20)])
+        print("ready", flush=True)
+        while True:
+            for state in (ItemState.SUBMITTING, ItemState.PLANNED):
+                now = datetime.now(UTC)
+                await journal.record(*(Transition(str(n), state, now) for n in range(20)))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_is_suspended(batch_url: str, db: Database) -> None:
+    """Whenever a process is suspended, it holds no lock in the server."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WORKER, batch_url), stdout=asyncio.subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    in_transaction = "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    dice = Random(3)  # noqa: S311 - moments, not secrets
+    try:
+        await worker.stdout.readline()
+        async with PostgresJournal(batch_url) as journal:
+            entries = await read_entries(journal)
+            for _ in range(10):
+                await asyncio.to_thread(time.sleep, dice.uniform(0.01, 0.1))
+                worker.send_signal(signal.SIGSTOP)
+                await asyncio.to_thread(time.sleep, 0.1)
+                await journal.claim(*entries)
+                assert await db.execute(in_transaction) == [[]]
+                worker.send_signal(signal.SIGCONT)
+    finally:
+        worker.kill()
+        await worker.wait()

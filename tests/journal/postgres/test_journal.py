@@ -22,27 +22,27 @@ MINE, OTHERS, DONE = Ownership
 
 @pytest.fixture
 def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Talk to the database itself."""
+    """Connect to the database."""
     with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
         yield db
 
 
-async def holds(journal: Journal, *, take: bool = True) -> dict[str, tuple[Ownership, bool]]:
-    """Claim all items, or look; tell what became of each, and whether it is news."""
+async def ownerships(journal: Journal, *, claim: bool = True) -> dict[str, tuple[Ownership, bool]]:
+    """Claim all items, or peek; return the ownership of each, and whether it has changed."""
     found = await read_entries(journal)
-    claims = await (journal.claim if take else journal.peek)(*found)
+    claims = await (journal.claim if claim else journal.peek)(*found)
     return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}
 
 
 @pytest.mark.parametrize("lease", [0, -1.0, float("inf"), float("nan")])
-def test_a_lease_that_is_none(lease: float) -> None:
+def test_an_invalid_lease(lease: float) -> None:
     """A lease is a number of seconds."""
     with pytest.raises(ConfigurationError, match="a lease must be"):
         PostgresJournal("postgresql://h/db", lease=lease)
 
 
-async def test_an_item_is_in_one_hand(batch_url: str) -> None:
-    """What one worker has claimed the others cannot claim, nor move, until he lets go of it."""
+async def test_an_item_has_one_worker(batch_url: str) -> None:
+    """An item that one worker has claimed others can neither claim nor change until its release."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         first, second = await one.plan(planned("a", "b"))
         assert [claim.ownership for claim in await one.claim(first)] == [MINE]
@@ -62,8 +62,8 @@ async def test_an_item_is_in_one_hand(batch_url: str) -> None:
         assert (await one.claim(first))[0].ownership is OTHERS
 
 
-async def test_who_asks_disturbs_nobody(batch_url: str, db: psycopg.Connection) -> None:
-    """Whether an item is in another's hand is found out without waiting for that one."""
+async def test_a_claim_does_not_wait(batch_url: str, db: psycopg.Connection) -> None:
+    """A claim of another worker's item does not wait for a transaction of that worker."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         (first,) = await one.plan(planned(batch_url))
         await one.claim(first)
@@ -72,8 +72,8 @@ async def test_who_asks_disturbs_nobody(batch_url: str, db: psycopg.Connection) 
             assert (await two.claim(first))[0].ownership is OTHERS
 
 
-async def test_a_look_takes_nothing(batch_url: str) -> None:
-    """Who has looked at an item does not have it in hand."""
+async def test_a_peek_claims_nothing(batch_url: str) -> None:
+    """An item that was peeked at is not claimed."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         entry = (await one.plan(planned("a")))[0]
         assert (await one.peek(entry))[0].ownership is MINE
@@ -81,8 +81,8 @@ async def test_a_look_takes_nothing(batch_url: str) -> None:
         assert (await one.peek(entry))[0].ownership is OTHERS
 
 
-async def test_a_move_claims(batch_url: str) -> None:
-    """Who moves an item that nobody has in hand has it from then on."""
+async def test_a_transition_claims(batch_url: str) -> None:
+    """A transition claims an item that no worker has."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         await one.plan(planned("a"))
         await one.record(*transitions("a", S.SUBMITTING, S.PLANNED))
@@ -92,44 +92,44 @@ async def test_a_move_claims(batch_url: str) -> None:
 
 @pytest.mark.parametrize("end", [S.FINISHED, S.FAILED])
 async def test_what_another_has_ended(batch_url: str, end: ItemState) -> None:
-    """What another has ended since I came he tells; who comes later may do with it what he will."""
+    """The worker that has ended an item reports it; workers that come later may claim it."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         await one.plan(planned("a"))
         await one.record(*transitions("a", *SUBMITTED, end))
-        assert await holds(two) == {"a": (OTHERS, False)}
+        assert await ownerships(two) == {"a": (OTHERS, False)}
         await one.release("a", ended=True)
-        assert await holds(one) == {"a": (MINE, False)}
+        assert await ownerships(one) == {"a": (MINE, False)}
         await one.release("a", ended=True)
-        assert await holds(two) == await holds(two, take=False) == {"a": (DONE, True)}
+        assert await ownerships(two) == await ownerships(two, claim=False) == {"a": (DONE, True)}
     async with PostgresJournal(batch_url) as three, PostgresJournal(batch_url) as four:
-        assert await holds(three) == {"a": (MINE, False)}
-        assert await holds(four) == {"a": (OTHERS, False)}
+        assert await ownerships(three) == {"a": (MINE, False)}
+        assert await ownerships(four) == {"a": (OTHERS, False)}
 
 
 @pytest.mark.parametrize("states", [[], SUBMITTED, [*SUBMITTED, S.FINISHED]])
-async def test_what_another_hands_over(batch_url: str, states: list[ItemState]) -> None:
-    """What another lets go of before its end is anybody's at once, with all that is known."""
+async def test_what_another_releases(batch_url: str, states: list[ItemState]) -> None:
+    """An item that is released before its end can be claimed at once, with all its details."""
     async with PostgresJournal(batch_url) as one, PostgresJournal(batch_url) as two:
         await one.claim(*(await one.plan(planned("a"))))
         await one.record(*transitions("a", *states))
         await one.release("a")
-        assert await holds(two) == {"a": (MINE, True)}
-        assert await holds(one) == {"a": (OTHERS, False)}
+        assert await ownerships(two) == {"a": (MINE, True)}
+        assert await ownerships(one) == {"a": (OTHERS, False)}
         (entry,) = await read_entries(two)
         assert entry.ref == (REF if states else None)
 
 
-async def test_what_is_being_sent_is_not_let_go_of(batch_url: str) -> None:
-    """What is being sent stays in hand, and is unsure as soon as its worker goes, to all."""
+async def test_what_is_being_sent_is_not_released(batch_url: str) -> None:
+    """An item that is being sent is not released, and is unsure when its worker closes."""
     async with PostgresJournal(batch_url) as two:
         async with PostgresJournal(batch_url) as one:
             await one.plan(planned("a"))
             await one.record(*transitions("a", S.SUBMITTING))
             await one.release("a")
-            assert await holds(two) == {"a": (OTHERS, False)}
+            assert await ownerships(two) == {"a": (OTHERS, False)}
         (entry,) = await read_entries(two)
         assert (entry.state, entry.failure) == (S.UNSURE, INTERRUPTED)
-        assert await holds(two) == {"a": (MINE, True)}
+        assert await ownerships(two) == {"a": (MINE, True)}
 
 
 async def test_batches_are_apart(batch_url: str) -> None:

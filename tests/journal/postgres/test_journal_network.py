@@ -40,7 +40,7 @@ async def test_a_connection_that_is_lost(batch_url: str, caplog: pytest.LogCaptu
 
 
 async def test_a_server_that_goes_away(batch_url: str) -> None:
-    """After half the lease everybody is told, then at once; when it is back it goes on."""
+    """After half the lease calls raise, then at once; when the server is back they work."""
     proxy = LossyProxy(batch_url)
     async with proxy.open() as url, PostgresJournal(url, lease=1.0) as journal:
         await journal.plan([Planned("a", {})])
@@ -57,7 +57,7 @@ async def test_a_server_that_goes_away(batch_url: str) -> None:
 
 
 async def test_closing_without_a_server(batch_url: str) -> None:
-    """Who cannot say farewell closes all the same."""
+    """A journal that cannot leave the batch closes nevertheless."""
     proxy = LossyProxy(batch_url)
     async with proxy.open() as url, PostgresJournal(url, lease=1.0) as journal:
         await journal.plan([Planned("a", {})])
@@ -66,8 +66,8 @@ async def test_closing_without_a_server(batch_url: str) -> None:
 
 
 @contextmanager
-def standing_still(process: int) -> Iterator[None]:
-    """Let one process of the server do nothing for a while."""
+def suspended(process: int) -> Iterator[None]:
+    """Suspend one process of the server."""
     os.kill(process, signal.SIGSTOP)
     try:
         yield
@@ -76,15 +76,15 @@ def standing_still(process: int) -> Iterator[None]:
 
 
 async def test_closing_while_the_server_hangs(batch_url: str) -> None:
-    """Who closes waits no longer than a few seconds, and what was handed in is written."""
+    """Closing takes no longer than a few seconds, and earlier calls are written."""
     with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
         journal = await PostgresJournal(batch_url, lease=600.0).__aenter__()
         await journal.plan([Planned("a", {})])
         asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND state = 'idle'"
         ((process,),) = db.execute(asked, ("%FOR UPDATE%",)).fetchall()
-        with standing_still(process):
+        with suspended(process):
             writing = asyncio.create_task(journal.record(sending("a")))
-            await asyncio.sleep(0)  # it is handed in
+            await asyncio.sleep(0)  # it is passed to the thread
             await journal.close()
             await writing
     async with PostgresJournal(batch_url, read_only=True) as reader:
@@ -92,7 +92,7 @@ async def test_closing_while_the_server_hangs(batch_url: str) -> None:
 
 
 async def test_no_server(batch_url: str) -> None:
-    """Where there is none, opening says so at once, without the password."""
+    """Without a server opening raises at once, without the password."""
     proxy = LossyProxy(batch_url)
     proxy.closed = True
     async with proxy.open() as url:
@@ -104,7 +104,7 @@ async def test_no_server(batch_url: str) -> None:
 
 
 async def test_a_server_that_goes_away_at_once(batch_url: str) -> None:
-    """A connection that is lost before it is set up is closed, and told."""
+    """A connection that is lost before the journal is open is an error."""
     proxy = LossyProxy(batch_url)
     async with proxy.open() as url:
         proxy.cut_before = b"synchronous_commit"
@@ -115,7 +115,7 @@ async def test_a_server_that_goes_away_at_once(batch_url: str) -> None:
 
 @pytest.mark.parametrize("use", ["journal_at('postgresql://h/db')", "Batch(None, journal=URL)"])
 def test_without_the_driver(use: str) -> None:
-    """Without the package the proxy to have it is told; files need none of it."""
+    """Without the driver the error says how to install it; a file needs no driver."""
     program = f"""
         import sys
         sys.modules["psycopg"] = None
@@ -128,14 +128,14 @@ def test_without_the_driver(use: str) -> None:
         except MissingExtraError as error:
             print(error)
     """
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
     )
-    assert install_command("postgres") in told.stdout
+    assert install_command("postgres") in done.stdout
 
 
 async def test_a_wrong_password(batch_url: str) -> None:
-    """The server's own words are told, and not the password."""
+    """The error has the server's message, and not the password."""
     url = batch_url.replace(PASSWORD, "guessed-w0rd")
     with pytest.raises(JournalError, match="password authentication failed") as raised:
         await PostgresJournal(url).__aenter__()
@@ -158,8 +158,8 @@ def test_a_url_that_libpq_cannot_read() -> None:
         ("ALTER TABLE kling_async_items ADD CHECK (state <> 'submitting')", "cannot be used"),
     ],
 )
-async def test_what_the_server_complains_of(postgres_url: str, statement: str, words: str) -> None:
-    """What the server says is told, with what to do where that is known."""
+async def test_errors_of_the_server(postgres_url: str, statement: str, words: str) -> None:
+    """The error has the server's message, and what to do where that is known."""
     async with PostgresJournal(postgres_url) as journal:
         await journal.plan([Planned("a", {})])
         with psycopg.connect(postgres_url, autocommit=True) as db:

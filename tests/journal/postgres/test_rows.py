@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Talk to the database itself."""
+    """Connect to the database."""
     with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
         yield db
 
 
 @pytest.mark.parametrize("damage", ["state = 'lost'", "input = '{'", "ref = 'x'", "files = '5'"])
-async def test_rows_that_make_no_sense(batch_url: str, db: psycopg.Connection, damage: str) -> None:
-    """A row that cannot be understood is told as damage; other rows can be read and written."""
+async def test_damaged_rows(batch_url: str, db: psycopg.Connection, damage: str) -> None:
+    """A row that cannot be read is reported as damage; other rows can be read and written."""
     async with PostgresJournal(batch_url) as journal:
         first, _ = await journal.plan(planned(batch_url, "b"))
         change = f"UPDATE kling_async_items SET {damage} WHERE key = %s"  # noqa: S608 - our own words

@@ -14,7 +14,7 @@ from kling_async.journal.postgres.journal import PostgresJournal
 
 
 async def test_many_make_the_tables(postgres_url: str) -> None:
-    """Workers that all find no tables make them once between them."""
+    """Several workers that find no tables create them once."""
     journals = [PostgresJournal(postgres_url) for _ in range(6)]
     await asyncio.gather(*(journal.__aenter__() for journal in journals))
     assert len(await journals[0].workers()) == 6
@@ -22,7 +22,7 @@ async def test_many_make_the_tables(postgres_url: str) -> None:
 
 
 async def test_another_makes_the_tables(postgres_url: str) -> None:
-    """Who has waited while another made the tables finds them."""
+    """A worker that has waited while another one created the tables finds them."""
     async with await psycopg.AsyncConnection.connect(postgres_url) as db:
         await db.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         opening = asyncio.create_task(PostgresJournal(postgres_url).__aenter__())
@@ -36,7 +36,7 @@ async def test_another_makes_the_tables(postgres_url: str) -> None:
 
 
 async def test_another_format(postgres_url: str) -> None:
-    """A journal of a newer version is left alone."""
+    """A journal of a newer version is not used."""
     async with PostgresJournal(postgres_url):
         pass
     with psycopg.connect(postgres_url, autocommit=True) as db:
@@ -47,7 +47,7 @@ async def test_another_format(postgres_url: str) -> None:
 
 
 async def test_no_rights(postgres_url: str) -> None:
-    """Who may not make the tables is told that this is it."""
+    """Without the right to create the tables the error says so."""
     with psycopg.connect(postgres_url, autocommit=True) as db:
         db.execute("DROP ROLE IF EXISTS guest")
         db.execute("CREATE ROLE guest LOGIN PASSWORD 'welcome-1n'")
@@ -58,7 +58,7 @@ async def test_no_rights(postgres_url: str) -> None:
 
 
 async def test_a_server_that_only_reads(postgres_url: str) -> None:
-    """A server that only reads is none for a batch, and good enough for a reader."""
+    """A read-only server is not used for a batch, but for reading."""
     async with PostgresJournal(postgres_url):
         pass
     only = f"{postgres_url}?options=-c%20default_transaction_read_only%3Don"

@@ -1,4 +1,4 @@
-"""The workers that share a batch on PostgreSQL: their leases, and who takes over."""
+"""The workers that share a batch on PostgreSQL: their leases, and how items are taken over."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MINE, OTHERS, DONE = Ownership
 
 @pytest.fixture
 def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Talk to the database itself."""
+    """Connect to the database."""
     with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
         yield db
 
 
-async def holds(journal: Journal, *, take: bool = True) -> dict[str, tuple[Ownership, bool]]:
-    """Claim all items, or look; tell what became of each, and whether it is news."""
+async def ownerships(journal: Journal, *, claim: bool = True) -> dict[str, tuple[Ownership, bool]]:
+    """Claim all items, or peek; return the ownership of each, and whether it has changed."""
     found = await read_entries(journal)
-    claims = await (journal.claim if take else journal.peek)(*found)
+    claims = await (journal.claim if claim else journal.peek)(*found)
     return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}
 
 
-def expire_dead(db: psycopg.Connection, place: int) -> None:
-    """Let the time of a worker run out: the first that has come is 0."""
+def expire(db: psycopg.Connection, place: int) -> None:
+    """Let the lease of a worker expire: that of the first worker is 0."""
     db.execute(
         "UPDATE kling_async_workers SET until = clock_timestamp() - interval '1 second' WHERE id ="
         " (SELECT id FROM kling_async_workers WHERE batch = (SELECT max(id) FROM"
@@ -47,18 +47,18 @@ def expire_dead(db: psycopg.Connection, place: int) -> None:
     )
 
 
-async def test_a_worker_that_is_not_heard_of(batch_url: str, db: psycopg.Connection) -> None:
-    """What it had in hand is anybody's; what it was sending is unsure; the worker is gone."""
+async def test_an_expired_lease(batch_url: str, db: psycopg.Connection) -> None:
+    """The items can be claimed; those that were being sent are unsure; the worker is removed."""
     async with PostgresJournal(batch_url) as two:
         async with PostgresJournal(batch_url) as one:
             await one.plan(planned("a", "b", "c", "d", "e"))
             await one.claim(*await read_entries(one))
             await one.record(*transitions("b", S.SUBMITTING), *transitions("c", *SUBMITTED))
             await one.record(*transitions("e", *SUBMITTED, S.FINISHED))
-            expire_dead(db, 1)
-            assert {hold for hold, _ in (await holds(two)).values()} == {OTHERS}
-            await asyncio.sleep(LEASE / 2)  # one of them is heard of, and looks for the others
-            assert await holds(two) == dict.fromkeys("abcde", (MINE, True))
+            expire(db, 1)
+            assert {hold for hold, _ in (await ownerships(two)).values()} == {OTHERS}
+            await asyncio.sleep(LEASE / 2)  # one of them renews its lease, and removes the other
+            assert await ownerships(two) == dict.fromkeys("abcde", (MINE, True))
             assert len(await two.workers()) == 1
             for use in (
                 one.record(*transitions("a", S.SUBMITTING)),
@@ -80,20 +80,20 @@ async def test_a_worker_that_is_not_heard_of(batch_url: str, db: psycopg.Connect
         await two.record(*transitions("c", S.FINISHED))
 
 
-async def test_nobody_looks_after_the_dead(batch_url: str, db: psycopg.Connection) -> None:
-    """Who comes when all are dead has everything in hand at once."""
+async def test_all_leases_have_expired(batch_url: str, db: psycopg.Connection) -> None:
+    """A worker that comes when all leases have expired can claim everything at once."""
     one = await PostgresJournal(batch_url).__aenter__()
     await one.plan(planned("a", "b"))
     await one.record(*transitions("a", S.SUBMITTING), *transitions("b", *SUBMITTED))
-    expire_dead(db, 0)
+    expire(db, 0)
     async with PostgresJournal(batch_url) as two:
-        assert await holds(two) == {"a": (MINE, False), "b": (MINE, False)}
+        assert await ownerships(two) == {"a": (MINE, False), "b": (MINE, False)}
         assert [entry.state for entry in await read_entries(two)] == [S.UNSURE, S.SUBMITTED]
     await one.close()
 
 
-async def test_a_worker_is_heard_of(batch_url: str, db: psycopg.Connection) -> None:
-    """A worker says that it lives, whether it has anything to write or not."""
+async def test_a_lease_is_renewed(batch_url: str, db: psycopg.Connection) -> None:
+    """A lease is renewed, also if there is nothing to write."""
     async with PostgresJournal(batch_url) as journal:
         db.execute("UPDATE kling_async_workers SET until = clock_timestamp() + interval '9 s'")
         await asyncio.sleep(LEASE / 4 + 0.1)
@@ -104,7 +104,7 @@ async def test_a_worker_is_heard_of(batch_url: str, db: psycopg.Connection) -> N
 
 
 async def test_the_workers(batch_url: str) -> None:
-    """Those who share a batch are told, with what they have in hand; readers are none of them."""
+    """The workers of a batch are listed with their items; readers are not."""
     before = datetime.now(UTC)
     async with PostgresJournal(batch_url, lease=9) as one, PostgresJournal(batch_url) as two:
         await one.claim(*(await two.plan(planned("a", "b"))))
@@ -119,10 +119,10 @@ async def test_the_workers(batch_url: str) -> None:
         assert len(await two.workers()) == 1
 
 
-async def test_a_heart_that_fails(
+async def test_a_failed_renewal(
     batch_url: str, db: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who cannot say that it lives says so in the log, and tries again."""
+    """A failed renewal is logged, and tried again."""
     async with PostgresJournal(batch_url) as journal:
         db.execute("ALTER TABLE kling_async_workers RENAME TO gone")
         await asyncio.sleep(LEASE)
@@ -131,10 +131,10 @@ async def test_a_heart_that_fails(
         await journal.plan([])
 
 
-async def test_a_worker_that_is_lost(
+async def test_a_lost_lease(
     batch_url: str, db: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who was taken for dead is so for good, and says so once; opened again it is a new one."""
+    """A lost lease is final, and logged once; after opening again it is a new worker."""
     journal = PostgresJournal(batch_url)
     async with journal:
         gone = db.execute(
