@@ -234,11 +234,11 @@ async def test_cancelled_while_the_server_hangs(address: Address, postgres_url: 
 
 async def test_cancelled_while_the_server_is_busy(address: Address, postgres_url: str) -> None:
     """A caller that is cancelled cancels its statement, and the connection is kept."""
-    who = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
     async with JobStore(address, 600.0) as jobs:
         await jobs.enqueue(ROWS)
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
-            before = await (await db.execute(who.encode())).fetchall()
+            before = await (await db.execute(query.encode())).fetchall()
             await db.execute("LOCK TABLE pgqueuer")
             counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
@@ -247,7 +247,7 @@ async def test_cancelled_while_the_server_is_busy(address: Address, postgres_url
             assert counting.cancelled()
         assert await jobs.count_open() == 5
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
-            after = await (await db.execute(who.encode())).fetchall()
+            after = await (await db.execute(query.encode())).fetchall()
         assert len({*before} & {*after}) == 1
 
 

@@ -9,12 +9,12 @@ from kling_async.journal.address import Address, is_postgres_url
 SECRET = "s3cret"
 
 
-def test_what_libpq_is_told() -> None:
+def test_the_conninfo() -> None:
     """Everything in the URL but the batch goes to libpq, and what it does not say is filled in."""
     address = Address.parse("postgresql://me:s3cret@h:5433/db?batch=foxes&sslmode=require")
-    told = conninfo_to_dict(address.conninfo)
+    parameters = conninfo_to_dict(address.conninfo)
     assert (
-        told.items()
+        parameters.items()
         >= {
             "user": "me",
             "password": SECRET,
@@ -29,8 +29,8 @@ def test_what_libpq_is_told() -> None:
 def test_what_the_url_says_counts() -> None:
     """What the URL says of a connection is not overruled, and blanks reach libpq as such."""
     address = Address.parse("postgresql://h/db?connect_timeout=3&application_name=a+b%20c")
-    told = conninfo_to_dict(address.conninfo)
-    assert (told["connect_timeout"], told["application_name"]) == ("3", "a b c")
+    parameters = conninfo_to_dict(address.conninfo)
+    assert (parameters["connect_timeout"], parameters["application_name"]) == ("3", "a b c")
 
 
 @pytest.mark.parametrize(

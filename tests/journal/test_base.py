@@ -59,7 +59,7 @@ def test_judging(state: ItemState, reached: ItemState) -> None:
 
 @pytest.mark.parametrize("state", [ItemState.FAILED, ItemState.UNSURE])
 def test_a_new_attempt(state: ItemState) -> None:
-    """Planning anew what failed or is unsure is a new attempt."""
+    """Planning again what failed or is unsure is a new attempt."""
     assert attempt_after(state, 3, Transition("a", ItemState.PLANNED, NOW)) == 4
 
 

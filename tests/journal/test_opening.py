@@ -33,8 +33,8 @@ def test_something_else() -> None:
         journal_at("redis://:secret@h/0")
 
 
-def test_what_may_be_told() -> None:
-    """Places are told as they were given, but for passwords."""
+def test_redacted_locations() -> None:
+    """A location is shown as it was passed, without the password."""
     assert redact_location(Path("a")) == redact_location("a") == "a"
     assert redact_location("postgresql://me:secret@h/db?batch=a") == "postgresql://me@h/db?batch=a"
 
@@ -52,7 +52,7 @@ async def test_whether_there_is_a_file(tmp_path: Path) -> None:
 
 
 async def test_whether_there_is_a_batch(postgres_url: str) -> None:
-    """A batch is there as soon as somebody has opened it; to ask makes nothing."""
+    """A batch exists once it was opened; the check creates nothing."""
     for _ in range(2):
         assert not await journal_exists(f"{postgres_url}?batch=a")
     async with PostgresJournal(postgres_url, name="a"):

@@ -74,7 +74,7 @@ async def test_errors_come_to_the_caller(journal_here: MakeJournal) -> None:
 
 
 async def test_verdicts_in_a_shared_commit(journal_here: MakeJournal) -> None:
-    """Of those who share a commit only the one who was wrong is told so."""
+    """Of the calls that share a commit only the one that is wrong raises."""
     async with journal_here() as journal:
         await journal.plan(planned("a", "b"))
         answers = await asyncio.gather(
@@ -100,7 +100,7 @@ async def test_a_caller_that_is_cancelled(journal_here: MakeJournal) -> None:
 
 
 async def test_closing_waits(journal_here: MakeJournal) -> None:
-    """What was handed in before the end is written, and those who wait for it are told."""
+    """Calls that were made before closing are written, and return."""
     names = [str(number) for number in range(3 * GROUP)]
     async with journal_here() as journal:
         await journal.plan(planned(*names))
@@ -115,7 +115,7 @@ async def test_closing_waits(journal_here: MakeJournal) -> None:
 
 
 async def test_closing_is_not_cut_short(journal_here: MakeJournal) -> None:
-    """Who is cancelled while closing still leaves a journal that is closed, and is cancelled."""
+    """A caller that is cancelled while closing leaves a closed journal, and is cancelled."""
     journal = await journal_here().__aenter__()
     await journal.plan(planned("a"))
     move = asyncio.create_task(journal.record(sending("a")))
@@ -130,7 +130,7 @@ async def test_closing_is_not_cut_short(journal_here: MakeJournal) -> None:
 
 
 async def test_opening_is_not_cut_short(journal_here: MakeJournal) -> None:
-    """Who is cancelled while opening leaves nothing open."""
+    """A caller that is cancelled while opening leaves nothing open."""
     opening = asyncio.create_task(journal_here().__aenter__())
     await asyncio.sleep(0)
     opening.cancel()
@@ -172,7 +172,7 @@ async def test_only_while_it_is_open(journal_here: MakeJournal) -> None:
 
 
 async def test_a_reader(journal_here: MakeJournal) -> None:
-    """A reader sees a running batch as it goes on, and is refused to write."""
+    """A reader sees the changes of a running batch, and cannot write."""
     async with journal_here() as journal, journal_here(read_only=True) as reader:
         await journal.plan(planned("a"))
         assert await states(reader) == {"a": "planned"}
@@ -255,7 +255,7 @@ async def test_another_input(journal_here: MakeJournal, known: list[str]) -> Non
 
 
 async def test_two_who_plan_at_once(journal_here: MakeJournal) -> None:
-    """Of two who plan one new key at a time, with one input both are right."""
+    """Two calls may plan one new key at the same time, with the same input."""
     async with journal_here() as journal:
         first, second, other = await asyncio.gather(
             journal.plan(planned("a", "b")),
@@ -353,7 +353,7 @@ async def test_a_new_attempt_begins_anew(journal_here: MakeJournal) -> None:
 
 
 async def test_a_failure_explains_the_last_move(journal_here: MakeJournal) -> None:
-    """A refusal is told while the item waits to be sent again, and no longer."""
+    """A refusal is stored while the item waits to be sent again, and no longer."""
     refused = Failure("RateLimitError", "slowly")
     async with journal_here() as journal:
         await journal.plan(planned("a"))
@@ -428,7 +428,7 @@ async def test_summary(journal_here: MakeJournal, life: list[ItemState], attempt
 
 
 async def test_alone(journal_here: MakeJournal) -> None:
-    """Who is alone has every item in hand, as it stands, and may let go of it or not."""
+    """A worker that is alone can claim and release every item."""
     async with journal_here() as journal:
         first, second = await journal.plan(planned("a", "b"))
         claims = [Claim(first), Claim(second)]
@@ -451,7 +451,7 @@ def expecting(move: Transition, state: ItemState, attempt: int) -> Transition:
 
 
 async def test_two_who_believe_the_same(journal_here: MakeJournal) -> None:
-    """Of two who move an item from the same state at once, one is refused and is told why."""
+    """Of two transitions from the same state at once, one is refused with the reason."""
     async with journal_here() as journal:
         await journal.plan(planned("a"))
         move = expecting(sending("a"), S.PLANNED, 1)

@@ -101,7 +101,7 @@ class JournalAndModel(RuleBasedStateMachine):
 
     @abstractmethod
     def die(self) -> None:
-        """End as a process does that is killed; the place is that of those who come."""
+        """End like a process that is killed; the location is that of the next one."""
 
     @initialize()
     def open(self) -> None:
@@ -160,7 +160,7 @@ class JournalAndModel(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        """Go on with what is there, as a process would after the one before was killed."""
+        """Continue with what is stored, like the next process after one was killed."""
         self.die()
         self.reopen()
 
@@ -193,7 +193,7 @@ class JournalAndModel(RuleBasedStateMachine):
     # The model.
 
     def recorded(self, moves: Sequence[Transition]) -> bool:
-        """Do moves to the model, all or none; tell whether they were legal."""
+        """Apply transitions to the model, all or none; return whether they are allowed."""
         new: dict[str, Item] = {}
         paid = 0
         for move in moves:
@@ -223,7 +223,7 @@ class JournalAndModel(RuleBasedStateMachine):
 
 
 def after(entry: Entry, move: Transition) -> Entry:
-    """Tell how an item stands after a legal move."""
+    """Return an item after an allowed transition."""
     if move.state is S.PLANNED and entry.state in (S.FAILED, S.UNSURE):
         entry = Entry(entry.key, entry.input, entry.state, entry.attempt + 1, move.at)
         move = Transition(move.key, move.state, move.at, failure=move.failure)
@@ -295,7 +295,7 @@ class PostgresAndModel(JournalAndModel):
     def reopen(self) -> None:
         dead, self.dead = self.dead, None
         super().reopen()
-        if dead is not None:  # it says farewell, long after it was buried
+        if dead is not None:  # it closes long after it was replaced
             self.run(dead.close())
 
     dead: AnyJournal | None = None
@@ -303,7 +303,7 @@ class PostgresAndModel(JournalAndModel):
 
 @pytest.fixture(scope="class")
 def database(postgres_server: Server) -> Iterator[None]:
-    """Tell where the database is."""
+    """Create a database for the models."""
     with postgres_server.database("models") as url:
         PostgresAndModel.database = url
         yield

@@ -48,7 +48,7 @@ def statement(path: Path, *statements: str) -> None:
 
 
 def refused(path: Path, *, read: bool = True) -> str:
-    """Give what is said against a journal by those who would write and by those who would read."""
+    """Return the error of opening a journal for writing, which is that for reading, too."""
     with pytest.raises(JournalError) as caught, open_to_write(path):
         pass
     if read:
@@ -105,7 +105,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_killed_while_it_was_made(tmp_path: Path) -> None:
-    """A file whose making was cut short before its tables is made anew."""
+    """A file without tables, whose creation was interrupted, is created again."""
     path = tmp_path / "a"
     statement(path, "PRAGMA journal_mode = WAL")
     assert path.stat().st_size
@@ -114,7 +114,7 @@ def test_killed_while_it_was_made(tmp_path: Path) -> None:
 
 
 def test_one_writer(tmp_path: Path) -> None:
-    """Whoever else would write is refused, whatever name the file goes by, until the end."""
+    """A second writer is refused until the first one ends, whichever name of the file it uses."""
     path, other = tmp_path / "a", tmp_path / "b"
     with open_to_write(path):
         other.symlink_to(path)
@@ -126,7 +126,7 @@ def test_one_writer(tmp_path: Path) -> None:
 
 
 def test_readers_beside_the_writer(tmp_path: Path) -> None:
-    """A reader sees what is committed while the writer goes on."""
+    """A reader sees what is committed while the journal is being written."""
     path = tmp_path / "a"
     with open_to_write(path) as db:
         db.execute(PLAN, ("a",))
@@ -138,7 +138,7 @@ def test_readers_beside_the_writer(tmp_path: Path) -> None:
 
 
 def test_readers_write_nothing(tmp_path: Path) -> None:
-    """A reader cannot write, and makes nothing beside a file that nobody has open."""
+    """A reader cannot write, and creates nothing beside a file that is not open."""
     path = tmp_path / "a"
     with open_to_write(path):
         pass
@@ -173,7 +173,7 @@ def test_reading_where_nothing_may_be_written(
 def test_left_where_nothing_may_be_written(
     tmp_path: Path, public: Path, protected: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    """A log that cannot be read is not passed over: the reader is told to copy both files."""
+    """A log that cannot be read is not ignored: the error says to copy both files."""
     with open_to_write(tmp_path / "a") as db:
         db.execute(PLAN, ("a",))
         for name in ("a", "a-wal"):
@@ -188,7 +188,7 @@ def test_left_where_nothing_may_be_written(
 def test_a_lock_that_cannot_be_taken(
     public: Path, protected: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    """Where the lock may only be read nobody is the only one: that is refused."""
+    """A lock file that is read-only excludes no one, and is refused."""
     path = public / "a"
     with open_to_write(path):
         pass
@@ -237,7 +237,7 @@ def test_an_impossible_path(tmp_path: Path) -> None:
     assert "cannot be a journal" in refused(tmp_path / "a\0b")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a folder of which nobody is the master")
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder without an owner")
 def test_a_folder_without_files(tmp_path: Path) -> None:
     """Where the system itself takes no files, that is said."""
     (tmp_path / "a").symlink_to("/proc/a.sqlite")
@@ -273,10 +273,10 @@ def test_a_newer_format(tmp_path: Path) -> None:
         pass
     statement(path, "PRAGMA user_version = 2")
     before = path.read_bytes()
-    told = refused(path)
-    assert "has format 2" in told
-    assert "up to 1" in told
-    assert "install a newer one" in told
+    error = refused(path)
+    assert "has format 2" in error
+    assert "up to 1" in error
+    assert "install a newer one" in error
     assert path.read_bytes() == before
 
 
@@ -289,10 +289,10 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     assert len(content) > 20 * 4096
     content[15 * 4096 : 16 * 4096] = b"\xa5" * 4096
     path.write_bytes(content)
-    told = refused(path, read=False)
-    assert "is damaged" in told
-    assert ".recover" in told
-    assert str(path) in told
+    error = refused(path, read=False)
+    assert "is damaged" in error
+    assert ".recover" in error
+    assert str(path) in error
     assert path.read_bytes() == content
 
 
@@ -329,7 +329,7 @@ def test_the_lock_goes_with_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_transaction_is_undone(tmp_path: Path) -> None:
-    """Whatever is raised within a transaction undoes it, and the next one begins anew."""
+    """An exception rolls the transaction back, and the next one works."""
     with open_to_write(tmp_path / "a") as db:
         with pytest.raises(ZeroDivisionError), transaction(db):  # noqa: PT012 - that is the fact
             db.execute(PLAN, ("a",))
@@ -340,7 +340,7 @@ def test_a_transaction_is_undone(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_cannot_begin(tmp_path: Path) -> None:
-    """Where no transaction has begun there is none to undo: the first error is told."""
+    """If no transaction has begun, there is none to roll back: the first error is raised."""
     with closing(sqlite3.connect(tmp_path / "a", isolation_level=None)) as db:
         db.execute("PRAGMA query_only = 1")
         with pytest.raises(sqlite3.OperationalError, match="readonly"), transaction(db):

@@ -86,7 +86,7 @@ async def test_it_is_a_journal(tmp_path: Path) -> None:
 
 
 async def test_commits_are_shared(tmp_path: Path) -> None:
-    """The first caller begins a commit, and all who call meanwhile share the next ones."""
+    """The first call begins a commit, and all calls meanwhile share the next ones."""
     path = tmp_path / "a"
     names = [str(number) for number in range(1 + GROUP + 10)]
     async with SqliteJournal(path) as journal:
@@ -107,7 +107,7 @@ async def test_one_batch_at_a_time(tmp_path: Path) -> None:
 
 
 async def test_readers_leave_alone_what_was_being_sent(tmp_path: Path) -> None:
-    """Only who opens a journal for writing calls unsure what a dead process was sending."""
+    """Only opening a journal for writing changes what a dead process was sending to unsure."""
     path = tmp_path / "a"
     async with SqliteJournal(path) as journal:
         await journal.plan(planned("a"))
@@ -120,7 +120,7 @@ async def test_readers_leave_alone_what_was_being_sent(tmp_path: Path) -> None:
 
 
 async def test_damage_that_is_found_while_reading(tmp_path: Path) -> None:
-    """Damage that comes about later is told to whoever meets it, and the rest goes on."""
+    """Later damage is an error of the calls that read it, and other calls work."""
     path = tmp_path / "a"
     async with SqliteJournal(path) as journal:
         await journal.plan(planned("a", "b"))
@@ -150,7 +150,7 @@ async def test_a_page_that_is_damaged_later(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files there")
 async def test_no_room(tmp_path: Path) -> None:
-    """Where the disk takes no more, all are told, nothing is lost, and it goes on with room."""
+    """If the disk is full, all calls raise, nothing is lost, and later calls work."""
     import resource
 
     path = tmp_path / "a"
@@ -184,19 +184,19 @@ async def test_no_room(tmp_path: Path) -> None:
 async def test_killed(tmp_path: Path, lines: int) -> None:
     """Every move that was acknowledged is there after a kill -9, and the lock is not."""
     path = tmp_path / "a"
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(lines):
-            told[process.stdout.readline().strip()] += 1
+            reported[process.stdout.readline().strip()] += 1
         try:
             with pytest.raises(JournalError, match="in use by another batch"):
                 await SqliteJournal(path).__aenter__()
         finally:
             process.send_signal(signal.SIGKILL)
-        told.update(line.strip() for line in process.stdout if line.endswith("\n"))
-    assert told.total() >= lines
+        reported.update(line.strip() for line in process.stdout if line.endswith("\n"))
+    assert reported.total() >= lines
     async with SqliteJournal(path) as journal:
         for entry in await entries(journal):
             moves = [move.state for move in await journal.history(entry.key)]
@@ -206,4 +206,4 @@ async def test_killed(tmp_path: Path, lines: int) -> None:
                 moves.pop()
             assert moves == ([S.PLANNED, S.SUBMITTING] * len(moves))[: len(moves)]
             # What was written and not yet said is there too: one move at most.
-            assert told[entry.key] <= len(moves) - 1 <= told[entry.key] + 1
+            assert reported[entry.key] <= len(moves) - 1 <= reported[entry.key] + 1

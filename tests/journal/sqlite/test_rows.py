@@ -206,7 +206,7 @@ def test_a_new_attempt_clears_everything(db: sqlite3.Connection) -> None:
 
 
 def test_a_failure_explains_the_last_move(db: sqlite3.Connection) -> None:
-    """A refusal is told while the item waits to be sent again, and no longer."""
+    """A refusal is stored while the item waits to be sent again, and no longer."""
     refused = Failure("RateLimitError", "slowly")
     commit(db, [plan("a"), move("a", S.SUBMITTING)])
     commit(db, [record(Transition("a", S.PLANNED, NOW, failure=refused))])
