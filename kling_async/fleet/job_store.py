@@ -85,6 +85,7 @@ class JobStore:
         self._listener: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._connection.hurry(None)
         try:
             with self._explaining():
                 await self._install()

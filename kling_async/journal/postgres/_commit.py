@@ -30,7 +30,7 @@ from kling_async.journal.postgres._rows import READ_ITEMS, ItemRow, is_storable
 from kling_async.journal.postgres._schema import LOCK
 from kling_async.journal.postgres._workers import check_alive
 from kling_async.journal.serialization import DamageError, format_details, plan_items
-from kling_async.journal.threaded import ClaimCall, PlanCall, RecordCall, ReleaseCall, apply_calls
+from kling_async.journal.threaded import ClaimCall, PlanCall, RecordCall, apply_calls
 
 if TYPE_CHECKING:
     from kling_async.journal.postgres._schema import Database
@@ -156,7 +156,7 @@ class Changes:
                 return [self._claim(entry, peek=call.peek) for entry in call.entries]
             case RecordCall():
                 self._record(call.transitions)
-            case ReleaseCall():
+            case _:
                 self._release(call.keys, ended=call.ended)
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -102,11 +102,14 @@ class PostgresJournal(ThreadedJournal):
         self._address = Address.parse(url, name)
         super().__init__(str(self._address), read_only=read_only, most=GROUP)
         self._lease = lease
-        self._timeout = timeout_for_lease(lease)
         self._connection = ConnectionManager(
-            self._address.conninfo, timeout=self._timeout, patience=lease / 2, read_only=read_only
+            self._address.conninfo,
+            timeout=timeout_for_lease(lease),
+            patience=lease / 2,
+            read_only=read_only,
         )
-        self._runner: asyncio.Runner | None = None  # in the thread
+        self._resources = ExitStack()  # the runner and the connection, in the thread
+        self._runner: asyncio.Runner | None = None
         self._batch = 0
         self._session: WorkerSession | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -169,8 +172,8 @@ class PostgresJournal(ThreadedJournal):
 
     def _open(self) -> None:
         runner = asyncio.Runner(debug=False, loop_factory=asyncio.SelectorEventLoop)
-        runner.get_loop()  # is created here, in the thread
-        self._runner = runner
+        self._runner = self._resources.enter_context(runner)
+        self._resources.callback(lambda: runner.run(self._connection.close()))
         self._connection.hurry(None)
         # A server that was never reached is not waited for: the URL may be wrong.
         self._run(self._find if self._read_only else self._join, patience=0.0)
@@ -212,10 +215,8 @@ class PostgresJournal(ThreadedJournal):
                 with suppress(JournalError):  # then the items are released when the lease expires
                     self._run(partial(leave_batch, session=session), patience=_CLOSING_PATIENCE)
         finally:
-            runner, self._runner = self._runner, None
-            if runner is not None:
-                runner.run(self._connection.close())
-                runner.close()
+            self._runner = None
+            self._resources.close()
 
     def _run(
         self, work: Callable[[Database], Awaitable[_T]], *, patience: float | None = None
@@ -223,7 +224,7 @@ class PostgresJournal(ThreadedJournal):
         """Run ``work`` on the connection, and turn errors into a :class:`JournalError`."""
 
         async def run(connection: Connection) -> _T:
-            return await work(Database(connection, self._timeout))
+            return await work(Database(connection, timeout_for_lease(self._lease)))
 
         assert self._runner is not None  # noqa: S101 - it is open
         try:
