@@ -262,7 +262,7 @@ def test_the_pace_of_a_limit(requests_per_minute: int) -> None:
         ("http://cache", "not at http://"),
         ("cache:6379", "not at anything else"),
         ("pass:word://cache", "not at anything else"),
-        ("redis://:pass:word@cache:port", "the address of the limits at redis:// is none"),
+        ("redis://:pass:word@cache:port", "invalid limiter URL, redis:"),
     ],
 )
 def test_addresses_that_are_none(url: str, told: str) -> None:
@@ -310,7 +310,7 @@ async def test_the_memory_tells_when_it_is_gone() -> None:
         task: asyncio.Future[object] = asyncio.ensure_future(call())
         await asyncio.sleep(0.7)
         engine.unreachable = True
-        with pytest.raises(Exception, match="gone with the answer"):
+        with pytest.raises(Exception, match="before its answer"):
             await task
         with pytest.raises(Exception, match="is gone"):
             await call()

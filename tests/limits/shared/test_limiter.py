@@ -841,7 +841,7 @@ async def test_waiting_for_the_engine(share: Share, caplog: pytest.LogCaptureFix
     assert now() <= 31.2
     lost, back = (record.getMessage() for record in caplog.records)
     assert lost == (
-        "the limits at MemoryLimitsBackend cannot be kept: the engine in memory is gone;"
+        "the limits at MemoryLimitsBackend cannot be kept: the backend in memory is unreachable;"
         " everything waits until it is back"
     )
     assert back == "the limits at MemoryLimitsBackend are kept again"
@@ -867,7 +867,7 @@ async def test_an_answer_that_is_lost(share: Share) -> None:
     limiter = share(engine, Limits(concurrent_tasks=1))
     waiting = asyncio.create_task(limiter.slot())
     await asyncio.sleep(0.15)  # it has been given, and the answer is under way
-    assert len(engine._leases) == 1  # noqa: SLF001 - nobody else is told
+    assert len(engine._stored.leases) == 1  # noqa: SLF001 - nobody else is told
     engine.unreachable = True
     await asyncio.sleep(1)
     engine.unreachable = False

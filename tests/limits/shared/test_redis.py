@@ -44,9 +44,9 @@ def own_server() -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (PASSWORD, "wrong", "refuses us"),
-        (f":{PASSWORD}@", "", "refuses us"),
-        (f":{PASSWORD}@", "nobody:wrong@", "refuses us"),
+        (PASSWORD, "wrong", "refuses access"),
+        (f":{PASSWORD}@", "", "refuses access"),
+        (f":{PASSWORD}@", "nobody:wrong@", "refuses access"),
     ],
 )
 async def test_wrong_passwords(
@@ -67,7 +67,7 @@ async def test_a_user_without_rights(redis_url: str, share: Share) -> None:
         for name, forbidden in (("poor", ["-evalsha", "-eval"]), ("meek", ["-info"])):
             await admin.acl_setuser(name, commands=["+@all", *forbidden], **rights)
     poor = share(redis_url.replace(f":{PASSWORD}@", "poor:p@"), FAST)
-    with pytest.raises(ConfigurationError, match="refuses us"):
+    with pytest.raises(ConfigurationError, match="refuses access"):
         await poor.request()
     meek = share(redis_url.replace(f":{PASSWORD}@", "meek:p@"), FAST)
     for call in (meek.request, meek.slot):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.limits.shared.window import COUNTED, LEASE, STEP, Ledger, Report, SharedWindow
+from kling_async.limits.shared.window import LEASE, STEP, Ledger, Report, SharedWindow
+from kling_async.limits.window import COUNTED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +18,13 @@ def test_turns_within_the_limit() -> None:
     """As many turns as the limit are given at once; the next ones when answers are old enough."""
     window = SharedWindow()
     assert window.accept(0.0, Report("a", 1)) == 1
-    assert window.give(0.0, "a", 2, 3) == [0.0, 0.0]
-    assert window.give(0.0, "a", 5, 3) == [0.0]
-    assert window.give(0.0, "a", 5, 3) == []
+    assert window.grant(0.0, "a", 2, 3) == [0.0, 0.0]
+    assert window.grant(0.0, "a", 5, 3) == [0.0]
+    assert window.grant(0.0, "a", 5, 3) == []
     assert window.accept(10.0, Report("a", 2, 1, 1, ((4.0, 1), (1.0, 1)))) == 2
-    turns = window.give(10.0, "a", 5, 3)
+    turns = window.grant(10.0, "a", 5, 3)
     assert [turn - turn % STEP for turn in turns] == turns
-    assert [0 <= turn - COUNTED - at <= STEP for turn, at in zip(turns, (6, 9), strict=True)]
+    assert [0 <= turn - COUNTED_FOR - at <= STEP for turn, at in zip(turns, (6, 9), strict=True)]
     assert window.count(10.0) == 5
 
 
@@ -31,17 +32,19 @@ def test_an_answered_request_counts_for_a_minute() -> None:
     """It ceases to count 60 s after its answer, or up to a step later."""
     window = SharedWindow()
     window.accept(100.0, Report("a", 1, 0, 0, ((3.0, 7),)))
-    assert window.count(97.0 + COUNTED - 0.01) == 7
-    assert window.count(97.0 + COUNTED + STEP) == 0
+    assert window.count(97.0 + COUNTED_FOR - 0.01) == 7
+    assert window.count(97.0 + COUNTED_FOR + STEP) == 0
 
 
 def test_a_process_that_is_dead() -> None:
     """What it had under way counts until its lease ends, and 60 s from then."""
     window = SharedWindow()
     window.accept(0.0, Report("a", 1, 0, 5))
-    assert window.count(LEASE + COUNTED - 0.1) == 5
-    assert window.count(LEASE + COUNTED + STEP) == 0
-    assert window.accept(LEASE + COUNTED + 1, Report("a", 2, 1)) == 0  # it is not known any more
+    assert window.count(LEASE + COUNTED_FOR - 0.1) == 5
+    assert window.count(LEASE + COUNTED_FOR + STEP) == 0
+    assert (
+        window.accept(LEASE + COUNTED_FOR + 1, Report("a", 2, 1)) == 0
+    )  # it is not known any more
 
 
 def test_a_process_that_comes_back() -> None:
@@ -70,7 +73,7 @@ def test_a_ledger_reports_each_answer_once() -> None:
     assert ledger.report(3.0) == Report("a", 4, 3, 2)
     ledger.acknowledge(0)  # an engine that has forgotten everything
     assert ledger.report(3.0).answered == ((1.875, 2), (1.5, 1), (1.0, 1))
-    assert [number for _, number in ledger.report(1.25 + COUNTED).answered] == [1, 1]
+    assert [number for _, number in ledger.report(1.25 + COUNTED_FOR).answered] == [1, 1]
 
 
 def test_a_ledger_with_nothing_to_report() -> None:
@@ -159,7 +162,7 @@ class Model:
         known = self._window.accept(self.now, report)
         if known != report.sequence:
             return known, []
-        return known, self._window.give(self.now, report.holder, number, self._limit)
+        return known, self._window.grant(self.now, report.holder, number, self._limit)
 
 
 @given(
