@@ -93,7 +93,7 @@ class Ledger:
         else:
             self._answered.append(_AnswerGroup(now, now, number))
 
-    def report(self, now: float) -> Report:
+    def create_report(self, now: float) -> Report:
         """Return what the backend is not known to have."""
         self._sequence += 1
         while self._answered and self._answered[0].ended <= now - COUNTED_FOR:
