@@ -1,8 +1,8 @@
-"""What the engine in PostgreSQL says to it: for each call the statements of one transaction.
+"""The SQL of the backend in PostgreSQL: for each call the statements of one transaction.
 
-They are sent in one message, so that the server runs them to their end, and frees the lock of the
-name's row, whatever happens to this process meanwhile. What one statement finds out for the next
-ones is written into that row: above all ``seen``, the moment that counts as now in all of them.
+They are sent in one message, so that the server completes them, and releases the lock of the name's
+row, whatever happens to this process meanwhile. What one statement computes for the next ones is
+stored in that row: above all ``seen``, the time that counts as now in all of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from kling_async.limits.shared.window import LEASE, STEP
 from kling_async.limits.window import COUNTED_FOR
 
-# One after another, though several processes may begin at the same moment.
+# The lock is for processes that begin at the same time.
 TABLES = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_limits'));
 CREATE TABLE IF NOT EXISTS kling_async_limits (
     name text PRIMARY KEY,
-    run text,  -- of the server; another one may know less than was reserved
+    run text,  -- of the server; another one may know less than was granted
     born float8 NOT NULL DEFAULT 0,
     seen float8 NOT NULL DEFAULT '-infinity',
     set_back float8 NOT NULL DEFAULT 0,
@@ -54,8 +54,8 @@ SELECT to_regclass('kling_async_limits'), to_regclass('kling_async_limits_holder
     to_regclass('kling_async_limits_window'), to_regclass('kling_async_leases')
 """
 
-# Lock the row, and note the time. A server that knows nothing of what was reserved before begins
-# with a rest; one whose clock was set back is told again what processes have, and when it was.
+# Lock the row, and store the time. A server that may have lost grants gives none at first; to one
+# whose clock was set back, processes report again what they have, and since when.
 _LOCK = """
 INSERT INTO kling_async_limits (name) VALUES (%(name)s) ON CONFLICT DO NOTHING;
 SELECT FROM kling_async_limits WHERE name = %(name)s FOR UPDATE;
@@ -64,7 +64,7 @@ _KNOW = f"""{_LOCK}
 WITH clock AS MATERIALIZED (
     SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
         extract(epoch FROM pg_postmaster_start_time())::text AS this_run
-), news AS MATERIALIZED (
+), clock_change AS MATERIALIZED (
     SELECT now, this_run, CASE WHEN seen - now >= 1 THEN seen - now ELSE 0 END AS back,
         run IS DISTINCT FROM this_run AS other
     FROM kling_async_limits, clock WHERE name = %(name)s
@@ -78,7 +78,7 @@ UPDATE kling_async_limits SET
         WHEN other THEN greatest(next_at, now + %(settle)s::float8) ELSE next_at END,
     paused_at = paused_at - back,
     resume_at = resume_at - back
-FROM news WHERE name = %(name)s;
+FROM clock_change WHERE name = %(name)s;
 DELETE FROM kling_async_limits_holders h USING kling_async_limits l
 WHERE l.name = %(name)s AND h.name = l.name AND set_back > 0;
 DELETE FROM kling_async_limits_window w USING kling_async_limits l
@@ -86,9 +86,9 @@ WHERE l.name = %(name)s AND w.name = l.name
     AND (set_back > 0 OR step <= floor(seen / {STEP}));
 UPDATE kling_async_leases s SET ends_at = ends_at - set_back, since = since - set_back
 FROM kling_async_limits l WHERE l.name = %(name)s AND s.name = l.name AND set_back > 0;
-"""  # noqa: S608 - all parts stand here
+"""  # noqa: S608 - all parts are constants
 
-# See kling_async.limits.shared.window. A process without reports counts as dead.
+# See kling_async.limits.shared.window. A process that does not report counts as dead.
 _EXPIRE = f"""
 WITH dead AS (
     UPDATE kling_async_limits_holders h SET under_way = 0
@@ -120,8 +120,8 @@ GROUP BY step
 ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
 """  # noqa: S608 - as above
 
-# The turns: each when the pace allows it, and when so many requests have ceased to count that it
-# fits into the limit.
+# Each grant is due when the schedule allows it, and when so many requests have ceased to count that
+# it fits into the limit.
 _GIVE = f"""
 WITH me AS MATERIALIZED (
     SELECT l.*, h.sequence, greatest(next_at, seen - %(burst)s::float8, resume_at) AS start
@@ -141,25 +141,25 @@ WITH me AS MATERIALIZED (
     SELECT place, (SELECT min(at) FROM rooms WHERE room > place) AS at
     FROM generate_series(0, %(number)s::bigint - 1) AS place, me
     WHERE sequence = %(sequence)s
-), turns AS MATERIALIZED (
+), grants AS MATERIALIZED (
     SELECT place, place * %(interval)s::float8
-        + greatest(start, max(at - place * %(interval)s::float8) OVER (ORDER BY place)) AS turn
+        + greatest(start, max(at - place * %(interval)s::float8) OVER (ORDER BY place)) AS due
     FROM fits, me WHERE at IS NOT NULL
 ), taken AS (
-    UPDATE kling_async_limits_holders SET under_way = under_way + (SELECT count(*) FROM turns)
-    WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM turns)
+    UPDATE kling_async_limits_holders SET under_way = under_way + (SELECT count(*) FROM grants)
+    WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM grants)
 )
 UPDATE kling_async_limits l SET
     requests_per_minute = %(requests)s,
-    next_at = coalesce((SELECT max(turn) + %(interval)s::float8 FROM turns), l.next_at)
+    next_at = coalesce((SELECT max(due) + %(interval)s::float8 FROM grants), l.next_at)
 FROM me WHERE l.name = me.name
 RETURNING me.sequence, greatest(0, me.resume_at - me.seen), me.seen - me.paused_at, me.born,
-    me.set_back, ARRAY(SELECT turn - seen FROM turns, me ORDER BY place)
+    me.set_back, ARRAY(SELECT due - seen FROM grants, me ORDER BY place)
 """  # noqa: S608 - as above
 RESERVE = _KNOW + _EXPIRE + _REPORT + _GIVE
 
 PAUSE = f"""{_LOCK}
-WITH news AS MATERIALIZED (
+WITH refusal AS MATERIALIZED (
     SELECT now, now - %(age)s::float8 >= paused_at AS is_first,
         now - %(age)s::float8 >= paused_at
             OR resume_at > now AND resume_at < now + %(delay)s::float8 AS began
@@ -170,7 +170,7 @@ UPDATE kling_async_limits SET
     paused_at = CASE WHEN is_first THEN now ELSE paused_at END,
     resume_at = CASE WHEN began THEN greatest(resume_at, now + %(delay)s::float8)
         ELSE resume_at END
-FROM news WHERE name = %(name)s
+FROM refusal WHERE name = %(name)s
 RETURNING began, greatest(0, resume_at - now)
 """  # noqa: S608 - as above
 LEASE_CALL = f"""{_KNOW}
@@ -179,7 +179,7 @@ WHERE l.name = %(name)s AND s.name = l.name AND s.ends_at <= seen;
 INSERT INTO kling_async_leases
 SELECT name, key, %(holder)s, seen - held_for, seen + ends_in
 FROM unnest(%(keys)s::text[], %(held_for)s::float8[], %(ends_in)s::float8[])
-    AS told (key, held_for, ends_in), kling_async_limits WHERE name = %(name)s
+    AS reported (key, held_for, ends_in), kling_async_limits WHERE name = %(name)s
 ON CONFLICT (name, key) DO UPDATE
 SET holder = excluded.holder, since = excluded.since, ends_at = excluded.ends_at
 -- another process may have it for longer

@@ -114,7 +114,7 @@ class LeaseStatus:
     Attributes:
         acquired: The ids that were granted: the first ones of those requested.
         epoch: Changes whenever the backend has lost some of its state.
-        learned: The text about the learned cap; empty if there is none.
+        learned: The text about the learned cap; empty after no refusal.
         held: How many leases all processes hold.
         confirmed: How many of them have a known task.
         set_back: Seconds by which this call found the backend's clock to be set back.

@@ -89,7 +89,7 @@ class MemoryLimitsBackend:
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Apply a report, and reserve up to ``number`` of the next grants."""
-        await self._send()
+        await self._delay_call()
         now, set_back = self._read_clock(schedule)
         stored, delays = self._stored, []
         acknowledged = stored.window.accept(now, report)
@@ -103,12 +103,12 @@ class MemoryLimitsBackend:
         stored.requests_per_minute = schedule.requests_per_minute
         pause, paused_for = max(0.0, stored.resumes_at - now), now - stored.paused_at
         answer = Reservation(tuple(delays), acknowledged, pause, paused_for, stored.epoch, set_back)
-        await self._receive()
+        await self._delay_answer()
         return answer
 
     async def pause(self, delay: float, age: float) -> PauseStatus:
         """Grant no request for ``delay`` seconds."""
-        await self._send()
+        await self._delay_call()
         now, stored = self._clock(), self._stored
         is_new = now - age >= stored.paused_at
         if is_new:
@@ -116,12 +116,12 @@ class MemoryLimitsBackend:
         if began := is_new or now < stored.resumes_at < now + delay:
             stored.resumes_at = max(stored.resumes_at, now + delay)
         answer = PauseStatus(began, max(0.0, stored.resumes_at - now))
-        await self._receive()
+        await self._delay_answer()
         return answer
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Renew, acquire and release leases in one step."""
-        await self._send()
+        await self._delay_call()
         now, set_back = self._read_clock(update.schedule)
         stored, holder = self._stored, update.holder
         leases = {key: held for key, held in stored.leases.items() if held.expires_at > now}
@@ -141,12 +141,12 @@ class MemoryLimitsBackend:
         answer = LeaseStatus(
             acquired, stored.epoch, stored.learned, len(leases), confirmed, set_back
         )
-        await self._receive()
+        await self._delay_answer()
         return answer
 
     async def peek(self) -> Usage:
         """Return what is in use, and change nothing."""
-        await self._send()
+        await self._delay_call()
         now, stored = self._clock(), self._stored
         answer = Usage(
             requests=stored.window.count(now),
@@ -160,7 +160,7 @@ class MemoryLimitsBackend:
                 if held.expires_at > now
             ),
         )
-        await self._receive()
+        await self._delay_answer()
         return answer
 
     async def close(self) -> None:
@@ -195,13 +195,13 @@ class MemoryLimitsBackend:
         stored.seen_at = max(now, stored.seen_at)
         return now, set_back
 
-    async def _send(self) -> None:
+    async def _delay_call(self) -> None:
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
             raise LimiterError("the backend in memory is unreachable")
         self.calls += 1
 
-    async def _receive(self) -> None:
+    async def _delay_answer(self) -> None:
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
             raise LimiterError("the backend in memory became unreachable before its answer")

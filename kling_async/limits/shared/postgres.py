@@ -1,8 +1,8 @@
 """Shared limits in PostgreSQL 12 or later: one row for each name, and one for each lease.
 
 Each call is one transaction, sent in one message: no lock is held while the client does anything.
-Time is the server's. Commits wait for the disk as the server has it: after a crash it goes on as
-the same one, and must not have forgotten turns that it gave.
+Time is the server's. Commits wait for the disk as the server is configured: after a crash it
+continues as the same one, and must not have lost grants.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PostgresLimitsBackend:
         self._line = Line(url, self._prepare, silent=True)
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
-        """Take in a report, and reserve the next turns."""
+        """Apply a report, and reserve up to ``number`` of the next grants."""
         values = {
             "settle": schedule.recovery_delay,
             "burst": schedule.burst,
@@ -90,13 +90,13 @@ class PostgresLimitsBackend:
         )
 
     async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Give no turn for ``delay`` seconds."""
+        """Grant no request for ``delay`` seconds."""
         *_, rows = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
         began, remaining = _numbers(rows[0])
         return PauseStatus(bool(began), remaining)
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
-        """Keep, give and free leases, all at once."""
+        """Renew, acquire and release leases in one step."""
         known, news = update.learned or ("", "")
         values = {
             "settle": update.schedule.recovery_delay,
@@ -126,7 +126,7 @@ class PostgresLimitsBackend:
         )
 
     async def peek(self) -> Usage:
-        """Return what is in use."""
+        """Return what is in use, and change nothing."""
         (rows,) = await self._execute(_postgres_sql.LOOK, {}, _LOOK)
         learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
         used, requests, tasks, pause = _numbers(numbers)

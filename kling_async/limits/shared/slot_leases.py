@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from random import random
 from typing import TYPE_CHECKING, Self, cast
 from uuid import uuid4
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LeaseStatus
     from kling_async.results import TaskRef
 
-# Seconds between attempts of a process that finds no free slot. All processes try equally often,
-# and so have equal chances.
+# Seconds between attempts of a process that finds no free slot, on average. All processes try
+# equally often, and not always in the same order, and so have equal chances.
 _RETRY_EVERY = 0.1
 
 # Seconds for which changes are gathered before they are reported.
@@ -270,7 +271,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         for slot, lease in zip(renewed, leases, strict=True):
             slot.reported_until = sent + lease.ends_in
         if len(status.acquired) < wanted and sent >= self._learned.acquire_at:
-            self._learned.acquire_at = sent + _RETRY_EVERY
+            jitter = 0.75 + random() / 2  # noqa: S311 - no secret
+            self._learned.acquire_at = sent + _RETRY_EVERY * jitter
         self._apply(status, sent)
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:

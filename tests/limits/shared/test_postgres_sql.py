@@ -103,7 +103,7 @@ asyncio.run(main())
 
 
 async def test_a_process_that_is_stopped_in_the_middle(postgres_url: str) -> None:
-    """Whenever a process is suspended, the others go on, and the server waits for nothing."""
+    """Whenever a process is suspended, the others continue, and the server waits for nothing."""
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", WORKER, postgres_url), stdout=asyncio.subprocess.PIPE
     )
