@@ -75,6 +75,7 @@ class BatchRun:
         self.client = client
         self.journal = journal
         self.options = options
+        self.folder = options.folder
         self.guard = guard
         self.claims = claims
         self.counts: Counter[ItemState] = Counter()
@@ -145,7 +146,7 @@ class ItemRun:
         self._run = run
         self._work = work
         self._input = work.item[1]
-        self._error = to_error(entry)
+        self._error = None if entry.failure is None else to_error(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of a submit of this run
 
@@ -175,14 +176,12 @@ class ItemRun:
         except (JournalError, ClientClosedError):  # no step can be taken, or recorded, any more
             raise
         except KlingError as error:
-            if self.entry.ref is not None and self.entry.result is None:  # a task exists
-                error.ref, error.may_have_charged = self.entry.ref, True
             self._error = error
         return self.outcome()
 
     def outcome(self, *, done_by_other: bool = False) -> Outcome:
         """Return what became of the item."""
-        entry, folder = self.entry, self._run.options.folder
+        entry, folder = self.entry, self._run.folder
         return Outcome(
             self._work.index,
             self._input,
@@ -301,13 +300,14 @@ class ItemRun:
         except KlingError as error:
             if verdicts.judge_error(error) is Verdict.ACCOUNT_REFUSED:
                 self._run.guard.refuse(error, self._input.model)
+            error.ref, error.may_have_charged = entry.ref, True  # whatever the error is of
             raise
         else:
             await self._record_state(ItemState.FINISHED, result=result)
         return True
 
     async def _save_files(self) -> bool:
-        result, folder = self.entry.result, self._run.options.folder
+        result, folder = self.entry.result, self._run.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
         self._work.task_ended()  # another task may run during the download
 
@@ -332,7 +332,7 @@ class ItemRun:
 
         Files of a shared journal may be on another machine, and are not checked.
         """
-        files, folder = self.entry.files, self._run.options.folder
+        files, folder = self.entry.files, self._run.folder
         if folder is None or self._run.journal.shared:
             return True
         return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
