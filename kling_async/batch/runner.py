@@ -49,7 +49,7 @@ _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemS
 
 # Seconds before the first resubmission of a failed item, doubled with each up to the longest; half
 # of the wait is random.
-_FIRST_RESUBMISSION, _LONGEST_RESUBMISSION = 30.0, 3_600.0
+_FIRST_WAIT, _LONGEST_WAIT = 30.0, 3_600.0
 
 
 class BatchRun:
@@ -82,10 +82,7 @@ class BatchRun:
         self.submitting: set[ItemRun] = set()
         self.downloads: asyncio.Semaphore = asyncio.Semaphore(options.downloads)
         self._fan_out = client.fan_out(
-            self.run_item,
-            in_flight=options.in_flight,
-            ordered=ordered,
-            on_abandoned=log_journaled,
+            self.run_item, in_flight=options.in_flight, ordered=ordered, on_abandoned=log_journaled
         )
         self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries)
         self._ending = asyncio.Lock()
@@ -107,7 +104,10 @@ class BatchRun:
         if claim.ownership is Ownership.TOLD:
             return item.outcome(done_by_other=True)
         outcome = await item.run()
-        await self.claims.release(item.entry.key, ended=item.has_ended)
+        # A file that was not saved is left to other workers.
+        reported = next_step(item.entry, self.options, fresh=True) is Step.REPORT
+        ended = reported and item.entry.state in _ENDED
+        await self.claims.release(item.entry.key, ended=ended)
         return outcome
 
     async def close(self) -> None:
@@ -149,12 +149,6 @@ class ItemRun:
         self._error = None if entry.failure is None else to_error(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of a submit of this run
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing is left to do, for any worker. A file that was not saved is left."""
-        step = next_step(self.entry, self._run.options, fresh=True)
-        return step is Step.REPORT and self.entry.state in _ENDED
 
     async def run(self) -> Outcome | None:
         """Take step after step until nothing is left to do, or a step fails."""
@@ -246,13 +240,13 @@ class ItemRun:
         finally:
             guard.submit_ended(started=self.entry.state is not ItemState.PLANNED)
             self._work.submitted()
-        self._fresh = True
-        self._error = error
         return await self._conclude_failed_submit(error)
 
     async def _conclude_failed_submit(self, error: KlingError) -> bool:
         """Act on the verdict of a submit; see the table in ``protocol/verdicts.py``."""
         guard = self._run.guard
+        self._fresh = True
+        self._error = error
         match verdicts.CONSEQUENCES[verdicts.judge_error(error)].fate:
             case ItemFate.UNSURE:
                 await self._record_state(ItemState.UNSURE, failure=to_failure(error))
@@ -272,14 +266,8 @@ class ItemRun:
         failed = self.entry.state is ItemState.FAILED and not self.entry.was_rejected
         if failed and self._run.guard.stopped is None:
             self._work.submitted()  # the next items need not wait behind this one
-            await asyncio.sleep(
-                backoff(
-                    self.entry.attempt,
-                    _FIRST_RESUBMISSION,
-                    _LONGEST_RESUBMISSION,
-                    chance=0.5 + random() / 2,  # noqa: S311 - jitter
-                )
-            )
+            chance = 0.5 + random() / 2  # noqa: S311 - jitter
+            await asyncio.sleep(backoff(self.entry.attempt, _FIRST_WAIT, _LONGEST_WAIT, chance))
         return await self._submit()
 
     async def _wait_for_task(self) -> bool:
@@ -317,12 +305,9 @@ class ItemRun:
 
         async with self._run.downloads:
             # Only files that this journal has saved are replaced: others are of other batches.
+            entry = self.entry
             files = await self._run.client.save(
-                result,
-                folder,
-                name=self.entry.key,
-                previous=self.entry.files,
-                on_renewed=on_renewed,
+                result, folder, name=entry.key, previous=entry.files, on_renewed=on_renewed
             )
         await self._record_state(ItemState.SAVED, files=files)
         return True
