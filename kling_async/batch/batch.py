@@ -61,7 +61,7 @@ class Batch:
             a network file system, where SQLite's locks do not work.
         options: The options; by default those of ``BatchOptions()``.
         **keywords: Single options, such as ``download_to="videos/"``. They replace those of
-            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
+            ``options``; see :class:`~kling_async.BatchOptions`.
 
     Raises:
         ConfigurationError: An option is out of range, or the journal is neither a path nor a URL.
