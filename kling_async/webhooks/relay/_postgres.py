@@ -33,8 +33,8 @@ _POLL = 0.5
 # Seconds between two looks for old rows, and after which a row is old.
 _PURGE_EVERY, _OLD = 60.0, 3_600
 
-# Processes may begin at the same moment: one after another. Nobody minds if a crash takes the
-# rows away, so that they need not be written to the disk twice.
+# Processes may start at the same moment: one creates the table at a time. A crash may remove the
+# rows, so that they need not be written to the disk twice.
 _TABLE = """
 SELECT pg_advisory_xact_lock(hashtext('kling_async_callbacks'));
 CREATE UNLOGGED TABLE IF NOT EXISTS kling_async_callbacks (
