@@ -75,7 +75,7 @@ class FileDownload:
                 if error.errno not in _TOO_MANY_OPEN:
                     raise self._source.error(text) from None
                 busy = AnswerLostError(str(error), retryable=True)
-                wait = retry.wait(busy, attempt, clock() - started, random())  # noqa: S311 - jitter
+                wait = retry.next_delay(busy, attempt, clock() - started, random())  # noqa: S311 - jitter
                 if wait is None:
                     raise self._source.error(text, retryable=True) from None
                 delay = wait
@@ -119,7 +119,7 @@ class FileDownload:
                 return
             if part.size - best >= CHUNK_BYTES:
                 best, attempt, started = part.size, 1, clock()
-            delay = retry.wait(error, attempt, clock() - started, random())  # noqa: S311 - jitter
+            delay = retry.next_delay(error, attempt, clock() - started, random())  # noqa: S311 - jitter
             if delay is None:
                 size = f"{part.size} of {part.total or 'unknown'} bytes"
                 rest = f"{size} came"
