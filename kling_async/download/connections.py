@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kling_async._network.proxies import Proxies, route
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import run_in_thread
 from kling_async.download.addresses import InternalHostError, is_internal, resolve_redirect
 from kling_async.errors import ConfigurationError
 
@@ -110,7 +110,7 @@ class DownloadSession:
         permitted = hosts.permits_internal(host)
         if not permitted and is_internal(host):
             raise InternalHostError(host)
-        proxy = await in_thread(lambda: self._proxies.find(url))
+        proxy = await run_in_thread(lambda: self._proxies.find(url))
         direct = proxy is None  # a proxy resolves the name, and may itself be internal
         if self._lent and direct and not permitted:
             await _check_addresses(url)

@@ -23,7 +23,7 @@ from hashlib import sha256
 from random import random
 from typing import TYPE_CHECKING
 
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import run_in_thread
 from kling_async.download import files
 from kling_async.download.names import alternative_names
 from kling_async.download.parts import Part, remove_stale
@@ -85,24 +85,24 @@ class FileDownload:
         part = Part(self._path, self._digest)
         try:
             if not self._job.overwrite and self._job.previous is None:
-                kept = await in_thread(self._find_existing)
+                kept = await run_in_thread(self._find_existing)
                 if kept is not None:
                     return kept
-            await in_thread(part.lock)
+            await run_in_thread(part.lock)
             await self._fetch_part(part)
-            return await in_thread(lambda: self._publish(part))
+            return await run_in_thread(lambda: self._publish(part))
         except files.NoSpaceError as error:
             raise self._no_space(part, f": {error}") from None
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
-            usage = await in_thread(lambda: shutil.disk_usage(self._path.parent))
+            usage = await run_in_thread(lambda: shutil.disk_usage(self._path.parent))
             needed = max((part.total or 0) - part.size, 0) + files.RESERVE_BYTES
             room = f"{needed} more bytes are needed, {usage.free} are free"
             raise self._no_space(part, f" ({error.strerror}): {room}") from None
         finally:
             files.DISK_SPACE.release(part)
-            await in_thread(part.close)
+            await run_in_thread(part.close)
 
     async def _fetch_part(self, part: Part) -> None:
         """Repeat attempts until the part is complete, or until the policy gives up."""

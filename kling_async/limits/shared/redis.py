@@ -23,7 +23,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from kling_async._utils.backends import in_time
+from kling_async._utils.backends import answer_timeout
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _redis_scripts
 from kling_async.limits.shared._learned_cap import parse_learned_cap
@@ -182,7 +182,7 @@ class RedisLimitsBackend:
         within: float = _SILENCE,
     ) -> list[str]:
         try:
-            async with in_time(within):
+            async with answer_timeout(within):
                 answer = await script(self._keys[:keys], arguments)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigurationError(f"the engine of the limits refuses us: {error}") from error
