@@ -20,7 +20,7 @@ from kling_async._network.connection_errors import (
     describe,
     not_sent,
 )
-from kling_async._network.connector import connector, warn_if_plain
+from kling_async._network.connector import connector, warn_about_idle_connections
 from kling_async._network.proxies import Proxies, route
 from kling_async._utils.deadlines import Deadline, Deadlines
 from kling_async._utils.loops import LoopResources
@@ -101,9 +101,9 @@ class AiohttpTransport:
                 raise ConfigurationError(
                     f"session must be an aiohttp.ClientSession: {session!r:.80}"
                 )
-            warn_if_plain(session)
+            warn_about_idle_connections(session)
         base = URL(base_url, encoded=True)
-        found = (proxies or Proxies.of(session)).find(base)
+        found = (proxies or Proxies.of_session(session)).find(base)
         self._proxy = proxy = _checked_proxy(base, found, lent=session is not None)
         self._base = str(base)
         self._connections = connections

@@ -67,18 +67,20 @@ class LoopResources(dict[asyncio.AbstractEventLoop, _T]):
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
 
     async def add(self, value: _T) -> _T:
-        """Add the resource of the running loop, in place of the previous one."""
-        await self.close()
+        """Add the resource of the running loop, which has none yet."""
         loop = asyncio.get_running_loop()
-        guard = self._guard(loop, value)
-        await anext(guard)
-        self[loop], self._guards[loop] = value, guard
+        self[loop], self._guards[loop] = value, self._guard(loop, value)
+        await anext(self._guards[loop])
+        await self._close_where(lambda one: one.is_closed())
         return value
 
     async def close(self) -> None:
         """Close the resource of the running loop, and those of loops that have ended."""
         running = asyncio.get_running_loop()
-        for loop in [one for one in self._guards if one is running or one.is_closed()]:
+        await self._close_where(lambda one: one is running or one.is_closed())
+
+    async def _close_where(self, chosen: Callable[[asyncio.AbstractEventLoop], bool]) -> None:
+        for loop in list(filter(chosen, self._guards)):
             await self._guards[loop].aclose()
 
     async def _guard(self, loop: asyncio.AbstractEventLoop, value: _T) -> AsyncGenerator[None]:
