@@ -22,7 +22,7 @@ from weakref import WeakSet
 from attrs import evolve
 
 from kling_async._network.proxies import Proxies
-from kling_async._utils.cleanups import Cleanups
+from kling_async._utils.shielding import Cleanups
 from kling_async._utils.urls import is_unencrypted
 from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict
 
-from kling_async._utils.backends import POSTGRES_DEFAULTS, cut, in_time
+from kling_async._utils.backends import POSTGRES_DEFAULTS, answer_timeout, shut_down_socket
 from kling_async.errors import ConfigurationError
 
 _T = TypeVar("_T")
@@ -130,7 +130,7 @@ class Line:
 
         try:
             with suppress(TimeoutError):
-                async with in_time(within):
+                async with answer_timeout(within):
                     await asyncio.wait([task])
         finally:
             # By a timer, and not by what comes after an await: the caller may be cancelled again.
@@ -142,7 +142,7 @@ class Line:
             if cancelled is not None:
                 raise cancelled
         if was_cut and (task.cancelled() or isinstance(task.exception(), psycopg.Error)):
-            raise TimeoutError(f"no answer within {within} s")  # libpq's words describe the cut
+            raise TimeoutError(f"no answer within {within} s")  # libpq describes the shutdown
         return task.result()
 
     async def close(self) -> None:
@@ -170,7 +170,7 @@ class Line:
             task.cancel()
             return
         with suppress(psycopg.Error):  # it may be closed already
-            cut(self._db.fileno())
+            shut_down_socket(self._db.fileno())
 
 
 async def execute(

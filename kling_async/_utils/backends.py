@@ -1,4 +1,4 @@
-"""The servers that processes share: their addresses, who speaks to them, and for how long."""
+"""Servers that several processes share: their modules, connections and answers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 POSTGRES_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "connect_timeout": "10",
-        # A dead network is noticed within half a minute: before other workers may take over what
-        # this one has.
+        # A dead network is detected within half a minute, before other workers take over the work
+        # of this one.
         "keepalives_idle": "10",
         "keepalives_interval": "5",
         "keepalives_count": "3",
@@ -28,12 +28,12 @@ POSTGRES_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
         "application_name": "kling_async",
     }
 )
-"""libpq's parameters of each connection, unless the URL says otherwise."""
+"""Parameters of all connections, unless the URL has others."""
 
-# Pieces of the time for an answer. However long this process stands still, it loses one of them.
+# Parts of the time for an answer. However long this process is suspended, it loses one of them.
 _TICKS = 10
 
-# The scheme of an address, and the extra that it needs, after which our modules are named, too.
+# The extra that each URL scheme needs. The modules of the package are named after it, too.
 _EXTRAS = {
     "redis": "redis",
     "rediss": "redis",
@@ -44,23 +44,23 @@ _EXTRAS = {
 }
 
 
-def speaker(url: str, modules: str, purpose: str) -> ModuleType:
-    """Return the module that speaks to the server at an address. Nothing is sent.
+def load_backend(url: str, modules: str, purpose: str) -> ModuleType:
+    """Return the module for the server at a URL. Nothing is sent.
 
     Args:
-        url: The address.
-        modules: The name of such a module, with ``{}`` for the kind of server.
-        purpose: What the server is for, in words that can begin a sentence.
+        url: The URL.
+        modules: The name of such a module, with ``{}`` in place of the kind of server.
+        purpose: What the server is for, at the beginning of a message.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known.
-        MissingExtraError: The package that speaks to it is not installed.
+        ConfigurationError: The scheme of the URL is unknown.
+        MissingExtraError: The driver is not installed.
     """
-    scheme, parted, _ = url.partition("://")
-    if not parted or scheme not in _EXTRAS:
-        kinds = ", ".join(f"{kind}://" for kind in _EXTRAS)
-        told = f"{scheme}://" if parted and scheme.isalnum() else "anything else"
-        raise ConfigurationError(f"{purpose} can be at {kinds}; not at {told}")
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _EXTRAS:
+        known = ", ".join(f"{one}://" for one in _EXTRAS)
+        given = f"{scheme}://" if separator and scheme.isalnum() else "anything else"
+        raise ConfigurationError(f"{purpose} can be at {known}; not at {given}")
     extra = _EXTRAS[scheme]
     try:
         return import_module(modules.format(extra))
@@ -68,22 +68,21 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
         raise missing_extra(extra, f"{purpose} at {scheme}:// needs another package") from error
 
 
-def cut(fd: int) -> None:
-    """End a connection, so that whoever waits for the server hears of it at once."""
-    with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as way:
-        way.shutdown(socket.SHUT_RDWR)  # of whatever family it is
+def shut_down_socket(fd: int) -> None:
+    """Shut down a connection, so that whatever waits for data from it ends at once."""
+    with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as connection:
+        connection.shutdown(socket.SHUT_RDWR)  # of any address family
 
 
 @asynccontextmanager
-async def in_time(seconds: float | None) -> AsyncIterator[None]:
-    """Cancel what runs inside of it if a server has not answered after so many seconds.
+async def answer_timeout(seconds: float | None) -> AsyncIterator[None]:
+    """Limit the time that the block waits for a server's answer.
 
-    Unlike with ``asyncio.timeout``, only time counts in which this process could have heard the
-    answer. While it stands still, or its event loop is blocked, the server may have stood still,
-    too, or have answered long ago.
+    Unlike ``asyncio.timeout``, this counts only the time in which this process could have received
+    the answer. While it is suspended, or its event loop is blocked, the answer may have arrived.
 
     Args:
-        seconds: None waits for ever.
+        seconds: The number of seconds. None waits without a limit.
 
     Raises:
         TimeoutError: There was no answer.

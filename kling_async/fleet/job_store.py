@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
 
-from kling_async._utils.backends import cut
+from kling_async._utils.backends import shut_down_socket
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import JournalError
 from kling_async.journal.postgres._watch import longest
@@ -321,7 +321,7 @@ async def _cut_off(db: psycopg.AsyncConnection, asked: asyncio.Future[_T]) -> No
     """End what the server is asked; if it is still under way, so does the connection."""
     if not asked.done():
         with suppress(psycopg.Error):  # it is lost already
-            cut(db.fileno())
+            shut_down_socket(db.fileno())
         await asyncio.wait((asked,))
         await db.close()
     if not asked.cancelled():

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import frozen
 
-from kling_async._utils.cleanups import outlive
+from kling_async._utils.shielding import await_task
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs.base import Input
 from kling_async.results import Result, TaskRef
 
 if TYPE_CHECKING:
-    from kling_async._utils.cleanups import Cleanups
+    from kling_async._utils.shielding import Cleanups
     from kling_async.tasks.abandoned import AbandonedTasks
 
 _T = TypeVar("_T")
@@ -314,7 +314,7 @@ class FanOut(Generic[_T]):
         """Abandon the rest and clean up; the exception is the one that the caller will get."""
         self._outcomes.left = True
         try:
-            await outlive(self._abandon(error))
+            await await_task(self._abandon(error))
         except asyncio.CancelledError as again:  # replaces the error
             self._abandoned.note(again)
             raise

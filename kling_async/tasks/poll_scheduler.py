@@ -21,9 +21,15 @@ from attrs import Factory, define
 
 from kling_async._utils.deadlines import Deadlines
 from kling_async._utils.loops import PerLoop
-from kling_async.policy.callback_health import Arrivals
-from kling_async.policy.durations import Durations, Kind, expected, presumed_lifetime, took
-from kling_async.policy.polling import Budget, spacing
+from kling_async.policy.callback_health import CallbackHealth
+from kling_async.policy.durations import (
+    Durations,
+    Kind,
+    measured_duration,
+    presumed_lifetime,
+    vendor_estimate,
+)
+from kling_async.policy.polling import PollBudget, poll_spacing
 from kling_async.results import TaskState
 
 if TYPE_CHECKING:
@@ -88,7 +94,7 @@ class KindHistory:
     """
 
     def __init__(self, kind: Kind) -> None:
-        self.durations: Durations | None = expected(kind)
+        self.durations: Durations | None = vendor_estimate(kind)
         self.lifetime: float = presumed_lifetime(self.durations, accepted=True)
         # Tasks that are never polled again must not pile up.
         self.pending: deque[_Pending] = deque(maxlen=_LONGEST_LINE)
@@ -113,7 +119,7 @@ class KindHistory:
         for known in ready:
             if known is not None:
                 before = self.durations
-                self.durations = before.learn(known) if before else Durations((known,))
+                self.durations = before.observe(known) if before else Durations((known,))
                 self.lifetime = presumed_lifetime(self.durations, accepted=True)
 
 
@@ -156,8 +162,8 @@ class _PollQueue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self.loop = loop
-        self.budget: Budget = Budget(limits.requests_per_minute, loop.time())
-        self.health: Arrivals = Arrivals()
+        self.budget: PollBudget = PollBudget(limits.requests_per_minute, loop.time())
+        self.health: CallbackHealth = CallbackHealth()
         self.polling = 0  # how many polls are under way
         self.cancelled = 0  # how many entries no longer count
         self.weights = self.ends = 0.0
@@ -168,8 +174,8 @@ class _PollQueue:
 
     @property
     def spacing(self) -> float:
-        """See :func:`~kling_async.policy.polling.spacing`."""
-        return spacing(self.budget.planned_rate, self.weights, self.ends)
+        """See :func:`~kling_async.policy.polling.poll_spacing`."""
+        return poll_spacing(self.budget.planned_rate, self.weights, self.ends)
 
     def lateness(self, now: float) -> float:
         """Return how late the first poll of the queue is, in seconds."""
@@ -209,11 +215,11 @@ class _PollQueue:
             if not_before > now:
                 heapreplace(entries, (not_before, number, future, not_before))
                 continue
-            if self.polling >= self._room or (wait := budget.wait(now)):
+            if self.polling >= self._room or (wait := budget.time_until_poll(now)):
                 break
             heappop(entries)
             self.polling += 1
-            budget.polled(now)
+            budget.count_poll(now)
             future.set_result(None)
         # Without room, the poll that is recorded next starts another one.
         if entries and self.polling < self._room:
@@ -273,17 +279,19 @@ class PollScheduler:
     def unsure_lifetime(self, kind: Kind) -> float:
         """Return the seconds after which a task that may have been started has ended."""
         history = self._histories.get(kind)
-        return presumed_lifetime(history.durations if history else expected(kind), accepted=False)
+        return presumed_lifetime(
+            history.durations if history else vendor_estimate(kind), accepted=False
+        )
 
     def count_submit(self) -> None:
         """Record that a submit takes its share of the request limit."""
         queue = self._queues.get()
-        queue.budget.submitted(queue.loop.time())
+        queue.budget.count_submit(queue.loop.time())
 
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""
         queue = self._queues.get()
-        queue.health = queue.health.came(queue.loop.time())
+        queue.health = queue.health.received(queue.loop.time())
 
     def poll_now(self, tracked: TrackedTask, *, certain: bool = False) -> None:
         """Poll a task now: it may have ended.
@@ -356,7 +364,7 @@ class PollScheduler:
         queue.ends -= turn.ends
         if snapshot is not None:
             now = queue.loop.time()
-            queue.budget.answered(now - tracked.polled_at)
+            queue.budget.record_response_time(now - tracked.polled_at)
             if tracked.age is not Age.EXACT and snapshot.created_at is not None:
                 lived = (datetime.now(UTC) - snapshot.created_at).total_seconds()
                 if lived > 0:  # else the clocks disagree, and the presumed age is as good
@@ -388,12 +396,12 @@ class PollScheduler:
         if tracked.age is Age.EXACT:
             ages = [] if tracked.running_age is None else [tracked.running_age]
             ages.append(now - tracked.started_at)
-        duration = took(snapshot, ages)
+        duration = measured_duration(snapshot, ages)
         succeeded = snapshot.state is TaskState.SUCCESS
         tracked.history.record_end(tracked, duration if succeeded else None, now)
         if tracked.expects_callback:
             ended_at = now if duration is None else tracked.started_at + duration
-            queue.health = queue.health.without(ended_at)
+            queue.health = queue.health.missed_end(ended_at)
 
     def _schedule(self, tracked: TrackedTask, queue: _PollQueue, now: float) -> float:
         """Schedule the next poll; return when it is due."""

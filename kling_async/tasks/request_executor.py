@@ -111,7 +111,8 @@ class RequestExecutor:
             error = outcome.error
             refused = isinstance(error, RateLimitError)
             limit = self.retry.patience if refused and request.kind == "submit" else patience
-            delay = self.retry.wait(error, attempt, clock() - started, random(), patience=limit)  # noqa: S311 - jitter
+            chance = random()  # noqa: S311 - jitter
+            delay = self.retry.next_delay(error, attempt, clock() - started, chance, patience=limit)
             if isinstance(error, RateLimitError):
                 self._pause(request, error, attempt, delay, permit)
             if delay is None:

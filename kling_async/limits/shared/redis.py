@@ -24,7 +24,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from kling_async._utils.backends import in_time
+from kling_async._utils.backends import answer_timeout
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _redis_scripts
 from kling_async.limits.shared._learned_cap import parse_learned_cap
@@ -133,7 +133,7 @@ class RedisLimitsBackend:
         **arguments: Any,  # noqa: ANN401 - as the script needs
     ) -> dict[str, Any]:
         try:
-            async with in_time(timeout):
+            async with answer_timeout(timeout):
                 answer: str = await script(self._keys, [json.dumps(arguments)])
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigurationError(f"the limiter's server refuses access: {error}") from error
