@@ -26,6 +26,7 @@ from kling_async._utils.cleanups import Cleanups
 from kling_async._utils.urls import is_unencrypted
 from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.inputs.base import Input
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.policy.durations import Kind
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from kling_async.events import Hook
-    from kling_async.inputs.base import Input
     from kling_async.limits.base import Limiter
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.tasks.abandoned import AbandonedTasks, Report
@@ -229,8 +229,10 @@ class KlingClient:
             ConnectError: The service cannot be reached.
             APIError: The service said no; ``may_have_charged`` tells whether it may cost.
         """
-        check_input(input)
-        check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
+        if not isinstance(input, Input):
+            check_input(input)  # raises
+        if observer is not None:
+            check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
         return await self._submitter.submit(input, callback_url, observer)
 
     async def generate(

@@ -138,7 +138,7 @@ class CallbackRouter:
             current = asyncio.get_running_loop()
         except RuntimeError:
             current = None
-        loop = self._scheduler.loop or current
+        loop = self._scheduler.queues.loop or current
         if loop is None:  # no loop runs on which a caller could wait
             return False
         known = callback.nonce in self._pending or (

@@ -145,13 +145,13 @@ class TrackedTask:
 class _Turn:
     """One poll, from the wait for it until it is recorded."""
 
-    queue: _PollQueue
+    queue: PollQueue
     weight: float  # what it adds to the sums for the spacing
     ends: float
     future: asyncio.Future[None]
 
 
-class _PollQueue:
+class PollQueue:
     """The waiters on one event loop, and the timer for the first of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
@@ -233,18 +233,9 @@ class PollScheduler:
 
     def __init__(self, polling: Polling, limits: Limits) -> None:
         self.deadlines: Deadlines = Deadlines()
+        self.queues: PerLoop[PollQueue] = PerLoop("client", lambda loop: PollQueue(loop, limits))
         self._polling = polling
         self._histories: dict[Kind, KindHistory] = {}
-        self._queues: PerLoop[_PollQueue] = PerLoop("client", lambda loop: _PollQueue(loop, limits))
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop on which tasks are waited for, unless it is closed."""
-        return self._queues.loop
-
-    def check_loop(self) -> None:
-        """Raise a ConfigurationError if another running event loop uses the client."""
-        self._queues.get()
 
     def track(
         self, kind: Kind, age: float | None = 0.0, *, expects_callback: bool = False
@@ -277,12 +268,12 @@ class PollScheduler:
 
     def count_submit(self) -> None:
         """Record that a submit takes its share of the request limit."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         queue.budget.submitted(queue.loop.time())
 
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         queue.health = queue.health.came(queue.loop.time())
 
     def poll_now(self, tracked: TrackedTask, *, certain: bool = False) -> None:
@@ -295,7 +286,7 @@ class PollScheduler:
             certain: It is known how the task has ended, so that no status call is sent. This is
                 always followed.
         """
-        queue = self._queues.get()
+        queue = self.queues.get()
         wakes = tracked.wakes
         tracked.expects_callback = False
         if not certain:
@@ -317,7 +308,7 @@ class PollScheduler:
 
     async def wait_until_due(self, tracked: TrackedTask) -> None:
         """Wait until a task is to be polled; then poll it, and call :meth:`record` in any case."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         now = queue.loop.time()
         durations = tracked.history.durations
         if tracked.loop is not queue.loop:
@@ -325,7 +316,9 @@ class PollScheduler:
         relies_on_callback = tracked.expects_callback and not queue.health.stopped
         if tracked.due is None:
             tracked.due = tracked.started_at + self._polling.first_wait(
-                durations, called_back=relies_on_callback, spacing=queue.spacing
+                durations,
+                called_back=relies_on_callback,
+                spacing=queue.spacing,
             )
         turn = tracked.turn = _Turn(queue, 0.0, 0.0, queue.loop.create_future())
         if durations is not None:
@@ -361,11 +354,20 @@ class PollScheduler:
                 lived = (datetime.now(UTC) - snapshot.created_at).total_seconds()
                 if lived > 0:  # else the clocks disagree, and the presumed age is as good
                     tracked.started_at = now - lived
-            if snapshot.state.ended:
-                self._record_end(tracked, snapshot, queue, now)
-            else:
+            if not snapshot.state.ended:
                 tracked.running_age = now - tracked.started_at
                 self._schedule(tracked, queue, now)
+            else:
+                ages: list[float] = []
+                if tracked.age is Age.EXACT:
+                    ages = [] if tracked.running_age is None else [tracked.running_age]
+                    ages.append(now - tracked.started_at)
+                duration = took(snapshot, ages)
+                succeeded = snapshot.state is TaskState.SUCCESS
+                tracked.history.record_end(tracked, duration if succeeded else None, now)
+                if tracked.expects_callback:
+                    ended_at = now if duration is None else tracked.started_at + duration
+                    queue.health = queue.health.without(ended_at)
         queue.release_due()
 
     def reschedule(self, tracked: TrackedTask, at_most: float = inf) -> None:
@@ -375,27 +377,13 @@ class PollScheduler:
             tracked: The task.
             at_most: Seconds of the longest wait.
         """
-        queue = self._queues.get()
+        queue = self.queues.get()
         now = queue.loop.time()
         due = self._schedule(tracked, queue, now)
         tracked.due = min(due, now + at_most)
         tracked.not_before = min(tracked.not_before, now + at_most)
 
-    def _record_end(
-        self, tracked: TrackedTask, snapshot: Snapshot, queue: _PollQueue, now: float
-    ) -> None:
-        ages: list[float] = []
-        if tracked.age is Age.EXACT:
-            ages = [] if tracked.running_age is None else [tracked.running_age]
-            ages.append(now - tracked.started_at)
-        duration = took(snapshot, ages)
-        succeeded = snapshot.state is TaskState.SUCCESS
-        tracked.history.record_end(tracked, duration if succeeded else None, now)
-        if tracked.expects_callback:
-            ended_at = now if duration is None else tracked.started_at + duration
-            queue.health = queue.health.without(ended_at)
-
-    def _schedule(self, tracked: TrackedTask, queue: _PollQueue, now: float) -> float:
+    def _schedule(self, tracked: TrackedTask, queue: PollQueue, now: float) -> float:
         """Schedule the next poll; return when it is due."""
         if tracked.wakes.pending:  # since the status call was sent
             tracked.due = tracked.not_before = max(now, tracked.wakes.at)

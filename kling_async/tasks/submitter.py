@@ -1,11 +1,8 @@
 """Submits: a slot first, then one request whose answer is read even if the caller has left.
 
-A remote task holds its slot from before its submit until it is known to have ended.
-
-A submit is *pending* while it waits for a slot, a permit, or its next attempt. Closing the client
-interrupts pending submits, which costs nothing. Once the request is sent, it runs in an asyncio
-task of its own until it is answered: neither a cancellation of the caller nor closing interrupts
-that.
+Closing the client interrupts a submit that waits for a slot, a permit, or its next attempt, which
+costs nothing. Once the request is sent, it runs in an asyncio task of its own until it is answered:
+neither a cancellation of the caller nor closing interrupts that.
 """
 
 from __future__ import annotations
@@ -212,12 +209,13 @@ class Submitter:
             await asyncio.wait(waiting)
 
     async def _prepare(self, pending: PendingSubmit, attempt: int) -> None:
-        """Wait for what precedes a permit: a slot and, in a fan-out, the end of an outage."""
+        """Wait for a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
         if pending.slot is None:  # the service may have refused the one of the last attempt
             pending.slot = await self._acquire_slot(first=attempt > 1)
-            self._report_limit()
+            if self._executor.limiter.effective_tasks != self._limit:
+                self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
             pending.attempt = await self._submits.get().outage.wait()
 
@@ -277,15 +275,12 @@ class Submitter:
             sending.add(task)
         outcome = await response
         pending.response = pending.task = None
-        if (
-            isinstance(outcome, Failed)
-            and isinstance(outcome.error, RateLimitError)
-            and outcome.error.retryable
-            and pending.slot is not None
-        ):
-            self._executor.limiter.refused(pending.slot)
-            pending.slot = None
-            self._report_limit()
+        if isinstance(outcome, Failed) and pending.slot is not None:
+            error = outcome.error
+            if isinstance(error, RateLimitError) and error.retryable:
+                self._executor.limiter.refused(pending.slot)
+                pending.slot = None
+                self._report_limit()
         return outcome
 
     async def _send(
@@ -328,31 +323,38 @@ class Submitter:
 
     async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
         """Send the request, and return the task that was started, or the failure."""
+<<<<<<< HEAD
         parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
         callback, router = pending.callback, self._router
+=======
+        parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
+>>>>>>> b7d34a5 (Tasks: fewer functions on the way of a submit and a poll)
         try:
             outcome = await self._executor.send(pending.request, parse, permit)
         except BaseException as error:
-            if callback is not None and router is not None:
-                found = router.failed(callback, error)
-                if found is not None and isinstance(error, Exception):
-                    pending.slot = None
-                    return found
+            found = self._recover(pending, error)
+            if found is not None and isinstance(error, Exception):
+                return found
             raise
         if isinstance(outcome, Failed):
-            if callback is not None and router is not None:
-                found = router.failed(callback, outcome.error)
-                if found is not None:  # it has even ended already
-                    pending.slot = None
-                    return found
-            return outcome
+            return self._recover(pending, outcome.error) or outcome
         assert pending.slot is not None  # noqa: S101 - nothing is sent without
+        callback = pending.callback
         nonce = callback.nonce if callback is not None else ""
         task = self._registry.add(outcome, pending.sent, pending.slot, nonce)
         pending.slot = None
         self._executor.emit(Submitted, outcome, pending.sent)
-        if callback is not None and router is not None:
-            router.accepted(callback, task)
+        if callback is not None and self._router is not None:
+            self._router.accepted(callback, task)
+        return task
+
+    def _recover(self, pending: PendingSubmit, error: BaseException) -> Task | None:
+        """Return the task of a submit that failed, if its callback has arrived already."""
+        if pending.callback is None or self._router is None:
+            return None
+        task = self._router.failed(pending.callback, error)
+        if task is not None:
+            pending.slot = None
         return task
 
     def _cancelled(self, pending: PendingSubmit, cancellation: BaseException) -> None:
@@ -418,10 +420,9 @@ class Submitter:
 
     def _report_limit(self) -> None:
         """Emit an event if the effective limit of running tasks has changed."""
-        limiter = self._executor.limiter
-        limit = limiter.effective_tasks
-        if limit != self._limit:
-            self._limit = limit
+        limiter, before = self._executor.limiter, self._limit
+        self._limit = limit = limiter.effective_tasks
+        if limit != before:
             self._executor.emit(TaskLimitChanged, limit, limiter.limits.concurrent_tasks)
 
 

@@ -206,19 +206,14 @@ class Task:
         waiters = self._waiters
         return waiters.line is not None and waiters.loop is asyncio.get_running_loop()
 
-    def _enter(self) -> _Waiters:
-        """Return the waiters of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._waiters.loop is not loop:
-            self._scheduler.check_loop()
-            self._waiters = _Waiters(loop)
-        return self._waiters
-
     async def _next(
         self, shown: Snapshot | None, timeout: float, deadline: float, *, report: bool
     ) -> Snapshot:
         """Wait for a snapshot that differs from the one that was shown, until the deadline."""
-        waiters = self._enter()
+        loop, waiters = asyncio.get_running_loop(), self._waiters
+        if waiters.loop is not loop:
+            self._scheduler.queues.get()  # raises if another running loop uses the client
+            waiters = self._waiters = _Waiters(loop)
         waiters.count += report
         # Only our own wait is inside the time limit, never the caller's code.
         limit = Deadline(self._scheduler.deadlines, deadline)
@@ -228,7 +223,7 @@ class Task:
                     if waiters.line is None:
                         await self._poll(waiters)
                     else:
-                        turn = asyncio.get_running_loop().create_future()
+                        turn = loop.create_future()
                         waiters.line.append(turn)
                         await turn
         except TimeoutError:

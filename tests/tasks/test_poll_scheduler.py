@@ -45,7 +45,7 @@ RUNNING = Snapshot(REF, TaskState.PROCESSING)
 SUCCESS = Snapshot(REF, TaskState.SUCCESS)
 FAILED = Snapshot(REF, TaskState.FAILED)
 
-# Three scheduler at one time, as with all limits up to 599: three quarters of four connections.
+# Three polls at one time, as with all limits up to 599: three quarters of four connections.
 FEW = Limits(requests_per_minute=400)
 # An attached task alone, at the age at which it is presumed to be: a fortieth of 60 s.
 ALONE = 1.5
@@ -79,7 +79,7 @@ async def poll(
 
 
 async def gap(scheduler: PollScheduler, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
-    """Ask after an attached task twice; give the time between the two scheduler."""
+    """Ask after an attached task twice; give the time between the two polls."""
     tracked = scheduler.track(kind, None)
     first = await poll(scheduler, tracked, said)
     return await poll(scheduler, tracked, FAILED) - first
@@ -178,7 +178,7 @@ async def test_age_counts_from_the_submit() -> None:
 
 @pytest.mark.parametrize("limits", [Limits(), FEW, Limits(3000, 100)])
 async def test_the_room(limits: Limits) -> None:
-    """No more than three quarters of the connections serve scheduler at one time."""
+    """No more than three quarters of the connections serve polls at one time."""
     scheduler = PollScheduler(Polling(), limits)
     room = limits.connections * 3 // 4
     assert await fullest(scheduler, room) == room
@@ -250,7 +250,7 @@ async def test_cancellation(at: str) -> None:
     scheduler = PollScheduler(Polling(), FEW)
     tasks = [scheduler.track(ATTACHED, None) for _ in range(3)]
     asking = [asyncio.create_task(poll(scheduler, tracked, takes=5)) for tracked in tasks]
-    # Both have been asked after once, so they wish for scheduler.
+    # Both have been asked after once, so polls are due again.
     one, other = scheduler.track(ATTACHED, None), scheduler.track(ATTACHED, None)
     await asyncio.gather(poll(scheduler, one), poll(scheduler, other), *asking)
 
@@ -501,19 +501,19 @@ class Counted(PollScheduler):
 
     def check(self) -> None:
         """Compare the counters with what is there."""
-        queue = self._queues.get()
-        futures = [future for _, _, future, _ in queue._entries]
+        queue = self.queues.get()
+        futures = [future for _, _, future, _ in queue._entries]  # noqa: SLF001
         waiting = {id(future) for future in futures if not future.done()}
         assert queue.cancelled == len(futures) - len(waiting)
-        assert 0 <= queue.polling <= queue._room
+        assert 0 <= queue.polling <= queue._room  # noqa: SLF001
         assert min(queue.weights, queue.ends) > -1e-9
 
     @property
     def rest(self) -> tuple[int, int, int, float]:
         """What is counted; nothing, once everybody has gone."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         sums = round(queue.weights + queue.ends, 6)
-        return len(queue._entries), queue.cancelled, queue.polling, sums
+        return len(queue._entries), queue.cancelled, queue.polling, sums  # noqa: SLF001
 
 
 async def follow(
@@ -695,16 +695,16 @@ def test_trust_begins_anew() -> None:
 def test_the_loop() -> None:
     """The loop is that on which tasks were waited for last, until it is closed."""
     scheduler = PollScheduler(Polling(), Limits())
-    assert scheduler.loop is None
+    assert scheduler.queues.loop is None
 
     async def wait() -> None:
         await poll(scheduler, scheduler.track(FIVE, None))
-        assert scheduler.loop is asyncio.get_running_loop()
+        assert scheduler.queues.loop is asyncio.get_running_loop()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait())
-        assert scheduler.loop is runner.get_loop()
-    assert scheduler.loop is None
+        assert scheduler.queues.loop is runner.get_loop()
+    assert scheduler.queues.loop is None
 
 
 # -------------------------------------------------------------------------------------------- loops
@@ -778,7 +778,7 @@ async def test_polls_share_the_limit() -> None:
 
 
 async def test_submits_come_first() -> None:
-    """While many are submitted, scheduler have a quarter of the limit, and later all that is free."""
+    """While many are submitted, polls have a quarter of the limit, and later all that is free."""
     scheduler = PollScheduler(Polling(), Limits(60, 3))
 
     async def follow(tracked: TrackedTask, until: float) -> int:
@@ -969,7 +969,7 @@ async def test_a_kind_never_seen() -> None:
 
 
 async def test_a_service_without_times() -> None:
-    """Without the service's times, a task ended half-way between the last two scheduler."""
+    """Without the service's times, a task ended half-way between the last two polls."""
     scheduler = PollScheduler(Polling(), Limits())
     running, ended = (await live(scheduler, NEW, 100.0, told=False))[-2:]
     assert running < 100 <= ended
@@ -1139,7 +1139,7 @@ def evenly(low: float, high: float) -> Callable[[int], float]:
 
 @pytest.mark.slow
 def test_a_hundred_slots() -> None:
-    """With room in the limit, ends are found half a second late, at 17 scheduler a task at most."""
+    """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
     service = Service(evenly(60, 90))
     assert service.run(500, Limits(10_000, 100)) < 5 * 75 + 90
     assert service.lateness(100) < 0.6
@@ -1151,7 +1151,7 @@ def test_a_hundred_slots() -> None:
 
 
 def test_a_full_limit() -> None:
-    """Where scheduler fill the limit, it is never passed, and ends are found a second or two late."""
+    """Where polls fill the limit, it is never passed, and ends are found a second or two late."""
     service = Service(evenly(60, 90))
     assert service.run(500, Limits(1000, 100)) < 5 * 75 + 90
     assert 900 < service.fullest_minute <= 1000

@@ -141,6 +141,7 @@ async def test_the_slot_of_a_process_that_died() -> None:
         await asyncio.sleep(0.1)
         assert alive.slots_in_use == 0
         assert engine.calls <= calls + 1
+        assert task.ref == REF
 
 
 async def test_the_tasks_are_a_copy() -> None:
@@ -173,6 +174,7 @@ async def test_an_older_answer_on_an_attached_task(*, seen: bool) -> None:
     service.registry.update(RUNNING, known=True)
     assert service.registry.tasks == {}
     assert service.slots == 0
+    assert task.ref == REF
 
 
 async def test_a_task_of_another_process() -> None:
@@ -318,6 +320,7 @@ async def test_the_end_of_an_attached_task() -> None:
     service.note(SUCCESS)
     service.note(SUCCESS)
     assert service.events == [TaskEnded(SUCCESS)]
+    assert task.ref == REF
 
 
 async def test_a_404_of_a_young_task() -> None:
@@ -420,16 +423,14 @@ async def test_abandoned_after_the_end() -> None:
     assert received == [(REF,)]
 
 
-# ------------------------------------------------------------------------------ when tasks have ended
+# ---------------------------------------------------------------------------- when tasks have ended
 
 
-def end(service: Service, number: int) -> TaskRef:
-    """See a task running, and then ended."""
+async def end(service: Service, number: int) -> TaskRef:
+    """See a task end that was submitted here."""
     ref = TaskRef(REF.model, f"task_{number}")
-    task = service.registry.attach(ref, KIND, 1.0)
-    service.note(evolve(RUNNING, ref=ref))
+    await service.begin(ref=ref)
     service.note(evolve(SUCCESS, ref=ref))
-    assert task.ref == ref
     return ref
 
 
@@ -437,9 +438,9 @@ async def test_when_a_task_has_ended() -> None:
     """The latest moment counts at which a task was seen to end that had been seen running."""
     service = Service()
     assert service.registry.ended_at(REF) is None
-    end(service, 1)
+    await end(service, 1)
     between = datetime.now(UTC)
-    end(service, 1)
+    await end(service, 1)
     ended_at = service.registry.ended_at(REF)
     assert ended_at is not None
     assert between <= ended_at <= datetime.now(UTC)
@@ -448,12 +449,12 @@ async def test_when_a_task_has_ended() -> None:
 async def test_the_latest_ends_are_remembered() -> None:
     """A process that lives long does not remember all tasks."""
     service = Service()
-    first = end(service, 0)
-    second = end(service, 1)
+    first = await end(service, 0)
+    second = await end(service, 1)
     for number in range(2, 500):
-        end(service, number)
-    end(service, 0)
+        await end(service, number)
+    await end(service, 0)
     assert service.registry.ended_at(second) is not None
-    end(service, 500)
+    await end(service, 500)
     assert service.registry.ended_at(second) is None
     assert service.registry.ended_at(first) is not None
