@@ -142,7 +142,7 @@ class CallbackRouter:
         if loop is None:  # no loop runs on which a caller could wait
             return False
         known = callback.nonce in self._pending or (
-            self._registry.find_called(callback.snapshot.ref, callback.nonce) is not None
+            self._registry.find(callback.snapshot.ref, callback.nonce) is not None
         )
         if loop is current:
             self._route(callback)
@@ -171,7 +171,7 @@ class CallbackRouter:
                 pending.callback = callback
             if pending.lost and self._recover(pending, callback) is not None:
                 self._start(_report_recovered(pending, snapshot.ref))
-        elif (task := self._registry.find_called(snapshot.ref, callback.nonce)) is not None:
+        elif (task := self._registry.find(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
     def _recover(self, pending: PendingCallback, callback: Callback) -> Task | None:

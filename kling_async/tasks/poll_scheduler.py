@@ -158,6 +158,7 @@ class PollQueue:
         self.loop = loop
         self.budget: Budget = Budget(limits.requests_per_minute, loop.time())
         self.health: Arrivals = Arrivals()
+        self.submits: list[float] = []  # when submits were sent that the budget has not counted
         self.polling = 0  # how many polls are under way
         self.cancelled = 0  # how many entries no longer count
         self.weights = self.ends = 0.0
@@ -197,6 +198,9 @@ class PollQueue:
         """Start the polls that are due, as far as there is room, and set the timer."""
         now = self.loop.time()
         entries, budget = self._entries, self.budget
+        for moment in self.submits:
+            budget.submitted(moment)
+        self.submits.clear()
         wait = 0.0
         while entries:
             due, number, future, not_before = entries[0]
@@ -269,7 +273,7 @@ class PollScheduler:
     def count_submit(self) -> None:
         """Record that a submit takes its share of the request limit."""
         queue = self.queues.get()
-        queue.budget.submitted(queue.loop.time())
+        queue.submits.append(queue.loop.time())
 
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""

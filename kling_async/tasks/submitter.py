@@ -18,7 +18,6 @@ from attrs import Factory, define
 from kling_async._utils.loops import PerLoop
 from kling_async.errors import (
     AnswerLostError,
-    APIError,
     ClientClosedError,
     KlingError,
     RateLimitError,
@@ -26,7 +25,7 @@ from kling_async.errors import (
 from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
-from kling_async.protocol import requests, responses, verdicts
+from kling_async.protocol import requests, responses
 from kling_async.protocol.verdicts import Verdict
 from kling_async.tasks.callback_router import PendingCallback
 from kling_async.tasks.outage import Attempt, OutageGate
@@ -168,7 +167,7 @@ class Submitter:
         finally:
             submits.pending.discard(pending)
             if pending.attempt is not None and pending.response is None:
-                pending.attempt.withdrawn()  # else it is under way and has an outcome to come
+                pending.attempt.withdraw()  # else it is under way and has an outcome to come
 
     async def close(self, closer: asyncio.Task[object] | None = None) -> None:
         """Interrupt pending submits, and wait until those under way have been answered.
@@ -293,12 +292,12 @@ class Submitter:
         """Send the request, read the answer, and pass the outcome to the observer and caller."""
         try:
             outcome = await self._exchange(pending, permit)
-            if pending.attempt is not None:
-                _settle_attempt(pending.attempt, outcome)
             if isinstance(outcome, Failed):
                 pending.may_run = outcome.error.may_have_charged
             else:
                 pending.task = outcome
+            if pending.attempt is not None:
+                pending.attempt.record(outcome.error if isinstance(outcome, Failed) else None)
             if pending.observer is not None:
                 await _report(pending.observer, outcome)
                 pending.task = None
@@ -323,12 +322,7 @@ class Submitter:
 
     async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
         """Send the request, and return the task that was started, or the failure."""
-<<<<<<< HEAD
         parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
-        callback, router = pending.callback, self._router
-=======
-        parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
->>>>>>> b7d34a5 (Tasks: fewer functions on the way of a submit and a poll)
         try:
             outcome = await self._executor.send(pending.request, parse, permit)
         except BaseException as error:
@@ -441,18 +435,3 @@ async def _report(observer: SubmitObserver, outcome: Task | Failed) -> None:
     except Exception as error:
         error.add_note(f"the submit was accepted: {outcome.ref}")
         raise
-
-
-def _settle_attempt(attempt: Attempt, outcome: Task | Failed) -> None:
-    """Record what an outcome proves about the service: whether it can be reached."""
-    if not isinstance(outcome, Failed):
-        attempt.succeeded()
-        return
-    error = outcome.error
-    verdict = verdicts.judge_error(error)
-    if verdict is Verdict.UNKNOWN:
-        attempt.undecided()
-    elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:
-        attempt.failed(error, error.retry_after if isinstance(error, APIError) else None)
-    else:
-        attempt.succeeded()

@@ -122,7 +122,7 @@ class Task:
             RequestError: No usable answer came.
         """
         snapshot = await self._registry.read_status(self._ref)
-        if self._lacks_urls(snapshot):
+        if not snapshot.result_urls and self._lacks_urls(snapshot):
             self.notify_ended()  # waiters poll again until the URLs are there
             return snapshot
         self._snapshot = snapshot
@@ -252,7 +252,7 @@ class Task:
             snapshot = self._trouble = None
             try:
                 snapshot = self._final or await self._registry.read_status(self._ref)
-                if self._lacks_urls(snapshot):
+                if not snapshot.result_urls and self._lacks_urls(snapshot):
                     snapshot = None
                     self._trouble = ContractError(
                         f"{self._ref} succeeded, and its result URLs are not there yet",
@@ -277,8 +277,8 @@ class Task:
                     turn.set_result(None)
 
     def _lacks_urls(self, snapshot: Snapshot) -> bool:
-        """Whether an answer says that the task succeeded, and its URLs may be there soon."""
-        if snapshot.state is not TaskState.SUCCESS or snapshot.result_urls:
+        """Whether an answer without URLs says that the task succeeded, and they may come soon."""
+        if snapshot.state is not TaskState.SUCCESS:
             return False
         now = asyncio.get_running_loop().time()
         if self._urls_due is None:

@@ -12,7 +12,7 @@ from kling_async.errors import NotFoundError
 from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
 from kling_async.protocol import requests, responses
-from kling_async.tasks.abandoned import AbandonedTasks
+from kling_async.tasks.abandoned import AbandonedTasks, log_warning
 from kling_async.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -93,18 +93,19 @@ class TaskRegistry:
         slot = self._executor.limiter.adopt(ref, task.presumed_lifetime, on_expired)
         self._held[ref] = _Held(task, slot, on_expired, nonce)
 
-    def find(self, ref: TaskRef) -> Task | None:
-        """Return a task, unless it is unknown or has been seen to end."""
-        held = self._held.get(ref)
-        return self._attached.get(ref) if held is None else held.task
+    def find(self, ref: TaskRef, nonce: str | None = None) -> Task | None:
+        """Return a task, unless it is unknown or has been seen to end.
 
-    def find_called(self, ref: TaskRef, nonce: str) -> Task | None:
-        """Return the task that a callback to the URL with this nonce may be about."""
+        Args:
+            ref: The task.
+            nonce: That of the URL to which a callback about the task came, if one did. A task that
+                was submitted with another one is not returned.
+        """
         held = self._held.get(ref)
         if held is None:
             return self._attached.get(ref)
         # The task of an earlier process may have any nonce.
-        return held.task if held.nonce in {"", nonce} else None
+        return held.task if nonce is None or held.nonce in {"", nonce} else None
 
     def has_nonce(self, ref: TaskRef, nonce: str) -> bool:
         """Whether the task was submitted with the callback URL that has this nonce."""
@@ -181,7 +182,9 @@ class TaskRegistry:
     def abandoned_tasks(self, log: Report | None = None) -> AbandonedTasks:
         """Return the reporter of one operation; see `AbandonedTasks`."""
         return AbandonedTasks(
-            lambda refs: self._executor.emit(TasksAbandoned, refs), log, claim=self._claim
+            lambda refs: self._executor.emit(TasksAbandoned, refs),
+            log or log_warning,
+            claim=self._claim,
         )
 
     def _claim(self, ref: TaskRef) -> bool:

@@ -234,18 +234,18 @@ async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> 
     """A callback speaks of a task at its own URL only, or at any if that is not known."""
     service = Service()
     task = await service.begin(own)
-    assert service.registry.find_called(REF, nonce) is (task if speaks else None)
+    assert service.registry.find(REF, nonce) is (task if speaks else None)
     assert service.registry.has_nonce(REF, nonce) is (own == nonce)
     assert not service.registry.has_nonce(TaskRef(REF.model, "task_2"), nonce)
-    assert service.registry.find_called(TaskRef(REF.model, "task_2"), nonce) is None
-    assert service.registry.find_called(TaskRef("kling-3", REF.task_id), nonce) is None
+    assert service.registry.find(TaskRef(REF.model, "task_2"), nonce) is None
+    assert service.registry.find(TaskRef("kling-3", REF.task_id), nonce) is None
 
 
 async def test_an_attached_task_is_called_at_any_url() -> None:
     """A task of an earlier process may have had any URL of ours."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
-    assert service.registry.find_called(REF, "whichever") is task
+    assert service.registry.find(REF, "whichever") is task
 
 
 async def test_when_a_task_is_asked_after() -> None:
