@@ -119,7 +119,7 @@ class Attempt:
         if self._settled:
             return
         self._settled = True
-        verdict = None if error is None else verdicts.of_error(error)
+        verdict = None if error is None else verdicts.judge_error(error)
         if verdict is Verdict.UNKNOWN:
             gate.breaker.undecided(admission, gate.loop.time(), gate.chance())
         elif verdict and verdicts.CONSEQUENCES[verdict].systemic and error and error.retryable:
