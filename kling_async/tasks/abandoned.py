@@ -65,9 +65,7 @@ class AbandonedTasks:
     ) -> tuple[TaskRef, ...]:
         """Report the references that have not been reported yet, and return them.
 
-        Args:
-            refs: The references; None where there is no task yet.
-            error: The exception that abandons the tasks, which the caller will see.
+        A None among them is ignored. ``error`` is the exception that the caller will get.
         """
         new = tuple(
             ref for ref in dict.fromkeys(refs) if ref is not None and ref not in self._reported

@@ -92,9 +92,7 @@ class CallbackRouter:
     ) -> PendingCallback:
         """Create the callback URL of a submit.
 
-        Args:
-            sent: The input.
-            on_accepted: Called with the reference if the answer is lost and a callback has it.
+        ``on_accepted`` gets the reference if the answer is lost and a callback has it.
         """
         nonce = token_urlsafe(_NONCE_BYTES)
         return PendingCallback(
@@ -116,8 +114,7 @@ class CallbackRouter:
     def failed(self, pending: PendingCallback, error: BaseException) -> Task | None:
         """Expect no callback any more, unless a task may have been started.
 
-        Returns:
-            That task, if its callback has arrived already.
+        Returns that task, if its callback has arrived already.
         """
         if isinstance(error, KlingError) and not error.may_have_charged:
             del self._pending[pending.nonce]

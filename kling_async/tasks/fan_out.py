@@ -209,9 +209,7 @@ class FanOut(Generic[_T]):
     async def outcomes(self, items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[Outcome]:
         """Yield the outcome of each item.
 
-        Args:
-            items: What to read. What it raises ends the run, and is raised. If it is a generator,
-                it is closed at the end.
+        What ``items`` raises ends the run, and is raised. A generator is closed at the end.
         """
         outcomes = self._outcomes
         self._reader = asyncio.create_task(self._read(items))
@@ -233,8 +231,7 @@ class FanOut(Generic[_T]):
     def close(self, error: BaseException) -> None:
         """End the run from outside: its loop gets the outcomes so far, and then the error.
 
-        The clean-up is left to ``cleanups``. A run that has ended, or that belongs to another event
-        loop, is not changed.
+        A run that has ended, or that belongs to another event loop, is not changed.
         """
         if self._reader is None or (self._outcomes.complete and not self._running):
             return

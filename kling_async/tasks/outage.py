@@ -50,11 +50,7 @@ class OutageGate:
         self._was_open = False
 
     async def wait(self) -> Attempt:
-        """Wait until a request may be sent, in the order of the calls.
-
-        The attempt that is returned must be given the outcome of the request. As a context
-        manager, it is withdrawn if the request is not sent.
-        """
+        """Wait until a request may be sent, in the order of the calls."""
         if not self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
             return Attempt(self, admission)
         future: asyncio.Future[Admission] = self.loop.create_future()
@@ -72,8 +68,7 @@ class OutageGate:
     def admit_waiting(self, error: BaseException | None = None) -> None:
         """Admit all that may be sent now, and set the timer for the next probe.
 
-        Args:
-            error: The failure that may have opened the breaker, for the log.
+        If submits wait from now on, ``error`` is logged.
         """
         is_open = self.breaker.is_open
         if is_open and not self._was_open:
@@ -96,7 +91,10 @@ class OutageGate:
 
 @define(eq=False)
 class Attempt:
-    """The admission of one request; receives its outcome. The first outcome counts."""
+    """The admission of one request, which must be given the outcome. The first one counts.
+
+    As a context manager, it is withdrawn if there is no outcome.
+    """
 
     _gate: OutageGate
     _admission: Admission

@@ -1,10 +1,9 @@
 """When each task is polled: one queue and one timer for all tasks of a client.
 
-Whoever waits for a task calls :meth:`PollScheduler.wait_until_due` before each poll. *When* a task
-is due, and how many polls the request limit leaves room for, is decided by the pure policy
-(:mod:`kling_async.policy.polling`). The waiter itself sends the status call, so that nothing is
-left running when it is cancelled. At most three quarters of the client's connections serve polls
-at one time: submits find the others free.
+A waiter calls :meth:`PollScheduler.wait_until_due` before each poll. *When* a task is due, and how
+many polls the request limit leaves room for, is decided by :mod:`kling_async.policy.polling`. The
+waiter itself sends the status call, so that nothing is left running when it is cancelled. At most
+three quarters of the client's connections serve polls at one time: submits find the others free.
 """
 
 from __future__ import annotations
@@ -283,12 +282,8 @@ class PollScheduler:
     def poll_now(self, tracked: TrackedTask, *, certain: bool = False) -> None:
         """Poll a task now: it may have ended.
 
-        At most five such requests for a task are followed, a second apart; later ones do nothing.
-
-        Args:
-            tracked: The task.
-            certain: It is known how the task has ended, so that no status call is sent. This is
-                always followed.
+        At most five such requests for a task are followed, a second apart. If it is ``certain``
+        how the task has ended, no status call is sent, and the request is always followed.
         """
         queue = self.queues.get()
         wakes = tracked.wakes
@@ -375,12 +370,7 @@ class PollScheduler:
         queue.release_due()
 
     def reschedule(self, tracked: TrackedTask, at_most: float = inf) -> None:
-        """Schedule the next poll as after an answer, though there was none.
-
-        Args:
-            tracked: The task.
-            at_most: Seconds of the longest wait.
-        """
+        """Schedule the next poll, in ``at_most`` seconds, though there was no answer."""
         queue = self.queues.get()
         now = queue.loop.time()
         due = self._schedule(tracked, queue, now)

@@ -64,23 +64,22 @@ class SubmitObserver(Protocol):
     """
 
     async def before_send(self) -> None:
-        """Do what must be done before the request is sent, and may cost money from then on.
+        """Do what must be done before the request is sent; it may cost money from then on.
 
-        It has its permit: be quick. What this raises, :meth:`KlingClient.submit` raises, and
-        nothing is sent.
+        It has its permit: be quick. What this raises, ``submit`` raises, and nothing is sent.
         """
 
     async def on_rejected(self, error: KlingError) -> None:
         """Record that it was not accepted and cost nothing. A repetition calls `before_send`.
 
-        What this raises, :meth:`KlingClient.submit` raises, and nothing more is sent.
+        What this raises, ``submit`` raises, and nothing more is sent.
         """
 
     async def on_accepted(self, ref: TaskRef) -> None:
         """Record the task. This is called even if the caller was cancelled meanwhile.
 
-        What this raises, :meth:`KlingClient.submit` raises, with ``ref`` and ``may_have_charged``.
-        The request was accepted, and is never sent again.
+        What this raises, ``submit`` raises, with ``ref`` and ``may_have_charged``. The request was
+        accepted, and is never sent again.
         """
 
 
@@ -172,11 +171,8 @@ class Submitter:
     async def close(self, closer: asyncio.Task[object] | None = None) -> None:
         """Interrupt pending submits, and wait until those under way have been answered.
 
-        A submit that begins meanwhile raises :class:`ClientClosedError`.
-
-        Args:
-            closer: The task that closes the client. If that is the observer of a submit, the
-                submit is not waited for.
+        A submit that begins meanwhile raises :class:`ClientClosedError`. One whose observer closes
+        the client, in the task ``closer``, is not waited for.
         """
         submits = self._submits.get()
         self._closing = True

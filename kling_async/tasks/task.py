@@ -139,7 +139,7 @@ class Task:
         warning of the logger ``kling_async``.
 
         Args:
-            timeout: Seconds to wait, from now. There is always a deadline: half an hour by default.
+            timeout: Seconds to wait, from now; half an hour by default.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -179,12 +179,9 @@ class Task:
             yield snapshot
 
     def notify_running(self) -> bool:
-        """Do as :meth:`notify_ended`, though a callback said that the task still runs.
+        """Do as :meth:`notify_ended` for a callback that said that the task still runs.
 
-        After a few such callbacks, one more does nothing: their number is not limited.
-
-        Returns:
-            Whether a caller waits for the task, or nothing was done.
+        The first five are followed. Returns whether a caller waits, or nothing was done.
         """
         wakes = self._tracked.wakes
         wakes.while_running += 1
@@ -298,12 +295,7 @@ class Task:
 
 
 async def poll_unattended(task: Task, *, once: bool = False) -> None:
-    """Wait for a task for which no caller waits, so that its end is noticed.
-
-    Args:
-        task: The task.
-        once: Send one status call, and do not wait.
-    """
+    """Wait for a task for which no caller waits, or send one status call, to notice its end."""
     try:
         await (task.status() if once else task.outcome())
     except KlingError:  # those that wait for the task get it themselves
