@@ -300,7 +300,7 @@ async def test_polling_is_the_one_given(emulate: Emulate, connect: Connect) -> N
 
 
 async def test_polling_waits_for_the_vendors_figure(emulate: Emulate, connect: Connect) -> None:
-    """By default nobody asks before the quickest videos are done; an attached task at once."""
+    """By default there is no poll before the quickest videos are done; an attached task at once."""
     emulator = await emulate(duration=(90.0, 90.0))
     kling = await connect(emulator)
     task = await kling.submit(MasterTextToVideo("a fox", duration=10))
@@ -327,7 +327,7 @@ def test_several_runs_with_one_client(tmp_path: Path) -> None:
         from kling_async import KlingClient, MasterTextToVideo, Polling
         from kling_async.testing import Emulator
 
-        # Development mode would tell of every turn of the loop that a busy machine made slow.
+        # Development mode would report every iteration of the loop that a busy machine made slow.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         unraisable = []
         sys.unraisablehook = unraisable.append
@@ -638,7 +638,7 @@ async def test_a_page_that_proves_nothing(status: int, serve_app: ServeApp) -> N
 async def test_pages_while_a_task_is_waited_for(
     status: int, page: bytes, serve_app: ServeApp
 ) -> None:
-    """A wait goes on, though minutes of status calls are answered by something else."""
+    """A wait continues, though minutes of status calls are answered by something else."""
 
     async def gateway(request: web.Request) -> web.Response:
         if request.method == "POST":
@@ -674,7 +674,7 @@ async def test_a_deadline_for_the_repetitions(emulate: Emulate, connect: Connect
 
 
 async def test_a_submit_of_ones_own(emulate: Emulate) -> None:
-    """Whoever overrides submit has said what all generations begin with."""
+    """A subclass that overrides submit defines what all generations begin with."""
     emulator, sent = await emulate(), []
 
     class Mine(KlingClient):
@@ -704,7 +704,7 @@ async def test_nobody_listens(emulate: Emulate) -> None:
 
 
 async def test_a_service_that_starts_late() -> None:
-    """A submit that finds nobody listening at first is sent when somebody does."""
+    """A submit that finds no server at first is sent when there is one."""
     starting: list[asyncio.Task[Emulator]] = []
 
     def start(event: Event) -> None:

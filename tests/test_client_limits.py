@@ -99,7 +99,7 @@ async def test_a_refusal_pauses_even_who_gives_up(emulate: Emulate, connect: Con
 
 
 async def test_a_refused_submit_does_not_hold_up_polls(emulate: Emulate, connect: Connect) -> None:
-    """A 429 of a submit without a Retry-After may concern the running tasks: polls go on."""
+    """A 429 of a submit without a Retry-After may concern the running tasks: polls continue."""
     events: list[Event] = []
     emulator = await emulate("submit:2-8=429")
     kling = await connect(emulator, hooks=[events.append], retry=Retry(base=50.0))
@@ -151,7 +151,7 @@ async def test_tasks_of_another_program(emulate: Emulate, connect: Connect) -> N
 
 
 async def test_a_slot_is_free_when_the_end_is_known(emulate: Emulate, connect: Connect) -> None:
-    """The next submit waits until the first task is seen to have ended, though nobody asks."""
+    """The next submit waits until the first task is seen to have ended, though no caller polls."""
     emulator = await emulate("task:1=fail:NSFW")
     kling = await connect(emulator, limits=Limits(concurrent_tasks=1))
     first = await kling.submit(FOX)

@@ -64,7 +64,7 @@ def data(task_id: str, state: str = "success", urls: list[str] | None = None) ->
 
 
 class Service:
-    """Carries out what a client sends, and calls back when it is told to."""
+    """Carries out what a client sends, and calls back as it is instructed."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self.inbox = inbox or Inbox("https://example.com/kling", secret=SECRET)
@@ -133,7 +133,7 @@ class Service:
         self.states[f"task_{number}"] = state
         return self.call(number, state)
 
-    def told(self, *kinds: type[Event]) -> list[Event]:
+    def events_of(self, *kinds: type[Event]) -> list[Event]:
         """Give the events of these kinds."""
         return [event for event in self.events if isinstance(event, kinds)]
 
@@ -204,7 +204,7 @@ async def test_a_submit_that_is_sent_again() -> None:
 
 @pytest.mark.parametrize("state", ["success", "failed"])
 async def test_a_callback_wakes(state: str) -> None:
-    """A callback has the task asked after at once, one time, and its end is told to who waits."""
+    """A callback has the task asked after at once, one time, and the waiter gets its end."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -230,7 +230,7 @@ async def test_a_callback_wakes(state: str) -> None:
 
 
 async def test_many_waiters() -> None:
-    """All who wait for a task are told by one status call."""
+    """One status call serves all waiters of a task."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -300,7 +300,7 @@ async def test_a_callback_beside_trouble() -> None:
 
 
 async def test_a_watcher_is_woken() -> None:
-    """Who watches is told of the end as soon as the callback has come."""
+    """A watcher gets the end as soon as the callback has come."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -331,13 +331,13 @@ async def test_a_callback_that_says_that_it_runs(waits: bool, leftovers: Leftove
         assert service.moments == pytest.approx([asked_at], abs=0.01)
         assert kling.running == ()
         assert wait is None or wait.done()
-        assert service.told(TaskEnded)
+        assert service.events_of(TaskEnded)
         assert not leftovers()
     assert service.inbox.counts == Counts(still_running=1)
 
 
 async def test_it_runs_indeed(leftovers: Leftovers) -> None:
-    """If the task does run, nothing goes on that would ask again by itself."""
+    """If the task does run, nothing is left that would poll again by itself."""
     service = Service()
     async with service.client() as kling:
         await kling.submit(FOX)
@@ -395,8 +395,8 @@ async def test_a_lost_answer_and_a_task_that_runs() -> None:
         await asyncio.sleep(0.1)
         assert kling.running == (TaskRef(MODEL, "task_1"),)
         assert service.limiter.slots_in_use == 1
-        assert service.told(Submitted) == [Submitted(TaskRef(MODEL, "task_1"), FOX)]
-    assert service.told(TasksAbandoned) == [TasksAbandoned((TaskRef(MODEL, "task_1"),))]
+        assert service.events_of(Submitted) == [Submitted(TaskRef(MODEL, "task_1"), FOX)]
+    assert service.events_of(TasksAbandoned) == [TasksAbandoned((TaskRef(MODEL, "task_1"),))]
 
 
 async def test_the_slot_of_a_lost_answer_has_expired() -> None:
@@ -421,7 +421,7 @@ async def test_the_slot_of_a_lost_answer_has_expired() -> None:
 
 
 async def test_a_forged_success() -> None:
-    """A callback that speaks of an end too early wakes nobody; the end is found by polls then."""
+    """A callback that speaks of an end too early wakes no waiter; polls find the end."""
     service = Service()
     async with service.client() as kling:
         wait = await waiting((await kling.submit(FOX)).wait())
@@ -551,7 +551,7 @@ async def test_a_witness_that_fails_after_an_early_callback() -> None:
             with pytest.raises(JournalError):
                 await submit
         await asyncio.sleep(1)
-        assert len(service.told(Submitted)) == 1
+        assert len(service.events_of(Submitted)) == 1
         assert not kling.running
         assert service.limiter.slots_in_use == 0
 
@@ -560,12 +560,12 @@ async def test_a_witness_that_fails_after_an_early_callback() -> None:
 
 
 def lost() -> AnswerLostError:
-    """Make the error of a submit of which nobody knows whether it has started a task."""
+    """Make the error of a submit that may have started a task."""
     return AnswerLostError("lost", may_have_charged=True)
 
 
 async def test_a_lost_answer() -> None:
-    """Where a submit's answer was lost, the callback tells its task, and its end frees the slot."""
+    """Where a submit's answer was lost, the callback names its task, and its end frees the slot."""
     service = Service()
     service.refuses = [lost()]
     async with service.client() as kling:
@@ -612,7 +612,7 @@ async def test_a_lost_answer_whose_callback_was_first() -> None:
         await asyncio.sleep(1)
         service.end()
         assert (await result).ref == TaskRef(MODEL, "task_1")
-        assert not service.told(SubmitFailed)
+        assert not service.events_of(SubmitFailed)
         assert service.limiter.slots_in_use == 0
 
 
@@ -628,7 +628,7 @@ async def test_a_lost_answer_and_another_submits_task() -> None:
         assert service.call(2, task="task_1") == 200
         await asyncio.sleep(1)
         assert not service.asked
-        assert len(service.told(Submitted)) == 1
+        assert len(service.events_of(Submitted)) == 1
         service.end(1)
         await asyncio.sleep(0.1)
         assert wait.done()
@@ -648,7 +648,7 @@ async def test_a_refusal() -> None:
         assert service.end() == 200
         await asyncio.sleep(1)
         assert not service.asked
-        assert not service.told(Submitted, CalledBack)
+        assert not service.events_of(Submitted, CalledBack)
         assert service.limiter.slots_in_use == 0
     assert service.inbox.counts == Counts(unknown=1)
 
@@ -694,7 +694,7 @@ async def test_lost_answers_are_not_kept_for_ever() -> None:
 
 
 def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """If the loop ends during a submit whose callback has come, its task is told all the same."""
+    """If the loop ends during a submit whose callback has come, its task is reported."""
     service = Service()
     service.submit_takes = service.takes = 5.0
 
@@ -711,12 +711,12 @@ def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) ->
     assert not [one for one in caplog.records if one.name == "asyncio" and one.levelno >= 30]
 
 
-# ---------------------------------------------------------------------- tasks that nobody waits for
+# ---------------------------------------------------------------------- tasks without waiters
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
 async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
-    """Where nobody waits for a task, its callback has the end noticed all the same."""
+    """Where no caller waits for a task, its callback has the end noticed all the same."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -739,7 +739,7 @@ async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
 
 
 async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
-    """A client that is closed lets nothing run on that looks after a task for nobody."""
+    """A client that is closed stops what polls tasks without waiters."""
     service = Service()
     async with service.client() as kling:
         for number in (1, 2):
@@ -758,7 +758,7 @@ async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
 
 
 async def test_callbacks_after_the_close(leftovers: Leftovers) -> None:
-    """A closed client begins nothing for a callback; who waits again is told at once."""
+    """A closed client begins nothing for a callback; a later waiter gets an error at once."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -828,7 +828,7 @@ async def test_an_attached_task_of_an_earlier_process() -> None:
 
 
 async def test_an_attached_task_that_nobody_waits_for() -> None:
-    """The end of an attached task is noticed, too, while somebody holds it."""
+    """The end of an attached task is noticed, too, while a caller holds it."""
     service = Service()
     await service.client().submit(FOX)
     async with service.client() as kling:
@@ -884,7 +884,7 @@ async def test_without_confirmation(state: str, waits: bool, leftovers: Leftover
 
 
 async def test_a_success_without_urls() -> None:
-    """A success without result URLs is asked about, whoever is trusted."""
+    """A success without result URLs is asked about, even if callbacks are trusted."""
     service = trusting()
     async with service.client() as kling:
         wait = await waiting((await kling.submit(FOX)).wait())

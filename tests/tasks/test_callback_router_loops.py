@@ -52,7 +52,7 @@ def data(task_id: str, state: str = "success", urls: list[str] | None = None) ->
 
 
 class Service:
-    """Carries out what a client sends, and calls back when it is told to."""
+    """Carries out what a client sends, and calls back as it is instructed."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self.inbox = inbox or Inbox("https://example.com/kling", secret=SECRET)
@@ -121,7 +121,7 @@ class Service:
         self.states[f"task_{number}"] = state
         return self.call(number, state)
 
-    def told(self, *kinds: type[Event]) -> list[Event]:
+    def events_of(self, *kinds: type[Event]) -> list[Event]:
         """Give the events of these kinds."""
         return [event for event in self.events if isinstance(event, kinds)]
 
@@ -153,7 +153,7 @@ async def test_another_thread(waits: bool) -> None:  # noqa: FBT001
 
 
 def test_a_server_with_a_loop_of_its_own() -> None:
-    """The loop of a server in another thread is none on which the client's tasks are waited for."""
+    """The loop of a server in another thread is not the one on which tasks are waited for."""
     service = Service()
     service.states["task_1"] = "processing"
     service.bodies.append({"callback_url": service.inbox.callback_url(MODEL, "n" * 16)})
@@ -181,7 +181,7 @@ def test_a_server_with_a_loop_of_its_own() -> None:
 
 
 def test_no_loop_at_all() -> None:
-    """A callback that comes while nothing runs is taken and counted, and wakes nobody."""
+    """A callback that comes while nothing runs is taken and counted, and wakes no waiter."""
     service = Service()
     kling = service.client()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -245,11 +245,11 @@ def test_a_second_run(thread: bool) -> None:  # noqa: FBT001
 
 
 def test_between_two_runs() -> None:
-    """What comes between two runs of one loop is heard in the second."""
+    """What comes between two runs of one loop is handled in the second."""
     service = Service()
     kling = service.client()
 
-    async def go_on() -> None:
+    async def resume() -> None:
         await asyncio.sleep(1)
         assert not kling.running
         await kling.close()
@@ -259,7 +259,7 @@ def test_between_two_runs() -> None:
         thread = threading.Thread(target=service.end)
         thread.start()
         thread.join()
-        runner.run(go_on())
+        runner.run(resume())
     assert service.asked == {"task_1": 1}
 
 
@@ -296,7 +296,7 @@ async def test_two_clients_and_one_task() -> None:
 
 
 async def test_a_client_that_was_dropped() -> None:
-    """An inbox keeps no client alive, and tells none that is gone."""
+    """An inbox keeps no client alive, and calls none that is gone."""
     service = Service()
     kling = service.client()
     await kling.submit(FOX)
@@ -311,7 +311,7 @@ async def test_a_client_that_was_dropped() -> None:
 
 
 async def test_the_deadline_stands() -> None:
-    """Where neither callback nor poll tells an end, the deadline does."""
+    """Where neither a callback nor a poll shows an end, the deadline does."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)

@@ -85,7 +85,7 @@ async def left_alone(
     events: list[Event],
     leftovers: Leftovers,
     caplog: pytest.LogCaptureFixture,
-    told: Iterable[TaskRef | None] = (),
+    reported: Iterable[TaskRef | None] = (),
 ) -> None:
     """Assert that a fan-out has ended, with all that it had submitted reported."""
     await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def left_alone(
     started = set(refs(emulator))
     reports = [event.refs for event in events if isinstance(event, TasksAbandoned)]
     left = [ref for report in reports for ref in report]
-    assert set(left) == started - set(told)
+    assert set(left) == started - set(reported)
     assert len(left) == len(set(left))
     warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     abandoned = [text for text in warnings if "unattended" in text]
@@ -220,7 +220,7 @@ async def test_an_anyio_scope(
     """A scope that cancels client and loop together leaves nothing open, and nothing unreported."""
     emulator = await emulate("submit:6-=slow:5", duration=by_number(*[1] * 5, rest=600))
     events: list[Event] = []
-    told = []
+    reported = []
     before = open_sessions()  # the emulator's
     with anyio.move_on_after(62) as scope:
         async with (
@@ -231,14 +231,14 @@ async def test_an_anyio_scope(
             if closing:
                 await stack.enter_async_context(aclosing(many))
             async for outcome in many:
-                told.append(outcome.task_ref)
+                reported.append(outcome.task_ref)
                 if inside:
                     await asyncio.sleep(1000)
     assert scope.cancelled_caught
     del many  # as when a function has ended
     await asyncio.sleep(20)
     assert open_sessions() <= before
-    await left_alone(emulator, events, leftovers, caplog, told)
+    await left_alone(emulator, events, leftovers, caplog, reported)
 
 
 async def test_the_client_is_closed(

@@ -85,7 +85,7 @@ async def test_an_outage(takes: float, caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_within_reach() -> None:
-    """While the service answers, nobody waits."""
+    """While the service answers, no submit waits."""
     gate, service = steady(), Service(0.0, 0.0)
     assert set(await asyncio.gather(*(submit(gate, service) for _ in range(100)))) == {1}
     assert asyncio.get_running_loop().time() < 1
@@ -148,7 +148,7 @@ async def test_cancelled_in_the_moment_of_admission() -> None:
 
 
 async def test_the_last_one_is_cancelled() -> None:
-    """When nobody waits any more, no timer is left."""
+    """When no submit waits any more, no timer is left."""
     gate = steady()
     for _ in range(5):
         (await gate.wait()).record(REFUSED)

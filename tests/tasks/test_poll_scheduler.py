@@ -83,7 +83,7 @@ async def live(
     kind: Kind,
     lasts: float,
     *,
-    told: bool = True,
+    dated: bool = True,
     called_back: bool = False,
 ) -> list[float]:
     """Follow a task that lasts so long; give its age at each poll."""
@@ -97,7 +97,7 @@ async def live(
         done = Snapshot(
             REF,
             TaskState.SUCCESS,
-            created_at=zero if told else None,
+            created_at=zero if dated else None,
             completed_at=zero + timedelta(seconds=lasts),
         )
         scheduler.record(tracked, RUNNING if ages[-1] < lasts else done)
@@ -159,7 +159,7 @@ async def test_the_first_come_are_served_first() -> None:
 
 
 async def test_age_counts_from_the_submit() -> None:
-    """A task that nobody waits for grows older all the same: its first poll is not put off."""
+    """A task without waiters grows older all the same: its first poll is not put off."""
     scheduler = PollScheduler(Polling(), Limits())
     early, late = scheduler.track(FIVE), scheduler.track(FIVE)
     await asyncio.sleep(50)
@@ -181,7 +181,7 @@ async def test_the_room(limits: Limits) -> None:
 
 
 class Watched(VirtualLoop):
-    """A loop that tells how many timers are set, and which futures are still known to anyone."""
+    """A loop that counts how many timers are set, and which futures are still known to anyone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,12 +323,12 @@ async def test_a_few_who_have_gone_do_no_harm() -> None:
     assert [await stays] == about(40)
 
 
-# ---------------------------------------------------------------------------------- who is hastened
+# ---------------------------------------------------------------------------------- wake requests
 
 
 @pytest.mark.parametrize("called_back", [True, False])
 async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
-    """Who waits for a task that is hastened is let through at once, the others in their time."""
+    """The waiter of a task that is woken is let through at once, the others in their time."""
     scheduler = PollScheduler(Polling(), Limits())
     one, other = (scheduler.track(FIVE, expects_callback=called_back) for _ in range(2))
     waits = [asyncio.create_task(poll(scheduler, tracked)) for tracked in (one, other)]
@@ -338,7 +338,7 @@ async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
 
 
 async def test_hastened_before_anybody_waits() -> None:
-    """Who comes to wait for a task that was hastened is let through at once."""
+    """A later waiter of a task that was woken is let through at once."""
     scheduler = PollScheduler(Polling(), Limits())
     tasks = [
         scheduler.track(FIVE),
@@ -353,7 +353,7 @@ async def test_hastened_before_anybody_waits() -> None:
 
 
 async def test_hastened_without_room() -> None:
-    """Without room, who is hastened takes his turn among those who are due, and takes it once."""
+    """Without room, a woken task is polled in its turn among those that are due, and once."""
     scheduler = PollScheduler(Polling(), FEW)
     held = [
         asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=10))
@@ -373,7 +373,7 @@ async def test_hastened_without_room() -> None:
 
 
 async def test_hastened_while_asking() -> None:
-    """A task that is hastened while it is asked after, and runs, is asked after again at once."""
+    """A task that is woken while it is asked after, and runs, is asked after again at once."""
     scheduler = PollScheduler(Polling(), Limits())
     tracked = scheduler.track(FIVE)
     asyncio.get_running_loop().call_later(62, scheduler.poll_now, tracked)
@@ -391,7 +391,7 @@ async def test_a_task_that_was_hastened_for_nothing() -> None:
 
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_hastened_and_cancelled(at: str) -> None:
-    """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
+    """A woken waiter that gives up, at any point, leaves neither a place nor a wish behind."""
     scheduler = PollScheduler(Polling(), FEW)
     tracked = scheduler.track(ATTACHED, None)
     await poll(scheduler, tracked)
@@ -429,13 +429,13 @@ def test_hastened_on_the_next_loop() -> None:
         del made[:3]
         for at in (0, 1):
             assert [await poll(scheduler, made[0], takes=1)] == about(at)
-            scheduler.poll_now(made[0])  # while nobody waits here
+            scheduler.poll_now(made[0])  # while there is no waiter here
         assert [await poll(scheduler, made[0], takes=1)] == about(2)
         wait = asyncio.create_task(poll(scheduler, made[0]))
         await asyncio.sleep(0.1)
         return wait
 
-    async def go_on(wait: asyncio.Task[float]) -> None:
+    async def resume(wait: asyncio.Task[float]) -> None:
         at = now()
         scheduler.poll_now(made[0])
         assert [await wait] == about(at)
@@ -446,7 +446,7 @@ def test_hastened_on_the_next_loop() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         second = runner.run(begin())
         left.close()
-        runner.run(go_on(second))
+        runner.run(resume(second))
     assert first.cancelled()
 
 
@@ -472,7 +472,7 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
         await asyncio.sleep(0)
         return wait
 
-    async def go_on(wait: asyncio.Task[float]) -> None:
+    async def resume(wait: asyncio.Task[float]) -> None:
         scheduler.check()
         scheduler.poll_now(tracked[0], certain=True)
         await asyncio.sleep(1e-3)
@@ -486,7 +486,7 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
         second = runner.run(begin())
         left.run(asyncio.sleep(5))
         assert first.done()
-        runner.run(go_on(second))
+        runner.run(resume(second))
 
 
 class Counted(PollScheduler):
@@ -529,7 +529,7 @@ async def follow(
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["wait", "wait", "cancel", "hasten", "hasten", "yield", "sleep"]),
+        st.sampled_from(["wait", "wait", "cancel", "wake", "wake", "yield", "sleep"]),
         st.integers(0, 7),
         st.sampled_from([0.0, 0.5, 3.0, 70.0]),
     ),
@@ -540,7 +540,7 @@ STEPS = st.lists(
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(STEPS, st.sampled_from([None, RUNNING, SUCCESS]))
 def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapshot | None) -> None:
-    """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
+    """Waiters come, are woken and give up in any order: in the end all counts are zero."""
 
     async def main() -> None:
         scheduler = Counted(Polling(), FEW)
@@ -557,7 +557,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
                 waits[number] = asyncio.create_task(follow(scheduler, tasks[number], says, seconds))
             elif what == "cancel" and wait is not None:
                 wait.cancel()
-            elif what == "hasten":
+            elif what == "wake":
                 scheduler.poll_now(tasks[number])
             elif what == "sleep":  # else the next step comes in the same turn of the loop
                 await asyncio.sleep(seconds)
@@ -577,7 +577,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
 
 
 async def test_those_who_were_hastened_are_swept() -> None:
-    """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
+    """The sweeping forgets waiters that have gone, and none of those that stay, woken or not."""
     scheduler = Counted(Polling(first=60.0), Limits())
     held = [
         asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=30))
@@ -613,7 +613,7 @@ async def first_poll(scheduler: PollScheduler) -> float:
 
 
 async def test_called_back() -> None:
-    """Before a callback is overdue nobody asks; then the safety net has its pace."""
+    """Before a callback is overdue there is no poll; then the safety net has its pace."""
     scheduler = PollScheduler(Polling(), Limits())
     ages = await live(scheduler, FIVE, 300.0, called_back=True)
     assert ages == about(99, 159, 219, 279, 339)
@@ -677,10 +677,10 @@ def test_trust_begins_anew() -> None:
             await first_poll(scheduler)
         assert await first_poll(scheduler) < 75
 
-    async def go_on() -> None:
+    async def resume() -> None:
         assert await first_poll(scheduler) > 75
 
-    for main in (stop(), go_on()):
+    for main in (stop(), resume()):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main)
 
@@ -704,7 +704,7 @@ def test_the_loop() -> None:
 
 
 def test_loops_one_after_another() -> None:
-    """On the next loop the waiting goes on: the time that a task has waited is not lost."""
+    """On the next loop the wait continues: the time that a task has waited is not lost."""
     scheduler = PollScheduler(Polling(), Limits())
     made: list[TrackedTask] = []
 
@@ -735,16 +735,16 @@ def test_a_loop_that_was_left_in_the_middle() -> None:
         await asyncio.sleep(15)
         return waits
 
-    async def go_on() -> None:
+    async def resume() -> None:
         assert [await gap(scheduler)] == about(ALONE)
         assert await fullest(scheduler, 10) == 3
         assert [await gap(scheduler)] == about(ALONE)
 
     kept = left.run(leave())
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(go_on())
+        runner.run(resume())
         left.close()  # which cancels them, far too late
-        runner.run(go_on())
+        runner.run(resume())
     assert all(wait.cancelled() for wait in kept)
 
 

@@ -73,7 +73,7 @@ async def live(
     kind: Kind,
     lasts: float,
     *,
-    told: bool = True,
+    dated: bool = True,
     called_back: bool = False,
 ) -> list[float]:
     """Follow a task that lasts so long; give its age at each poll."""
@@ -87,7 +87,7 @@ async def live(
         done = Snapshot(
             REF,
             TaskState.SUCCESS,
-            created_at=zero if told else None,
+            created_at=zero if dated else None,
             completed_at=zero + timedelta(seconds=lasts),
         )
         scheduler.record(tracked, RUNNING if ages[-1] < lasts else done)
@@ -124,11 +124,11 @@ def created(ago: float) -> Snapshot:
     ],
 )
 async def test_attached_tasks(ago: float | None, kind: Kind, wait: float) -> None:
-    """A task of unknown age is asked after at once, then at the pace of the age that is told."""
+    """A task of unknown age is asked after at once, then at the pace of the reported age."""
     scheduler = PollScheduler(Polling(first=500.0), Limits())
     assert [await poll(scheduler, scheduler.track(kind, None))] == about(0)
     said = RUNNING if ago is None else created(ago)
-    # The age is told in real time, so a slow machine makes it a little older.
+    # The age is reported in real time, so a slow machine makes it a little older.
     assert await gap(scheduler, said, kind) == pytest.approx(wait, abs=0.3)
 
 
@@ -167,20 +167,20 @@ async def test_what_attached_tasks_teach() -> None:
 # ----------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("dated", [True, False])
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT001
+async def test_another_service(factor: float, dated: bool) -> None:  # noqa: FBT001
     """A service twice as slow, or as fast, is asked at its own times forty tasks later."""
     scheduler = PollScheduler(Polling(), Limits())
     dice = Random(1)  # noqa: S311 - durations, not keys
     for _ in range(40):
-        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told)
+        await live(scheduler, FIVE, factor * dice.uniform(60, 90), dated=dated)
     ages = [
-        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)
+        await live(scheduler, FIVE, factor * dice.uniform(60, 90), dated=dated) for _ in range(40)
     ]
     assert 0.8 * 60 * factor < mean(one[0] for one in ages) < 70 * factor
     assert mean(map(len, ages)) < 30 * factor
-    if told:
+    if dated:
         assert min(one[0] for one in ages) > 60 * factor - 2
 
 
@@ -197,7 +197,7 @@ async def test_a_kind_never_seen() -> None:
 async def test_a_service_without_times() -> None:
     """Without the service's times, a task ended half-way between the last two polls."""
     scheduler = PollScheduler(Polling(), Limits())
-    running, ended = (await live(scheduler, NEW, 100.0, told=False))[-2:]
+    running, ended = (await live(scheduler, NEW, 100.0, dated=False))[-2:]
     assert running < 100 <= ended
     # One result: the marks lie a quarter around it.
     assert (await live(scheduler, NEW, 90.0))[:1] == about((running + ended) / 2 * 0.75)
@@ -210,12 +210,12 @@ def test_those_of_an_earlier_loop() -> None:
     async def submit() -> None:
         scheduler.track(FIVE)
 
-    async def go_on() -> None:
+    async def resume() -> None:
         for _ in range(20):
             await live(scheduler, FIVE, 30.0)
         assert (await live(scheduler, FIVE, 30.0))[0] < 31
 
-    for main in (submit(), go_on()):
+    for main in (submit(), resume()):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main)
 
@@ -226,7 +226,7 @@ async def test_a_crowd_is_judged_as_a_whole() -> None:
     began = now()
     lasts = [60 + n * 7919 % 200 * 0.15 for n in range(200)]
     await together(*(live(scheduler, FIVE, one) for one in lasts))
-    # Now all have ended, the slowest last; a task that takes 62 s is none the later.
+    # Now all have ended, the slowest last; a task that takes 62 s is not late for that reason.
     assert now() - began < 95
     assert (await live(scheduler, FIVE, 62.0))[-1] < 64
     assert (await live(scheduler, FIVE, 88.0))[-1] < 90
@@ -254,15 +254,15 @@ async def test_a_service_that_recovers() -> None:
     assert (await live(scheduler, FIVE, 75.0)) == about(120)
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_failures_teach_nothing(told: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("dated", [True, False])
+async def test_failures_teach_nothing(dated: bool) -> None:  # noqa: FBT001
     """How long it took a task to fail says nothing about those that succeed."""
     scheduler = PollScheduler(Polling(first=10.0), Limits())
     zero = datetime.now(UTC)
     later = zero + timedelta(seconds=5)
     said = Snapshot(REF, TaskState.FAILED, created_at=zero, completed_at=later)
     for _ in range(40):
-        await poll(scheduler, scheduler.track(FIVE), said if told else FAILED)
+        await poll(scheduler, scheduler.track(FIVE), said if dated else FAILED)
     # Nearly 90 s old, it is still within its time, but in no tail.
     tracked = scheduler.track(FIVE)
     await asyncio.sleep(85)

@@ -70,7 +70,7 @@ class Service:
         """Note a task that was just accepted."""
         return self.registry.add(ref, FOX, await self.limiter.slot(), nonce)
 
-    def told(self, kind: type[Event]) -> list[Event]:
+    def events_of(self, kind: type[Event]) -> list[Event]:
         """Return the events of a kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -113,7 +113,7 @@ async def test_a_task_that_takes_longer_than_presumed() -> None:
 
 
 async def test_the_slot_of_a_process_that_died() -> None:
-    """Whoever finds a task ended, or running, has the slot that another process took for it."""
+    """A process that finds a task ended, or running, has the slot that another one took for it."""
     engine, limits = MemoryLimitsBackend(), Limits(concurrent_tasks=2)
     async with (
         SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as dead,
@@ -189,7 +189,7 @@ async def test_a_task_of_another_process() -> None:
 
 
 async def test_attached() -> None:
-    """An attached task is found while somebody holds it; seen to run, it takes a slot."""
+    """An attached task is found while a caller holds it; seen to run, it takes a slot."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
     assert service.registry.find(REF) is task
@@ -200,7 +200,7 @@ async def test_attached() -> None:
 
 
 async def test_attached_and_dropped() -> None:
-    """An attached task that nobody holds is forgotten."""
+    """An attached task without references is forgotten."""
     service = Service()
     service.registry.attach(REF, KIND, None)
     gc.collect()
@@ -208,7 +208,7 @@ async def test_attached_and_dropped() -> None:
 
 
 async def test_attached_and_ended() -> None:
-    """An attached task that has told its end is not found any more."""
+    """An attached task that has been seen to end is not found any more."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
     service.says = SUCCESS
@@ -280,9 +280,9 @@ async def test_attending() -> None:
     await poll_unattended(service.registry.attach(REF, KIND, 0.0))
     service.raises = None
     service.says = RUNNING
-    asked = len(service.told(Polled))
+    asked = len(service.events_of(Polled))
     await poll_unattended(service.registry.attach(REF, KIND, 0.0), once=True)
-    assert len(service.told(Polled)) == asked + 1
+    assert len(service.events_of(Polled)) == asked + 1
 
 
 async def test_attending_with_a_foreign_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -308,7 +308,7 @@ async def test_the_end_is_told_once(ended: Snapshot) -> None:
         await service.registry.read_status(REF)
     assert [type(event) for event in service.events] == [Polled, TaskEnded, Polled, Polled]
     service.registry.update(ended, known=True)  # asked for before the end was known
-    (end,) = service.told(TaskEnded)
+    (end,) = service.events_of(TaskEnded)
     assert isinstance(end, TaskEnded)
     assert end.snapshot.state is ended.state
 
@@ -337,7 +337,7 @@ async def test_a_404_of_a_young_task() -> None:
         await service.registry.read_status(REF)
     assert service.slots == 0
     assert service.registry.find(REF) is None
-    assert not service.told(TaskEnded)
+    assert not service.events_of(TaskEnded)
 
 
 async def test_a_404_of_an_unknown_task() -> None:
