@@ -13,6 +13,7 @@ from collections.abc import (
     Collection,
     Iterable,
 )
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,11 @@ from weakref import WeakSet
 from attrs import evolve
 
 from kling_async._network.proxies import Proxies
-from kling_async._utils.cleanups import Cleanups
+from kling_async._utils.shielding import Cleanups
 from kling_async._utils.urls import is_unencrypted
 from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
+from kling_async.inputs.base import Input
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.policy.durations import Kind
@@ -58,7 +60,6 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from kling_async.events import Hook
-    from kling_async.inputs.base import Input
     from kling_async.limits.base import Limiter
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.tasks.abandoned import AbandonedTasks, Report
@@ -72,40 +73,39 @@ _T = TypeVar("_T")
 
 
 class KlingClient:
-    """Submits inputs and finds their results.
+    """Submits inputs and returns their results.
 
-    Use it as an async context manager, or call :meth:`close` at the end. It may be made
-    outside an event loop, and used in several ``asyncio.run`` calls one after another.
+    Use it as an async context manager, or call :meth:`close` at the end. It may be created outside
+    an event loop, and used in several ``asyncio.run`` calls in sequence.
 
     Args:
-        api_key: The key; else ``APIXO_API_KEY`` from the environment.
-        base_url: Where the API is, with or without ``/api/v1``; else ``APIXO_BASE_URL``; else
-            the vendor's address. Plain ``http`` is for loopback addresses only.
-        allow_http: Allow plain ``http`` to other machines, as between the containers of a test
-            network; else ``APIXO_ALLOW_HTTP=1``. The key is sent unencrypted: a warning is logged.
-        limits: What the account may do.
-        limiter: What keeps the limits; give one limiter to all clients that share a key. It
-            brings its own limits, so give one or the other. The address of an engine, such as
-            ``redis://…`` or ``postgresql://…``, shares the limits with all processes that use
-            this key and that engine: see :mod:`kling_async.limits.shared`.
-        polling: How often a waiting task is asked after.
+        api_key: The API key. Default: ``APIXO_API_KEY`` from the environment.
+        base_url: The URL of the API, with or without ``/api/v1``. Default: ``APIXO_BASE_URL``, then
+            the vendor's. Plain ``http`` is for loopback addresses only.
+        allow_http: Allow plain ``http`` to other machines, as in a test network. Default:
+            ``APIXO_ALLOW_HTTP=1``. The key is sent unencrypted, and a warning is logged.
+        limits: The limits of the account.
+        limiter: Keeps the limits; clients that share a key share a limiter, which has its own
+            ``limits``. A URL, such as ``redis://…`` or ``postgresql://…``, shares the limits with
+            all processes that use the key: see :mod:`kling_async.limits.shared`.
+        polling: When tasks are polled.
         retry: How failed requests are repeated.
-        session: An aiohttp session to use instead of an own one. It is never closed, and its
-            connections are its own: see :func:`kling_async.transport.connector`.
+        session: An aiohttp session to use. It is never closed, and its connections are its own:
+            see :func:`kling_async.transport.connector`.
         proxy: The URL of an HTTP proxy for requests and downloads, which may hold a user and
-            password; else that of the environment. Plain ``http`` to loopback is sent without.
+            password. Plain ``http`` to loopback does not use it. Default: the environment's.
         trust_env: Use the proxies of ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or the
-            system's on Windows and macOS; loopback addresses are reached directly. They are read
-            when the client is made. A session that is lent has its own ``proxy`` and ``trust_env``.
-        transport: What speaks to the service instead of aiohttp, such as a script in tests.
-        hooks: Functions that are told what happens, as :mod:`kling_async.events`.
-        allow_hosts: Hosts that files may be downloaded from though they are of a private network.
-            Unless the service itself is on this machine, no others are: see :meth:`download`.
-        inbox: Where the service calls back, a :class:`kling_async.webhooks.Inbox`. Each submit is
-            given a URL of its own, and a callback wakes whoever waits for its task.
+            system's on Windows and macOS, except for loopback addresses. They are read when the
+            client is created. A given session has its own ``proxy`` and ``trust_env``.
+        transport: Sends the requests instead of aiohttp, such as a script in tests.
+        hooks: Functions that receive the events of :mod:`kling_async.events`.
+        inbox: Receives callbacks, a :class:`kling_async.webhooks.Inbox`. Each submit has a URL of
+            its own, and a callback wakes those that wait for its task.
+        allow_hosts: Hosts of private networks from which files may be downloaded; see
+            :meth:`download`.
 
     Raises:
-        ConfigurationError: There is no key, or a setting makes no sense. Nothing was sent.
+        ConfigurationError: There is no key, or a setting is invalid. Nothing was sent.
     """
 
     def __init__(  # noqa: PLR0913 - every one is a keyword with a default
@@ -141,43 +141,38 @@ class KlingClient:
             check_kind(name, value, kind)
         check_methods("transport", transport, "send", "close")
         check_methods("inbox", inbox, "callback_url", "join")
-        given_hooks = checked_hooks(hooks)
-        self._owned: SharedLimiter | None = None
+        self._owned_limiter: SharedLimiter | None = None
         if isinstance(limiter, str):
             from kling_async.limits.shared.limiter import SharedLimiter, name_of
 
             name = name_of(_checked_key(api_key))
-            self._owned = SharedLimiter(limiter, limits=limits, name=name)
-            keeper: Limiter = self._owned
-        else:
-            check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
-            keeper = limiter or LocalLimiter(limits)
+            limiter = self._owned_limiter = SharedLimiter(limiter, limits=limits, name=name)
+        check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
+        limiter = limiter or LocalLimiter(limits)
         proxies = None if session is not None else Proxies(proxy, trust_env=trust_env)
-        address: str | None = None  # what a transport of the caller's own speaks to is not known
+        url: str | None = None  # that of a given transport is not known
         if transport is None:
-            address = _checked_base_url(base_url, allow_http=allow_http)
+            url = _checked_base_url(base_url, allow_http=allow_http)
             transport = AiohttpTransport(
-                base_url=address,
+                base_url=url,
                 api_key=_checked_key(api_key),
-                connections=keeper.limits.connections,
+                connections=limiter.limits.connections,
                 session=session,
                 proxies=proxies,
             )
         self._downloads = Downloader(
-            session=session, proxies=proxies, base_url=address, allow_hosts=allow_hosts
+            session=session, proxies=proxies, base_url=url, allow_hosts=allow_hosts
         )
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
-        self._leaving: BaseException | None = None  # what passes through `async with`
-        self._executor = executor = RequestExecutor(
-            transport, keeper, retry or Retry(), given_hooks
-        )
-        self._scheduler = scheduler = PollScheduler(polling or Polling(), keeper.limits)
-        self._registry = registry = TaskRegistry(executor, scheduler)
-        self._router = (
-            None if inbox is None else CallbackRouter(inbox, registry, executor, scheduler)
-        )
-        self._submitter = Submitter(executor, scheduler, registry, self._router)
+        self._leaving: BaseException | None = None  # the exception that leaves `async with`
+        executor = RequestExecutor(transport, limiter, retry or Retry(), checked_hooks(hooks))
+        scheduler = PollScheduler(polling or Polling(), limiter.limits)
+        registry = TaskRegistry(executor, scheduler)
+        router = None if inbox is None else CallbackRouter(inbox, registry, executor, scheduler)
+        self._executor, self._scheduler, self._registry = executor, scheduler, registry
+        self._router = router
+        self._submitter = Submitter(executor, scheduler, registry, router)
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -199,7 +194,7 @@ class KlingClient:
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
-        """The tasks that this client knows of and has not seen end."""
+        """The tasks that this client knows and has not seen end."""
         return tuple(self._registry.tasks)
 
     async def submit(
@@ -209,28 +204,29 @@ class KlingClient:
         callback_url: str | None = None,
         observer: SubmitObserver | None = None,
     ) -> Task:
-        """Send an input; return its task once the service has accepted it.
+        """Submit an input; return its task once the service has accepted it.
 
-        Waits for a free slot and for the request limit first. What cannot have cost money is
-        retried; what may have is not. If the caller is cancelled while the service is
-        answering, the answer is still heard: the task then appears in :attr:`running`, and
-        hooks are told of it.
+        Waits for a free slot and for the request limit. A failure that cannot have cost money is
+        retried; one that may have is not. If the caller is cancelled while the service is
+        answering, the answer is still read: the task appears in :attr:`running` and in the events.
 
         Args:
-            input: What to generate.
-            callback_url: A public https address that the service shall call at the end, instead
-                of the inbox. The task is polled.
-            observer: Is told right before each sending and of the acceptance.
+            input: The input.
+            callback_url: A public https URL that the service calls at the end, instead of the
+                inbox. The task is polled.
+            observer: Called before each sending, and with the outcome.
 
         Raises:
             InputError: It is not an input, or the callback URL is not https. Nothing was sent.
             AnswerLostError: A task may have been started and charged; see ``may_have_charged``.
             ContractError: The answer names no task; one may have been started and charged.
             ConnectError: The service cannot be reached.
-            APIError: The service said no; ``may_have_charged`` tells whether it may cost.
+            APIError: The service refused; ``may_have_charged`` says whether it may cost.
         """
-        check_input(input)
-        check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
+        if not isinstance(input, Input):
+            check_input(input)  # raises
+        if observer is not None:
+            check_methods("observer", observer, "before_send", "on_rejected", "on_accepted")
         return await self._submitter.submit(input, callback_url, observer)
 
     async def generate(
@@ -243,23 +239,21 @@ class KlingClient:
         """Submit an input and wait for its result.
 
         Args:
-            input: What to generate.
-            timeout: Seconds to wait for the end, counted from the service's acceptance; there is
-                always a deadline.
-            callback_url: A public https address that the service shall call at the end, instead
-                of the inbox. The task is polled.
+            input: The input.
+            timeout: Seconds to wait for the end, from the service's acceptance.
+            callback_url: As for :meth:`submit`.
 
         Raises:
             TaskFailedError: The task ended without a video.
-            TaskTimeoutError: It did not end in time; ``ref`` finds it again.
-            KlingError: Whatever :meth:`submit` and :meth:`Task.wait` raise.
+            TaskTimeoutError: It did not end in time; attach ``ref`` to wait again.
+            KlingError: Any other error of :meth:`submit` and :meth:`Task.wait`.
         """
         check_timeout(timeout)
         task = await self.submit(input, callback_url=callback_url)
         try:
             return await task.wait(timeout)
         except KlingError as error:
-            error.may_have_charged = True  # whatever went wrong with the waiting, a task exists
+            error.may_have_charged = True  # a task exists
             raise
 
     def attach(
@@ -269,16 +263,16 @@ class KlingClient:
         input: Input | None = None,
         submitted_at: datetime | None = None,
     ) -> Task:
-        """Make a task from its reference, or from the text of it. Sends nothing.
+        """Return the task of a reference, or of the text of one. Sends nothing.
 
-        A task that this client has seen running is that very task.
+        A task that this client knows to be running is returned itself.
 
         Args:
-            ref: What finds the task.
-            input: What was asked for, if you know it: it tells how long the task should take.
-            submitted_at: When the service accepted it, if you know that. Such a task is presumed
-                to be running: it takes a slot, and is asked after when it may have ended.
-                Without it, it is asked after at once. Needs a running event loop.
+            ref: The reference.
+            input: The input, if you know it: the duration is estimated by it.
+            submitted_at: When the service accepted the task, if you know it. The task is presumed
+                to be running: it holds a slot, and is polled when it may have ended. Otherwise
+                it is polled at once. Needs a running event loop.
 
         Raises:
             InputError: The text is not a reference, ``input`` is not an input, or ``submitted_at``
@@ -302,11 +296,11 @@ class KlingClient:
         return task
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
-        """Ask once where a task stands. Trouble on the way is retried.
+        """Send one status call for a task. Temporary failures are retried.
 
         Raises:
             InputError: The text is not a reference.
-            APIError: The service said no.
+            APIError: The service refused the call.
             RequestError: No usable answer came.
         """
         if not isinstance(ref, TaskRef):
@@ -322,31 +316,28 @@ class KlingClient:
         ordered: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> AsyncGenerator[Outcome]:
-        """Generate from many inputs at once; yield what became of each as it finishes.
+        """Generate from many inputs at once; yield each outcome when it is known.
 
-        An input is drawn only when it can soon be submitted, so that a generator of a million
-        needs no more memory than one of a thousand. A failure is an outcome with an ``error``;
-        it never hides the others.
+        An input is read only when it can soon be submitted, so a generator of a million needs no
+        more memory than one of a thousand. A failure is an outcome with an ``error``.
 
-        Leaving the loop early ends it: nothing more is submitted, and tasks that run at the
-        service run on there. They, and those that had ended and were not yielded yet, are named in
-        a warning of the logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned`
-        and in a note on an exception that is raised here, such as a cancellation. What is known
-        is reported at once; a submit that is answered later is reported then. To have ended when
-        the next line runs, use ``contextlib.aclosing``, which also closes ``inputs`` if it is a
-        generator. A caller that is cancelled again meanwhile does not wait, and the rest is done
-        in the background.
+        If the loop is left early, nothing more is submitted, and running tasks continue at the
+        service. They, and those that have ended and were not yielded, are named in a warning of the
+        logger ``kling_async``, in the event :class:`~kling_async.TasksAbandoned` and in a note on
+        an exception that is raised here, such as a cancellation. A submit that is answered later is
+        reported then. With ``contextlib.aclosing``, the clean-up has ended when the next line runs,
+        and ``inputs`` is closed if it is a generator. A second cancellation does not wait for
+        the clean-up, which continues in the background.
 
         Args:
-            inputs: Any iterable or async iterable. An error that it raises ends the loop and
-                is raised here.
-            in_flight: How many may run at one time; else the limit of concurrent tasks.
-            ordered: Yield in the order of the inputs. What has finished out of turn is kept;
-                if it is as many as ``in_flight``, no more are drawn until the first is told.
-            timeout: Seconds to wait for each task, counted from the service's acceptance.
+            inputs: Any iterable or async iterable. What it raises ends the loop, and is raised.
+            in_flight: How many tasks may run at one time. Default: the limit of concurrent tasks.
+            ordered: Yield in the order of the inputs. If as many as ``in_flight`` outcomes wait
+                for an earlier one, no more inputs are read until that is yielded.
+            timeout: Seconds to wait for each task, from the service's acceptance.
 
         Raises:
-            ConfigurationError: An option makes no sense. This and the next are raised at once.
+            ConfigurationError: An option is invalid. This and the next are raised at once.
             InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
 
@@ -374,15 +365,15 @@ class KlingClient:
         ordered: bool = False,
         on_abandoned: Report | None = None,
     ) -> AsyncGenerator[Outcome]:
-        """Do work of your own with many items, drawn and ended as :meth:`generate_many` does.
+        """Run work of your own on many items, which are read as by :meth:`generate_many`.
 
         Args:
-            work: What to do with an item; see :class:`~kling_async.tasks.fan_out.WorkItem`.
+            work: Awaited with each item; see :class:`~kling_async.tasks.fan_out.WorkItem`.
             items: Any iterable or async iterable.
-            in_flight: How many may be in flight at one time; else the limit of concurrent tasks.
+            in_flight: How many items may run at one time. Default: the limit of concurrent tasks.
             ordered: Yield in the order of the items.
-            on_abandoned: Receives the references of tasks that are abandoned when it ends early,
-                if you keep them: then there is no warning in the log.
+            on_abandoned: Called with the references of the tasks that are abandoned when the loop
+                is left early, to store them: no warning is logged then.
         """
         return self.fan_out(
             work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
@@ -396,7 +387,7 @@ class KlingClient:
         ordered: bool = False,
         on_abandoned: Report | None = None,
     ) -> FanOut[_T]:
-        """Make what :meth:`run_many` runs, for a caller that also waits for its clean-up."""
+        """Return the run of :meth:`run_many`, for a caller that also waits for its clean-up."""
         limits = self._executor.limiter.limits
         fan_out = FanOut(
             work,
@@ -412,10 +403,10 @@ class KlingClient:
         return fan_out
 
     async def balance(self) -> float:
-        """Ask for the account's balance, in US dollars.
+        """Return the account's balance, in US dollars.
 
         Raises:
-            APIError: The service said no.
+            APIError: The service refused the call.
             RequestError: No usable answer came.
         """
         request = requests.build_balance()
@@ -430,26 +421,25 @@ class KlingClient:
         name: str | None = None,
         overwrite: bool = False,
     ) -> tuple[Path, ...]:
-        """Save a result's videos to a folder, and return the paths in the order of the URLs.
+        """Save a result's videos to a folder; return their paths in the order of the URLs.
 
-        A file that is there already is kept and not fetched again; one that did not arrive
-        whole is continued where it ended. If a URL has expired, the service is asked once for a
-        fresh one. At most 16 files are fetched at one time; other calls wait for their turn.
+        A complete file is not fetched again, and an incomplete one is continued. If a URL has
+        expired, a status call asks for a new one. At most 16 files are fetched at one time.
 
         The API key is not sent. Files are not fetched from this machine or a private network,
         unless the service is on this machine or ``allow_hosts`` names the host.
 
         Args:
-            result: What a finished task gave.
-            folder: Where to save; made if it does not exist.
-            name: What to call the files; else by the task's id. The suffix is added.
-            overwrite: Fetch again what is there already.
+            result: The result.
+            folder: The folder; created if it does not exist.
+            name: The name of the files. Default: the task's id. The suffix is added.
+            overwrite: Fetch existing files again.
 
         Raises:
-            DownloadError: A file did not arrive whole, or is no video. The others are complete.
-            ResultExpiredError: A URL is dead, and the service has no other; or its file is not
+            DownloadError: A file is incomplete, or not a video. The others are complete.
+            ResultExpiredError: A URL has expired, and the service has no other; or its file is not
                 there yet, if the error is ``retryable``.
-            ConfigurationError: The session that was lent is closed, or a proxy is no URL.
+            ConfigurationError: The given session is closed, or a proxy is not a URL.
         """
         saved = await self.save(result, folder, name=name, overwrite=overwrite)
         return tuple(Path(folder) / file.name for file in saved)
@@ -464,16 +454,16 @@ class KlingClient:
         previous: Collection[SavedFile] | None = None,
         on_renewed: Callable[[tuple[str, ...]], Awaitable[object]] | None = None,
     ) -> tuple[SavedFile, ...]:
-        """Do as :meth:`download` does, and return sizes and checksums, too.
+        """Do as :meth:`download`, and return sizes and checksums, too.
 
         Args:
-            result: What a finished task gave.
-            folder: Where to save; made if it does not exist.
-            name: What to call the files; else by the task's id. The suffix is added.
-            overwrite: Fetch again what is there already.
-            previous: What an earlier call has returned, for a folder that is shared. Those files
-                may be replaced. Any other file keeps its name, and the new one gets another.
-            on_renewed: Is awaited with the fresh URLs, if the result's have expired.
+            result: As for :meth:`download`.
+            folder: As for :meth:`download`.
+            name: As for :meth:`download`.
+            overwrite: As for :meth:`download`.
+            previous: The files of an earlier call, for a shared folder. Only those are replaced;
+                where another file has the name, a different name is used.
+            on_renewed: Awaited with the new URLs, if those of the result have expired.
         """
         if not isinstance(result, Result | Snapshot):
             raise InputError(f"not the result of a task: {result!r:.80}")
@@ -494,15 +484,15 @@ class KlingClient:
         )
 
     async def close(self) -> None:
-        """Close what is the client's own, without losing what is paid.
+        """Close the client without losing what is paid.
 
         Submits that have not been sent fail with :class:`ClientClosedError`, at no cost; those
-        that have been sent are waited for. Fan-outs that still run end with that error, and so do
-        callers that wait for a task, with its reference. Remote tasks continue; those whose
-        references have not been reported yet are named in the event
-        :class:`~kling_async.TasksAbandoned` and in a warning in the log.
+        that have been sent are waited for. Fan-outs end with that error, and so do callers that
+        wait for a task, with its reference. Remote tasks continue. Those whose references have not
+        been reported yet are named in the event :class:`~kling_async.TasksAbandoned` and in a
+        warning in the log.
 
-        If the caller is cancelled, the closing continues in the background. The client may be used
+        If the caller is cancelled, closing continues in the background. The client may be used
         again afterwards.
         """
         error = self._leaving
@@ -512,8 +502,8 @@ class KlingClient:
             fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
         abandoned = self._registry.abandoned_tasks()
         self._report(abandoned, error)
-        # In a task of its own: if the caller is cancelled, answers to submits are read all the
-        # same, and the session is closed after them.
+        # In a task of its own: if the caller is cancelled, the answers to submits are still read,
+        # and the session is closed after them.
         closer = asyncio.current_task()
         try:
             await self._closing.run(self._clean_up(abandoned, error, closer))
@@ -535,14 +525,11 @@ class KlingClient:
             if self._router is not None:
                 await self._router.close()
         finally:
-            try:
-                if self._owned is not None:
-                    await self._owned.close()
-            finally:
-                try:
-                    await self._downloads.close()
-                finally:
-                    await self._executor.transport.close()
+            async with AsyncExitStack() as stack:  # each is closed, whatever the others raise
+                stack.push_async_callback(self._executor.transport.close)
+                stack.push_async_callback(self._downloads.close)
+                if self._owned_limiter is not None:
+                    await self._owned_limiter.close()
 
     def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""
@@ -577,5 +564,5 @@ def _checked_key(api_key: str | None) -> str:
     if not key:
         raise ConfigurationError("no API key: pass api_key=, or set APIXO_API_KEY")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError("the API key holds characters that no key has")
+        raise ConfigurationError("the API key has invalid characters")
     return key

@@ -10,8 +10,8 @@ from attrs import field, frozen
 from kling_async._base import TaskRef as TaskRef  # noqa: PLC0414 - a public name of this module
 from kling_async._utils import pydantic as _pydantic
 
-_URL = _pydantic.says(format="uri")
-_URLS = _pydantic.says(items={"type": "string", "format": "uri"})
+_URL = _pydantic.in_schema(format="uri")
+_URLS = _pydantic.in_schema(items={"type": "string", "format": "uri"})
 
 
 class TaskState(StrEnum):

@@ -7,12 +7,10 @@
 
     sent = await generate.kiq("fox", MasterTextToVideo("a fox in fresh snow").to_dict())
 
-Every message contains the key of an item of a batch and the fields of its input. All workers
-share the journal of the batch, so that an item is paid for once: a second worker that receives
-its message waits for the first, or attaches its task if the first has died.
-
-The task raises no errors, for which taskiq could only have the message delivered again. It
-returns plain values, among them an ``error`` and whether it ``may_have_charged``. The message is
+A message contains the key of an item of a batch and the fields of its input. All workers share
+the journal of the batch, so that an item is paid for once: a second worker that receives its
+message waits for the first, or attaches its task if the first has died. The task returns an
+``error`` as a value, because taskiq could only have the message delivered again. The message is
 acknowledged after that: if a worker is killed before, the broker delivers it to another.
 """
 
@@ -77,10 +75,9 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         name: The name of the batch, unless the URL has it as ``?batch=``; by default ``default``.
         concurrency: How many tasks may run at one time in a worker.
         lease: Seconds after which a worker that does not renew its lease is considered dead.
-        options: The options of the batch, except ``in_flight``, which is ``concurrency``,
-            ``max_tasks``, and ``resubmit_unsure``.
+        options: The options of the batch; not ``in_flight``, ``max_tasks`` or ``resubmit_unsure``.
         **keywords: Single options, such as ``download_to="videos/"``. They replace those of
-            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
+            ``options``; see :class:`~kling_async.BatchOptions`.
 
     Returns:
         The task. ``await generate.kiq(key, input.to_dict())`` sends a message.
@@ -148,8 +145,7 @@ class _Service:
             return error_dict(key, error)
 
     async def _process(self, item: Item) -> Outcome:
-        await self._started.wait()
-        assert self._stream is not None  # noqa: S101 - it has started
+        assert self._stream is not None  # noqa: S101 - taskiq starts no task before the worker
         while True:
             try:
                 (future,) = await self._stream.put([item])
@@ -178,7 +174,7 @@ class _Service:
                 await stream.run()
                 raise JournalError(f"the batch was stopped: {batch.stopped}")
             except KlingError as error:
-                stream.fail(error)
+                stream.fail_all(error)
                 if isinstance(error, JournalError):
                     raise
                 _log.error("nothing more is submitted for now: %s", error)

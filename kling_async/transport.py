@@ -1,14 +1,12 @@
-"""The one place where aiohttp speaks to the API; foreign errors become ours here.
+"""The transport: the only module that sends requests to the API, with aiohttp.
 
-A session belongs to one event loop, so it is made when first used on a loop, and it closes
-itself when ``asyncio.run`` winds that loop up, should nobody have closed it before.
+aiohttp's exceptions are converted to ours here. A session belongs to one event loop: it is created
+when it is first used on a loop, and closed at the latest when ``asyncio.run`` shuts the loop down.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
@@ -22,9 +20,10 @@ from kling_async._network.connection_errors import (
     describe,
     not_sent,
 )
-from kling_async._network.connector import connector, warn_if_plain
+from kling_async._network.connector import connector, warn_about_idle_connections
 from kling_async._network.proxies import Proxies, route
 from kling_async._utils.deadlines import Deadline, Deadlines
+from kling_async._utils.loops import LoopResources
 from kling_async._utils.text import redact
 from kling_async._utils.urls import is_loopback
 from kling_async._utils.version import __version__
@@ -39,52 +38,53 @@ if TYPE_CHECKING:
 
 __all__ = ["AiohttpTransport", "Transport", "connector"]
 
-# A status answer has a few hundred bytes. Whatever is larger than this is not one.
+# A status answer has a few hundred bytes.
 MAX_BODY_BYTES = 1024 * 1024
 
-# Seconds within which a connection must stand, of the request's total.
+# The longest time for a connection, in seconds.
 _CONNECT_TIMEOUT = 10.0
 
 _USER_AGENT = f"kling-async/{__version__} aiohttp/{aiohttp.__version__}"
 
-# Encodings that every installation can read. aiohttp would also ask for br and zstd if some
-# package for them is installed, in a version that may not be able to read the answer.
+# The encodings that any installation can decode. aiohttp would also accept br and zstd if a
+# package for them is installed, perhaps in a version that cannot decode the answer.
 _ENCODINGS = "gzip, identity"
 
-# Bytes of the longest header line that is read. Gateways add headers of their own, and aiohttp
-# refuses an answer with one of more than 8,190 bytes, which a paid task's must not suffer.
+# aiohttp's limit of 8,190 bytes for a header could make the answer to a paid submit unreadable.
 _MAX_HEADER_BYTES = 128 * 1024
 _MAX_HEADERS = 1024
 
 
 class Transport(Protocol):
-    """Sends one request and brings back its answer: the client's only door to the network."""
+    """Sends requests to the API."""
 
     async def send(self, request: Request, timeout: float) -> Response:
-        """Send once and read the whole answer.
+        """Send a request once, and return the complete response.
 
         Raises:
-            ConnectError: Nothing was sent.
-            AnswerLostError: It was sent, and no whole answer came within ``timeout`` seconds.
-            ContractError: The answer is larger than any answer may be.
+            ConnectError: The request was not sent.
+            AnswerLostError: The request was sent, and no complete response was received within
+                ``timeout`` seconds.
+            ContractError: The response is too large.
         """
 
     async def close(self) -> None:
-        """Let go of what was opened; a later :meth:`send` opens it again."""
+        """Close all connections. A later :meth:`send` opens new ones."""
 
 
 class AiohttpTransport:
-    """Speaks to the service through one aiohttp session, its own or one that is lent to it.
+    """A transport that uses an aiohttp session: its own, or one that the caller passes.
 
     Args:
-        base_url: What the paths of requests follow.
+        base_url: The URL that the paths of requests are appended to.
         api_key: Sent with each request.
-        connections: The most requests at one time.
-        session: Used instead of an own one, with its own proxy.
-        proxies: The way to the service; else the session's, or that of the environment.
+        connections: The maximum number of concurrent requests.
+        session: The caller's session. It is used with its own proxy, and never closed.
+        proxies: The proxies to use. Default: those of the session, or of the environment.
 
     Raises:
-        ConfigurationError: It is no session, or the key would be sent to a proxy unencrypted.
+        ConfigurationError: ``session`` is not an ``aiohttp.ClientSession``, or the key would be
+            sent to a proxy unencrypted.
     """
 
     def __init__(
@@ -98,13 +98,14 @@ class AiohttpTransport:
     ) -> None:
         if session is not None:
             if not isinstance(session, aiohttp.ClientSession):
-                said = f"session must be an aiohttp.ClientSession: {session!r:.80}"
-                raise ConfigurationError(said)
-            warn_if_plain(session)
-        self._base = URL(base_url, encoded=True)
-        found = (proxies or Proxies.of(session)).find(self._base)
-        self._proxy = proxy = _checked_proxy(self._base, found, lent=session is not None)
-        self._deadlines = Deadlines()
+                raise ConfigurationError(
+                    f"session must be an aiohttp.ClientSession: {session!r:.80}"
+                )
+            warn_about_idle_connections(session)
+        base = URL(base_url, encoded=True)
+        found = (proxies or Proxies.of_session(session)).find(base)
+        self._proxy = proxy = _checked_proxy(base, found, lent=session is not None)
+        self._base = str(base)
         self._connections = connections
         self._key = api_key
         self._headers = {
@@ -114,40 +115,59 @@ class AiohttpTransport:
             hdrs.USER_AGENT: _USER_AGENT,
         }
         self._lent = session
-        self._middlewares: tuple[aiohttp.ClientMiddlewareType, ...] | None = None
+        # These attributes of a session have no public names.
+        middlewares = () if session is None else session._middlewares  # noqa: SLF001
         if session is not None and session.trust_env:
             # aiohttp refuses the header beside an entry of ~/.netrc, so it is set after that.
             bearer = self._headers.pop(hdrs.AUTHORIZATION)
-            own = route(proxy, authorization=bearer)
-            self._middlewares = (*session._middlewares, own)  # noqa: SLF001 - it has no other name
+            middlewares = (*middlewares, route(proxy, authorization=bearer))
         elif proxy is not None:
-            others = (_sent_once,) if session is None else session._middlewares  # noqa: SLF001 - as above
-            self._middlewares = (*others, route(proxy))
-        self._bounded = session is not None or proxy is not None
-        self._own: dict[
-            asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None]]
-        ] = {}
+            middlewares = (*middlewares, route(proxy))
+        self._middlewares = middlewares
+        self._deadlines = Deadlines()
+        self._sessions: LoopResources[aiohttp.ClientSession] = LoopResources(
+            aiohttp.ClientSession.close
+        )
 
     async def send(self, request: Request, timeout: float) -> Response:
-        """Send once and read the whole answer; see :class:`Transport`."""
-        session = self._at_hand() or await self._session()
-        # Our own session has the key among its defaults; one that is lent is not changed.
-        headers = self._headers if session is self._lent else {}
-        sent: _Body | None = None
+        """Send a request once; see :meth:`Transport.send`.
+
+        Raises:
+            ConfigurationError: The session was closed, or belongs to another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        session = self._lent or self._sessions.get(loop) or await self._open_session()
+        if self._lent is not None and (session.closed or session._loop is not loop):  # noqa: SLF001 - .loop warns
+            raise ConfigurationError(
+                "the session that was lent to the client is closed"
+                if session.closed
+                else "the session that was lent to the client belongs to another event loop:"
+                " make it on the loop that uses the client"
+            )
+        middlewares, headers, sent = self._middlewares, self._headers, None
         if request.body is not None:
             headers = {**headers, hdrs.CONTENT_TYPE: "application/json"}
             sent = _Body(request.body)
+        elif self._lent is None:
+            middlewares = (_send_once, *middlewares)
+        # Well before the deadline, after which it is not certain that nothing was sent. A lent
+        # session may have no free connection, and a proxy may not answer.
+        connect = min(timeout / 2, _CONNECT_TIMEOUT)
+        bounded = self._lent is not None or self._proxy is not None
+        limits = aiohttp.ClientTimeout(
+            total=None, connect=connect if bounded else None, sock_connect=connect
+        )
         body = bytearray()
         try:
-            with Deadline(self._deadlines, asyncio.get_running_loop().time() + timeout):
+            with Deadline(self._deadlines, loop.time() + timeout):
                 async with await session.request(
-                    request.method,
-                    _address(self._base, request.path),
+                    hdrs.METH_POST if request.kind == "submit" else hdrs.METH_GET,
+                    URL(self._base + request.path, encoded=True),
                     data=sent,
                     headers=headers,
-                    timeout=_timeouts(timeout, self._bounded),
-                    middlewares=self._middlewares,
-                    # A redirect would carry the key to wherever it points.
+                    timeout=limits,
+                    middlewares=middlewares,
+                    # A redirect would carry the key to another host.
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=True,
@@ -159,57 +179,30 @@ class AiohttpTransport:
                         body += await answer.content.readany()
                         if len(body) > MAX_BODY_BYTES:
                             raise self._too_large(request, answer.status, bytes(body))
-        except _EndedError as ended:
+        except _ConnectionEndedError as ended:
             raise self._failure(request, ended.error, sent) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(request, error, sent) from None
-        except ValueError as error:  # a host that cannot be one, a lent session with its own auth
-            said = f"no request can be made of the base URL and session: {self._words(error)}"
-            raise ConfigurationError(said) from None
+        except ValueError as error:  # an invalid host, or a lent session with its own auth
+            reason = redact(describe(error), self._key)
+            raise ConfigurationError(
+                f"no request can be made of the base URL and session: {reason}"
+            ) from None
         if answer.status == PROXY_AUTHENTICATION and self._proxy is not None:
-            said = f"nothing reached the service: {PROXY_REFUSES_CREDENTIALS}"
-            raise ConnectError(said, retryable=False, ref=request.ref)
+            reason = f"nothing reached the service: {PROXY_REFUSES_CREDENTIALS}"
+            raise ConnectError(reason, retryable=False, ref=request.ref)
         return Response(answer.status, bytes(body), answer.headers, secret=self._key)
 
     async def close(self) -> None:
-        """Close this loop's session, if it is our own. A later :meth:`send` opens a new one."""
-        await self._forget(asyncio.get_running_loop())
+        """Close the session of the running loop, unless it belongs to the caller."""
+        await self._sessions.close()
 
-    def _at_hand(self) -> aiohttp.ClientSession | None:
-        """Return the session to use, if there is one for this loop."""
-        if self._lent is not None:
-            if self._lent.closed:
-                raise ConfigurationError("the session that was lent to the client is closed")
-            if self._lent._loop is not asyncio.get_running_loop():  # noqa: SLF001 - .loop warns
-                raise ConfigurationError(
-                    "the session that was lent to the client belongs to another event loop:"
-                    " make it on the loop that uses the client"
-                )
-            return self._lent
-        own = self._own.get(asyncio.get_running_loop())
-        return None if own is None or own[0].closed else own[0]
-
-    async def _session(self) -> aiohttp.ClientSession:
-        """Open a session for this loop."""
-        loop = asyncio.get_running_loop()
-        await self._forget(loop)
-        session = aiohttp.ClientSession(
-            connector=connector(self._connections),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            middlewares=(_sent_once,),
+    async def _open_session(self) -> aiohttp.ClientSession:
+        return await self._sessions.add(
+            aiohttp.ClientSession(
+                connector=connector(self._connections), cookie_jar=aiohttp.DummyCookieJar()
+            )
         )
-        guard = _closing(session)
-        await anext(guard)
-        self._own[loop] = session, guard
-        return session
-
-    async def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Also what loops have left that ended without winding up their generators. Those
-        # sessions are only marked as closed: they have no loop to close their sockets on.
-        for one in [one for one in self._own if one is loop or one.is_closed()]:
-            _, guard = self._own.pop(one)
-            await guard.aclose()
 
     def _too_large(self, request: Request, status: int, body: bytes) -> ContractError:
         submitting = request.kind == "submit"
@@ -223,30 +216,26 @@ class AiohttpTransport:
             verdict=Verdict.UNKNOWN,
         )
 
-    def _words(self, error: BaseException) -> str:
-        return redact(describe(error), self._key)
-
     def _failure(
         self, request: Request, error: BaseException, sent: _Body | None
     ) -> ConnectError | AnswerLostError:
-        """Return our error for one of aiohttp's, by what is certain about the request.
+        """Return our error for one of aiohttp's.
 
-        A submit was not sent if no connection was ever assigned to it, whichever timer ended it:
-        then no byte of its body was written. aiohttp's error is not chained, since some kinds
-        hold the request's headers.
+        A submit was not sent if no connection was ever assigned to it: then no byte of its body
+        was written. aiohttp's error is not chained, since some contain the request's headers.
         """
-        words = self._words(error)
+        reason = redact(describe(error), self._key)
         if not_sent(error) if sent is None else not sent.written:
-            todo = advice(error, self._proxy, address="base URL")
+            hint = advice(error, self._proxy, address="base URL")
             return ConnectError(
-                f"no connection, nothing was sent: {words}{todo and f'; {todo}'}",
-                retryable=not todo,
+                f"no connection, nothing was sent: {reason}{hint and f'; {hint}'}",
+                retryable=not hint,
                 ref=request.ref,
             )
         submitting = request.kind == "submit"
         charged = "a task may have been started and charged" if submitting else "it may be repeated"
         return AnswerLostError(
-            f"the answer to the {request.kind} was lost ({charged}): {words}",
+            f"the answer to the {request.kind} was lost ({charged}): {reason}",
             may_have_charged=submitting,
             retryable=not submitting,
             ref=request.ref,
@@ -257,13 +246,11 @@ class AiohttpTransport:
 class _Body(aiohttp.BytesPayload):
     """The body of a submit, which notes when it is written to a connection.
 
-    aiohttp writes a request's headers together with its body, once a connection is assigned to
-    the request: a body that was never written proves that nothing was sent.
+    aiohttp writes the headers of a request together with its body. If the body was never written,
+    nothing was sent.
     """
 
-    def __init__(self, value: bytes) -> None:
-        super().__init__(value)
-        self.written: bool = False
+    written: bool = False
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -273,17 +260,17 @@ class _Body(aiohttp.BytesPayload):
 
 
 def _checked_proxy(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
-    """Return the proxy to use: in clear text, the key must not leave this machine.
+    """Return the proxy to use.
 
     Raises:
-        ConfigurationError: It would be sent to the proxy unencrypted.
+        ConfigurationError: The key would be sent to the proxy unencrypted.
     """
     if proxy is None or base.scheme == "https":
         return proxy
     if is_loopback(base.host or ""):
         if not lent:
             return None
-        if is_loopback(proxy.host or ""):  # a session's own settings are not overruled
+        if is_loopback(proxy.host or ""):  # the settings of a lent session are kept
             return proxy
     raise ConfigurationError(
         f"the API key would be sent to a proxy unencrypted, with the base URL {base}: use https,"
@@ -291,59 +278,22 @@ def _checked_proxy(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
     )
 
 
-class _EndedError(Exception):
-    """A connection has ended without an answer."""
+class _ConnectionEndedError(Exception):
+    """The connection of a request ended without a response."""
 
     def __init__(self, error: aiohttp.ClientError) -> None:
         super().__init__(error)
         self.error = error
 
 
-async def _sent_once(
+async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Send a request, and hide from aiohttp that its connection has ended.
+    """Send a GET, and keep aiohttp from repeating it if its connection ends.
 
-    It would send a GET again at once, which the service counts and the limiter does not.
+    The limiter would not count the repeated request, but the service does.
     """
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _EndedError(error) from None
-
-
-def _address(base: URL, path: str) -> URL:
-    """Put a URL together from its parts: to take a text apart would be twice the work."""
-    path, _, query = path.partition("?")
-    place = _place(base, path)
-    if not query:
-        return place
-    return URL.build(
-        scheme=place.scheme,
-        authority=place.raw_authority,
-        path=place.raw_path,
-        query_string=query,
-        encoded=True,
-    )
-
-
-@lru_cache
-def _place(base: URL, path: str) -> URL:
-    return URL(f"{base}{path}", encoded=True)
-
-
-@cache
-def _timeouts(total: float, bounded: bool) -> aiohttp.ClientTimeout:  # noqa: FBT001 - for the cache
-    # Well before the deadline, which leaves open whether anything was sent.
-    connect = min(total / 2, _CONNECT_TIMEOUT)
-    # A lent session may have no free connection, and a proxy may not answer. Own connections are
-    # as many as requests, and the timer that bounds all of it is a fiftieth of a request's cost.
-    return aiohttp.ClientTimeout(None, connect=connect if bounded else None, sock_connect=connect)
-
-
-async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    """Close the session when closed, at the latest when the loop winds up its generators."""
-    try:
-        yield
-    finally:
-        await session.close()
+        raise _ConnectionEndedError(error) from None

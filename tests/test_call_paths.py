@@ -159,8 +159,9 @@ async def test_fastapi_callback(emulator: Emulator) -> None:
             task = await kling.submit(FOX)
             waiter = asyncio.create_task(task.wait())
             await asyncio.sleep(61)  # it has ended, and its callback is not overdue
+            path, task_id = urlsplit(inbox.url).path, task.ref.task_id
             with trace:
-                await post(app, urlsplit(inbox.url).path, task.ref.task_id)
+                await post(app, path, task_id)
                 await waiter
 
         await wait_and_call_back(nullcontext())

@@ -1,4 +1,4 @@
-"""Callers that are cancelled: the reference of a paid task is reported, once, whoever cancels."""
+"""Callers that are cancelled: the reference of a paid task is reported once, in every case."""
 
 from __future__ import annotations
 

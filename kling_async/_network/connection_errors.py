@@ -1,4 +1,4 @@
-"""What aiohttp's errors about a connection prove, and what to do about them: pure functions."""
+"""The meaning of aiohttp's connection errors: pure functions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import aiohttp
 if TYPE_CHECKING:
     from yarl import URL
 
-# What proves of a request without a body that it was never sent: there was no connection.
-_NOT_SENT = (
+# Errors that prove that a request without a body was not sent.
+_NO_CONNECTION = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerFingerprintMismatch,
@@ -21,24 +21,24 @@ _NOT_SENT = (
 
 _CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
-# How versions of OpenSSL say that what came is no TLS.
+# The messages of OpenSSL versions about data that is not TLS.
 _NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure")
 
-# aiohttp says "ssl:default" of every connection, also of those without TLS.
+# aiohttp shows "ssl:default" for every connection, even without TLS.
 _SSL = re.compile(r" ssl:.*? \[")
 
 PROXY_AUTHENTICATION = 407
 _FORBIDDEN = 403
 
 PROXY_REFUSES_CREDENTIALS = (
-    "the proxy demands a user and password, or refuses those that it was given: set them in its"
+    "the proxy requires a user and password, or rejects those that were sent: set them in its"
     " URL, http://user:password@host:port, with special characters percent-encoded"
 )
 
 
 def not_sent(error: BaseException) -> bool:
-    """Whether an error proves by itself that there was no connection to send anything on."""
-    return isinstance(error, _NOT_SENT)
+    """Return whether an error proves that there was no connection, so that nothing was sent."""
+    return isinstance(error, _NO_CONNECTION)
 
 
 def describe(error: BaseException) -> str:
@@ -54,23 +54,23 @@ def describe(error: BaseException) -> str:
 
 
 def advice(error: BaseException, proxy: URL | None, *, address: str = "URL") -> str:
-    """Return what to do about a failure that waiting does not help; empty for any other.
+    """Return what to do about an error that will not go away by itself; else an empty text.
 
     Args:
-        error: What the connection failed with.
-        proxy: What it was to go through.
-        address: What to call the address that was asked for.
+        error: The error of the connection.
+        proxy: The proxy that was used.
+        address: What the message calls the URL.
     """
     if isinstance(error, aiohttp.ClientHttpProxyError):
         if error.status == PROXY_AUTHENTICATION:
             return PROXY_REFUSES_CREDENTIALS
         if error.status == _FORBIDDEN:
-            return "the proxy does not allow this host: have it allowed, or name it in NO_PROXY"
+            return "the proxy does not allow this host: allow it there, or add it to NO_PROXY"
         return ""
     if isinstance(error, _CERTIFICATES):
         return (
             "the certificate cannot be verified: set SSL_CERT_FILE to the file of your own"
-            " certificate authority, or lend a session with"
+            " certificate authority, or pass a session with"
             " connector=kling_async.transport.connector(ssl=…)"
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError) and _NO_TLS.search(str(error)):

@@ -1,4 +1,4 @@
-"""The connections to the API: submits and reads have a pool each."""
+"""The connections to the API, in one pool for submits and one for all other requests."""
 
 from __future__ import annotations
 
@@ -21,32 +21,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kling_async")
 
-# Seconds that an idle connection is good for another submit. See _TwoLanes.
+# Seconds after which an idle connection is not used for a submit.
 _SUBMIT_KEEPALIVE = 0.1
 
-# The lent sessions that a warning was logged for.
+# The sessions that a warning was logged for.
 _warned: WeakSet[aiohttp.ClientSession] = WeakSet()
 
 
 class ConnectorOptions(TypedDict, total=False):
-    """Options of :func:`connector`, with the meaning that they have for aiohttp.
-
-    Attributes:
-        ssl: How servers are verified, and the client certificate: a context. ``False`` verifies
-            nothing.
-        resolver: Looks up names. It is not closed with the connector.
-        local_addr: Address and port that connections start from.
-        family: ``AF_INET`` or ``AF_INET6`` allows addresses of this family only.
-        limit_per_host: The most connections to one host, in each pool.
-        force_close: Close each connection after one request.
-        keepalive_timeout: Seconds that an idle connection is kept for reads.
-        use_dns_cache: Keep the addresses of names.
-        ttl_dns_cache: Seconds that they are kept; None for ever.
-        happy_eyeballs_delay: Seconds after which the next address of a name is tried, too; None
-            tries them one after another.
-        interleave: How the addresses of both families alternate.
-        socket_factory: Makes the sockets.
-    """
+    """Options of :func:`connector`, with the same meaning as in ``aiohttp.TCPConnector``."""
 
     ssl: tls.SSLContext | aiohttp.Fingerprint | bool
     resolver: AbstractResolver | None
@@ -62,13 +45,12 @@ class ConnectorOptions(TypedDict, total=False):
     socket_factory: aiohttp.SocketFactoryType | None
 
 
-class _TwoLanes(aiohttp.TCPConnector):
-    """One connector with two pools: submits keep away from connections that have idled.
+class _TwoPoolConnector(aiohttp.TCPConnector):
+    """A connector whose submits do not use connections that have been idle.
 
-    A server closes connections that idle, and a request that crosses with the closing is lost
-    without a trace. aiohttp repeats a GET that this happens to; a submit must not be repeated,
-    so it must not happen. A submit takes a connection only if that has been idle for less
-    than a tenth of a second, while servers wait for seconds; else it opens a new one.
+    If a server closes an idle connection while a request is being sent on it, the request is lost.
+    aiohttp repeats a lost GET, but a submit must not be repeated. Servers keep idle connections for
+    seconds, so a submit uses one that has been idle for less than 0.1 s, or opens a new one.
     """
 
     def __init__(self, limit: int, options: ConnectorOptions) -> None:
@@ -94,36 +76,41 @@ class _TwoLanes(aiohttp.TCPConnector):
 
 
 def connector(limit: int = 100, **options: Unpack[ConnectorOptions]) -> aiohttp.TCPConnector:
-    """Make the connector that the client's own session has, for a session that you lend.
+    """Create the connector of the client's own session, for a session that you pass to the client.
 
-    Submits through it never use a connection that has idled for a tenth of a second or more, so
-    that their answers are not lost to a server which closes idle connections. For that it has two
-    pools of connections, one for submits and one for everything else, with the same options.
+    It has two pools of connections with the same options, one for submits and one for all other
+    requests. Submits do not use connections that have been idle for 0.1 s or more, so that their
+    answers are not lost if the server closes idle connections.
 
     Args:
-        limit: The most connections of each pool; 0 for any number.
-        **options: Those of aiohttp's ``TCPConnector``: ``ssl``, ``resolver``, ``local_addr``,
-            ``family``, ``limit_per_host``, ``force_close``, ``keepalive_timeout`` (of reads),
-            ``use_dns_cache``, ``ttl_dns_cache``, ``happy_eyeballs_delay``, ``interleave`` and
-            ``socket_factory``.
+        limit: The maximum number of connections in each pool; 0 for any number.
+        **options: Those of ``aiohttp.TCPConnector``: ``ssl``, ``resolver``, ``local_addr``,
+            ``family``, ``limit_per_host``, ``force_close``, ``keepalive_timeout`` (not for
+            submits), ``use_dns_cache``, ``ttl_dns_cache``, ``happy_eyeballs_delay``, ``interleave``
+            and ``socket_factory``. A resolver is not closed with the connector.
 
     Raises:
-        ConfigurationError: aiohttp refuses an option, or there is no running event loop.
+        ConfigurationError: aiohttp rejects an option, or there is no running event loop.
     """
     try:
-        return _TwoLanes(limit, options)
+        return _TwoPoolConnector(limit, options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"no connector can be made: {error}") from None
 
 
-def warn_if_plain(session: aiohttp.ClientSession) -> None:
-    """Log once for a lent session that submits through it may use connections that have idled."""
+def warn_about_idle_connections(session: aiohttp.ClientSession) -> None:
+    """Log a warning, once, if submits through a session may use idle connections."""
     used = session.connector
-    if used is None or isinstance(used, _TwoLanes) or used.force_close or session in _warned:
+    if (
+        used is None
+        or isinstance(used, _TwoPoolConnector)
+        or used.force_close
+        or session in _warned
+    ):
         return
     _warned.add(session)
     _log.warning(
-        "the session that was lent has a connector of its own: answers to submits may be lost on"
-        " connections that the server closes while they idle, and the tasks be charged; make it"
-        " with ClientSession(connector=kling_async.transport.connector())"
+        "answers to submits may be lost, and their tasks charged, if the server closes idle"
+        " connections of the session: create it with"
+        " ClientSession(connector=kling_async.transport.connector())"
     )

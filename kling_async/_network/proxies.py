@@ -1,7 +1,7 @@
-"""Which proxy a request goes through: one that was set, one of the environment, or none.
+"""The proxies that requests are sent through.
 
-The environment is read here and not by aiohttp: with ``trust_env`` that would also read
-``~/.netrc``, and send what it finds there to any host that the file has an entry for.
+The environment is read here and not by aiohttp: with ``trust_env``, aiohttp would also read
+``~/.netrc`` and send its credentials to any host in that file.
 """
 
 from __future__ import annotations
@@ -25,75 +25,77 @@ _SCHEMES = ("http", "https")
 
 @frozen
 class Proxies:
-    """How requests leave this machine.
+    """Which proxy requests are sent through.
 
     Attributes:
-        proxy: The URL of an HTTP proxy for all requests, which may hold a user and password.
-        proxy_auth: User and password for it; they come before those of the URL.
-        trust_env: Without ``proxy``, use ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or
-            the system's settings on Windows and macOS. Loopback addresses are always reached
-            directly then.
+        proxy: The URL of an HTTP proxy for all requests, which may contain a user and password.
+        proxy_auth: The user and password for it. They override those of the URL.
+        trust_env: If ``proxy`` is None, use ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, or
+            the system's settings on Windows and macOS, except for loopback addresses.
 
     Raises:
-        ConfigurationError: The proxy's URL is not an http or https URL.
+        ConfigurationError: ``proxy`` is not an http or https URL.
     """
 
-    # Not in the repr: they may hold a password.
+    # Not in the repr: they may contain a password.
     proxy: str | URL | None = field(default=None, repr=False)
     proxy_auth: aiohttp.BasicAuth | None = field(default=None, repr=False)
     trust_env: bool = True
 
     def __attrs_post_init__(self) -> None:
-        self._given()
+        self._explicit()
 
     @classmethod
-    def of(cls, session: aiohttp.ClientSession | None) -> Self:
-        """Return those of a session that was lent; without one, those of the environment."""
+    def of_session(cls, session: aiohttp.ClientSession | None) -> Self:
+        """Return the proxies of a session, or those of the environment if it is None."""
         if session is None:
             return cls()
-        # aiohttp has no public names for them. A version without these has them elsewhere, and
-        # then requests must not leave by another way than the session's: so no default.
+        # aiohttp has no public names for these. If a version has other names, this must fail:
+        # requests must not bypass the session's proxy.
         proxy, auth = session._default_proxy, session._default_proxy_auth  # noqa: SLF001
         return cls(proxy, auth, session.trust_env)
 
     def find(self, url: URL) -> URL | None:
-        """Return the proxy for a URL; None connects directly.
+        """Return the proxy for a URL, or None to connect directly.
 
-        It may ask the operating system: call it in a thread, or before anything runs.
+        This may call the operating system and block.
 
         Raises:
-            ConfigurationError: The proxy that the environment names has no http or https URL.
+            ConfigurationError: The environment's proxy is not an http or https URL.
         """
         if self.proxy is not None or not self.trust_env:
-            return self._given()
+            return self._explicit()
         host = url.host or ""
         if is_loopback(host):
             return None
         proxy = getproxies().get(url.scheme)
         if proxy is None or proxy_bypass(f"{host}:{url.port}"):
             return None
-        return _checked(proxy if "://" in proxy else f"http://{proxy}", f"{url.scheme}_proxy")
+        return _proxy_url(proxy if "://" in proxy else f"http://{proxy}", f"{url.scheme}_proxy")
 
-    def _given(self) -> URL | None:
+    def _explicit(self) -> URL | None:
         if self.proxy is None:
             return None
-        proxy = _checked(self.proxy, "proxy")
-        auth = self.proxy_auth
+        proxy, auth = _proxy_url(self.proxy, "proxy"), self.proxy_auth
         return proxy if auth is None else proxy.with_user(auth.login).with_password(auth.password)
 
 
 def route(proxy: URL | None, *, authorization: str | None = None) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that sends requests through a proxy, or directly, whatever was set.
+    """Return a middleware that sends requests through a proxy, or directly if it is None.
 
-    With the arguments ``proxy`` and ``proxy_headers`` of a request, aiohttp would send the
-    session's own headers to the proxy too, unencrypted, and quote the proxy's password in errors.
+    With aiohttp's own ``proxy`` and ``proxy_headers``, the session's headers would be sent to the
+    proxy unencrypted, and errors would show the proxy's password.
 
     Args:
-        proxy: Its URL, which may hold a user and password.
-        authorization: Replaces the request's header, which may be one of ``~/.netrc``.
+        proxy: The URL of the proxy, which may contain a user and password.
+        authorization: Replaces the request's header, which may be from ``~/.netrc``.
     """
-    place = None if proxy is None else proxy.with_user(None)
-    credentials = {} if proxy is None else _credentials(proxy)
+    place, credentials = None, {}
+    if proxy is not None:
+        place = proxy.with_user(None)
+        if proxy.raw_user or proxy.raw_password:
+            value = aiohttp.encode_basic_auth(proxy.user or "", proxy.password or "")
+            credentials = {hdrs.PROXY_AUTHORIZATION: value}
 
     async def send(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -101,28 +103,21 @@ def route(proxy: URL | None, *, authorization: str | None = None) -> aiohttp.Cli
         if authorization is not None:
             request.headers[hdrs.AUTHORIZATION] = authorization
         request.update_proxy(place, None, credentials)
-        if not request.is_ssl():  # else they are for the CONNECT request alone
+        if not request.is_ssl():  # otherwise they are for the CONNECT request only
             request.headers.update(credentials)
         return await handler(request)
 
     return send
 
 
-def _credentials(proxy: URL) -> dict[str, str]:
-    if not proxy.raw_user and not proxy.raw_password:
-        return {}
-    value = aiohttp.encode_basic_auth(proxy.user or "", proxy.password or "")
-    return {hdrs.PROXY_AUTHORIZATION: value}
-
-
-def _checked(proxy: str | URL, source: str) -> URL:
+def _proxy_url(proxy: str | URL, source: str) -> URL:
     try:
         url = URL(proxy)
     except (TypeError, ValueError):
         url = URL()
-    # A user's name with a colon cannot be distinguished from the password that follows it.
+    # A colon in the user's name cannot be distinguished from the one before the password.
     if url.scheme not in _SCHEMES or not url.host or ":" in (url.user or ""):
-        # Not the value: it may hold a password.
+        # The message does not show the value, which may contain a password.
         raise ConfigurationError(
             f"{source} must be the URL of an HTTP proxy, http://host:port or"
             " http://user:password@host:port with special characters percent-encoded"

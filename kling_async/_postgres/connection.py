@@ -17,8 +17,8 @@ from psycopg.pq import TransactionStatus
 from kling_async._postgres.errors import BUSY, UnreachableError, describe_error
 from kling_async._postgres.transaction import Connection, Rows, execute
 from kling_async._postgres.url import invalid_url, split_url
-from kling_async._utils.backends import AnswerTimer, cut, in_time
-from kling_async._utils.threads import to_its_end
+from kling_async._utils.backends import AnswerTimer, answer_timeout, shut_down_socket
+from kling_async._utils.shielding import await_uncancelled
 from kling_async.policy.retry import backoff
 
 _T = TypeVar("_T")
@@ -139,7 +139,7 @@ class ConnectionManager:
                 else:
                     self._patience_left = self._patience
                     return result
-                await asyncio.sleep(backoff(attempt, 0.02, 1.0, 1.0))
+                await asyncio.sleep(backoff(attempt, 0.02, 1.0))
         raise AssertionError  # pragma: no cover - count() does not end
 
     def hurry(self, timeout: float | None) -> None:
@@ -168,12 +168,12 @@ class ConnectionManager:
         task = asyncio.ensure_future(self._use(work))
         was_cut = False
         try:
-            async with in_time(timeout) as self._timer:
+            async with answer_timeout(timeout) as self._timer:
                 await asyncio.wait([task])
         except TimeoutError:
-            was_cut = await to_its_end(asyncio.ensure_future(self._stop(task, cancel=False)))
+            was_cut = await await_uncancelled(asyncio.ensure_future(self._stop(task, cancel=False)))
         except asyncio.CancelledError:
-            await to_its_end(asyncio.ensure_future(self._stop(task, cancel=True)))
+            await await_uncancelled(asyncio.ensure_future(self._stop(task, cancel=True)))
             raise
         finally:
             self._timer = None
@@ -219,7 +219,7 @@ class ConnectionManager:
             was_cut = not task.done()
             if was_cut and self._db is not None:
                 with suppress(psycopg.Error):  # it may be closed already
-                    cut(self._db.fileno())
+                    shut_down_socket(self._db.fileno())
             elif was_cut:
                 task.cancel()
             await asyncio.wait([task])

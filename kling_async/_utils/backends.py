@@ -1,4 +1,4 @@
-"""The servers that processes share: their URLs, their modules, and how long to wait for them."""
+"""Servers that several processes share: their modules, connections and answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kling_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from types import ModuleType
 
-# Pieces of the time for an answer. However long this process stands still, it loses one of them.
+# Parts of the time for an answer. However long this process is suspended, it loses one of them.
 _TICKS = 10
 
-# The scheme of an address, and the extra that it needs, after which our modules are named, too.
+# The extra that each URL scheme needs. The modules of the package are named after it, too.
 _EXTRAS = {
     "redis": "redis",
     "rediss": "redis",
@@ -29,23 +29,23 @@ _EXTRAS = {
 }
 
 
-def speaker(url: str, modules: str, purpose: str) -> ModuleType:
-    """Return the module that speaks to the server at an address. Nothing is sent.
+def load_backend(url: str, modules: str, purpose: str) -> ModuleType:
+    """Return the module for the server at a URL. Nothing is sent.
 
     Args:
-        url: The address.
-        modules: The name of such a module, with ``{}`` for the kind of server.
-        purpose: What the server is for; the beginning of a sentence.
+        url: The URL.
+        modules: The name of such a module, with ``{}`` in place of the kind of server.
+        purpose: What the server is for, at the beginning of a message.
 
     Raises:
-        ConfigurationError: The address is of no kind that is known.
-        MissingExtraError: The package that speaks to it is not installed.
+        ConfigurationError: The scheme of the URL is unknown.
+        MissingExtraError: The driver is not installed.
     """
-    scheme, parted, _ = url.partition("://")
-    if not parted or scheme not in _EXTRAS:
-        kinds = ", ".join(f"{kind}://" for kind in _EXTRAS)
-        other = f"{scheme}://" if parted and scheme.isalnum() else "anything else"
-        raise ConfigurationError(f"{purpose} can be at {kinds}; not at {other}")
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _EXTRAS:
+        known = ", ".join(f"{one}://" for one in _EXTRAS)
+        given = f"{scheme}://" if separator and scheme.isalnum() else "anything else"
+        raise ConfigurationError(f"{purpose} can be at {known}; not at {given}")
     extra = _EXTRAS[scheme]
     try:
         return import_module(modules.format(extra))
@@ -53,14 +53,14 @@ def speaker(url: str, modules: str, purpose: str) -> ModuleType:
         raise missing_extra(extra, f"{purpose} at {scheme}:// needs another package") from error
 
 
-def cut(fd: int) -> None:
-    """Shut down a connection, so that reading from it ends at once."""
-    with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as way:
-        way.shutdown(socket.SHUT_RDWR)  # of whatever family it is
+def shut_down_socket(fd: int) -> None:
+    """Shut down a connection, so that whatever waits for data from it ends at once."""
+    with suppress(OSError), socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as connection:
+        connection.shutdown(socket.SHUT_RDWR)  # of any address family
 
 
 class AnswerTimer:
-    """Ends the wait for an answer, and can be restarted; see :func:`in_time`."""
+    """The time that is left for an answer; see :func:`answer_timeout`."""
 
     def __init__(self, limit: asyncio.Timeout, seconds: float | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -70,12 +70,12 @@ class AnswerTimer:
             self.restart(seconds)
 
     def restart(self, seconds: float) -> None:
-        """Wait this many seconds from now on."""
+        """Wait this number of seconds from now on."""
         self.stop()
         self._tick(seconds / _TICKS, _TICKS)
 
     def stop(self) -> None:
-        """Wait without end."""
+        """Wait without a limit."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -87,15 +87,14 @@ class AnswerTimer:
 
 
 @asynccontextmanager
-async def in_time(seconds: float | None) -> AsyncIterator[AnswerTimer]:
-    """Cancel the body if a server has not answered after this many seconds.
+async def answer_timeout(seconds: float | None) -> AsyncIterator[AnswerTimer]:
+    """Limit the time that the block waits for a server's answer.
 
-    Unlike with ``asyncio.timeout``, only time counts in which this process could have received the
-    answer. While it is suspended, or its event loop is blocked, the server may have been suspended,
-    too, or have answered long ago.
+    Unlike ``asyncio.timeout``, this counts only the time in which this process could have received
+    the answer. While it is suspended, or its event loop is blocked, the answer may have arrived.
 
     Args:
-        seconds: None waits without end.
+        seconds: The number of seconds. None waits without a limit.
 
     Raises:
         TimeoutError: There was no answer.

@@ -1,8 +1,8 @@
-"""How our values are offered to pydantic, and so to FastAPI.
+"""Schemas of this package's values for pydantic, and so for FastAPI.
 
-pydantic asks a class for two things: a core schema (what to do with a value) and a JSON schema
-(what to tell others of it). The classes answer with the functions of this module. Nobody but
-pydantic calls them, so pydantic is imported inside them: the package does without it.
+pydantic calls two methods of a class: one returns a core schema (how to validate and serialize a
+value), the other a JSON schema (how to describe it). Only pydantic calls them, so it is imported
+inside these functions and not required by the package.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema, ValidationError
 
-# Where a field's part of the schema lies in its attrs metadata.
+# The key of a field's JSON schema in its attrs metadata.
 _SCHEMA = "kling_async.schema"
 
-# What a field is: a line of a docstring that begins with its name, and the deeper lines below.
+# The description of a field: a line of a docstring that begins with its name, and the indented
+# lines below it.
 _FIELD = re.compile(r"^( *)(?:- ``)?(\w+)(?:``)?: (.+(?:\n\1 +.+)*)", re.MULTILINE)
 
 _KEY_LENGTH = 80
-# Whole numbers below it mean the same in every reader of JSON.
+# Larger whole numbers are not exact in every JSON parser.
 _LARGEST_NUMBER = 1e15
 
 _T = TypeVar("_T")
 
 
-def says(**words: object) -> dict[str, object]:
-    """Return the attrs metadata that adds to a field's JSON schema."""
-    return {_SCHEMA: words}
+def in_schema(**keywords: object) -> dict[str, object]:
+    """Return the attrs metadata that adds keywords to a field's JSON schema."""
+    return {_SCHEMA: keywords}
 
 
 def summary(cls: type) -> str:
@@ -52,25 +53,25 @@ def summary(cls: type) -> str:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """Return what the docstrings of a class, its bases and their modules say of each field."""
+    """Return the descriptions of fields in the docstrings of a class, its bases and modules."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for doc in (getattr(sys.modules.get(base.__module__), "__doc__", None), base.__doc__):
-            found |= {name: _prose(words) for _, name, words in _FIELD.findall(doc or "")}
+            found |= {name: _prose(text) for _, name, text in _FIELD.findall(doc or "")}
     return found
 
 
-def _prose(words: str) -> str:
-    plain = " ".join(words.split()).replace("``", "`")  # which is how OpenAPI writes code
+def _prose(text: str) -> str:
+    plain = " ".join(text.split()).replace("``", "`")  # as in OpenAPI's Markdown
     return plain[:1].upper() + plain[1:]
 
 
 def refusal(cls: type, faults: Iterable[tuple[str | None, str, object]]) -> ValidationError:
-    """Return what pydantic is told of a refused value: an entry for each fault.
+    """Return pydantic's error for an invalid value, with an entry for each fault.
 
     Args:
-        cls: What the value should have become.
-        faults: The field (None: the value as a whole), the rule in words, the value seen.
+        cls: The class of valid values.
+        faults: The field (None for the value as a whole), the broken rule, and the value seen.
     """
     from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
@@ -87,11 +88,11 @@ def refusal(cls: type, faults: Iterable[tuple[str | None, str, object]]) -> Vali
     )
 
 
-def showable(value: object, words: str) -> object:
-    """Return a value as an error may show it to whoever sent it, or else our words for it.
+def showable(value: object, text: str) -> object:
+    """Return a value for an error response, or ``text`` if the response must not contain it.
 
-    What cannot be written as JSON would turn the answer into an error of the server: NaN, lone
-    surrogates, nests deeper than Python goes. What is long would make it a weapon.
+    NaN, lone surrogates and deep nestings cannot be written as JSON, and would turn the response
+    into a server error. A long value would make the response as long.
     """
     match value:
         case None:
@@ -101,11 +102,11 @@ def showable(value: object, words: str) -> object:
         case str() if _key(value) == value:
             return value
         case _:
-            return words
+            return text
 
 
 def _key(text: str) -> str:
-    """Shorten a key, and escape what could not be sent."""
+    """Return a key, shortened and without characters that cannot be encoded."""
     short = text if len(text) <= _KEY_LENGTH else f"{text[:_KEY_LENGTH]}…"
     return short.encode(errors="backslashreplace").decode()
 
@@ -116,13 +117,13 @@ def core_schema(
     write: Callable[[_T], object],
     inner: CoreSchema,
 ) -> CoreSchema:
-    """Return a core schema: instances pass, anything else is read, all are written alike.
+    """Return a core schema that accepts instances, and converts other values.
 
     Args:
         cls: The class of the values.
-        read: Makes one of something else, which it may hand to ``inner`` first.
-        write: Gives plain values for JSON. One that is a text stays what it is in Python.
-        inner: What pydantic takes them for where it looks inside: a text, fields, a tag.
+        read: Converts another value, perhaps after validation by ``inner``.
+        write: Returns plain values for JSON. Values whose JSON is text are kept in Python mode.
+        inner: The schema of values that are not instances: text, fields or a tagged union.
     """
     from pydantic_core import PydanticSerializationUnexpectedValue
     from pydantic_core import core_schema as make
@@ -135,12 +136,12 @@ def core_schema(
             raise PydanticSerializationUnexpectedValue(f"Expected `{cls.__name__}`")
         return value if is_text and info.mode == "python" else write(value)
 
-    validate.__name__ = cls.__name__  # by which the errors of a union tell its members apart
+    validate.__name__ = cls.__name__  # the name of a union's member in errors
     is_text = inner["type"] == "str"
     return make.no_info_wrap_validator_function(
         validate,
         inner,
-        # What has a reference is told of once, by its name.
+        # With a reference, a schema document describes the class once.
         ref=None if is_text else f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",
         serialization=make.plain_serializer_function_ser_schema(serialize, info_arg=True),
     )
@@ -183,11 +184,11 @@ class Value:
         words = descriptions(cls)
         for field in attrs.fields(cls):
             schema["properties"][field.name] |= field.metadata.get(_SCHEMA, {})
-            if field.name in words:  # Python leaves docstrings out on demand
+            if field.name in words:  # python -OO removes docstrings
                 schema["properties"][field.name]["description"] = words[field.name]
         schema |= {"title": cls.__name__, "description": summary(cls)}
         if handler.mode == "serialization":
-            schema["required"] = list(schema["properties"])  # to_dict leaves nothing out
+            schema["required"] = list(schema["properties"])  # to_dict returns all fields
         return reference
 
 

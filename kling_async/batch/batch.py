@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
 
 from attrs import evolve
 
-from kling_async._utils.cleanups import Cleanups
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import Cleanups, run_in_thread
 from kling_async.batch.claims import Claims
 from kling_async.batch.decisions import Item, to_item
 from kling_async.batch.options import BatchKeywords, BatchOptions
@@ -61,7 +60,7 @@ class Batch:
             a network file system, where SQLite's locks do not work.
         options: The options; by default those of ``BatchOptions()``.
         **keywords: Single options, such as ``download_to="videos/"``. They replace those of
-            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
+            ``options``; see :class:`~kling_async.BatchOptions`.
 
     Raises:
         ConfigurationError: An option is out of range, or the journal is neither a path nor a URL.
@@ -171,7 +170,7 @@ class Batch:
         self._idle.clear()
         try:
             if (folder := self._options.folder) is not None:  # before anything is paid
-                await in_thread(lambda: check_folder(folder))
+                await run_in_thread(lambda: check_folder(folder))
             run.guard.started = (await self._journal.summary()).attempts
             self._run = run
             try:

@@ -86,9 +86,8 @@ class Claims:
                 try:
                     claims = await self.claim(*(entry for entry, _ in chunk))
                 except Exception as error:  # noqa: BLE001 - a waiter must not wait forever
-                    for _, future in chunk:
-                        if not future.done():
-                            future.set_exception(copy_for_waiter(error))
+                    for future in [future for _, future in chunk if not future.done()]:
+                        future.set_exception(copy_for_waiter(error))
                     continue
                 for claim, (_, future) in zip(claims, chunk, strict=True):
                     if claim.ownership is not Ownership.OTHERS and not future.done():

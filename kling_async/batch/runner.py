@@ -49,7 +49,7 @@ _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemS
 
 # Seconds before the first resubmission of a failed item, doubled with each up to the longest; half
 # of the wait is random.
-_FIRST_RESUBMISSION, _LONGEST_RESUBMISSION = 30.0, 3_600.0
+_FIRST_WAIT, _LONGEST_WAIT = 30.0, 3_600.0
 
 
 class BatchRun:
@@ -75,16 +75,14 @@ class BatchRun:
         self.client = client
         self.journal = journal
         self.options = options
+        self.folder = options.folder
         self.guard = guard
         self.claims = claims
         self.counts: Counter[ItemState] = Counter()
         self.submitting: set[ItemRun] = set()
         self.downloads: asyncio.Semaphore = asyncio.Semaphore(options.downloads)
         self._fan_out = client.fan_out(
-            self.run_item,
-            in_flight=options.in_flight,
-            ordered=ordered,
-            on_abandoned=log_journaled,
+            self.run_item, in_flight=options.in_flight, ordered=ordered, on_abandoned=log_journaled
         )
         self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries)
         self._ending = asyncio.Lock()
@@ -106,7 +104,10 @@ class BatchRun:
         if claim.ownership is Ownership.DONE:
             return item.outcome(done_by_other=True)
         outcome = await item.run()
-        await self.claims.release(item.entry.key, ended=item.has_ended)
+        # A file that was not saved is left to other workers.
+        reported = next_step(item.entry, self.options, fresh=True) is Step.REPORT
+        ended = reported and item.entry.state in _ENDED
+        await self.claims.release(item.entry.key, ended=ended)
         return outcome
 
     async def close(self) -> None:
@@ -145,15 +146,9 @@ class ItemRun:
         self._run = run
         self._work = work
         self._input = work.item[1]
-        self._error = to_error(entry)
+        self._error = None if entry.failure is None else to_error(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of a submit of this run
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing is left to do, for any worker. A file that was not saved is left."""
-        step = next_step(self.entry, self._run.options, fresh=True)
-        return step is Step.REPORT and self.entry.state in _ENDED
 
     async def run(self) -> Outcome | None:
         """Take step after step until nothing is left to do, or a step fails."""
@@ -175,14 +170,12 @@ class ItemRun:
         except (JournalError, ClientClosedError):  # no step can be taken, or recorded, any more
             raise
         except KlingError as error:
-            if self.entry.ref is not None and self.entry.result is None:  # a task exists
-                error.ref, error.may_have_charged = self.entry.ref, True
             self._error = error
         return self.outcome()
 
     def outcome(self, *, done_by_other: bool = False) -> Outcome:
         """Return what became of the item."""
-        entry, folder = self.entry, self._run.options.folder
+        entry, folder = self.entry, self._run.folder
         return Outcome(
             self._work.index,
             self._input,
@@ -247,13 +240,13 @@ class ItemRun:
         finally:
             guard.submit_ended(started=self.entry.state is not ItemState.PLANNED)
             self._work.submitted()
-        self._fresh = True
-        self._error = error
         return await self._conclude_failed_submit(error)
 
     async def _conclude_failed_submit(self, error: KlingError) -> bool:
         """Act on the verdict of a submit; see the table in ``protocol/verdicts.py``."""
         guard = self._run.guard
+        self._fresh = True
+        self._error = error
         match verdicts.CONSEQUENCES[verdicts.judge_error(error)].fate:
             case ItemFate.UNSURE:
                 await self._record_state(ItemState.UNSURE, failure=to_failure(error))
@@ -273,14 +266,8 @@ class ItemRun:
         failed = self.entry.state is ItemState.FAILED and not self.entry.was_rejected
         if failed and self._run.guard.stopped is None:
             self._work.submitted()  # the next items need not wait behind this one
-            await asyncio.sleep(
-                backoff(
-                    self.entry.attempt,
-                    _FIRST_RESUBMISSION,
-                    _LONGEST_RESUBMISSION,
-                    chance=0.5 + random() / 2,  # noqa: S311 - jitter
-                )
-            )
+            chance = 0.5 + random() / 2  # noqa: S311 - jitter
+            await asyncio.sleep(backoff(self.entry.attempt, _FIRST_WAIT, _LONGEST_WAIT, chance))
         return await self._submit()
 
     async def _wait_for_task(self) -> bool:
@@ -301,13 +288,14 @@ class ItemRun:
         except KlingError as error:
             if verdicts.judge_error(error) is Verdict.ACCOUNT_REFUSED:
                 self._run.guard.refuse(error, self._input.model)
+            error.ref, error.may_have_charged = entry.ref, True  # whatever the error is of
             raise
         else:
             await self._record_state(ItemState.FINISHED, result=result)
         return True
 
     async def _save_files(self) -> bool:
-        result, folder = self.entry.result, self._run.options.folder
+        result, folder = self.entry.result, self._run.folder
         assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
         self._work.task_ended()  # another task may run during the download
 
@@ -317,12 +305,9 @@ class ItemRun:
 
         async with self._run.downloads:
             # Only files that this journal has saved are replaced: others are of other batches.
+            entry = self.entry
             files = await self._run.client.save(
-                result,
-                folder,
-                name=self.entry.key,
-                previous=self.entry.files,
-                on_renewed=on_renewed,
+                result, folder, name=entry.key, previous=entry.files, on_renewed=on_renewed
             )
         await self._record_state(ItemState.SAVED, files=files)
         return True
@@ -332,7 +317,7 @@ class ItemRun:
 
         Files of a shared journal may be on another machine, and are not checked.
         """
-        files, folder = self.entry.files, self._run.options.folder
+        files, folder = self.entry.files, self._run.folder
         if folder is None or self._run.journal.shared:
             return True
         return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))

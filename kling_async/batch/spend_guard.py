@@ -27,18 +27,12 @@ _MOST_SUBMITS = 50
 class SpendBudget:
     """How many submits the balance allows before it is read again.
 
-    The price of a task is not published. It is taken to be the largest drop of the balance per
-    task so far. Until a drop was seen, and again close to the minimum, tasks are submitted one by
-    one.
-
-    Attributes:
-        minimum: US dollars that the balance must not fall below.
-        balance: US dollars when it was last read; None before that.
-        price: US dollars of the largest drop per task.
+    Prices are not published: the largest drop of the balance per task so far is taken as the price.
+    Until there was one, and again close to the minimum, tasks are submitted one by one.
     """
 
-    minimum: float
-    balance: float | None = None
+    minimum: float  # US dollars
+    balance: float | None = None  # when it was last read
     price: float = 0.0
 
     def updated(self, balance: float, submits: int) -> SpendBudget:
@@ -83,8 +77,8 @@ class SpendGuard:
         self.error: KlingError | None = None
         self._client = client
         self._options = options
-        least = options.min_balance
-        self._budget = None if least is None else SpendBudget(least)
+        minimum = options.min_balance
+        self._budget = None if minimum is None else SpendBudget(minimum)
         self._balance_lock = asyncio.Lock()
         self._submits_since_read = 0
         self._unanswered = 0

@@ -18,7 +18,7 @@ from kling_async.client import KlingClient
 from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
-from kling_async.policy.durations import Kind, expected
+from kling_async.policy.durations import Kind, vendor_estimate
 from kling_async.policy.polling import Polling
 from kling_async.protocol import responses
 from kling_async.results import Result, Snapshot, TaskRef, TaskState
@@ -92,7 +92,7 @@ async def generate(args: Namespace) -> int:
         await asyncio.to_thread(check_folder, args.download_to)
     shown = progress(silent=args.json)
     polling = Polling(first=args.first_poll)
-    known = expected(Kind(sent.model, sent.mode, args.duration or 5))
+    known = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
     usual = (known.early + known.late) / 2 if known else None
     async with service(args, shown, polling=polling) as kling:
         with shown:

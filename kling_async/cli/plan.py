@@ -17,7 +17,7 @@ from kling_async.cli.text_file import spool
 from kling_async.errors import ConfigurationError, InputError, Problem
 from kling_async.journal.base import ItemState
 from kling_async.journal.opening import journal_at
-from kling_async.policy.durations import Kind, expected
+from kling_async.policy.durations import Kind, vendor_estimate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,5 +207,5 @@ def _refuse(key: str, content: str, had: Known | None, first: int | None) -> Non
 
 @cache
 def _usual(model: str, duration: int | None) -> float:
-    durations = expected(Kind(model, duration=duration))
+    durations = vendor_estimate(Kind(model, duration=duration))
     return (durations.early + durations.late) / 2 if durations else _USUAL

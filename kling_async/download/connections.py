@@ -8,7 +8,7 @@ credentials.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from socket import AF_INET, AddressFamily
@@ -19,7 +19,8 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kling_async._network.proxies import Proxies, route
-from kling_async._utils.threads import in_thread
+from kling_async._utils.loops import LoopResources
+from kling_async._utils.shielding import run_in_thread
 from kling_async.download.addresses import InternalHostError, is_internal, resolve_redirect
 from kling_async.errors import ConfigurationError
 
@@ -110,7 +111,7 @@ class DownloadSession:
         permitted = hosts.permits_internal(host)
         if not permitted and is_internal(host):
             raise InternalHostError(host)
-        proxy = await in_thread(lambda: self._proxies.find(url))
+        proxy = await run_in_thread(lambda: self._proxies.find(url))
         direct = proxy is None  # a proxy resolves the name, and may itself be internal
         if self._lent and direct and not permitted:
             await _check_addresses(url)
@@ -146,9 +147,7 @@ class SessionPool:
     def __init__(self, lent: aiohttp.ClientSession | None, proxies: Proxies | None) -> None:
         self._lent = lent
         self._proxies = proxies
-        self._sessions: dict[
-            asyncio.AbstractEventLoop, tuple[DownloadSession, AsyncGenerator[None]]
-        ] = {}
+        self._sessions: LoopResources[DownloadSession] = LoopResources(DownloadSession.close)
 
     async def session(self) -> DownloadSession:
         """Return the session of the running loop."""
@@ -158,18 +157,13 @@ class SessionPool:
         if self._lent is not None and self._lent._loop is not loop:  # noqa: SLF001 - no public name
             raise ConfigurationError("the session that was lent belongs to another event loop")
         if loop not in self._sessions:
-            session = DownloadSession(self._lent, self._proxies or Proxies.of(self._lent))
-            guard = _close_finally(session)
-            self._sessions[loop] = session, guard
-            await anext(guard)
-        return self._sessions[loop][0]
+            proxies = self._proxies or Proxies.of_session(self._lent)
+            await self._sessions.add(DownloadSession(self._lent, proxies))
+        return self._sessions[loop]
 
     async def close(self) -> None:
         """Close the sessions of the running loop and of loops that are closed."""
-        running = asyncio.get_running_loop()
-        for loop in [loop for loop in self._sessions if loop is running or loop.is_closed()]:
-            _, guard = self._sessions.pop(loop)
-            await guard.aclose()
+        await self._sessions.close()
 
 
 class _Resolver(AbstractResolver):
@@ -223,11 +217,3 @@ def _trace_connections() -> aiohttp.TraceConfig:
     config.on_connection_create_end.append(allow(PROGRESS_TIMEOUT))
     config.on_connection_reuseconn.append(allow(PROGRESS_TIMEOUT))
     return config
-
-
-async def _close_finally(session: DownloadSession) -> AsyncGenerator[None]:
-    """Close a session on ``aclose()``, at the latest when the loop shuts down its generators."""
-    try:
-        yield
-    finally:
-        await session.close()

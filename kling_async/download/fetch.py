@@ -23,7 +23,7 @@ from hashlib import sha256
 from random import random
 from typing import TYPE_CHECKING
 
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import run_in_thread
 from kling_async.download import files
 from kling_async.download.names import alternative_names
 from kling_async.download.parts import Part, remove_stale
@@ -75,7 +75,7 @@ class FileDownload:
                 if error.errno not in _TOO_MANY_OPEN:
                     raise self._source.error(text) from None
                 busy = AnswerLostError(str(error), retryable=True)
-                wait = retry.wait(busy, attempt, clock() - started, random())  # noqa: S311 - jitter
+                wait = retry.next_delay(busy, attempt, clock() - started, random())  # noqa: S311 - jitter
                 if wait is None:
                     raise self._source.error(text, retryable=True) from None
                 delay = wait
@@ -85,24 +85,24 @@ class FileDownload:
         part = Part(self._path, self._digest)
         try:
             if not self._job.overwrite and self._job.previous is None:
-                kept = await in_thread(self._find_existing)
+                kept = await run_in_thread(self._find_existing)
                 if kept is not None:
                     return kept
-            await in_thread(part.lock)
+            await run_in_thread(part.lock)
             await self._fetch_part(part)
-            return await in_thread(lambda: self._publish(part))
+            return await run_in_thread(lambda: self._publish(part))
         except files.NoSpaceError as error:
             raise self._no_space(part, f": {error}") from None
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
-            usage = await in_thread(lambda: shutil.disk_usage(self._path.parent))
+            usage = await run_in_thread(lambda: shutil.disk_usage(self._path.parent))
             needed = max((part.total or 0) - part.size, 0) + files.RESERVE_BYTES
             room = f"{needed} more bytes are needed, {usage.free} are free"
             raise self._no_space(part, f" ({error.strerror}): {room}") from None
         finally:
             files.DISK_SPACE.release(part)
-            await in_thread(part.close)
+            await run_in_thread(part.close)
 
     async def _fetch_part(self, part: Part) -> None:
         """Repeat attempts until the part is complete, or until the policy gives up."""
@@ -119,7 +119,7 @@ class FileDownload:
                 return
             if part.size - best >= CHUNK_BYTES:
                 best, attempt, started = part.size, 1, clock()
-            delay = retry.wait(error, attempt, clock() - started, random())  # noqa: S311 - jitter
+            delay = retry.next_delay(error, attempt, clock() - started, random())  # noqa: S311 - jitter
             if delay is None:
                 size = f"{part.size} of {part.total or 'unknown'} bytes"
                 rest = f"{size} came"

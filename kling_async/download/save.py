@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import run_in_thread
 from kling_async._utils.urls import is_loopback
 from kling_async.download.addresses import HostPolicy, parse_url
 from kling_async.download.connections import SessionPool
@@ -83,7 +83,7 @@ class Downloader:
         session = await self._sessions.session()
         target = Path(folder)
         try:
-            await in_thread(lambda: target.mkdir(parents=True, exist_ok=True))
+            await run_in_thread(lambda: target.mkdir(parents=True, exist_ok=True))
         except OSError as error:
             text = f"cannot make the folder {target}: {error}"
             raise DownloadError(text, retryable=False, ref=result.ref) from None
@@ -112,7 +112,7 @@ class Downloader:
                     urls = await _renewed_urls(expired, urls, index, renew)
                 except ResultExpiredError as error:
                     if not error.retryable:  # no attempt will resume its parts
-                        await in_thread(lambda: remove_stale(path))  # noqa: B023 - awaited here
+                        await run_in_thread(lambda: remove_stale(path))  # noqa: B023 - awaited here
                     raise
                 if on_renewed is not None:
                     await on_renewed(urls)

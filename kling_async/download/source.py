@@ -24,7 +24,7 @@ from kling_async._network.connection_errors import (
     advice,
     describe,
 )
-from kling_async._utils.threads import in_thread
+from kling_async._utils.shielding import run_in_thread
 from kling_async.download.addresses import HostPolicy, parse_url
 from kling_async.download.connections import PROGRESS_TIMEOUT, DownloadSession, extend
 from kling_async.download.files import DISK_SPACE, HEAD_BYTES, NoSpaceError, non_media_kind
@@ -168,9 +168,9 @@ class Source:
                 strong = etag if re.fullmatch(STRONG_ETAG, etag) else None
                 encoded = hdrs.CONTENT_ENCODING in response.headers
                 total = None if encoded else response.content_length
-                await in_thread(lambda: part.restart(strong, total))
+                await run_in_thread(lambda: part.restart(strong, total))
             missing = max((part.total or 0) - part.size, 0)
-            await in_thread(lambda: DISK_SPACE.reserve(part, self._folder, missing))
+            await run_in_thread(lambda: DISK_SPACE.reserve(part, self._folder, missing))
             await self._read_body(response, part, timeout)
         return True
 
@@ -232,7 +232,7 @@ class Source:
             part.write(data)
 
         if data:
-            await in_thread(write)
+            await run_in_thread(write)
 
     def expired(self, status: int, *, young: bool = False) -> ResultExpiredError:
         """Return the error of a URL that is dead, or that has not become available in time."""

@@ -54,7 +54,7 @@ class ItemStream:
 
         A future fails with :class:`~kling_async.InputError` if the journal has its key with
         another input. If the stream ends before the batch has begun with an item, its future
-        stays pending until :meth:`fail` is called.
+        stays pending until :meth:`fail_all` is called.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -95,7 +95,7 @@ class ItemStream:
         self._arrived.set()
         self.ready.set()
 
-    def fail(self, error: KlingError) -> None:
+    def fail_all(self, error: KlingError) -> None:
         """Let the futures of all items that are left, and of all to come, fail."""
         self.closed, self._error = True, error
         futures, self._futures = self._futures, {}

@@ -81,8 +81,8 @@ class Queue:
         traceback: TracebackType | None,
     ) -> None:
         stack, self._open = self._open, None
-        if stack is not None:
-            await stack.aclose()
+        assert stack is not None  # noqa: S101 - it is open
+        await stack.aclose()
 
     async def put(self, items: Items) -> Enqueued:
         """Write items in the journal, then enqueue those that have not ended.

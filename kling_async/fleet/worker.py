@@ -42,10 +42,10 @@ class Worker:
         drain: Seconds for which running items may continue when the worker is stopped.
         lease: Seconds after which a worker that does not renew its lease is considered dead.
         until_empty: End when the queue is empty and no other worker is processing any of it.
-        options: The options of the batch, except ``in_flight``, which is ``concurrency``, and
-            ``resubmit_unsure``: an item that a worker has left unsure is not submitted again.
+        options: The options of the batch, without ``in_flight`` and ``resubmit_unsure``: an item
+            that a worker has left unsure is not submitted again.
         **keywords: Single options, such as ``download_to="videos/"``. They replace those of
-            ``options``. :class:`~kling_async.BatchOptions` describes all of them.
+            ``options``; see :class:`~kling_async.BatchOptions`.
 
     Attributes:
         handed_over: How many items the worker has returned to the queue at its end.

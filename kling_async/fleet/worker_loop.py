@@ -38,7 +38,7 @@ _DEQUEUED_AT_ONCE = 50
 _MOST_ATTEMPTS = 10
 
 # Seconds between two checks whether other workers still have jobs.
-_EMPTY_CHECK_INTERVAL = 1.0
+_CHECK_INTERVAL = 1.0
 
 # Heartbeats in a lease. An idle worker looks for the jobs of dead ones as often.
 _HEARTBEATS = 4
@@ -62,15 +62,7 @@ def has_ended(outcome: Outcome) -> bool:
 
 
 class WorkerLoop:
-    """Takes jobs from a queue while a stream of items is ready for more; good for one run.
-
-    Args:
-        jobs: The jobs of the queue; it must be open.
-        stream: Processes the items.
-        concurrency: How many items may be in progress.
-        lease: Seconds after which the jobs of a worker that sends no heartbeat are taken by others.
-        until_empty: End when no worker has any jobs left.
-    """
+    """Takes jobs from an open queue while a stream is ready for their items; good for one run."""
 
     def __init__(
         self,
@@ -151,12 +143,11 @@ class WorkerLoop:
                 return
             if jobs:
                 await self._begin_items(jobs)
-            elif not self._until_empty:
-                await self._jobs.wait_for_jobs(self._lease / _HEARTBEATS)
-            elif not self._held and not await self._jobs.count_open():
+            elif self._until_empty and not self._held and not await self._jobs.count_open():
                 return
             else:
-                await self._jobs.wait_for_jobs(_EMPTY_CHECK_INTERVAL)
+                interval = _CHECK_INTERVAL if self._until_empty else self._lease / _HEARTBEATS
+                await self._jobs.wait_for_jobs(interval)
 
     async def _begin_items(self, jobs: Sequence[Job]) -> None:
         items: list[tuple[Job, Item]] = []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
-from kling_async._utils.threads import to_its_end
+from kling_async._utils.shielding import await_uncancelled
 from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 
 _C = TypeVar("_C")
@@ -64,7 +64,7 @@ class GroupWriter(Generic[_C]):
         closed = self.run(closing)  # after the commits: there is one thread
         self._thread = None
         try:
-            await to_its_end(closed)
+            await await_uncancelled(closed)
         finally:
             thread.shutdown()
 

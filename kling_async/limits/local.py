@@ -153,7 +153,7 @@ class _SlotQueue(SlotTable[HeldSlot]):
         """Wait until one more task may run, and return its slot."""
         waiters, now = self._waiters, self.loop.time()
         is_next = not waiters.urgent and (first or not waiters.normal)
-        if is_next and self.cap.admit(len(self.held), now):
+        if is_next and self.cap.try_admit(len(self.held), now):
             return self.add(now)
         waiter = waiters.join(urgent=first)
         self._set_timer()
@@ -189,7 +189,7 @@ class _SlotQueue(SlotTable[HeldSlot]):
         """Give as many slots as the cap allows to those who wait."""
         while self._waiters.purge():
             now = self.loop.time()
-            if not self.cap.admit(len(self.held), now):
+            if not self.cap.try_admit(len(self.held), now):
                 self._set_timer()
                 return
             self._waiters.give(self.add(now))

@@ -58,7 +58,7 @@ class TaskCap:
         self.cap = self.limit
         self._ramp = min(RAMP_START, self.limit)
 
-    def admit(self, held: int, now: float) -> bool:
+    def try_admit(self, held: int, now: float) -> bool:
         """Return whether one more task may start. Ask only for one that is ready to.
 
         Args:
@@ -79,7 +79,7 @@ class TaskCap:
         return True
 
     def next_admission(self, held: int) -> float | None:
-        """Return when `admit` may answer otherwise though nothing happens; None: never."""
+        """Return when `try_admit` may answer otherwise though nothing happens; None: never."""
         if held >= self.cap:
             return self._rise_at if self.cap < self.limit else None
         return self._ramp_at if held >= self._ramp else self._probe_at
@@ -102,7 +102,7 @@ class TaskCap:
         """Note that the service has refused a submit since too many tasks run.
 
         Args:
-            started: When `admit` let the submit start.
+            started: When `try_admit` let the submit start.
             running: How many tasks are known to run now.
             now: The moment.
         """

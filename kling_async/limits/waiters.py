@@ -62,7 +62,7 @@ class WaitQueue(Generic[_T]):
             future.set_result(value)
         return future is not None
 
-    def fail(self, error: Exception) -> None:
+    def set_exception(self, error: Exception) -> None:
         """Raise an error in all who wait, each time another copy: a caller may add notes to it."""
         while (future := self._pop()) is not None:
             future.set_exception(copy_for_waiter(error))

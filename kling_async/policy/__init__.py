@@ -1,1 +1,1 @@
-"""When, never how: decisions as functions of values."""
+"""Pure decisions about time: when to poll, when to repeat a request, when to pause."""

@@ -1,41 +1,40 @@
-"""Whether callbacks come: what of their way is known from those that came and did not.
+"""Whether callbacks arrive, judged by those that were received and those that were missed.
 
-A lost callback is one task's affair. That the way is cut (a deploy, an expired tunnel, a changed
-address) shows when several ends are found by asking, and since the first of them not one
-callback has come.
+A single lost callback concerns one task. If the callback URL does not work any more (a deploy, an
+expired tunnel, a changed address), several tasks end without a callback, and none arrives since.
 """
 
 from __future__ import annotations
 
 from attrs import evolve, frozen
 
-# So many ends without a callback, and none at all since: with one lost in five, this happens by
-# chance once in 125 times, and costs a few polls until the next callback comes.
-_ENOUGH = 3
+# With one callback in five lost, so many are missed in a row by chance once in 125 times. That
+# costs a few polls until the next callback arrives.
+_MOST_MISSED = 3
 
 
 @frozen
-class Arrivals:
-    """What is known of the callbacks of one client. Moments are in seconds, of any one clock.
+class CallbackHealth:
+    """The state of one client's callbacks. Moments are in seconds, of any one clock.
 
     Attributes:
-        last: When the latest came.
-        missed: How many tasks have ended since then without one, one after another.
+        received_at: When the last callback was received.
+        missed: How many tasks in a row have ended since then without a callback.
     """
 
-    last: float = float("-inf")
+    received_at: float = float("-inf")
     missed: int = 0
 
     @property
     def stopped(self) -> bool:
-        """Whether to ask as if there were no callbacks."""
-        return self.missed >= _ENOUGH
+        """Whether to poll as if no callbacks were expected."""
+        return self.missed >= _MOST_MISSED
 
-    def came(self, now: float) -> Arrivals:
-        """Return what is known once a callback has come, whichever it is."""
-        return Arrivals(now)
+    def received(self, now: float) -> CallbackHealth:
+        """Return the state after a callback was received."""
+        return CallbackHealth(now)
 
-    def without(self, ended_at: float) -> Arrivals:
-        """Return what is known once a task's end was found by asking, without its callback."""
-        # Of many that ended together all are found together, after the callbacks of the others.
-        return evolve(self, missed=self.missed + 1) if ended_at > self.last else self
+    def missed_end(self, ended_at: float) -> CallbackHealth:
+        """Return the state after a poll found the end of a task without a callback."""
+        # If several tasks end together, polls may find some of them after the callbacks of others.
+        return evolve(self, missed=self.missed + 1) if ended_at > self.received_at else self

@@ -1,12 +1,12 @@
-"""When submits are held back because the service is out of reach: a pure circuit breaker.
+"""A circuit breaker: submits are held back while the service cannot be reached.
 
-Some failures are free and concern every request alike: a refused connection, the service's own
-503, the page of a gateway in front of it. A few of them in a row open the breaker. While it is
-open, one probe at a time may be sent, at growing intervals; the first that succeeds closes it.
+Some failures cost nothing and concern all requests alike: a refused connection, the service's own
+503, the page of a gateway. A few of them in a row open the breaker. While it is open, single
+requests are admitted as probes, at growing intervals. The first that succeeds closes it.
 
-Outcomes arrive late: a hundred requests that were under way when the breaker opened fail after it,
-and some after it has closed again. So every request carries the period in which it was admitted,
-and the outcome of an earlier period changes nothing.
+Outcomes arrive late: requests that were sent before the breaker opened fail after it, and some
+after it has closed again. So each request carries the period in which it was admitted, and the
+outcome of a request of an earlier period changes nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from kling_async.policy.retry import backoff
 
 @frozen
 class Admission:
-    """The leave to send one request.
+    """The permission to send one request.
 
     Attributes:
-        period: Which time of being open or closed it was admitted in.
-        probe: Whether it tries out a service that was out of reach.
+        period: The number of times that the breaker had opened or closed before.
+        probe: The breaker was open.
     """
 
     period: int
@@ -36,9 +36,9 @@ class CircuitBreaker:
     """Decides whether a request may be sent now.
 
     Args:
-        threshold: How many failures in a row open it.
-        interval: Seconds from its opening to the first probe, doubled with each that fails.
-        longest: Seconds, the longest interval.
+        threshold: The number of failures in a row that opens it.
+        interval: Seconds until the first probe. The interval doubles with each failed probe.
+        longest: The longest interval, in seconds.
     """
 
     threshold: int = 5
@@ -52,22 +52,23 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are held back, but for probes."""
+        """Whether only probes are admitted."""
         return self._open
 
     @property
     def next_probe_at(self) -> float:
-        """The moment from which :meth:`admit` admits: ``-inf`` while it is closed.
+        """The moment from which :meth:`admit` admits a request.
 
-        It is ``inf`` while a probe is under way, since nothing is admitted before it has ended.
+        It is ``-inf`` while the breaker is closed, and ``inf`` while the outcome of a probe is
+        awaited.
         """
         return inf if self._probing else self._due
 
     def admit(self, now: float) -> Admission | None:
-        """Admit a request, or return None: wait for :attr:`next_probe_at`, or for an outcome.
+        """Admit a request, or return None.
 
-        An admitted request must be followed by :meth:`succeeded`, :meth:`failed`,
-        :meth:`undecided` or :meth:`withdrawn`.
+        Each admission must be followed by :meth:`succeeded`, :meth:`failed`, :meth:`undecided` or
+        :meth:`withdrawn`.
         """
         if now < self.next_probe_at:
             return None
@@ -75,7 +76,7 @@ class CircuitBreaker:
         return Admission(self._period, probe=self._open)
 
     def succeeded(self, admission: Admission) -> None:
-        """Note that the service has answered, whatever it said: it is within reach."""
+        """Record that the service has answered, whatever its answer."""
         if admission.period == self._period:
             self._failures = 0
             if self._open:
@@ -85,39 +86,38 @@ class CircuitBreaker:
     def failed(
         self, admission: Admission, now: float, chance: float, retry_after: float = 0.0
     ) -> None:
-        """Note a failure that cost nothing and that any other request would have met, too.
+        """Record a failure that cost nothing and does not depend on the request.
 
         Args:
-            admission: Of the request that failed.
-            now: The moment.
-            chance: An even random number from 0 up to 1: by half of it the interval is shorter.
-            retry_after: Seconds that the service asks to wait, if it does.
+            admission: The admission of the request.
+            now: The current time.
+            chance: A random number from 0 up to 1. Half of it is the share by which the interval
+                is shortened.
+            retry_after: The number of seconds that the service asks to wait.
         """
-        if admission.period == self._period:
-            self._failures += 1
-            if self._open or self._failures >= self.threshold:
-                if not self._open:
-                    self._begin(opened=True)
-                self._wait(now, chance, retry_after)
+        if admission.period != self._period:
+            return
+        self._failures += 1
+        if self._open or self._failures >= self.threshold:
+            if not self._open:
+                self._begin(opened=True)
+            wait = backoff(self._failures + 1, self.interval, self.longest, 1 - chance / 2)
+            self._due = now + max(retry_after, wait)
+            self._probing = False
 
     def undecided(self, admission: Admission, now: float, chance: float) -> None:
-        """Note an outcome that says nothing of the service, such as a lost answer.
+        """Record an outcome that proves nothing about the service, such as a lost answer.
 
-        The next probe waits as after a failure, since this one was sent.
+        After a probe, the next one waits as after a failure.
         """
         if admission.probe:
             self.failed(admission, now, chance)
 
     def withdrawn(self, admission: Admission) -> None:
-        """Note that the request was not sent: another may take its place at once."""
+        """Record that the request was not sent. Another one may be admitted at once."""
         if admission.period == self._period:
             self._probing = False
 
     def _begin(self, *, opened: bool) -> None:
         self._period += 1
         self._open, self._failures, self._probing = opened, 0, False
-
-    def _wait(self, now: float, chance: float, retry_after: float) -> None:
-        wait = backoff(self._failures + 1, self.interval, self.longest, 1 - chance / 2)
-        self._due = now + max(retry_after, wait)
-        self._probing = False

@@ -1,26 +1,23 @@
-"""How long videos of one kind take: the vendor's word at first, then what was seen.
+"""How long tasks of one kind take: the vendor's estimate at first, then measured durations.
 
-The estimate is a short memory: the latest forty durations of a kind. Nearly all tasks end
-between its early and its late mark. Between them lie all of the forty but the quickest and the
-slowest; the fewer were seen, the wider the marks are set. It begins with eight durations spread
-over the vendor's figures, and each result that comes in takes the place of one of them. So one
-result of an unknown kind is enough to start, and a service that has become twice as slow is
-known as such forty results later.
+The last forty durations of a kind are kept. Nearly all tasks end between an early and a late mark.
+All of the forty but the shortest and the longest lie between them; the fewer durations there are,
+the wider the marks are set. At first there are eight durations spread over the vendor's estimate.
+Each measured duration replaces the oldest. So one duration is enough for an unknown kind, and a
+service that has become twice as slow is known to be so after forty tasks.
 
-Three things follow from it: when to poll (:mod:`kling_async.policy.polling`), what share of the
-tasks still runs at an age, and after how long a task is presumed to have ended although the
-service has not said so.
+From the durations follow the times of polls (:mod:`kling_async.policy.polling`), the share of
+tasks that still run at an age, and the age at which a task is presumed to have ended.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from functools import cached_property
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from math import inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +27,13 @@ if TYPE_CHECKING:
 MEMORY = 40
 _SEEDS = 8
 
-# An unseen end lies before the only question. A tenth less each time finds it in a few steps.
-_BEFORE = 0.9
+# The age of a task, if only one poll was made, is an upper bound of its duration. Ten percent less
+# for each task approaches the duration in a few steps.
+_BEFORE_POLL = 0.9
 
-# A task that was accepted is presumed to have ended five times later than nearly all of its kind,
-# or ten minutes later if that is longer: a service in trouble is slow, and a slot that is given
-# away too early leads to refused submits.
+# An accepted task is presumed to have ended at five times the late mark, or ten minutes after it
+# if that is later: a service in trouble is slow, and a slot that is released too early leads to
+# refused submits.
 _ACCEPTED_FACTOR = 5.0
 _ACCEPTED_MARGIN = 600.0
 
@@ -43,12 +41,10 @@ _ACCEPTED_MARGIN = 600.0
 _UNSURE_FACTOR = 1.25
 _UNSURE_MARGIN = 2.0
 
-# Seconds for such a submit where nothing is known of the kind: twice and a half the longest of the
-# vendor's figures.
+# The same for an unknown kind, in seconds: two and a half times the vendor's longest estimate.
 _UNSURE_UNKNOWN = 300.0
 
-# The vendor's figures, in seconds: "a 5 s video takes about 60-90 s". Of a task whose mode and
-# length are not known, the range of all.
+# The vendor's estimates in seconds, by model and length of the video. None: an unknown length.
 _VENDOR: dict[tuple[str, int | None], tuple[float, float]] = {
     ("kling-2-1", 5): (60.0, 90.0),
     ("kling-2-1", 10): (90.0, 120.0),
@@ -60,7 +56,7 @@ _VENDOR: dict[tuple[str, int | None], tuple[float, float]] = {
 
 
 class Kind(NamedTuple):
-    """What is alike in the time it takes. What is not known of a task is left out."""
+    """The properties of a task that its duration depends on, as far as they are known."""
 
     model: str
     mode: str = ""
@@ -68,105 +64,84 @@ class Kind(NamedTuple):
     provider: str | None = None
 
 
-@frozen
+@frozen(init=False)
 class Durations:
-    """What is known of one kind: in seconds, the latest last.
+    """The durations of one kind of tasks, in seconds.
 
     Attributes:
-        seen: The durations.
-        seeds: How many of them, from the first, are the vendor's word and not yet replaced.
+        seen: The durations, the latest last.
+        seeds: How many of them, from the first, are of the vendor's estimate.
+        early: The age at which the first tasks usually end.
+        late: The age at which the last tasks usually have ended.
+        mean: The average duration.
+        weight: The integral of the square root of :meth:`running` between the marks. A task that
+            is polled every ``spacing * sqrt(running(age))`` seconds has ``weight / spacing`` polls.
     """
 
     seen: tuple[float, ...]
-    seeds: int = 0
+    seeds: int
+    early: float
+    late: float
+    mean: float
+    weight: float
+    _ages: list[float] = field(eq=False, repr=False)
+    _shares: list[float] = field(eq=False, repr=False)
 
-    @property
-    def early(self) -> float:
-        """When the first usually end."""
-        return self._marks[0]
-
-    @property
-    def late(self) -> float:
-        """When the last usually have ended."""
-        return self._marks[1]
-
-    @cached_property
-    def mean(self) -> float:
-        """How long a task takes on average."""
-        return sum(self.seen) / len(self.seen)
-
-    @cached_property
-    def weight(self) -> float:
-        """The integral of the square root of :meth:`running` between the marks, in seconds.
-
-        Polls that are ``sqrt(running(age))`` seconds apart would be so many for each task.
-        """
-        return sum(
-            (later - age) * (sqrt(share) + sqrt(smaller)) / 2
-            for (age, share), (later, smaller) in pairwise(zip(*self._survival, strict=True))
-        )
+    def __init__(self, seen: tuple[float, ...], seeds: int = 0) -> None:
+        ranked, number = sorted(seen), len(seen)
+        outliers = number // MEMORY
+        early, late = ranked[outliers], ranked[-1 - outliers]
+        # A few durations do not show how long a task can take, not even if all are equal.
+        margin = 0.0 if seeds else max(late - early, late / 4) / number
+        early, late = max(0.0, early - margin), late + margin
+        # Lines between these points are the share of tasks that still run. At the late mark, it is
+        # half the share of one task.
+        between = ranked[bisect_right(ranked, early) : bisect_left(ranked, late)]
+        ages, shares, weight = [early, *between, late], [1.0], 0.0
+        for ended, (age, later) in enumerate(pairwise(ages), start=1):
+            share = 1 - min(ended, len(between) + 0.5) / (len(between) + 1)
+            weight += (later - age) * (sqrt(shares[-1]) + sqrt(share)) / 2
+            shares.append(share)
+        mean = sum(seen) / number
+        self.__attrs_init__(seen, seeds, early, late, mean, weight, ages, shares)
 
     def running(self, age: float) -> float:
-        """Return the share of tasks that still run at an age, more than 0 and at most 1."""
-        ages, shares = self._survival
-        after = bisect_right(ages, age)
+        """Return the share of tasks that still run at an age: more than 0, and at most 1."""
+        after = bisect_right(self._ages, age)
         if after == 0:
             return 1.0
-        if after == len(ages):
-            return shares[-1]
-        before = after - 1
-        passed = (age - ages[before]) / (ages[after] - ages[before])
-        return shares[before] + (shares[after] - shares[before]) * passed
+        if after == len(self._ages):
+            return self._shares[-1]
+        start, end = self._ages[after - 1 : after + 1]
+        share, next_share = self._shares[after - 1 : after + 1]
+        return share + (next_share - share) * (age - start) / (end - start)
 
-    @cached_property
-    def _survival(self) -> tuple[list[float], list[float]]:
-        """Ages from the early to the late mark, and the share that still runs at each of them.
-
-        Straight lines between them smooth what so few tasks can show. Some always run on after
-        the late mark: half as many as each of the tasks seen accounts for.
-        """
-        early, late = self._marks
-        between = sorted(one for one in self.seen if early < one < late)
-        pieces = len(between) + 1
-        shares = [1 - number / pieces for number in range(pieces)]
-        return [early, *between, late], [*shares, 0.5 / pieces]
-
-    @cached_property
-    def _marks(self) -> tuple[float, float]:
-        ranked, many = sorted(self.seen), len(self.seen)
-        odd = many // MEMORY
-        early, late = ranked[odd], ranked[-1 - odd]
-        # So few have not shown how quick and how slow a task can be. That all took the same time
-        # proves little, too: hence the quarter.
-        margin = 0.0 if self.seeds else max(late - early, late / 4) / many
-        return max(0.0, early - margin), late + margin
-
-    def learn(self, duration: float) -> Durations:
-        """Return what is known once another task has taken so many seconds."""
+    def observe(self, duration: float) -> Durations:
+        """Return the durations after another task was measured."""
         oldest = 1 if self.seeds or len(self.seen) == MEMORY else 0
         return Durations((*self.seen[oldest:], duration), max(0, self.seeds - 1))
 
 
-def expected(kind: Kind) -> Durations | None:
-    """Return the vendor's word on a kind, or None if there is none."""
+def vendor_estimate(kind: Kind) -> Durations | None:
+    """Return the vendor's estimate of a kind, or None if there is none."""
     figures = _VENDOR.get((kind.model, kind.duration))
     if figures is None:
         return None
     low, high = figures
     spread = [low + (high - low) * step / (_SEEDS - 1) for step in range(_SEEDS)]
-    # The first is the first to be replaced: the extremes stay longest.
+    # The first is replaced first, so the extremes are kept longest.
     spread.sort(key=lambda one: abs(one - (low + high) / 2))
     return Durations(tuple(spread), _SEEDS)
 
 
 def presumed_lifetime(known: Durations | None, *, accepted: bool) -> float:
-    """Return the seconds after which a task is presumed to have ended, for want of an answer.
+    """Return the number of seconds after which a task is presumed to have ended.
 
     Args:
-        known: How long such tasks take, or None where nothing is known.
-        accepted: The service has accepted the task; the seconds count from when it last said
-            that the task runs, and are infinite where nothing is known. Otherwise it is not
-            known whether a submit has started a task, and they count from the submit.
+        known: The durations of such tasks, or None if they are unknown.
+        accepted: The service has accepted the task. The seconds count from the last answer that
+            said that it runs; they are infinite if ``known`` is None. Otherwise it is uncertain
+            whether the submit has started a task, and the seconds count from the submit.
     """
     if accepted:
         if known is None:
@@ -175,23 +150,23 @@ def presumed_lifetime(known: Durations | None, *, accepted: bool) -> float:
     return _UNSURE_UNKNOWN if known is None else known.late * _UNSURE_FACTOR + _UNSURE_MARGIN
 
 
-def took(snapshot: Snapshot, ages: Sequence[float]) -> float | None:
-    """Return how long an ended task has taken, in seconds, as far as can be known.
+def measured_duration(snapshot: Snapshot, ages: Sequence[float]) -> float | None:
+    """Return how long a task has taken, in seconds, or None if that is unknown.
 
     Args:
-        snapshot: What the service said of it.
-        ages: How old the task was when it was last seen running, if it was, and when it was
-            found ended, in seconds. Empty, if nobody knows how old it is.
+        snapshot: The state of the ended task.
+        ages: The age at which the task was last seen running, if it was, and the age at which it
+            was found to have ended, in seconds. Empty if the age is unknown.
     """
     if snapshot.created_at is not None and snapshot.completed_at is not None:
-        said = (snapshot.completed_at - snapshot.created_at).total_seconds()
-        if said >= 0:
-            # A clock that runs wild must not make us wait longer than we have waited.
-            return min((said, *ages[-1:]))
+        reported = (snapshot.completed_at - snapshot.created_at).total_seconds()
+        if reported >= 0:
+            # The service's clock may be wrong: the duration is at most the time waited.
+            return min((reported, *ages[-1:]))
     match ages:
         case [running, ended]:
             return (running + ended) / 2
         case [ended]:
-            return ended * _BEFORE
+            return ended * _BEFORE_POLL
         case _:
             return None

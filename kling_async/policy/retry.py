@@ -1,8 +1,7 @@
-"""Whether a request is sent again, and when: a pure decision.
+"""Whether and when a request is sent again: a pure decision.
 
-What may be repeated at all was settled when the error was made: ``retryable`` is false for
-every submit that may have started a task (``protocol/verdicts.py``). What remains is how long to
-wait and when to stop.
+Which requests may be repeated is decided in ``protocol/verdicts.py``: ``retryable`` is false for a
+submit that may have started a task. Here it is decided how long to wait, and when to give up.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from kling_async.errors import APIError, ConfigurationError, KlingError, RateLim
 
 @frozen
 class Retry:
-    """How failed requests are repeated. Only those that cannot have cost money ever are.
+    """How failed requests are repeated. A request that may have cost money is never repeated.
 
-    The wait before repetition *n* is drawn evenly between 0 and ``base`` × 2^(n-1) ("full
-    jitter"), at most ``cap``. A ``Retry-After`` from the service is the least wait, up to ``cap``.
-    A wait that would pass the deadline is not begun: the error is raised.
+    The wait before repetition *n* is a random number of seconds from 0 to ``base`` × 2^(n-1)
+    ("full jitter"), at most ``cap``. It is not shorter than the service's ``Retry-After``, up to
+    ``cap``. If a wait would exceed the deadline, the error is raised at once.
 
-    A 429 is bounded by time, not by attempts: a submit waits for up to ``patience`` seconds, since
-    a full account has a free place again when one of its tasks ends. The submits of a fan-out
-    or batch wait as long for a service that cannot be reached or is unavailable.
+    A 429 is limited by time and not by attempts: a submit is repeated for up to ``patience``
+    seconds, since a full account accepts another task when one has ended. The submits of fan-outs
+    and batches wait as long for a service that is unavailable.
 
     Attributes:
-        attempts: How often a request is sent at the most; 1 never repeats.
-        base: Seconds, the widest first wait.
-        cap: Seconds, the longest single wait.
-        deadline: Seconds from the first sending after which nothing is repeated.
-        request_timeout: Seconds that one sending may take in all.
-        patience: Seconds from the first sending of a submit for which a 429 is waited for; in
-            fan-outs and batches, an outage too.
+        attempts: How often a request is sent at most; 1 never repeats.
+        base: The longest first wait, in seconds.
+        cap: The longest wait, in seconds.
+        deadline: Seconds after the first sending, after which nothing is repeated.
+        request_timeout: The longest time for sending a request once, in seconds.
+        patience: Seconds after the first sending of a submit for which it is repeated after a 429;
+            in fan-outs and batches, also during an outage.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -57,7 +56,7 @@ class Retry:
                     f"retry needs {name} > 0 as a number of seconds, not {value!r}"
                 )
 
-    def wait(
+    def next_delay(
         self,
         error: KlingError,
         attempt: int,
@@ -66,18 +65,15 @@ class Retry:
         *,
         patience: float | None = None,
     ) -> float | None:
-        """Decide about a request that has just failed.
+        """Return the number of seconds after which a request is sent again, or None to give up.
 
         Args:
-            error: What it failed with.
-            attempt: How often it has been sent, from 1.
+            error: The error of the last sending.
+            attempt: How often the request has been sent.
             elapsed: Seconds since it was first sent.
-            chance: An even random number from 0 up to 1.
-            patience: Seconds for which it is repeated, however often; None: as ``attempts`` and
+            chance: A random number from 0 up to 1.
+            patience: Seconds for which it is repeated, however often. None: as ``attempts`` and
                 ``deadline`` say.
-
-        Returns:
-            Seconds to wait before it is sent again, or None to give up.
         """
         if not error.retryable or self.attempts == 1:
             return None
@@ -85,9 +81,8 @@ class Retry:
         if counted and attempt >= self.attempts:
             return None
         delay = backoff(attempt, self.base, self.cap, chance)
-        asked = error.retry_after if isinstance(error, APIError) else None
-        if asked is not None:
-            delay = max(delay, min(asked, self.cap))
+        if isinstance(error, APIError) and error.retry_after is not None:
+            delay = max(delay, min(error.retry_after, self.cap))
         limit = self.deadline if patience is None else patience
         return delay if elapsed + delay <= limit else None
 

@@ -73,7 +73,7 @@ def _structure_urls(value: object, _: object) -> tuple[str, ...]:
     if not isinstance(value, dict):
         raise ValueError("resultJson is not an object")  # noqa: TRY004 - malformed data
     urls = value.get("resultUrls") or []
-    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+    if not isinstance(urls, list) or not {*map(type, urls)} <= {str}:
         raise ValueError("resultUrls is not a list of strings")
     return tuple(urls)
 

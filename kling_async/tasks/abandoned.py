@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from kling_async.results import TaskRef
+from attrs import define, field
+
+from kling_async.results import TaskRef
 
 _log = logging.getLogger("kling_async")
 
@@ -40,6 +41,7 @@ def log_journaled(refs: tuple[TaskRef, ...]) -> None:
     _log.info("tasks still running, which the journal has: %d", len(refs))
 
 
+@define(eq=False)
 class AbandonedTasks:
     """Reports the tasks that one operation abandons, each reference once.
 
@@ -48,31 +50,22 @@ class AbandonedTasks:
 
     Args:
         emit: Called with the references of a report; emits the event.
-        log: Called with them after that; None logs a warning.
+        log: Called with them after that.
         claim: Returns whether a reference has not been reported by another operation. If it has,
             there is a note, but no event and no log record.
     """
 
-    def __init__(
-        self,
-        emit: Report,
-        log: Report | None = None,
-        *,
-        claim: Callable[[TaskRef], bool] = lambda _: True,
-    ) -> None:
-        self._emit = emit
-        self._log = log or log_warning
-        self._claim = claim
-        self._reported: dict[TaskRef, None] = {}
+    _emit: Report
+    _log: Report = log_warning
+    _claim: Callable[[TaskRef], bool] = field(default=lambda _: True, kw_only=True)
+    _reported: dict[TaskRef, None] = field(factory=dict, init=False)
 
     def report(
         self, refs: Iterable[TaskRef | None], error: BaseException | None = None
     ) -> tuple[TaskRef, ...]:
         """Report the references that have not been reported yet, and return them.
 
-        Args:
-            refs: The references; None where there is no task yet.
-            error: The exception that abandons the tasks, which the caller will see.
+        A None among them is ignored. ``error`` is the exception that the caller will get.
         """
         new = tuple(
             ref for ref in dict.fromkeys(refs) if ref is not None and ref not in self._reported

@@ -14,37 +14,22 @@ DEFAULT_TIMEOUT = 1800.0
 
 
 def check_kind(name: str, value: object, kind: type) -> None:
-    """Check that an argument is None or an instance of a class.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
+    """Raise ConfigurationError unless an argument is None or an instance of a class."""
     if value is not None and not isinstance(value, kind):
-        example = f"{kind.__name__}(...)"
         raise ConfigurationError(
-            f"{name} must be a {kind.__name__}, as {name}={example}: {value!r:.80}"
+            f"{name} must be a {kind.__name__}, as {name}={kind.__name__}(...): {value!r:.80}"
         )
 
 
 def check_methods(name: str, value: object, *methods: str) -> None:
-    """Check that an argument is None or an object with the methods of a protocol.
-
-    Raises:
-        ConfigurationError: It lacks one, or is a class.
-    """
-    if value is None:
-        return
-    for method in methods:
+    """Raise ConfigurationError unless an argument is None or an object with all methods."""
+    for method in methods if value is not None else ():
         if isinstance(value, type) or not callable(getattr(value, method, None)):
             raise ConfigurationError(f"{name} must be an object with {method}(), not {value!r:.80}")
 
 
 def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[..., object], ...]:
-    """Return hooks as a tuple.
-
-    Raises:
-        ConfigurationError: It is not an iterable of functions.
-    """
+    """Return hooks as a tuple; raise ConfigurationError if they are not functions."""
     if isinstance(hooks, Iterable) and not isinstance(hooks, str | bytes):
         given = tuple(hooks)
         if all(map(callable, given)):
@@ -53,11 +38,7 @@ def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[...,
 
 
 def check_timeout(timeout: float) -> None:
-    """Check a timeout.
-
-    Raises:
-        ConfigurationError: It is not a finite, positive number of seconds.
-    """
+    """Raise ConfigurationError unless a timeout is a finite, positive number of seconds."""
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not number or not 0 < timeout < inf:
         raise ConfigurationError(
@@ -66,21 +47,13 @@ def check_timeout(timeout: float) -> None:
 
 
 def check_input(value: object) -> None:
-    """Check the input of a submit.
-
-    Raises:
-        InputError: It is not an input.
-    """
+    """Raise InputError unless a value is an input."""
     if not isinstance(value, Input):
         raise InputError(f"not an input such as MasterTextToVideo(...): {value!r:.80}")
 
 
 def check_inputs(inputs: object) -> None:
-    """Check an iterable of inputs.
-
-    Raises:
-        InputError: It is a single input, a text, a mapping, a class, or not iterable.
-    """
+    """Raise InputError unless a value is an iterable other than a text or a mapping."""
     iterable = isinstance(inputs, Iterable | AsyncIterable) or hasattr(inputs, "__getitem__")
     if iterable and not isinstance(inputs, str | bytes | bytearray | Mapping | type):
         return
@@ -92,11 +65,7 @@ def check_inputs(inputs: object) -> None:
 
 
 def check_aware(name: str, value: object) -> None:
-    """Check a moment.
-
-    Raises:
-        InputError: It is not a datetime with a time zone.
-    """
+    """Raise InputError unless a value is a datetime with a time zone."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InputError(
             f"{name} must be a datetime with a time zone, such as datetime.now(UTC),"

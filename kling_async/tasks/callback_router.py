@@ -92,9 +92,7 @@ class CallbackRouter:
     ) -> PendingCallback:
         """Create the callback URL of a submit.
 
-        Args:
-            sent: The input.
-            on_accepted: Called with the reference if the answer is lost and a callback has it.
+        ``on_accepted`` gets the reference if the answer is lost and a callback has it.
         """
         nonce = token_urlsafe(_NONCE_BYTES)
         return PendingCallback(
@@ -116,8 +114,7 @@ class CallbackRouter:
     def failed(self, pending: PendingCallback, error: BaseException) -> Task | None:
         """Expect no callback any more, unless a task may have been started.
 
-        Returns:
-            That task, if its callback has arrived already.
+        Returns that task, if its callback has arrived already.
         """
         if isinstance(error, KlingError) and not error.may_have_charged:
             del self._pending[pending.nonce]
@@ -138,11 +135,11 @@ class CallbackRouter:
             current = asyncio.get_running_loop()
         except RuntimeError:
             current = None
-        loop = self._scheduler.loop or current
+        loop = self._scheduler.queues.loop or current
         if loop is None:  # no loop runs on which a caller could wait
             return False
         known = callback.nonce in self._pending or (
-            self._registry.find_called(callback.snapshot.ref, callback.nonce) is not None
+            self._registry.find(callback.snapshot.ref, callback.nonce) is not None
         )
         if loop is current:
             self._route(callback)
@@ -171,7 +168,7 @@ class CallbackRouter:
                 pending.callback = callback
             if pending.lost and self._recover(pending, callback) is not None:
                 self._start(_report_recovered(pending, snapshot.ref))
-        elif (task := self._registry.find_called(snapshot.ref, callback.nonce)) is not None:
+        elif (task := self._registry.find(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
     def _recover(self, pending: PendingCallback, callback: Callback) -> Task | None:

@@ -24,15 +24,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from attrs import frozen
+from attrs import Factory, define, frozen
 
-from kling_async._utils.cleanups import outlive
+from kling_async._utils.shielding import await_task
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs.base import Input
 from kling_async.results import Result, TaskRef
 
 if TYPE_CHECKING:
-    from kling_async._utils.cleanups import Cleanups
+    from kling_async._utils.shielding import Cleanups
     from kling_async.tasks.abandoned import AbandonedTasks
 
 _T = TypeVar("_T")
@@ -92,16 +92,16 @@ def closing_generator(items: Iterator[_T]) -> Iterator[Iterator[_T]]:
             items.close()
 
 
+@define(eq=False)
 class _Counters:
     """How many items of one fan-out are where, and how many may be."""
 
-    def __init__(self, in_flight: int, max_waiting: int) -> None:
-        self.in_flight = in_flight
-        self.max_waiting = max_waiting
-        self.waiting = 0  # for the limits
-        self.running = 0  # with those that wait
-        self.parked = 0
-        self.changed: asyncio.Event = asyncio.Event()
+    in_flight: int
+    max_waiting: int
+    waiting: int = 0  # for the limits
+    running: int = 0  # with those that wait
+    parked: int = 0
+    changed: asyncio.Event = Factory(asyncio.Event)
 
 
 class WorkItem(Generic[_T]):
@@ -199,7 +199,7 @@ class FanOut(Generic[_T]):
         self._cleanups = cleanups
         self._patience = patience
         self._counters = _Counters(in_flight, max_waiting)
-        self._outcomes = _Outcomes(ordered=ordered)
+        self._outcomes = _Outcomes(ordered)
         # An item whose work failed or was cancelled stays here: its task is abandoned. The value is
         # None until create_task() returns, before which an eager task may have ended.
         self._running: dict[WorkItem[_T], asyncio.Task[None] | None] = {}
@@ -209,9 +209,7 @@ class FanOut(Generic[_T]):
     async def outcomes(self, items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[Outcome]:
         """Yield the outcome of each item.
 
-        Args:
-            items: What to read. What it raises ends the run, and is raised. If it is a generator,
-                it is closed at the end.
+        What ``items`` raises ends the run, and is raised. A generator is closed at the end.
         """
         outcomes = self._outcomes
         self._reader = asyncio.create_task(self._read(items))
@@ -219,22 +217,21 @@ class FanOut(Generic[_T]):
             self._reader.cancel()
         try:
             while (index := await outcomes.next(self._running)) is not None:
-                outcome = outcomes.pop(index)
+                outcome = outcomes.ended.pop(index)
                 self._counters.changed.set()
                 if outcome is not None:
                     yield outcome
         except BaseException as error:
             await self._leave(error)
             raise
-        await self._leave(outcomes.error)
         if outcomes.error is not None:
+            await self._leave(outcomes.error)
             raise outcomes.error
 
     def close(self, error: BaseException) -> None:
         """End the run from outside: its loop gets the outcomes so far, and then the error.
 
-        The clean-up is left to ``cleanups``. A run that has ended, or that belongs to another event
-        loop, is not changed.
+        A run that has ended, or that belongs to another event loop, is not changed.
         """
         if self._reader is None or (self._outcomes.complete and not self._running):
             return
@@ -268,8 +265,8 @@ class FanOut(Generic[_T]):
                     while self._is_full():
                         counters.changed.clear()
                         await counters.changed.wait()
-                self._outcomes.complete = True
-                self._outcomes.changed.set()
+            self._outcomes.complete = True
+            self._outcomes.changed.set()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
             if self._stopped and isinstance(error, Exception):
                 _log.exception("the iterable of the inputs failed while it was closed")
@@ -277,7 +274,7 @@ class FanOut(Generic[_T]):
 
     def _is_full(self) -> bool:
         counters = self._counters
-        ended = len(self._running) - counters.running - counters.parked + len(self._outcomes)
+        ended = len(self._running) - counters.running - counters.parked + len(self._outcomes.ended)
         return (
             counters.waiting >= counters.max_waiting
             or counters.running >= counters.in_flight
@@ -292,7 +289,8 @@ class FanOut(Generic[_T]):
             return
         del self._running[work_item]
         work_item.task_ended()
-        self._outcomes.add(work_item.index, outcome)
+        self._outcomes.ended[work_item.index] = outcome
+        self._outcomes.changed.set()
 
     def _fail(self, error: BaseException) -> None:
         """Stop the run; the caller gets the error when it asks for the next outcome."""
@@ -314,7 +312,7 @@ class FanOut(Generic[_T]):
         """Abandon the rest and clean up; the exception is the one that the caller will get."""
         self._outcomes.left = True
         try:
-            await outlive(self._abandon(error))
+            await await_task(self._abandon(error))
         except asyncio.CancelledError as again:  # replaces the error
             self._abandoned.note(again)
             raise
@@ -340,43 +338,31 @@ class FanOut(Generic[_T]):
     def _report(self, error: BaseException | None) -> None:
         """Report the tasks whose outcomes will not be yielded, as far as they are known."""
         refs = [work_item.ref for work_item in self._running]
-        self._abandoned.report(refs + self._outcomes.unread_refs(), error)
+        if self._outcomes.left:
+            refs += [outcome.task_ref for outcome in self._outcomes.ended.values() if outcome]
+        self._abandoned.report(refs, error)
 
 
+@define(eq=False)
 class _Outcomes:
     """The outcomes that have not been yielded yet."""
 
-    def __init__(self, *, ordered: bool) -> None:
-        self.changed: asyncio.Event = asyncio.Event()
-        self.complete = False  # all items have been read
-        self.error: BaseException | None = None  # that ends the run
-        self.left = False  # none is yielded any more
-        self._ordered = ordered
-        self._ended: dict[int, Outcome | None] = {}
-        self._next = 0  # the index that is yielded next, if in order
-
-    def __len__(self) -> int:
-        return len(self._ended)
-
-    def add(self, index: int, outcome: Outcome | None) -> None:
-        self._ended[index] = outcome
-        self.changed.set()
-
-    def pop(self, index: int) -> Outcome | None:
-        self._next += 1
-        return self._ended.pop(index)
+    ordered: bool
+    ended: dict[int, Outcome | None] = Factory(dict)  # by the indices of their items
+    next_index: int = 0  # that is yielded next, if in order
+    complete: bool = False  # all items have been read
+    error: BaseException | None = None  # that ends the run
+    left: bool = False  # no outcome is yielded any more
+    changed: asyncio.Event = Factory(asyncio.Event)
 
     async def next(self, running: Collection[object]) -> int | None:
         """Wait for the next outcome; return its index, or None when there will be no more."""
         while True:
-            index = self._next if self._ordered else next(iter(self._ended), None)
-            if index in self._ended:
+            index = self.next_index if self.ordered else next(iter(self.ended), None)
+            if index in self.ended:
+                self.next_index += 1
                 return index
             if self.error is not None or (self.complete and not running):
-                return min(self._ended, default=None)  # late ones, after a gap in the order
+                return min(self.ended, default=None)  # late ones, after a gap in the order
             self.changed.clear()
             await self.changed.wait()
-
-    def unread_refs(self) -> list[TaskRef | None]:
-        """Return the tasks of the outcomes that are not yielded any more."""
-        return [o.task_ref for o in self._ended.values() if o] if self.left else []

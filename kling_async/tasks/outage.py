@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import define, field
 
+from kling_async.errors import APIError, KlingError
 from kling_async.policy.circuit_breaker import Admission, CircuitBreaker
+from kling_async.protocol import verdicts
+from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,11 +50,7 @@ class OutageGate:
         self._was_open = False
 
     async def wait(self) -> Attempt:
-        """Wait until a request may be sent, in the order of the calls.
-
-        The attempt that is returned must be given the outcome of the request. As a context
-        manager, it is withdrawn if the request is not sent.
-        """
+        """Wait until a request may be sent, in the order of the calls."""
         if not self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
             return Attempt(self, admission)
         future: asyncio.Future[Admission] = self.loop.create_future()
@@ -69,8 +68,7 @@ class OutageGate:
     def admit_waiting(self, error: BaseException | None = None) -> None:
         """Admit all that may be sent now, and set the timer for the next probe.
 
-        Args:
-            error: The failure that may have opened the breaker, for the log.
+        If submits wait from now on, ``error`` is logged.
         """
         is_open = self.breaker.is_open
         if is_open and not self._was_open:
@@ -93,7 +91,10 @@ class OutageGate:
 
 @define(eq=False)
 class Attempt:
-    """The admission of one request; receives its outcome. The first outcome counts."""
+    """The admission of one request, which must be given the outcome. The first one counts.
+
+    As a context manager, it is withdrawn if there is no outcome.
+    """
 
     _gate: OutageGate
     _admission: Admission
@@ -108,42 +109,27 @@ class Attempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.withdrawn()
+        self.withdraw()
 
-    def succeeded(self) -> None:
-        """Record that the service has answered, if only with a refusal."""
-        if not self._settled:
-            self._gate.breaker.succeeded(self._admission)
-            self._settle()
+    def record(self, error: KlingError | None) -> None:
+        """Record the outcome of the request: the error, or None if it was accepted."""
+        gate, admission = self._gate, self._admission
+        if self._settled:
+            return
+        self._settled = True
+        verdict = None if error is None else verdicts.judge_error(error)
+        if verdict is Verdict.UNKNOWN:
+            gate.breaker.undecided(admission, gate.loop.time(), gate.chance())
+        elif verdict and verdicts.CONSEQUENCES[verdict].systemic and error and error.retryable:
+            asked = error.retry_after if isinstance(error, APIError) else None
+            gate.breaker.failed(admission, gate.loop.time(), gate.chance(), asked or 0.0)
+        else:
+            gate.breaker.succeeded(admission)
+        gate.admit_waiting(error)
 
-    def failed(self, error: BaseException, retry_after: float | None = None) -> None:
-        """Record a failure at no cost that any other request would have met, too.
-
-        Args:
-            error: Logged if submits wait from now on.
-            retry_after: Seconds that the service asks to wait.
-        """
-        if not self._settled:
-            gate = self._gate
-            gate.breaker.failed(
-                self._admission, gate.loop.time(), gate.chance(), retry_after or 0.0
-            )
-            self._settle(error)
-
-    def undecided(self) -> None:
-        """Record that the request was sent, with an outcome that does not concern the service."""
-        if not self._settled:
-            self._gate.breaker.undecided(
-                self._admission, self._gate.loop.time(), self._gate.chance()
-            )
-            self._settle()
-
-    def withdrawn(self) -> None:
+    def withdraw(self) -> None:
         """Record that the request was not sent."""
         if not self._settled:
+            self._settled = True
             self._gate.breaker.withdrawn(self._admission)
-            self._settle()
-
-    def _settle(self, error: BaseException | None = None) -> None:
-        self._settled = True
-        self._gate.admit_waiting(error)
+            self._gate.admit_waiting()

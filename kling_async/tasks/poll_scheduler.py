@@ -1,10 +1,9 @@
 """When each task is polled: one queue and one timer for all tasks of a client.
 
-Whoever waits for a task calls :meth:`PollScheduler.wait_until_due` before each poll. *When* a task
-is due, and how many polls the request limit leaves room for, is decided by the pure policy
-(:mod:`kling_async.policy.polling`). The waiter itself sends the status call, so that nothing is
-left running when it is cancelled. At most three quarters of the client's connections serve polls
-at one time: submits find the others free.
+A waiter calls :meth:`PollScheduler.wait_until_due` before each poll. *When* a task is due, and how
+many polls the request limit leaves room for, is decided by :mod:`kling_async.policy.polling`. The
+waiter itself sends the status call, so that nothing is left running when it is cancelled. At most
+three quarters of the client's connections serve polls at one time: submits find the others free.
 """
 
 from __future__ import annotations
@@ -21,9 +20,15 @@ from attrs import Factory, define
 
 from kling_async._utils.deadlines import Deadlines
 from kling_async._utils.loops import PerLoop
-from kling_async.policy.callback_health import Arrivals
-from kling_async.policy.durations import Durations, Kind, expected, presumed_lifetime, took
-from kling_async.policy.polling import Budget, spacing
+from kling_async.policy.callback_health import CallbackHealth
+from kling_async.policy.durations import (
+    Durations,
+    Kind,
+    measured_duration,
+    presumed_lifetime,
+    vendor_estimate,
+)
+from kling_async.policy.polling import PollBudget, poll_spacing
 from kling_async.results import TaskState
 
 if TYPE_CHECKING:
@@ -88,7 +93,7 @@ class KindHistory:
     """
 
     def __init__(self, kind: Kind) -> None:
-        self.durations: Durations | None = expected(kind)
+        self.durations: Durations | None = vendor_estimate(kind)
         self.lifetime: float = presumed_lifetime(self.durations, accepted=True)
         # Tasks that are never polled again must not pile up.
         self.pending: deque[_Pending] = deque(maxlen=_LONGEST_LINE)
@@ -113,7 +118,7 @@ class KindHistory:
         for known in ready:
             if known is not None:
                 before = self.durations
-                self.durations = before.learn(known) if before else Durations((known,))
+                self.durations = before.observe(known) if before else Durations((known,))
                 self.lifetime = presumed_lifetime(self.durations, accepted=True)
 
 
@@ -145,19 +150,20 @@ class TrackedTask:
 class _Turn:
     """One poll, from the wait for it until it is recorded."""
 
-    queue: _PollQueue
+    queue: PollQueue
     weight: float  # what it adds to the sums for the spacing
     ends: float
     future: asyncio.Future[None]
 
 
-class _PollQueue:
+class PollQueue:
     """The waiters on one event loop, and the timer for the first of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self.loop = loop
-        self.budget: Budget = Budget(limits.requests_per_minute, loop.time())
-        self.health: Arrivals = Arrivals()
+        self.budget: PollBudget = PollBudget(limits.requests_per_minute, loop.time())
+        self.health: CallbackHealth = CallbackHealth()
+        self.submits: list[float] = []  # when submits were sent that the budget has not counted
         self.polling = 0  # how many polls are under way
         self.cancelled = 0  # how many entries no longer count
         self.weights = self.ends = 0.0
@@ -168,8 +174,8 @@ class _PollQueue:
 
     @property
     def spacing(self) -> float:
-        """See :func:`~kling_async.policy.polling.spacing`."""
-        return spacing(self.budget.planned_rate, self.weights, self.ends)
+        """See :func:`~kling_async.policy.polling.poll_spacing`."""
+        return poll_spacing(self.budget.planned_rate, self.weights, self.ends)
 
     def lateness(self, now: float) -> float:
         """Return how late the first poll of the queue is, in seconds."""
@@ -197,6 +203,9 @@ class _PollQueue:
         """Start the polls that are due, as far as there is room, and set the timer."""
         now = self.loop.time()
         entries, budget = self._entries, self.budget
+        for moment in self.submits:
+            budget.count_submit(moment)
+        self.submits.clear()
         wait = 0.0
         while entries:
             due, number, future, not_before = entries[0]
@@ -209,11 +218,11 @@ class _PollQueue:
             if not_before > now:
                 heapreplace(entries, (not_before, number, future, not_before))
                 continue
-            if self.polling >= self._room or (wait := budget.wait(now)):
+            if self.polling >= self._room or (wait := budget.time_until_poll(now)):
                 break
             heappop(entries)
             self.polling += 1
-            budget.polled(now)
+            budget.count_poll(now)
             future.set_result(None)
         # Without room, the poll that is recorded next starts another one.
         if entries and self.polling < self._room:
@@ -233,18 +242,9 @@ class PollScheduler:
 
     def __init__(self, polling: Polling, limits: Limits) -> None:
         self.deadlines: Deadlines = Deadlines()
+        self.queues: PerLoop[PollQueue] = PerLoop("client", lambda loop: PollQueue(loop, limits))
         self._polling = polling
         self._histories: dict[Kind, KindHistory] = {}
-        self._queues: PerLoop[_PollQueue] = PerLoop("client", lambda loop: _PollQueue(loop, limits))
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop on which tasks are waited for, unless it is closed."""
-        return self._queues.loop
-
-    def check_loop(self) -> None:
-        """Raise a ConfigurationError if another running event loop uses the client."""
-        self._queues.get()
 
     def track(
         self, kind: Kind, age: float | None = 0.0, *, expects_callback: bool = False
@@ -273,29 +273,27 @@ class PollScheduler:
     def unsure_lifetime(self, kind: Kind) -> float:
         """Return the seconds after which a task that may have been started has ended."""
         history = self._histories.get(kind)
-        return presumed_lifetime(history.durations if history else expected(kind), accepted=False)
+        return presumed_lifetime(
+            history.durations if history else vendor_estimate(kind), accepted=False
+        )
 
     def count_submit(self) -> None:
         """Record that a submit takes its share of the request limit."""
-        queue = self._queues.get()
-        queue.budget.submitted(queue.loop.time())
+        queue = self.queues.get()
+        queue.submits.append(queue.loop.time())
 
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""
-        queue = self._queues.get()
-        queue.health = queue.health.came(queue.loop.time())
+        queue = self.queues.get()
+        queue.health = queue.health.received(queue.loop.time())
 
     def poll_now(self, tracked: TrackedTask, *, certain: bool = False) -> None:
         """Poll a task now: it may have ended.
 
-        At most five such requests for a task are followed, a second apart; later ones do nothing.
-
-        Args:
-            tracked: The task.
-            certain: It is known how the task has ended, so that no status call is sent. This is
-                always followed.
+        At most five such requests for a task are followed, a second apart. If it is ``certain``
+        how the task has ended, no status call is sent, and the request is always followed.
         """
-        queue = self._queues.get()
+        queue = self.queues.get()
         wakes = tracked.wakes
         tracked.expects_callback = False
         if not certain:
@@ -317,7 +315,7 @@ class PollScheduler:
 
     async def wait_until_due(self, tracked: TrackedTask) -> None:
         """Wait until a task is to be polled; then poll it, and call :meth:`record` in any case."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         now = queue.loop.time()
         durations = tracked.history.durations
         if tracked.loop is not queue.loop:
@@ -325,7 +323,9 @@ class PollScheduler:
         relies_on_callback = tracked.expects_callback and not queue.health.stopped
         if tracked.due is None:
             tracked.due = tracked.started_at + self._polling.first_wait(
-                durations, called_back=relies_on_callback, spacing=queue.spacing
+                durations,
+                called_back=relies_on_callback,
+                spacing=queue.spacing,
             )
         turn = tracked.turn = _Turn(queue, 0.0, 0.0, queue.loop.create_future())
         if durations is not None:
@@ -356,46 +356,36 @@ class PollScheduler:
         queue.ends -= turn.ends
         if snapshot is not None:
             now = queue.loop.time()
-            queue.budget.answered(now - tracked.polled_at)
+            queue.budget.record_response_time(now - tracked.polled_at)
             if tracked.age is not Age.EXACT and snapshot.created_at is not None:
                 lived = (datetime.now(UTC) - snapshot.created_at).total_seconds()
                 if lived > 0:  # else the clocks disagree, and the presumed age is as good
                     tracked.started_at = now - lived
-            if snapshot.state.ended:
-                self._record_end(tracked, snapshot, queue, now)
-            else:
+            if not snapshot.state.ended:
                 tracked.running_age = now - tracked.started_at
                 self._schedule(tracked, queue, now)
+            else:
+                ages: list[float] = []
+                if tracked.age is Age.EXACT:
+                    ages = [] if tracked.running_age is None else [tracked.running_age]
+                    ages.append(now - tracked.started_at)
+                duration = measured_duration(snapshot, ages)
+                succeeded = snapshot.state is TaskState.SUCCESS
+                tracked.history.record_end(tracked, duration if succeeded else None, now)
+                if tracked.expects_callback:
+                    ended_at = now if duration is None else tracked.started_at + duration
+                    queue.health = queue.health.missed_end(ended_at)
         queue.release_due()
 
     def reschedule(self, tracked: TrackedTask, at_most: float = inf) -> None:
-        """Schedule the next poll as after an answer, though there was none.
-
-        Args:
-            tracked: The task.
-            at_most: Seconds of the longest wait.
-        """
-        queue = self._queues.get()
+        """Schedule the next poll, in ``at_most`` seconds, though there was no answer."""
+        queue = self.queues.get()
         now = queue.loop.time()
         due = self._schedule(tracked, queue, now)
         tracked.due = min(due, now + at_most)
         tracked.not_before = min(tracked.not_before, now + at_most)
 
-    def _record_end(
-        self, tracked: TrackedTask, snapshot: Snapshot, queue: _PollQueue, now: float
-    ) -> None:
-        ages: list[float] = []
-        if tracked.age is Age.EXACT:
-            ages = [] if tracked.running_age is None else [tracked.running_age]
-            ages.append(now - tracked.started_at)
-        duration = took(snapshot, ages)
-        succeeded = snapshot.state is TaskState.SUCCESS
-        tracked.history.record_end(tracked, duration if succeeded else None, now)
-        if tracked.expects_callback:
-            ended_at = now if duration is None else tracked.started_at + duration
-            queue.health = queue.health.without(ended_at)
-
-    def _schedule(self, tracked: TrackedTask, queue: _PollQueue, now: float) -> float:
+    def _schedule(self, tracked: TrackedTask, queue: PollQueue, now: float) -> float:
         """Schedule the next poll; return when it is due."""
         if tracked.wakes.pending:  # since the status call was sent
             tracked.due = tracked.not_before = max(now, tracked.wakes.at)

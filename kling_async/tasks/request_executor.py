@@ -36,22 +36,14 @@ _CONCURRENCY_WORDS = ("concurren", "running", "task")
 class Failed:
     """The failure of a request that was sent once. Nothing else is ever repeated.
 
-    An exception that is raised on the way, as by a limiter or a journal, says nothing about the
-    request, which may have been accepted.
+    An exception of a limiter or a journal says nothing about the request: it may be accepted.
     """
 
     error: KlingError
 
 
 class RequestExecutor:
-    """Sends the requests of one client: it has the transport, the limiter, the policy, the hooks.
-
-    Args:
-        transport: Sends a request once.
-        limiter: Grants the permits.
-        retry: Which failures are repeated, and when.
-        hooks: Receive the events.
-    """
+    """Sends the requests of one client, and emits its events."""
 
     def __init__(
         self, transport: Transport, limiter: Limiter, retry: Retry, hooks: tuple[Hook, ...]
@@ -73,19 +65,14 @@ class RequestExecutor:
         prepare: Callable[[int], Awaitable[object]] | None = None,
         patience: float | None = None,
     ) -> _T:
-        """Have a request sent within the limits, and repeat it if that is right.
+        """Have a request sent within the limits, and repeat it as the policy says.
 
         Args:
             request: The request.
-            send: Sends it once and returns the result or the failure, as :meth:`send` does. It
-                must call ``answered`` on the permit. What it raises is raised here.
-            prepare: Awaited before each sending, and before a permit is waited for, with the
-                number of the attempt from 1.
+            send: Sends it once and returns the result or the failure, as :meth:`send` does; calls
+                ``answered`` on the permit. What it raises is raised here.
+            prepare: Awaited before each wait for a permit, with the number of the attempt from 1.
             patience: Seconds for which failures are repeated; None: as the policy says.
-
-        Raises:
-            KlingError: The failure, if the request is not repeated.
-            ClientClosedError: :meth:`interrupt` was called before the request was sent.
         """
         connections = self._connections.get()
         clock = asyncio.get_running_loop().time
@@ -111,7 +98,8 @@ class RequestExecutor:
             error = outcome.error
             refused = isinstance(error, RateLimitError)
             limit = self.retry.patience if refused and request.kind == "submit" else patience
-            delay = self.retry.wait(error, attempt, clock() - started, random(), patience=limit)  # noqa: S311 - jitter
+            chance = random()  # noqa: S311 - jitter
+            delay = self.retry.next_delay(error, attempt, clock() - started, chance, patience=limit)
             if isinstance(error, RateLimitError):
                 self._pause(request, error, attempt, delay, permit)
             if delay is None:
@@ -122,16 +110,10 @@ class RequestExecutor:
         raise AssertionError  # pragma: no cover - count() does not end
 
     async def send(self, request: Request, parse: Callable[..., _T], permit: Permit) -> _T | Failed:
-        """Send a request once, and return what it answers.
+        """Send a request once; return what ``parse(response, now=...)`` returns, or the failure.
 
-        The permit is returned when the request is answered or has failed. A cancelled request
-        may still reach the service: its permit is kept for as long as an answer could have taken.
-
-        Args:
-            request: The request.
-            parse: Called with the response and ``now``; raises a ``KlingError`` if the answer is
-                not the expected one.
-            permit: The request's share of the limit.
+        The permit is answered when the request is, or has failed. A cancelled request may still
+        reach the service: its permit counts for as long as an answer could have taken.
         """
         timeout = self.retry.request_timeout
         try:

@@ -1,11 +1,8 @@
 """Submits: a slot first, then one request whose answer is read even if the caller has left.
 
-A remote task holds its slot from before its submit until it is known to have ended.
-
-A submit is *pending* while it waits for a slot, a permit, or its next attempt. Closing the client
-interrupts pending submits, which costs nothing. Once the request is sent, it runs in an asyncio
-task of its own until it is answered: neither a cancellation of the caller nor closing interrupts
-that.
+Closing the client interrupts a submit that waits for a slot, a permit, or its next attempt, which
+costs nothing. Once the request is sent, it runs in an asyncio task of its own until it is answered:
+neither a cancellation of the caller nor closing interrupts that.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ from attrs import Factory, define
 from kling_async._utils.loops import PerLoop
 from kling_async.errors import (
     AnswerLostError,
-    APIError,
     ClientClosedError,
     KlingError,
     RateLimitError,
@@ -29,7 +25,7 @@ from kling_async.errors import (
 from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
-from kling_async.protocol import requests, responses, verdicts
+from kling_async.protocol import requests, responses
 from kling_async.protocol.verdicts import Verdict
 from kling_async.tasks.callback_router import PendingCallback
 from kling_async.tasks.outage import Attempt, OutageGate
@@ -68,23 +64,22 @@ class SubmitObserver(Protocol):
     """
 
     async def before_send(self) -> None:
-        """Do what must be done before the request is sent, and may cost money from then on.
+        """Do what must be done before the request is sent; it may cost money from then on.
 
-        It has its permit: be quick. What this raises, :meth:`KlingClient.submit` raises, and
-        nothing is sent.
+        It has its permit: be quick. What this raises, ``submit`` raises, and nothing is sent.
         """
 
     async def on_rejected(self, error: KlingError) -> None:
         """Record that it was not accepted and cost nothing. A repetition calls `before_send`.
 
-        What this raises, :meth:`KlingClient.submit` raises, and nothing more is sent.
+        What this raises, ``submit`` raises, and nothing more is sent.
         """
 
     async def on_accepted(self, ref: TaskRef) -> None:
         """Record the task. This is called even if the caller was cancelled meanwhile.
 
-        What this raises, :meth:`KlingClient.submit` raises, with ``ref`` and ``may_have_charged``.
-        The request was accepted, and is never sent again.
+        What this raises, ``submit`` raises, with ``ref`` and ``may_have_charged``. The request was
+        accepted, and is never sent again.
         """
 
 
@@ -171,16 +166,13 @@ class Submitter:
         finally:
             submits.pending.discard(pending)
             if pending.attempt is not None and pending.response is None:
-                pending.attempt.withdrawn()  # else it is under way and has an outcome to come
+                pending.attempt.withdraw()  # else it is under way and has an outcome to come
 
     async def close(self, closer: asyncio.Task[object] | None = None) -> None:
         """Interrupt pending submits, and wait until those under way have been answered.
 
-        A submit that begins meanwhile raises :class:`ClientClosedError`.
-
-        Args:
-            closer: The task that closes the client. If that is the observer of a submit, the
-                submit is not waited for.
+        A submit that begins meanwhile raises :class:`ClientClosedError`. One whose observer closes
+        the client, in the task ``closer``, is not waited for.
         """
         submits = self._submits.get()
         self._closing = True
@@ -212,12 +204,13 @@ class Submitter:
             await asyncio.wait(waiting)
 
     async def _prepare(self, pending: PendingSubmit, attempt: int) -> None:
-        """Wait for what precedes a permit: a slot and, in a fan-out, the end of an outage."""
+        """Wait for a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
         if pending.slot is None:  # the service may have refused the one of the last attempt
             pending.slot = await self._acquire_slot(first=attempt > 1)
-            self._report_limit()
+            if self._executor.limiter.effective_tasks != self._limit:
+                self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
             pending.attempt = await self._submits.get().outage.wait()
 
@@ -277,15 +270,12 @@ class Submitter:
             sending.add(task)
         outcome = await response
         pending.response = pending.task = None
-        if (
-            isinstance(outcome, Failed)
-            and isinstance(outcome.error, RateLimitError)
-            and outcome.error.retryable
-            and pending.slot is not None
-        ):
-            self._executor.limiter.refused(pending.slot)
-            pending.slot = None
-            self._report_limit()
+        if isinstance(outcome, Failed) and pending.slot is not None:
+            error = outcome.error
+            if isinstance(error, RateLimitError) and error.retryable:
+                self._executor.limiter.refused(pending.slot)
+                pending.slot = None
+                self._report_limit()
         return outcome
 
     async def _send(
@@ -298,12 +288,12 @@ class Submitter:
         """Send the request, read the answer, and pass the outcome to the observer and caller."""
         try:
             outcome = await self._exchange(pending, permit)
-            if pending.attempt is not None:
-                _settle_attempt(pending.attempt, outcome)
             if isinstance(outcome, Failed):
                 pending.may_run = outcome.error.may_have_charged
             else:
                 pending.task = outcome
+            if pending.attempt is not None:
+                pending.attempt.record(outcome.error if isinstance(outcome, Failed) else None)
             if pending.observer is not None:
                 await _report(pending.observer, outcome)
                 pending.task = None
@@ -329,30 +319,32 @@ class Submitter:
     async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
         """Send the request, and return the task that was started, or the failure."""
         parse = partial(responses.parse_submit, pending.request, model=pending.sent.model)
-        callback, router = pending.callback, self._router
         try:
             outcome = await self._executor.send(pending.request, parse, permit)
         except BaseException as error:
-            if callback is not None and router is not None:
-                found = router.failed(callback, error)
-                if found is not None and isinstance(error, Exception):
-                    pending.slot = None
-                    return found
+            found = self._recover(pending, error)
+            if found is not None and isinstance(error, Exception):
+                return found
             raise
         if isinstance(outcome, Failed):
-            if callback is not None and router is not None:
-                found = router.failed(callback, outcome.error)
-                if found is not None:  # it has even ended already
-                    pending.slot = None
-                    return found
-            return outcome
+            return self._recover(pending, outcome.error) or outcome
         assert pending.slot is not None  # noqa: S101 - nothing is sent without
+        callback = pending.callback
         nonce = callback.nonce if callback is not None else ""
         task = self._registry.add(outcome, pending.sent, pending.slot, nonce)
         pending.slot = None
         self._executor.emit(Submitted, outcome, pending.sent)
-        if callback is not None and router is not None:
-            router.accepted(callback, task)
+        if callback is not None and self._router is not None:
+            self._router.accepted(callback, task)
+        return task
+
+    def _recover(self, pending: PendingSubmit, error: BaseException) -> Task | None:
+        """Return the task of a submit that failed, if its callback has arrived already."""
+        if pending.callback is None or self._router is None:
+            return None
+        task = self._router.failed(pending.callback, error)
+        if task is not None:
+            pending.slot = None
         return task
 
     def _cancelled(self, pending: PendingSubmit, cancellation: BaseException) -> None:
@@ -418,10 +410,9 @@ class Submitter:
 
     def _report_limit(self) -> None:
         """Emit an event if the effective limit of running tasks has changed."""
-        limiter = self._executor.limiter
-        limit = limiter.effective_tasks
-        if limit != self._limit:
-            self._limit = limit
+        limiter, before = self._executor.limiter, self._limit
+        self._limit = limit = limiter.effective_tasks
+        if limit != before:
             self._executor.emit(TaskLimitChanged, limit, limiter.limits.concurrent_tasks)
 
 
@@ -440,18 +431,3 @@ async def _report(observer: SubmitObserver, outcome: Task | Failed) -> None:
     except Exception as error:
         error.add_note(f"the submit was accepted: {outcome.ref}")
         raise
-
-
-def _settle_attempt(attempt: Attempt, outcome: Task | Failed) -> None:
-    """Record what an outcome proves about the service: whether it can be reached."""
-    if not isinstance(outcome, Failed):
-        attempt.succeeded()
-        return
-    error = outcome.error
-    verdict = verdicts.judge_error(error)
-    if verdict is Verdict.UNKNOWN:
-        attempt.undecided()
-    elif verdicts.CONSEQUENCES[verdict].systemic and error.retryable:
-        attempt.failed(error, error.retry_after if isinstance(error, APIError) else None)
-    else:
-        attempt.succeeded()

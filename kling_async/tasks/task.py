@@ -122,7 +122,7 @@ class Task:
             RequestError: No usable answer came.
         """
         snapshot = await self._registry.read_status(self._ref)
-        if self._lacks_urls(snapshot):
+        if not snapshot.result_urls and self._lacks_urls(snapshot):
             self.notify_ended()  # waiters poll again until the URLs are there
             return snapshot
         self._snapshot = snapshot
@@ -139,7 +139,7 @@ class Task:
         warning of the logger ``kling_async``.
 
         Args:
-            timeout: Seconds to wait, from now. There is always a deadline: half an hour by default.
+            timeout: Seconds to wait, from now; half an hour by default.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -179,12 +179,9 @@ class Task:
             yield snapshot
 
     def notify_running(self) -> bool:
-        """Do as :meth:`notify_ended`, though a callback said that the task still runs.
+        """Do as :meth:`notify_ended` for a callback that said that the task still runs.
 
-        After a few such callbacks, one more does nothing: their number is not limited.
-
-        Returns:
-            Whether a caller waits for the task, or nothing was done.
+        The first five are followed. Returns whether a caller waits, or nothing was done.
         """
         wakes = self._tracked.wakes
         wakes.while_running += 1
@@ -206,19 +203,14 @@ class Task:
         waiters = self._waiters
         return waiters.line is not None and waiters.loop is asyncio.get_running_loop()
 
-    def _enter(self) -> _Waiters:
-        """Return the waiters of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._waiters.loop is not loop:
-            self._scheduler.check_loop()
-            self._waiters = _Waiters(loop)
-        return self._waiters
-
     async def _next(
         self, shown: Snapshot | None, timeout: float, deadline: float, *, report: bool
     ) -> Snapshot:
         """Wait for a snapshot that differs from the one that was shown, until the deadline."""
-        waiters = self._enter()
+        loop, waiters = asyncio.get_running_loop(), self._waiters
+        if waiters.loop is not loop:
+            self._scheduler.queues.get()  # raises if another running loop uses the client
+            waiters = self._waiters = _Waiters(loop)
         waiters.count += report
         # Only our own wait is inside the time limit, never the caller's code.
         limit = Deadline(self._scheduler.deadlines, deadline)
@@ -228,7 +220,7 @@ class Task:
                     if waiters.line is None:
                         await self._poll(waiters)
                     else:
-                        turn = asyncio.get_running_loop().create_future()
+                        turn = loop.create_future()
                         waiters.line.append(turn)
                         await turn
         except TimeoutError:
@@ -257,7 +249,7 @@ class Task:
             snapshot = self._trouble = None
             try:
                 snapshot = self._final or await self._registry.read_status(self._ref)
-                if self._lacks_urls(snapshot):
+                if not snapshot.result_urls and self._lacks_urls(snapshot):
                     snapshot = None
                     self._trouble = ContractError(
                         f"{self._ref} succeeded, and its result URLs are not there yet",
@@ -282,8 +274,8 @@ class Task:
                     turn.set_result(None)
 
     def _lacks_urls(self, snapshot: Snapshot) -> bool:
-        """Whether an answer says that the task succeeded, and its URLs may be there soon."""
-        if snapshot.state is not TaskState.SUCCESS or snapshot.result_urls:
+        """Whether an answer without URLs says that the task succeeded, and they may come soon."""
+        if snapshot.state is not TaskState.SUCCESS:
             return False
         now = asyncio.get_running_loop().time()
         if self._urls_due is None:
@@ -303,12 +295,7 @@ class Task:
 
 
 async def poll_unattended(task: Task, *, once: bool = False) -> None:
-    """Wait for a task for which no caller waits, so that its end is noticed.
-
-    Args:
-        task: The task.
-        once: Send one status call, and do not wait.
-    """
+    """Wait for a task for which no caller waits, or send one status call, to notice its end."""
     try:
         await (task.status() if once else task.outcome())
     except KlingError:  # those that wait for the task get it themselves

@@ -12,7 +12,7 @@ from kling_async.errors import NotFoundError
 from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
 from kling_async.protocol import requests, responses
-from kling_async.tasks.abandoned import AbandonedTasks
+from kling_async.tasks.abandoned import AbandonedTasks, log_warning
 from kling_async.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -60,11 +60,7 @@ class TaskRegistry:
     def add(self, ref: TaskRef, sent: Input, slot: Slot, nonce: str = "") -> Task:
         """Add the task of a submit that the service has just accepted.
 
-        Args:
-            ref: The task.
-            sent: The input.
-            slot: The slot of the submit, which becomes the task's.
-            nonce: That of the submit's callback URL, if it has one.
+        It takes over the slot of the submit. The nonce is that of the callback URL, if any.
         """
         tracked = self._scheduler.track(kind_of(sent), expects_callback=bool(nonce))
         task = Task(ref, tracked, self, self._scheduler)
@@ -74,12 +70,9 @@ class TaskRegistry:
         return task
 
     def attach(self, ref: TaskRef, kind: Kind, age: float | None) -> Task:
-        """Return a task for a reference; it holds no slot until it is seen to be running.
+        """Return a task that the service accepted ``age`` seconds ago, if that is known.
 
-        Args:
-            ref: The task.
-            kind: What is known of it.
-            age: Seconds since the service accepted it, if that is known.
+        It holds no slot until it is seen to be running.
         """
         task = Task(ref, self._scheduler.track(kind, age), self, self._scheduler)
         self._attached[ref] = task
@@ -93,18 +86,13 @@ class TaskRegistry:
         slot = self._executor.limiter.adopt(ref, task.presumed_lifetime, on_expired)
         self._held[ref] = _Held(task, slot, on_expired, nonce)
 
-    def find(self, ref: TaskRef) -> Task | None:
-        """Return a task, unless it is unknown or has been seen to end."""
-        held = self._held.get(ref)
-        return self._attached.get(ref) if held is None else held.task
-
-    def find_called(self, ref: TaskRef, nonce: str) -> Task | None:
-        """Return the task that a callback to the URL with this nonce may be about."""
+    def find(self, ref: TaskRef, nonce: str | None = None) -> Task | None:
+        """Return a task, unless it is unknown, has been seen to end, or has another nonce."""
         held = self._held.get(ref)
         if held is None:
             return self._attached.get(ref)
         # The task of an earlier process may have any nonce.
-        return held.task if held.nonce in {"", nonce} else None
+        return held.task if nonce is None or held.nonce in {"", nonce} else None
 
     def has_nonce(self, ref: TaskRef, nonce: str) -> bool:
         """Whether the task was submitted with the callback URL that has this nonce."""
@@ -170,18 +158,15 @@ class TaskRegistry:
             self.adopt(attached)
 
     def abandon(self, task: Task, error: BaseException | None = None) -> None:
-        """Report a running task for which nothing waits any more.
-
-        Args:
-            task: The task.
-            error: The exception that the caller will get.
-        """
+        """Report a running task for which nothing waits; ``error`` is what the caller will get."""
         self.abandoned_tasks().report([task.ref], error)
 
     def abandoned_tasks(self, log: Report | None = None) -> AbandonedTasks:
         """Return the reporter of one operation; see `AbandonedTasks`."""
         return AbandonedTasks(
-            lambda refs: self._executor.emit(TasksAbandoned, refs), log, claim=self._claim
+            lambda refs: self._executor.emit(TasksAbandoned, refs),
+            log or log_warning,
+            claim=self._claim,
         )
 
     def _claim(self, ref: TaskRef) -> bool:

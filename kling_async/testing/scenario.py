@@ -1,4 +1,4 @@
-"""What an emulator is told to do wrong, and when.
+"""What goes wrong in an emulator, and when.
 
 A scenario is a list of rules. Each says: the Nth thing of a kind goes wrong in this way.
 
@@ -116,7 +116,7 @@ _WHICH: Final = re.compile(r"(?P<every>\*\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\
 
 
 @frozen
-class Which:
+class Occurrences:
     """Numbers from `first` on, `step` apart, up to and with `last` (None: no end)."""
 
     first: int
@@ -130,11 +130,11 @@ class Which:
 
 
 @frozen
-class Rule:
+class ScenarioRule:
     """One line of a scenario: the `which` of a `kind` meet `what`, with its `detail`, if any."""
 
     kind: str
-    which: Which
+    which: Occurrences
     what: str
     detail: str = ""
 
@@ -143,7 +143,7 @@ class Rule:
 class Scenario:
     """Rules about what goes wrong. Immutable: `on` gives a new scenario with one rule more."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ScenarioRule, ...] = ()
 
     def on(self, kind: str, which: int | range | str, what: str) -> Scenario:
         """Add a rule: `on("status", range(2, 5), "502")`, `on("task", 3, "fail:NSFW_DETECTED")`.
@@ -156,7 +156,7 @@ class Scenario:
             raise ConfigurationError(message)
         name, _, detail = what.partition(":")
         _check(kind, name, detail)
-        return evolve(self, rules=(*self.rules, Rule(kind, _which(which), name, detail)))
+        return evolve(self, rules=(*self.rules, ScenarioRule(kind, _which(which), name, detail)))
 
     @classmethod
     def parse(cls, lines: Iterable[str]) -> Self:
@@ -177,7 +177,7 @@ class Scenario:
             scenario = evolve(scenario, rules=scenario.on(kind, which, what).rules)
         return scenario
 
-    def find(self, numbers: Mapping[str, int]) -> Rule | None:
+    def find(self, numbers: Mapping[str, int]) -> ScenarioRule | None:
         """Give the first rule that fits, or None: `find({"status": 3, "any": 17})`."""
         for rule in self.rules:
             number = numbers.get(rule.kind)
@@ -208,11 +208,11 @@ def _check(kind: str, name: str, detail: str) -> None:
         raise ConfigurationError(message)
 
 
-def _which(which: int | range | str) -> Which:
+def _which(which: int | range | str) -> Occurrences:
     if isinstance(which, range):
-        found = Which(which.start, which[-1] if which else 0, which.step)
+        found = Occurrences(which.start, which[-1] if which else 0, which.step)
     elif isinstance(which, int):
-        found = Which(which, which)
+        found = Occurrences(which, which)
     else:
         found = _read_which(which)
     backwards = found.last is not None and found.last < found.first
@@ -222,15 +222,15 @@ def _which(which: int | range | str) -> Which:
     return found
 
 
-def _read_which(text: str) -> Which:
+def _read_which(text: str) -> Occurrences:
     match = _WHICH.fullmatch(text)
     if match is None:
         message = f"scenario: {text!r} says not which: 3, 2-4, 5-, *5 (every fifth) or * (all)"
         raise ConfigurationError(message)
     if match["every"]:
         step = int(match["every"][1:] or 1)
-        return Which(step, None, step)
+        return Occurrences(step, None, step)
     first = int(match["first"])
     if match["dash"]:
-        return Which(first, int(match["last"]) if match["last"] else None)
-    return Which(first, first)
+        return Occurrences(first, int(match["last"]) if match["last"] else None)
+    return Occurrences(first, first)

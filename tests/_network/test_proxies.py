@@ -82,10 +82,10 @@ def test_credentials_are_not_shown() -> None:
 async def test_those_of_a_session() -> None:
     """A lent session's proxy and trust_env are used; without a session, the environment."""
     async with aiohttp.ClientSession(proxy="http://two:3128", trust_env=True) as session:
-        assert Proxies.of(session) == Proxies("http://two:3128")
+        assert Proxies.of_session(session) == Proxies("http://two:3128")
     async with aiohttp.ClientSession() as session:
-        assert Proxies.of(session) == Proxies(trust_env=False)
-    assert Proxies.of(None) == Proxies()
+        assert Proxies.of_session(session) == Proxies(trust_env=False)
+    assert Proxies.of_session(None) == Proxies()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from kling_async import ConfigurationError
-from kling_async._utils.backends import cut, in_time, speaker
+from kling_async._utils.backends import answer_timeout, load_backend, shut_down_socket
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from kling_async._utils.backends import cut, in_time, speaker
 def test_addresses_of_no_known_kind(url: str, told: str) -> None:
     """An address that nothing here can speak to is refused; what may be secret is not told."""
     with pytest.raises(ConfigurationError, match=told) as caught:
-        speaker(url, "kling_async.limits.shared.{}", "the cat")
+        load_backend(url, "kling_async.limits.shared.{}", "the cat")
     assert "word" not in str(caught.value)
 
 
@@ -37,17 +37,17 @@ def test_addresses_of_no_known_kind(url: str, told: str) -> None:
 )
 def test_who_speaks_to_them(url: str, name: str) -> None:
     """The scheme of an address says which module is loaded."""
-    assert speaker(url, "kling_async.limits.shared.{}", "the cat").__name__ == name
+    assert load_backend(url, "kling_async.limits.shared.{}", "the cat").__name__ == name
 
 
 def test_cut() -> None:
     """Who waits for the other side hears at once that it is gone; a second time does no harm."""
     here, there = socket.socketpair()
     with here, there:
-        cut(here.fileno())
+        shut_down_socket(here.fileno())
         assert here.recv(1) == there.recv(1) == b""
         there.close()
-        cut(here.fileno())
+        shut_down_socket(here.fileno())
 
 
 async def test_an_answer_that_came_while_we_stood_still() -> None:
@@ -60,7 +60,7 @@ async def test_an_answer_that_came_while_we_stood_still() -> None:
         asyncio.get_running_loop().call_later(0.02, there.send, b"yes")
 
     with there:
-        async with in_time(0.2):
+        async with answer_timeout(0.2):
             asyncio.get_running_loop().call_soon(stand_still)
             assert await reader.read(3) == b"yes"
     writer.close()
@@ -72,9 +72,9 @@ async def test_no_answer() -> None:
     """Who does not answer is given up; what was in time is left alone afterwards."""
     begun = asyncio.get_running_loop().time()
     with pytest.raises(TimeoutError):
-        async with in_time(5):
+        async with answer_timeout(5):
             await asyncio.sleep(60)
     assert asyncio.get_running_loop().time() - begun == pytest.approx(5)
-    async with in_time(5):
+    async with answer_timeout(5):
         await asyncio.sleep(4)
     await asyncio.sleep(60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kling_async
-from kling_async._utils.extras import _command, _folder, install_command, missing_extra
+from kling_async._utils.extras import _command, _source_folder, install_command, missing_extra
 from kling_async.errors import MissingExtraError
 
 HERE = Path(kling_async.__file__).resolve().parent.parent
@@ -71,6 +71,6 @@ def test_what_pip_has_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("direct_url", ["{", "[]", '{"url": "https://example.com/x.whl"}', None])
-def test_notes_that_name_no_folder(direct_url: str | None) -> None:
+def test_notes_that_name_no_source_folder(direct_url: str | None) -> None:
     """What pip has noted may be anything."""
-    assert _folder(direct_url) is None
+    assert _source_folder(direct_url) is None

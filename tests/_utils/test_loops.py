@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Task, TaskRef
-from kling_async._utils.loops import PerLoop
+from kling_async._utils.loops import LoopResources, PerLoop
 from kling_async.errors import ConfigurationError
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
@@ -140,3 +140,53 @@ def test_loops_one_after_another() -> None:
     for _ in range(2):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main())
+
+
+class Resource:
+    """Something that has to be closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def test_a_resource_is_closed_with_its_loop() -> None:
+    """When `asyncio.run` shuts down a loop, its resource is closed."""
+    resources = LoopResources(Resource.close)
+
+    async def use() -> Resource:
+        loop = asyncio.get_running_loop()
+        assert loop not in resources
+        added = await resources.add(Resource())
+        assert resources[loop] is added
+        assert not added.closed
+        return added
+
+    assert asyncio.run(use()).closed
+    assert asyncio.run(use()).closed
+    assert not resources
+
+
+def test_closing_resources() -> None:
+    """Closing concerns the running loop and loops that were not shut down; others are kept."""
+    resources = LoopResources(Resource.close)
+    ended, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    of_ended = ended.run_until_complete(resources.add(Resource()))
+    of_other = other.run_until_complete(resources.add(Resource()))
+    ended.close()
+
+    async def close() -> Resource:
+        added = await resources.add(Resource())
+        assert of_ended.closed
+        await resources.close()
+        await resources.close()
+        return added
+
+    assert asyncio.run(close()).closed
+    assert not of_other.closed
+    assert list(resources) == [other]
+    other.run_until_complete(other.shutdown_asyncgens())
+    other.close()
+    assert of_other.closed

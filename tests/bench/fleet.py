@@ -1,7 +1,7 @@
-"""A fleet whose workers are killed again and again, and once all of them, against the ledger.
+"""A fleet whose workers are killed at random, and once all of them at the same time.
 
-What counts is money: by the emulator's ledger no input may be submitted twice, and what the
-journal has as unsure must be what was sent and not heard of.
+By the emulator's ledger no input may be submitted twice, and exactly the items whose answers were
+lost may be unsure in the journal.
 """
 
 import asyncio

@@ -254,7 +254,7 @@ async def test_files_on_the_services_own_host(
                 await downloads.save(result(f"{other}/x.mp4", task_id="b"), tmp_path)
 
 
-async def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
+async def test_an_unknown_host(tmp_path: Path) -> None:
     """A name that a lent session cannot resolve is trouble that may pass."""
     async with (
         aiohttp.ClientSession() as session,
@@ -473,7 +473,7 @@ async def test_waiting_for_a_lent_connection(serve_app: ServeApp, tmp_path: Path
 
 
 async def test_a_client_on_two_loops(tmp_path: Path) -> None:
-    """A client that nobody closes may download on one loop after another; nothing stays open."""
+    """A client may be used on one loop after another without closing; nothing stays open."""
     downloads = Downloader()
 
     async def one(number: int) -> None:

@@ -46,7 +46,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 class Store:
-    """Serves one file, whole or from some byte on, and drops connections when it is told to.
+    """Serves one file, whole or from some byte on, and drops connections if asked to.
 
     `cuts` are the bytes that the next answers give before the connection drops.
     """
@@ -116,7 +116,9 @@ async def test_one_call_goes_on_by_itself(serve_app: ServeApp, tmp_path: Path) -
 
 @virtual
 @pytest.mark.parametrize("etag", ["", 'W/"one"', "one", '""', '"o n e"'])
-async def test_without_proof_it_starts_anew(etag: str, serve_app: ServeApp, tmp_path: Path) -> None:
+async def test_without_proof_it_starts_again(
+    etag: str, serve_app: ServeApp, tmp_path: Path
+) -> None:
     """Without a strong ETag no part is asked for, and none is left behind."""
     store = Store(600_000, 600_000, etag=etag)
     url = f"{await serve_app(store.serve)}/a.mp4"
@@ -258,7 +260,7 @@ async def test_a_cancelled_download_can_be_resumed(serve_raw: ServeRaw, tmp_path
 async def test_a_cancelled_download_that_cannot_be_resumed(
     serve_raw: ServeRaw, tmp_path: Path
 ) -> None:
-    """A part that nobody could go on with does not outlive a cancellation."""
+    """A part that cannot be resumed does not outlive a cancellation."""
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -294,23 +296,23 @@ async def start(url: str, folder: Path) -> asyncio.subprocess.Process:
 
 
 class Halting(Store):
-    """Drops the first answer, and lets nobody have the second before it is told to."""
+    """Drops the first answer, and holds back the second one until `resume` is set."""
 
     def __init__(self, cut: int, file: bytes) -> None:
         super().__init__(cut, file=file)
         self.asked_again = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.resume = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if len(self.ranges) == 1:
             self.ranges.append("halted")
             self.asked_again.set()
-            await self.go_on.wait()
+            await self.resume.wait()
         return await super().serve(request)
 
 
 async def test_a_killed_process(serve_app: ServeApp, tmp_path: Path) -> None:
-    """After SIGKILL, another process goes on from the last note, at most 4 MiB back."""
+    """After SIGKILL, another process resumes from the last note, at most 4 MiB back."""
     film = os.urandom(6 * 1024**2)
     store = Halting(5 * 1024**2, film)
     url = f"{await serve_app(store.serve)}/a.mp4"
@@ -318,7 +320,7 @@ async def test_a_killed_process(serve_app: ServeApp, tmp_path: Path) -> None:
     await store.asked_again.wait()
     process.kill()
     await process.wait()
-    store.go_on.set()
+    store.resume.set()
     assert set(content(tmp_path)) == {PART, NOTE}
     await download(result(url), tmp_path)
     asked = store.ranges[-1]
@@ -338,7 +340,7 @@ async def test_two_processes(serve_app: ServeApp, tmp_path: Path) -> None:
     assert there["task_1.mp4"] == VIDEO * 6
     assert (VIDEO * 6).startswith(there[PART])
     assert len(there[PART]) >= 4 * 1024**2
-    store.go_on.set()
+    store.resume.set()
     assert await process.wait() == 0
     assert store.ranges[1:] == ["halted", None, f"bytes={len(there[PART])}-"]
     assert content(tmp_path) == {"task_1.mp4": VIDEO * 6}
@@ -515,7 +517,7 @@ async def test_a_slow_server(serve_raw: ServeRaw, tmp_path: Path) -> None:
 
 @virtual
 async def test_a_server_that_drips(serve_raw: ServeRaw, tmp_path: Path) -> None:
-    """A server that gives a byte now and then holds nobody for ever."""
+    """A server that sends a byte now and then does not hold a download for ever."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -100,7 +100,7 @@ def test_nothing_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_folder_that_cannot_be_opened(tmp_path: Path) -> None:
-    """Where folders cannot be opened, nobody waits."""
+    """Where folders cannot be opened, there is no lock."""
     with lock_folder(tmp_path / "missing") as folder:
         assert folder == -1
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_opened(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("kind", ["video/mp4", "application/octet-stream", "", "x"])
 def test_pages_and_messages(head: bytes, found: str, kind: str) -> None:
-    """What begins as a page or a message is none, whatever its type says."""
+    """What begins as a page or a message is no media, whatever its type says."""
     assert non_media_kind(kind, head) == found
 
 
@@ -215,7 +215,7 @@ def test_claims_add_up(tmp_path: Path) -> None:
 
 
 def test_the_reserve_stays_free(tmp_path: Path) -> None:
-    """Nobody gets the last of the free space."""
+    """The last of the free space cannot be reserved."""
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(NoSpaceError):
         DiskSpace().reserve("one", tmp_path, free - RESERVE_BYTES + 4 * 1024**2)

@@ -244,7 +244,7 @@ def test_a_part_in_use_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_stale_part_goes_with_the_file(tmp_path: Path) -> None:
-    """Once the file is there, parts that nobody uses are removed; one in use is not."""
+    """Once the file exists, unused parts are removed; one in use is not."""
     one, two, three = (opened(tmp_path) for _ in range(3))
     for part in (one, two, three):
         part.restart(ETAG, len(DATA))
@@ -425,7 +425,7 @@ def test_a_link_in_place_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_part(tmp_path: Path) -> None:
-    """A folder in the place of a part is in nobody's way."""
+    """A folder in the place of a part does no harm."""
     (tmp_path / PART).mkdir()
     leave(tmp_path)
     assert size_found(tmp_path) == 1000
@@ -458,7 +458,7 @@ def test_a_name_that_cannot_be_given(tmp_path: Path) -> None:
 
 
 def test_the_usual_permissions(tmp_path: Path) -> None:
-    """A file may be read by whom any other new file may be read by."""
+    """A file has the permissions of any other new file."""
     (tmp_path / "usual").touch()
     leave(tmp_path)
     usual = (tmp_path / "usual").stat().st_mode

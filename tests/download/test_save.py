@@ -301,7 +301,7 @@ async def test_a_file_of_an_earlier_call(
 async def test_a_folder_that_has_the_name(
     service: Service, kling: KlingClient, tmp_path: Path
 ) -> None:
-    """A folder is in nobody's way if another name will do."""
+    """A folder that has the name does no harm if another name may be used."""
     (tmp_path / "task_1.mp4").mkdir()
     (file,) = await kling.save(Result(REF, tuple(service.urls(1))), tmp_path, previous=())
     assert file.name != "task_1.mp4"

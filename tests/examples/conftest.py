@@ -44,9 +44,9 @@ def start() -> Iterator[Start]:
         )
         started.append(process)
         assert process.stdout is not None
-        told = re.search(r"http://\S+", process.stdout.readline())
-        assert told is not None, process.communicate()
-        return Running(told[0], process)
+        url = re.search(r"http://\S+", process.stdout.readline())
+        assert url is not None, process.communicate()
+        return Running(url[0], process)
 
     yield start
     for process in started:

@@ -33,7 +33,7 @@ ENDS = {"done", "failed"}
 
 pytestmark = pytest.mark.virtual_time
 
-Told = tuple[str, Any]
+ServerSentEvent = tuple[str, Any]
 
 
 class Serve(Protocol):
@@ -63,8 +63,8 @@ class Backend:
         ended: dict[str, Any] = {}
         async with self.session.get(STREAM) as response:
             async for name, data in events(response):
-                told = data if name == "videos" else [data] if name == "video" else []
-                ended |= {video["id"]: video for video in told if video["state"] in ENDS}
+                videos = data if name == "videos" else [data] if name == "video" else []
+                ended |= {video["id"]: video for video in videos if video["state"] in ENDS}
                 if len(ended) >= number:
                     return ended
         raise AssertionError("the stream ended first")
@@ -74,7 +74,7 @@ class Backend:
         await self.running
 
 
-async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Told]:
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[ServerSentEvent]:
     """Read server-sent events: their names, and their data as JSON."""
     name = ""
     async for raw in response.content:
@@ -126,8 +126,8 @@ async def test_asking_is_answered_at_once_with_where_to_look(serve: Serve) -> No
     assert there["id"] == video["id"]
 
 
-async def test_stream_tells_every_state(serve: Serve) -> None:
-    """A stream begins with all videos, and tells how one starts and ends."""
+async def test_stream_has_every_state(serve: Serve) -> None:
+    """A stream begins with all videos, and has the start and the end of each."""
     backend = await serve()
     before = await backend.ask()
     async with backend.session.get(STREAM) as response:
@@ -187,7 +187,7 @@ async def test_failed_submit_says_why(serve: Serve) -> None:
     assert ended[second["id"]]["state"] == "done"
 
 
-async def test_every_broken_rule_is_told_with_its_field(serve: Serve) -> None:
+async def test_every_broken_rule_has_its_field(serve: Serve) -> None:
     """An input with two broken rules is a 422 that names both fields."""
     backend = await serve()
     wrong = {**FOX, "prompt": "", "duration": 7}
@@ -293,7 +293,7 @@ async def test_streams_end_with_the_server(serve: Serve, caplog: pytest.LogCaptu
 async def test_tasks_left_at_the_service_can_be_waited_for(
     serve: Serve, service: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shutdown names what goes on at the real service, a submit under way included."""
+    """A shutdown names what still runs at the real service, a submit under way included."""
     backend = await serve(real=True)
     await backend.ask()
     await backend.stop()
@@ -313,10 +313,10 @@ async def test_client_that_has_gone_leaves_nothing(serve: Serve) -> None:
     assert len(asyncio.all_tasks()) == before
 
 
-async def test_slow_reader_is_told_how_things_stand(
+async def test_slow_reader_gets_the_current_state(
     app: ModuleType, connect: Connect, emulate: Emulate
 ) -> None:
-    """Who has read nothing while ten videos came to their ends is told of ten ends."""
+    """A client that has read nothing while ten videos have ended gets ten ends."""
     kling = await connect(await emulate())
     async with asyncio.TaskGroup() as group:
         videos = app.Videos(kling, group)
@@ -326,9 +326,9 @@ async def test_slow_reader_is_told_how_things_stand(
         made = [videos.add(MasterTextToVideo("a fox")) for _ in range(10)]
         await asyncio.sleep(200)
         for video in made:
-            told = await anext(stream)
-            assert f'"id":"{video.id}"' in told
-            assert '"state":"done"' in told
+            event = await anext(stream)
+            assert f'"id":"{video.id}"' in event
+            assert '"state":"done"' in event
         videos.close_streams()
         assert [event async for event in stream] == []
 
@@ -386,7 +386,7 @@ async def test_page_may_load_nothing_foreign(serve: Serve) -> None:
         ("EMULATOR_FAULTS", "task:1=explode"),
     ],
 )
-def test_wrong_setting_is_told_in_one_line(
+def test_wrong_setting_is_one_line(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     """A setting that makes no sense ends the start with one line."""
@@ -395,8 +395,8 @@ def test_wrong_setting_is_told_in_one_line(
         app.main()
 
 
-def test_busy_port_is_told_in_one_line(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that somebody else has ends the start with one line."""
+def test_busy_port_is_one_line(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is in use ends the start with one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("PORT", str(taken.getsockname()[1]))
         with pytest.raises(SystemExit, match=r"^The backend cannot start: .+$"):

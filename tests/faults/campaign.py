@@ -42,7 +42,7 @@ from kling_async.events import Event, SubmitFailed, Submitted, TaskEnded, TasksA
 from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.limits.local import _RequestQueue
 from kling_async.testing import Emulator, Scenario, VirtualLoop
-from kling_async.testing.scenario import OUTCOMES, Rule, Which
+from kling_async.testing.scenario import OUTCOMES, Occurrences, ScenarioRule
 from tests.faults.observe import MEMORY
 
 __all__ = ["Plan", "Report", "main", "run"]
@@ -109,7 +109,7 @@ class Chance(Scenario):
     seed: int = 0
     rate: float = 0.0
 
-    def find(self, numbers: Mapping[str, int]) -> Rule | None:
+    def find(self, numbers: Mapping[str, int]) -> ScenarioRule | None:
         """Draw the fault of what comes next."""
         kind, number = next(iter(numbers.items()))
         if kind not in _FAULTS:
@@ -122,10 +122,10 @@ class Chance(Scenario):
 
 
 @cache
-def _rule(kind: str, what: str) -> Rule:
+def _rule(kind: str, what: str) -> ScenarioRule:
     name, _, detail = what.partition(":")
     Scenario().on("file" if kind == "file" else kind, 1, what)  # it must be one that there is
-    return Rule(kind, Which(1, None), name, detail)
+    return ScenarioRule(kind, Occurrences(1, None), name, detail)
 
 
 @define

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from kling_async import Item, KlingClient, Limits, MasterTextToVideo, Polling, Retry
+from kling_async.fleet import Queue
 from kling_async.journal.postgres.journal import PostgresJournal
 
 if TYPE_CHECKING:
@@ -47,6 +48,27 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - as it says
             await asyncio.sleep(0.01)
+
+
+async def put(url: str, number: int) -> None:
+    """Put items in the queue."""
+    async with Queue(url) as queue:
+        await queue.put(items(number))
+
+
+async def accepted(emulator: Emulator, number: int) -> None:
+    """Wait until so many tasks were started."""
+    await until(lambda: len(emulator.ledger) >= number)
+
+
+async def insert(url: str, payload: bytes, *, name: str = "foxes") -> None:
+    """Enqueue a job as other programs do."""
+    async with await psycopg.AsyncConnection.connect(url) as db:
+        await db.execute(
+            "INSERT INTO pgqueuer (priority, status, entrypoint, payload)"
+            " VALUES (0, 'queued', %s, %s)",
+            (f"kling_async:{name}", payload),
+        )
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ async def test_ended_early(emulator: Emulator, stream: ItemStream) -> None:
     await stream.run()
     assert not any(future.done() for future in futures)
     assert len(emulator.ledger) == 0
-    stream.fail(JournalError("it is over"))
+    stream.fail_all(JournalError("it is over"))
     with pytest.raises(JournalError, match="it is over"):
         await futures[2]
     (late,) = await stream.put(items(1))
@@ -110,7 +110,7 @@ async def test_no_money(emulate: Emulate, dial: Dial, tmp_path: Path) -> None:
         other.cancel()
         with pytest.raises(BalanceError) as error:
             await stream.run()
-        stream.fail(error.value)
+        stream.fail_all(error.value)
         with pytest.raises(BalanceError):
             await one
 

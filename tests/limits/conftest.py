@@ -4,23 +4,28 @@ import asyncio
 from bisect import bisect_right
 from contextlib import AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import pytest
 
+from kling_async import TaskRef
+from kling_async.limits.base import Limits
 from kling_async.limits.shared.backend import LeaseUpdate
 from kling_async.limits.shared.limiter import SharedLimiter
+from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
+from kling_async.testing.clock import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
-    from kling_async.limits.base import Limiter, Limits
+    from kling_async.limits.base import Limiter
+    from kling_async.limits.shared.backend import LeaseStatus, Reservation
 
 
 class Share(Protocol):
-    def __call__(self, engine: Any, limits: Limits, **options: Any) -> SharedLimiter: ...  # noqa: ANN401
+    def __call__(self, backend: Any, limits: Limits, **options: Any) -> SharedLimiter: ...  # noqa: ANN401
 
 
 @pytest.fixture
@@ -28,9 +33,9 @@ async def share() -> AsyncIterator[Share]:
     """Make a limiter as one more process would have it; it is closed at the end."""
     async with AsyncExitStack() as stack:
 
-        def share(engine: Any, limits: Limits, **options: Any) -> SharedLimiter:  # noqa: ANN401
+        def share(backend: Any, limits: Limits, **options: Any) -> SharedLimiter:  # noqa: ANN401
             limiter = SharedLimiter(
-                engine, limits=limits, **{"name": "n", "recovery_delay": 0, **options}
+                backend, limits=limits, **{"name": "n", "recovery_delay": 0, **options}
             )
             stack.push_async_callback(limiter.close)
             return limiter
@@ -69,7 +74,7 @@ async def crowd(limiter: Limiter, waiters: int, until: float, moments: list[floa
             group.create_task(one())
 
 
-# A thousand turns a second, of which ten may lie back; no settling.
+# A thousand grants a second, of which ten may lie back; no settling.
 PACE = RequestSchedule(60_000, 0.001, 0.01, 100, 0.0)
 
 
@@ -144,3 +149,86 @@ class Proxy:
         except ConnectionError:
             pass
         loop.call_later(self.delay, writer.close)
+
+
+_T = TypeVar("_T")
+
+
+REF = TaskRef("kling-2-1", "task_1")
+
+
+FULL = Limits()
+
+
+FAST = Limits(60_000, 1_000)  # a thousand a second
+
+
+def run(main: Coroutine[object, object, _T]) -> _T:
+    """Run on a virtual loop of its own."""
+    with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def now() -> float:
+    """Return the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+async def crowds(
+    backends: list[MemoryLimitsBackend],
+    limits: Limits,
+    seconds: float,
+    waiters: int = 60,
+    **options: Any,  # noqa: ANN401 - the limiter's
+) -> list[list[float]]:
+    """Let one process for each backend ask without end; give the moments of each."""
+    moments: list[list[float]] = [[] for _ in backends]
+    limiters = [
+        SharedLimiter(backend, limits=limits, **{"recovery_delay": 0, **options})
+        for backend in backends
+    ]
+    async with asyncio.TaskGroup() as group:
+        for limiter, mine in zip(limiters, moments, strict=True):
+            group.create_task(crowd(limiter, waiters, now() + seconds, mine))
+    for limiter in limiters:
+        await limiter.close()
+    return moments
+
+
+class Canceller(MemoryLimitsBackend):
+    """Cancels a task with the answer, or between what that gives it and its waking."""
+
+    victim: asyncio.Task[Any] | None = None
+    at_once = False
+
+    async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
+        try:
+            return await super().reserve(number, report, pace)
+        finally:
+            self._last()
+
+    async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
+        try:
+            return await super().update_leases(change)
+        finally:
+            self._last()
+
+    def _last(self) -> None:
+        if self.victim is not None and self.at_once:
+            self.victim.cancel()
+        elif self.victim is not None:
+            asyncio.get_running_loop().call_soon(self.victim.cancel)
+        self.victim = None
+
+
+class Breaking:
+    """Makes a backend unreachable for a while, again and again."""
+
+    def __init__(self, backend: MemoryLimitsBackend, *waits: float) -> None:
+        self._backend = backend
+        self._waits = waits
+
+    async def run(self) -> None:
+        for wait in self._waits:
+            await asyncio.sleep(wait)
+            self._backend.unreachable = not self._backend.unreachable

@@ -1,4 +1,4 @@
-"""What every limiter does: the one for a process, and the shared one on each engine."""
+"""What every limiter does: the one for a process, and the shared one on each backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.limits.conftest import Share
 
 ONE, TWO = TaskRef("kling-2-1", "task_1"), TaskRef("kling-2-1", "task_2")
-FAST = 60_000  # a thousand a second: real engines take real time
+FAST = 60_000  # a thousand a second: real backends take real time
 
 virtual = pytest.mark.virtual_time
 
@@ -75,7 +75,7 @@ async def within(seconds: float, call: Awaitable[object]) -> bool:
 
 
 async def test_its_limits(make: Make) -> None:
-    """A limiter tells its numbers, and shows them."""
+    """A limiter has its limits as an attribute, and in its repr."""
     limiter = make(77, 3)
     assert limiter.limits == Limits(77, 3)
     assert "requests_per_minute=77" in repr(limiter)
@@ -160,7 +160,7 @@ async def test_a_permit(make: Make) -> None:
 
 
 async def test_slots(make: Make) -> None:
-    """So many slots as the limit says are given; a freed one goes to whoever waits."""
+    """As many slots as the limit are given; a released one goes to a waiting caller."""
     limiter = make(concurrent_tasks=2)
     first, second = await limiter.slot(), await limiter.slot()
     third = asyncio.create_task(limiter.slot())
@@ -177,7 +177,7 @@ async def test_slots(make: Make) -> None:
 
 
 async def test_slots_in_order(make: Make) -> None:
-    """Slots go to the oldest who waits; who gives up is passed over."""
+    """Slots go to the caller that waits longest; cancelled ones are skipped."""
     limiter = make(concurrent_tasks=1)
     held, order = await limiter.slot(), []
 
@@ -216,7 +216,7 @@ async def test_adopting(make: Make) -> None:
 
 
 async def test_two_slots_for_one_task(make: Make) -> None:
-    """A slot that turns out to be that of a task which has one already takes its place."""
+    """A slot that grants out to be that of a task which has one already takes its place."""
     limiter = make(concurrent_tasks=3)
     adopted = limiter.adopt(ONE)
     slot = await limiter.slot()
@@ -231,12 +231,12 @@ async def test_two_slots_for_one_task(make: Make) -> None:
 
 
 async def test_the_presumed_lifetime(make: Make) -> None:
-    """A slot is free again so long after it was taken, or its task was last heard to run."""
+    """A slot expires so long after it was acquired or last confirmed."""
     limiter = make(concurrent_tasks=2, presumed_lifetime=2.0)
     begun = now()
-    silent, heard = await limiter.slot(), await limiter.slot()
+    silent, confirmed = await limiter.slot(), await limiter.slot()
     await asyncio.sleep(0.2)
-    heard.confirm(ONE)
+    confirmed.confirm(ONE)
     await limiter.slot()
     assert 2.0 <= now() - begun <= 2.2 + late()
     # Where things may be late, the other slot's time may be over as well.

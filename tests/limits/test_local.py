@@ -1,48 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import threading
-import weakref
 from bisect import bisect_right
-from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async import ConfigurationError, TaskRef
+from kling_async import ConfigurationError
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
-from kling_async.testing.clock import VirtualLoop
+from tests.limits.conftest import REF, fullest, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
-    from kling_async.limits.base import Permit, Slot
+    from kling_async.limits.base import Slot
 
 virtual = pytest.mark.virtual_time
-
-_T = TypeVar("_T")
-
-REF = TaskRef("kling-2-1", "task_1")
-
-
-def run(main: Coroutine[object, object, _T]) -> _T:
-    """Run on a virtual loop of its own."""
-    # Without the loop's debug mode, which takes ten times as long for ten thousands of permits.
-    with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
-
-
-def fullest_minute(moments: Sequence[float], window: float = 60.0) -> int:
-    """Count the moments in the fullest closed window of 60 s, or so many."""
-    # A window that begins at a moment is as full as any. The slack is the clock's rounding.
-    return max(
-        (bisect_right(moments, at + window + 1e-9) - i for i, at in enumerate(moments)), default=0
-    )
 
 
 async def arrive(
@@ -126,7 +103,7 @@ def test_no_minute_is_over_the_limit(
     limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
     moments = run(arrive(limiter, arrivals))
     assert len(moments) == len(arrivals)
-    assert fullest_minute(moments) <= requests_per_minute
+    assert fullest(moments) <= requests_per_minute
 
 
 @pytest.mark.parametrize("requests_per_minute", [10, 30, 60, 120])
@@ -139,7 +116,7 @@ def test_slow_requests_do_not_break_the_limit(
     rng = Random(seed)  # noqa: S311 - latencies, not secrets
     limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
     counted = run(crowd(limiter, requests_per_minute * 8, lambda: rng.uniform(*latency)))
-    assert fullest_minute(counted) <= requests_per_minute
+    assert fullest(counted) <= requests_per_minute
 
 
 @pytest.mark.parametrize("requests_per_minute", [10, 30, 60, 120])
@@ -148,7 +125,7 @@ def test_slow_ones_and_then_quick_ones(requests_per_minute: int) -> None:
     latencies = iter([3.0, 3.0] * requests_per_minute)
     limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
     counted = run(crowd(limiter, requests_per_minute * 4, lambda: next(latencies, 0.0)))
-    assert fullest_minute(counted) <= requests_per_minute
+    assert fullest(counted) <= requests_per_minute
 
 
 @pytest.mark.parametrize(
@@ -160,7 +137,7 @@ def test_the_limit_is_used(requests_per_minute: int) -> None:
     limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
     # The answer takes as long as the request: round trips of 50 to 300 ms.
     counted = run(crowd(limiter, requests_per_minute * 6, uniform(0.025, 0.15)))
-    assert fullest_minute(counted) <= requests_per_minute
+    assert fullest(counted) <= requests_per_minute
     # The first minute begins with a burst; only what follows shows the rate.
     rest = [at - counted[requests_per_minute] for at in counted[requests_per_minute:]]
     assert (len(rest) - 1) / rest[-1] * 60 >= 0.99 * requests_per_minute
@@ -172,7 +149,7 @@ def test_small_limits_are_used_in_full(requests_per_minute: int) -> None:
     number = min(requests_per_minute * 20, 3_000)
     limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
     moments = run(crowd(limiter, number))
-    assert fullest_minute(moments) <= requests_per_minute
+    assert fullest(moments) <= requests_per_minute
     assert len(moments) / moments[-1] * 60 > requests_per_minute * 0.998
 
 
@@ -215,7 +192,7 @@ async def test_waiting_for_an_answer() -> None:
 
 @virtual
 async def test_cancelled_while_waiting_for_an_answer() -> None:
-    """If the first in line gives up, the next one gets the answer, and the turn in the pace."""
+    """If the first in line gives up, the next one gets the answer, and the grant in the pace."""
     limiter = LocalLimiter(Limits(requests_per_minute=1))
     permit = await limiter.request()
     first, second = (asyncio.create_task(limiter.request()) for _ in range(2))
@@ -252,7 +229,7 @@ async def test_first_come_first_served() -> None:
 def test_cancelled_waiters_take_no_permits(
     waiters: list[tuple[float, float]], requests_per_minute: int
 ) -> None:
-    """However many waiters are cancelled, whenever, the next one waits no longer than its turn."""
+    """However many waiters are cancelled, whenever, the next one waits no longer than its grant."""
 
     async def main() -> None:
         limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
@@ -314,29 +291,6 @@ async def test_slots_are_counted() -> None:
 
 
 @virtual
-async def test_releasing_twice() -> None:
-    """The second release of a slot does nothing."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=3))
-    first = await limiter.slot()
-    await limiter.slot()
-    first.release()
-    first.release()
-    assert limiter.slots_in_use == 1
-
-
-@virtual
-async def test_a_released_slot_leaves_nothing_behind() -> None:
-    """After its release the loop does not remember a slot until its presumed end."""
-    limiter = LocalLimiter()
-    slot = await limiter.slot()
-    trace = weakref.ref(slot)
-    slot.release()
-    del slot
-    gc.collect()
-    assert trace() is None
-
-
-@virtual
 async def test_slots_go_to_the_oldest_waiter() -> None:
     """Those who wait for slots are served in the order they came, before any newcomer."""
     limiter = LocalLimiter(Limits(concurrent_tasks=1))
@@ -357,8 +311,8 @@ async def test_slots_go_to_the_oldest_waiter() -> None:
 
 
 @virtual
-async def test_a_newcomer_does_not_overtake_a_slot_handed_over() -> None:
-    """Who asks in the moment of a release stands behind those who wait."""
+async def test_a_newcomer_does_not_overtake_a_slot_given() -> None:
+    """A caller that arrives as a slot is released waits behind the others."""
     limiter = LocalLimiter(Limits(concurrent_tasks=1))
     held = await limiter.slot()
     waiter = asyncio.create_task(limiter.slot())
@@ -372,47 +326,8 @@ async def test_a_newcomer_does_not_overtake_a_slot_handed_over() -> None:
 
 
 @virtual
-async def test_presumed_lifetime() -> None:
-    """A slot that nobody releases is free again after the presumed lifetime."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1, presumed_lifetime=100.0))
-    slot = await limiter.slot()
-    await asyncio.sleep(40)
-    await limiter.slot()
-    assert asyncio.get_running_loop().time() == pytest.approx(100, abs=0.01)
-    slot.release()  # too late to matter
-    assert limiter.slots_in_use == 1
-
-
-@virtual
-async def test_adopting_beyond_the_limit() -> None:
-    """A task found running is counted even over the limit, and its end then frees no slot."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1))
-    first = await limiter.slot()
-    adopted = limiter.adopt(REF)
-    assert limiter.slots_in_use == 2
-    waiter = asyncio.create_task(limiter.slot())
-    first.release()
-    await asyncio.sleep(1)
-    assert not waiter.done()
-    adopted.release()
-    await waiter
-    assert limiter.slots_in_use == 1
-
-
-@virtual
-async def test_adopted_slots_have_a_presumed_end_too() -> None:
-    """An adopted slot is free again after the presumed lifetime."""
-    limiter = LocalLimiter(Limits(presumed_lifetime=10.0))
-    limiter.adopt(REF)
-    await asyncio.sleep(9.9)
-    assert limiter.slots_in_use == 1
-    await asyncio.sleep(0.2)
-    assert limiter.slots_in_use == 0
-
-
-@virtual
-async def test_cancelled_in_the_moment_of_the_handover() -> None:
-    """A slot handed to a waiter that is cancelled in the same moment goes to the next one."""
+async def test_cancelled_as_a_slot_is_given() -> None:
+    """A slot given to a waiter that is cancelled in the same moment goes to the next one."""
     limiter = LocalLimiter(Limits(concurrent_tasks=1))
     held = await limiter.slot()
     first, second = (asyncio.create_task(limiter.slot()) for _ in range(2))
@@ -426,8 +341,8 @@ async def test_cancelled_in_the_moment_of_the_handover() -> None:
 
 
 @virtual
-async def test_cancelled_before_the_handover() -> None:
-    """A slot is not handed to a waiter that was cancelled a moment before."""
+async def test_cancelled_before_a_slot_is_given() -> None:
+    """A slot is not given to a waiter that was cancelled a moment before."""
     limiter = LocalLimiter(Limits(concurrent_tasks=1))
     held = await limiter.slot()
     first, second = (asyncio.create_task(limiter.slot()) for _ in range(2))
@@ -569,7 +484,7 @@ async def test_wrong_delays(delay: float) -> None:
 
 @virtual
 async def test_cancelling_a_waiter_during_a_pause() -> None:
-    """Who is cancelled during a pause costs the others nothing after it."""
+    """A caller that is cancelled during a pause costs the others nothing after it."""
     limiter = LocalLimiter(Limits(requests_per_minute=10))
     limiter.pause(60.0, await limiter.request())
     waiting = [asyncio.create_task(limiter.request()) for _ in range(5)]
@@ -577,298 +492,6 @@ async def test_cancelling_a_waiter_during_a_pause() -> None:
     for task in waiting:
         task.cancel()
     assert (await limiter.request()).granted_at == pytest.approx(60, abs=0.01)
-
-
-def test_a_second_loop_finds_the_slots_taken() -> None:
-    """Slots outlive the loop they were taken on, with what is left of their lifetime."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1, presumed_lifetime=100.0))
-
-    async def first() -> None:
-        await limiter.slot()
-        await asyncio.sleep(70)
-
-    async def second() -> float:
-        await limiter.slot()
-        return asyncio.get_running_loop().time()
-
-    run(first())
-    assert limiter.slots_in_use == 1
-    assert run(second()) == pytest.approx(30, abs=0.01)
-
-
-def test_waiters_do_not_outlive_their_loop() -> None:
-    """Who waited for a slot when its loop ended does not stand in the way on the next."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1))
-
-    async def first() -> Slot:
-        slot = await limiter.slot()
-        # A task that the loop's end does not get to: it is left waiting.
-        task = asyncio.get_running_loop().create_task(limiter.slot())
-        await asyncio.sleep(1)
-        task.cancel()
-        return slot
-
-    async def second(held: Slot) -> None:
-        waiting = asyncio.create_task(limiter.slot())
-        await asyncio.sleep(1)
-        held.release()
-        await waiting
-
-    run(second(run(first())))
-    assert limiter.slots_in_use == 1
-
-
-def test_a_loop_that_was_abandoned_with_its_waiters() -> None:
-    """A slot is not handed to somebody who waits on a loop that is no more."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1))
-    abandoned = VirtualLoop()
-
-    async def first() -> tuple[Slot, asyncio.Task[object]]:
-        slot = await limiter.slot()
-        waiting: asyncio.Task[object] = asyncio.create_task(limiter.slot())
-        await asyncio.sleep(1)
-        return slot, waiting
-
-    async def second() -> None:
-        waiting = asyncio.create_task(limiter.slot())
-        await asyncio.sleep(1)
-        held.release()
-        async with asyncio.timeout(1):
-            await waiting
-
-    held, left = abandoned.run_until_complete(first())
-    run(second())
-    assert not left.done()
-    left.cancel()
-    abandoned.run_until_complete(asyncio.wait([left]))
-    abandoned.close()
-
-
-@pytest.mark.parametrize("requests_per_minute", [1, 10, 60, 1_000])
-def test_the_minute_holds_across_loops(requests_per_minute: int) -> None:
-    """Requests of one run count in the next one: the minute holds for both."""
-    limiter = LocalLimiter(Limits(requests_per_minute=requests_per_minute))
-    count = requests_per_minute // 3 + 1
-    moments, zero = [], 0.0
-
-    async def one_run() -> float:
-        for _ in range(count):
-            permit = await limiter.request()
-            moments.append(zero + permit.granted_at)
-            if len(moments) % 2:  # the others never hear of an answer
-                permit.answered()
-        return zero + asyncio.get_running_loop().time()
-
-    for _ in range(8):
-        zero = run(one_run())
-    assert fullest_minute(moments) <= requests_per_minute
-
-
-def test_answers_that_come_to_a_dead_loop() -> None:
-    """What was under way when its loop ended counts as answered when the next one began."""
-    limiter = LocalLimiter(Limits(requests_per_minute=1))
-
-    async def first() -> Permit:
-        await asyncio.sleep(50)
-        return await limiter.request()
-
-    async def second() -> float:
-        await asyncio.sleep(7)
-        waiting = asyncio.create_task(limiter.request())
-        await asyncio.sleep(1)
-        left.answered()  # too late to matter
-        return (await waiting).granted_at
-
-    left = run(first())
-    assert run(second()) == pytest.approx(67.05, abs=0.01)
-
-
-def test_a_second_loop_is_in_the_same_pause() -> None:
-    """A pause lasts on the next loop for what was left of it."""
-    limiter = LocalLimiter()
-
-    async def first() -> None:
-        permit = await limiter.request()
-        await asyncio.sleep(100)
-        limiter.pause(30.0, permit)
-        await asyncio.sleep(10)
-
-    async def second() -> float:
-        permit = await limiter.request()
-        assert limiter.pause(1.0, permit)
-        return permit.granted_at
-
-    run(first())
-    assert run(second()) == pytest.approx(20, abs=0.01)
-
-
-def test_a_second_loop_has_the_learned_cap() -> None:
-    """What refusals have shown counts on the next loop, with what is left of its waits."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=5))
-    held: list[Slot] = []
-
-    async def first() -> None:
-        await asyncio.sleep(100)
-        held.append(await limiter.slot())
-        held[0].confirm(REF)
-        refused = await limiter.slot()
-        limiter.refused(refused)
-        await asyncio.sleep(3)
-
-    async def second() -> float:
-        assert limiter.effective_tasks == 1
-        held.append(await limiter.slot())
-        return asyncio.get_running_loop().time()
-
-    run(first())
-    assert run(second()) == pytest.approx(7, abs=0.01)  # it rises 10 s after the refusal
-    assert limiter.effective_tasks == 2
-
-
-def test_a_storm_that_lasts_until_the_next_loop() -> None:
-    """A submit from before a refusal belongs to its storm on the next loop too."""
-    limiter = LocalLimiter()
-    held: list[Slot] = []
-
-    async def first() -> None:
-        await asyncio.sleep(1_000)
-        held.extend([await limiter.slot(), await limiter.slot()])
-        await asyncio.sleep(1)
-        limiter.refused(held[0])
-
-    async def second() -> float:
-        limiter.refused(held[1])
-        await limiter.slot()
-        return asyncio.get_running_loop().time()
-
-    run(first())
-    assert run(second()) == pytest.approx(1, abs=0.01)
-
-
-def test_two_running_loops() -> None:
-    """A limiter that is in use on a running loop is refused on another one, with advice."""
-    limiter = LocalLimiter()
-    began, done = threading.Event(), threading.Event()
-
-    async def use() -> None:
-        await limiter.request()
-        began.set()
-        await asyncio.to_thread(done.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(use(),))
-    thread.start()
-    began.wait()
-
-    async def use_too() -> None:
-        for call in (limiter.request, limiter.slot, lambda: limiter.adopt(REF)):
-            with pytest.raises(ConfigurationError, match="run_coroutine_threadsafe"):
-                call()
-
-    asyncio.run(use_too())
-    done.set()
-    thread.join()
-
-    async def use_then() -> None:
-        await limiter.request()
-
-    asyncio.run(use_then())
-
-
-@virtual
-async def test_lifetimes_of_their_own() -> None:
-    """Each slot expires after its own lifetime, however they were confirmed, and reports it."""
-    limiter, expired = LocalLimiter(Limits(presumed_lifetime=100.0)), list[tuple[float, int]]()
-    clock = asyncio.get_running_loop().time
-
-    def note(number: int) -> None:
-        expired.append((round(clock()), number))
-
-    for number, lifetime in enumerate((30.0, 10.0, None, 1e9, 20.0)):
-        slot = await limiter.slot()
-        slot.confirm(TaskRef("kling-2-1", f"{number}"), lifetime, partial(note, number))
-    (await limiter.slot()).expire_in(5.0)
-    await asyncio.sleep(7)
-    assert limiter.slots_in_use == 5
-    limiter.adopt(TaskRef("kling-2-1", "1"), 50.0)  # it is confirmed again
-    await asyncio.sleep(200)
-    assert sorted(expired) == [(20, 4), (30, 0), (57, 1), (100, 2), (100, 3)]
-    assert limiter.slots_in_use == 0
-
-
-@virtual
-async def test_a_released_slot_does_not_expire() -> None:
-    """What is released, or refused, reports no expiry."""
-    limiter, expired = LocalLimiter(), list[str]()
-    limiter.adopt(REF, 10.0, lambda: expired.append("released")).release()
-    slot = limiter.adopt(REF, 10.0, lambda: expired.append("refused"))
-    limiter.refused(slot)
-    slot.confirm(REF, 1.0)
-    slot.expire_in(1.0)
-    await asyncio.sleep(100)
-    assert expired == []
-    assert limiter.slots_in_use == 0
-
-
-@virtual
-async def test_several_clients_of_one_slot() -> None:
-    """Each client that shares a slot has its expiry reported, once."""
-    limiter, expired = LocalLimiter(), list[str]()
-
-    def one() -> None:
-        expired.append("one")
-
-    def two() -> None:
-        expired.append("two")
-
-    slot = limiter.adopt(REF, 10.0, one)
-    assert limiter.adopt(REF, 10.0, two) is slot
-    slot.confirm(REF, 10.0, one)
-    other = await limiter.slot()
-    other.confirm(REF, 10.0, two)  # takes the place of the other slot
-    await asyncio.sleep(11)
-    assert sorted(expired) == ["one", "two"]
-    assert limiter.slots_in_use == 0
-
-
-@virtual
-async def test_a_callback_that_raises() -> None:
-    """A callback that raises does not keep others from being called, or the slot in use."""
-    limiter, expired, reported = LocalLimiter(), list[str](), list[object]()
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _, context: reported.append(context["exception"])
-    )
-    wrong = ValueError("wrong")
-
-    def fail() -> None:
-        raise wrong
-
-    limiter.adopt(REF, 1.0, fail).confirm(REF, 1.0, lambda: expired.append("the next"))
-    await asyncio.sleep(2)
-    assert (expired, reported, limiter.slots_in_use) == (["the next"], [wrong], 0)
-
-
-@virtual
-async def test_a_slot_of_another_task() -> None:
-    """A slot that turns out to be another task's is that one's, and no more the first one's."""
-    limiter = LocalLimiter()
-    slot, other = limiter.adopt(REF), TaskRef("kling-2-1", "task_2")
-    slot.confirm(other)
-    assert limiter.adopt(other) is slot
-    assert limiter.adopt(REF) is not slot
-    assert limiter.slots_in_use == 2
-
-
-@virtual
-@pytest.mark.parametrize("lifetime", [-1.0, float("nan")])
-async def test_wrong_lifetimes(lifetime: float) -> None:
-    """A lifetime below zero is a ConfigurationError, and the slot stays as it was."""
-    limiter = LocalLimiter(Limits(presumed_lifetime=10.0))
-    slot = await limiter.slot()
-    for call in (slot.expire_in, lambda lifetime: slot.confirm(REF, lifetime)):
-        with pytest.raises(ConfigurationError, match="a slot needs a lifetime of 0 s or more"):
-            call(lifetime)
-    await asyncio.sleep(9.9)
-    assert limiter.slots_in_use == 1
 
 
 @virtual
@@ -922,56 +545,6 @@ async def test_refused_needs_a_slot_of_its_own() -> None:
 
     with pytest.raises(ConfigurationError, match="needs a slot of this limiter"):
         LocalLimiter().refused(Foreign())
-
-
-def test_slots_are_used_on_the_next_loop() -> None:
-    """A slot of an earlier run is confirmed, expires and is released on the next loop."""
-    limiter, expired = LocalLimiter(Limits(presumed_lifetime=100.0)), list[float]()
-    held: list[Slot] = []
-
-    async def first() -> None:
-        await asyncio.sleep(1_000)
-        held.extend([await limiter.slot() for _ in range(3)])
-        await asyncio.sleep(30)
-
-    async def second() -> None:
-        clock = asyncio.get_running_loop().time
-        held[0].confirm(REF, 5.0, lambda: expired.append(clock()))
-        held[1].expire_in(6.0)
-        await asyncio.sleep(10)
-        assert limiter.slots_in_use == 1
-        await asyncio.sleep(61)
-        assert limiter.slots_in_use == 0
-
-    run(first())
-    run(second())
-    assert expired == pytest.approx([5], abs=0.01)
-
-
-def test_a_release_between_two_loops() -> None:
-    """A slot can be given back when no loop runs."""
-    limiter = LocalLimiter(Limits(concurrent_tasks=1))
-    abandoned = VirtualLoop()
-
-    async def first() -> tuple[Slot, asyncio.Task[object]]:
-        slot = await limiter.slot()
-        waiting: asyncio.Task[object] = asyncio.create_task(limiter.slot())
-        await asyncio.sleep(1)
-        return slot, waiting
-
-    held, left = abandoned.run_until_complete(first())
-    left.cancel()
-    abandoned.run_until_complete(asyncio.wait([left]))
-    abandoned.close()
-    held.release()
-    assert limiter.slots_in_use == 0
-    held.release()
-
-    async def second() -> None:
-        async with asyncio.timeout(1):
-            await limiter.slot()
-
-    run(second())
 
 
 @virtual

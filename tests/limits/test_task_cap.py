@@ -57,7 +57,7 @@ def test_between_one_and_the_limit(
         if event == "wait":
             now += number
         elif event == "admit":
-            if policy.admit(held, now):
+            if policy.try_admit(held, now):
                 assert held < policy.cap
                 submits.append(now)
             elif held < limit:
@@ -85,28 +85,28 @@ def test_never_stuck(limit: int, events: list[tuple[str, float]]) -> None:
         now += number
         if event == "refuse":
             policy.refused(now, 0, now)
-    assert policy.admit(0, now + 5.0)
+    assert policy.try_admit(0, now + 5.0)
 
 
 def test_a_refusal_lowers_it() -> None:
     """After a refusal as many may run as run, and one more only when one has ended."""
     policy = capped(1_000, 3)
-    assert not policy.admit(3, 1.0)
+    assert not policy.try_admit(3, 1.0)
     policy.ended()
-    assert policy.admit(2, 1.0)
-    assert not policy.admit(3, 1.0)
+    assert policy.try_admit(2, 1.0)
+    assert not policy.try_admit(3, 1.0)
 
 
 def test_nothing_runs_and_yet_refused() -> None:
     """If no task of ours runs, one at a time is tried after 1, 2, 4, 5, 5, ... s."""
     policy, now, waits = TaskCap(20), 0.0, []
-    policy.admit(0, now)
+    policy.try_admit(0, now)
     policy.refused(now, 0, now)
     for _ in range(6):
         moment = policy.next_admission(0)
         assert moment is not None
-        assert not policy.admit(0, moment - 0.001)
-        assert policy.admit(0, moment)
+        assert not policy.try_admit(0, moment - 0.001)
+        assert policy.try_admit(0, moment)
         waits.append(moment - now)
         now = moment
         policy.refused(now, 0, now + 0.001)
@@ -121,9 +121,9 @@ def test_nothing_runs_and_yet_refused() -> None:
 def test_one_probe_at_a_time() -> None:
     """While the answer to a probe is missing, no other one follows before its time."""
     policy = capped(20, 5)
-    assert policy.admit(3, 1.0)  # two ended, which was not seen
-    assert not policy.admit(4, 1.9)
-    assert policy.admit(4, 2.0)
+    assert policy.try_admit(3, 1.0)  # two ended, which was not seen
+    assert not policy.try_admit(4, 1.9)
+    assert policy.try_admit(4, 2.0)
 
 
 def test_one_storm_counts_once() -> None:
@@ -139,8 +139,8 @@ def test_rising() -> None:
     """While it keeps tasks waiting and nothing is refused, it rises by 1, 2, 4, ... every 10 s."""
     policy, caps = capped(1_000, 1), []
     for second in range(10, 120, 10):
-        assert not policy.admit(policy.cap, second - 0.001)
-        policy.admit(policy.cap, second)
+        assert not policy.try_admit(policy.cap, second - 0.001)
+        policy.try_admit(policy.cap, second)
         caps.append(policy.cap)
     assert caps == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]
     assert policy.next_admission(1_000) is None
@@ -150,7 +150,7 @@ def test_it_does_not_rise_unused() -> None:
     """A cap that keeps none waiting stays, however long."""
     policy = capped(1_000, 3)
     policy.ended()
-    assert policy.admit(0, 1e6)
+    assert policy.try_admit(0, 1e6)
     assert policy.cap == 3
 
 
@@ -160,16 +160,16 @@ def test_rises_in_vain() -> None:
     for _ in range(7):
         moment = policy.next_admission(3)
         assert moment is not None
-        assert policy.admit(3, moment)
+        assert policy.try_admit(3, moment)
         assert policy.cap == 4
         policy.refused(moment, 3, moment)
         waits.append(moment - now)
         now = moment
     assert waits == [10, 20, 40, 80, 120, 120, 120]
     # Two rises without a refusal: the account has grown, and the waits begin again.
-    policy.admit(3, now + 120)
+    policy.try_admit(3, now + 120)
     policy.accepted(4)
-    policy.admit(4, now + 130)
+    policy.try_admit(4, now + 130)
     assert policy.cap == 6
     policy.refused(now + 131, 5, now + 131)
     assert policy.next_admission(5) == now + 151
@@ -189,7 +189,7 @@ def test_the_ramp() -> None:
     policy, held = TaskCap(1_000), 0
     for accepted, most in ((0, 20), (1, 20), (10, 20), (18, 36), (36, 72), (600, 1_000)):
         policy.accepted(accepted)
-        while policy.admit(held, 0.0):
+        while policy.try_admit(held, 0.0):
             held += 1
         assert held == most
 
@@ -198,7 +198,7 @@ def test_hanging_submits_do_not_hold_up_the_ramp() -> None:
     """Each second in which nothing is let through doubles the ramp."""
     policy, held, counts = TaskCap(100), 0, []
     for tenth in range(40):
-        while policy.admit(held, tenth / 10):
+        while policy.try_admit(held, tenth / 10):
             held += 1
         counts.append(held)
     assert [counts[i] for i in (0, 9, 10, 19, 20, 29, 30)] == [20, 20, 40, 40, 80, 80, 100]

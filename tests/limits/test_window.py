@@ -125,7 +125,7 @@ def test_another_clock() -> None:
     rebased = window.rebased(20.0, -95.0)  # at 115 of the first
     assert rebased.grant(20.0)
     assert not rebased.grant(20.0)
-    window.answer(999.0)  # an answer on the old clock is none on the new one
+    window.answer(999.0)  # it does not change the new window
     assert not rebased.grant(74.0)
     assert rebased.grant(75.1)
     assert not rebased.grant(79.9)

@@ -6,56 +6,56 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.policy.callback_health import Arrivals
+from kling_async.policy.callback_health import CallbackHealth
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True)
 
 
 def test_at_first() -> None:
-    """Callbacks are presumed to come until the contrary shows."""
-    assert not Arrivals().stopped
+    """At first, callbacks are presumed to arrive."""
+    assert not CallbackHealth().stopped
 
 
 def test_three_ends_without() -> None:
-    """After three ends without a callback, none of them before the latest, they have stopped."""
-    known = Arrivals().came(100.0)
+    """After three ends without a callback, callbacks have stopped."""
+    known = CallbackHealth().received(100.0)
     for ended_at, stopped in ((101.0, False), (150.0, False), (101.0, True), (180.0, True)):
-        known = known.without(ended_at)
+        known = known.missed_end(ended_at)
         assert known.stopped is stopped
 
 
 def test_one_that_comes() -> None:
-    """One callback, whichever it is, is the proof that they come."""
-    known = Arrivals()
+    """A single callback proves that they arrive."""
+    known = CallbackHealth()
     for _ in range(100):
-        known = known.without(5.0)
+        known = known.missed_end(5.0)
     assert known.stopped
-    known = known.came(200.0)
+    known = known.received(200.0)
     assert not known.stopped
-    assert not known.without(201.0).without(202.0).stopped
+    assert not known.missed_end(201.0).missed_end(202.0).stopped
 
 
 @pytest.mark.parametrize("ended_at", [99.9, 100.0])
 def test_ends_before_the_latest_callback(ended_at: float) -> None:
-    """Ends without a callback count only if none has come since: else it was that one alone."""
-    known = Arrivals().came(100.0)
+    """An end before the last callback does not count."""
+    known = CallbackHealth().received(100.0)
     for _ in range(1000):
-        known = known.without(ended_at)
+        known = known.missed_end(ended_at)
     assert not known.stopped
 
 
 def test_a_burst_with_losses() -> None:
-    """Where one in five is lost of a thousand that end together, they have not stopped."""
+    """If one in five of a thousand callbacks is lost, they have not stopped."""
     dice = Random(1)  # noqa: S311 - losses, not keys
     ends = sorted(dice.uniform(60, 90) for _ in range(1000))
     lost = [end for end in ends[:-1] if dice.random() < 0.2]
-    known = Arrivals()
+    known = CallbackHealth()
     for end in ends:
         if end not in lost:
-            known = known.came(end + 0.1)
+            known = known.received(end + 0.1)
     for end in lost:  # they are found later, all of them together
-        known = known.without(end)
+        known = known.missed_end(end)
     assert len(lost) > 150
     assert not known.stopped
 
@@ -63,13 +63,13 @@ def test_a_burst_with_losses() -> None:
 @FREELY
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=50))
 def test_stopped_means_three_in_a_row(history: list[tuple[bool, float]]) -> None:
-    """They have stopped if and only if three ends came to light since the latest, after it."""
-    known, now, last, missed = Arrivals(), 0.0, float("-inf"), 0
+    """Callbacks have stopped if three ends after the last one were missed."""
+    known, now, last, missed = CallbackHealth(), 0.0, float("-inf"), 0
     for came, ago in history:
         now += 1.0
         if came:
-            known, last, missed = known.came(now), now, 0
+            known, last, missed = known.received(now), now, 0
         else:
-            known = known.without(now - ago)
+            known = known.missed_end(now - ago)
             missed += now - ago > last
         assert known.stopped is (missed >= 3)

@@ -9,14 +9,14 @@ CHANCES = st.floats(0, 1, exclude_max=True)
 
 
 def admitted(breaker: CircuitBreaker, now: float = 0.0) -> Admission:
-    """Have a request admitted."""
+    """Admit a request."""
     admission = breaker.admit(now)
     assert admission is not None
     return admission
 
 
 def opened(now: float = 0.0, chance: float = 0.0) -> CircuitBreaker:
-    """Make a breaker that five failures have just opened."""
+    """Return a breaker that five failures have just opened."""
     breaker = CircuitBreaker()
     for _ in range(5):
         breaker.failed(admitted(breaker, now), now, chance)
@@ -24,7 +24,7 @@ def opened(now: float = 0.0, chance: float = 0.0) -> CircuitBreaker:
 
 
 def test_closed_at_first() -> None:
-    """While nothing has failed, every request is admitted, and is no probe."""
+    """A closed breaker admits every request, and none is a probe."""
     breaker = CircuitBreaker()
     assert not breaker.is_open
     assert breaker.next_probe_at == -inf
@@ -32,7 +32,7 @@ def test_closed_at_first() -> None:
 
 
 def test_so_many_failures_in_a_row() -> None:
-    """Five failures in a row open it; one success among them begins the count again."""
+    """Five failures in a row open it; a success resets the count."""
     breaker = CircuitBreaker()
     for number in range(4 + 4):
         breaker.failed(admitted(breaker), 0.0, 0.0)
@@ -46,7 +46,7 @@ def test_so_many_failures_in_a_row() -> None:
 
 
 def test_one_probe_at_a_time() -> None:
-    """While a probe is under way, nothing else is admitted, however long it takes."""
+    """Until the outcome of a probe is recorded, nothing else is admitted."""
     breaker = opened()
     assert admitted(breaker, 1.0).probe
     assert breaker.next_probe_at == inf
@@ -65,7 +65,7 @@ def test_growing_intervals() -> None:
 
 @given(st.integers(1, 2000), CHANCES)
 def test_jitter(failures: int, chance: float) -> None:
-    """Chance shortens an interval by half of it at the most, however many probes have failed."""
+    """Chance shortens an interval by at most half."""
     breaker, now = opened(chance=chance), 0.0
     for _ in range(failures):
         whole = min(30.0, 2.0 * (now + 1))
@@ -76,14 +76,14 @@ def test_jitter(failures: int, chance: float) -> None:
 
 
 def test_the_service_asks_to_wait() -> None:
-    """The service's own wish is the least interval."""
+    """The service's Retry-After is the shortest interval."""
     breaker = opened()
     breaker.failed(admitted(breaker, 1.0), 1.0, 0.0, retry_after=100.0)
     assert breaker.next_probe_at == 101.0
 
 
 def test_a_probe_that_succeeds() -> None:
-    """One probe that succeeds closes it; the next outage begins with short intervals again."""
+    """A successful probe closes it; the next outage starts with short intervals again."""
     breaker = opened()
     breaker.failed(admitted(breaker, 1.0), 1.0, 0.0)
     breaker.succeeded(admitted(breaker, 3.0))
@@ -94,7 +94,7 @@ def test_a_probe_that_succeeds() -> None:
 
 
 def test_late_outcomes() -> None:
-    """What was admitted before it opened or closed changes nothing by its outcome."""
+    """The outcome of a request that was admitted in an earlier period changes nothing."""
     breaker = CircuitBreaker()
     early = [admitted(breaker) for _ in range(20)]
     for one in early[:6]:
@@ -113,21 +113,21 @@ def test_late_outcomes() -> None:
 
 
 def test_a_probe_that_was_not_sent() -> None:
-    """If a probe was not sent, another may be at once."""
+    """If a probe was not sent, another one is admitted at once."""
     breaker = opened()
     breaker.withdrawn(admitted(breaker, 1.0))
     assert admitted(breaker, 1.0).probe
 
 
 def test_a_probe_without_a_verdict() -> None:
-    """A probe whose answer was lost counts like one that failed: it was sent."""
+    """A probe whose answer was lost counts as failed, since it was sent."""
     breaker = opened()
     breaker.undecided(admitted(breaker, 1.0), 1.0, 0.0)
     assert breaker.next_probe_at == 3.0
 
 
 def test_an_answer_that_was_lost() -> None:
-    """While it is closed, an outcome that says nothing neither opens it nor breaks the row."""
+    """While it is closed, an undecided outcome changes nothing."""
     breaker = CircuitBreaker()
     for _ in range(100):
         breaker.undecided(admitted(breaker), 0.0, 0.0)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.policy.durations import Durations, Kind, expected, presumed_lifetime, took
+from kling_async.policy.durations import (
+    Durations,
+    Kind,
+    measured_duration,
+    presumed_lifetime,
+    vendor_estimate,
+)
 from kling_async.results import Snapshot, TaskRef, TaskState
 
 # No property depends on how fast the machine is, or on luck.
@@ -20,7 +26,7 @@ seconds = st.floats(0, 1e6)
 
 
 def ended(*, created: float | None = None, completed: float | None = None) -> Snapshot:
-    """Make the snapshot of a task that ended, with the service's times in seconds."""
+    """Return the snapshot of an ended task, with the service's times in seconds."""
     moments = [None if at is None else NOON + timedelta(seconds=at) for at in (created, completed)]
     return Snapshot(
         TaskRef("kling-2-1", "task_1"),
@@ -30,10 +36,17 @@ def ended(*, created: float | None = None, completed: float | None = None) -> Sn
     )
 
 
-def learn(known: Durations, *durations: float) -> Durations:
-    """Learn these, one after another."""
+def estimate() -> Durations:
+    """Return the vendor's estimate for videos of 5 s."""
+    known = vendor_estimate(FIVE)
+    assert known is not None
+    return known
+
+
+def observe(known: Durations, *durations: float) -> Durations:
+    """Observe several durations in sequence."""
     for duration in durations:
-        known = known.learn(duration)
+        known = known.observe(duration)
     return known
 
 
@@ -49,26 +62,26 @@ def learn(known: Durations, *durations: float) -> Durations:
     ],
 )
 def test_the_vendors_word(model: str, duration: int | None, marks: tuple[float, float]) -> None:
-    """At first the marks are the vendor's figures, whatever the mode and the provider."""
+    """The first marks are the vendor's estimate, for any mode and provider."""
     for mode, provider in (("", None), ("pro-image-to-video", "value")):
-        known = expected(Kind(model, mode, duration, provider))
+        known = vendor_estimate(Kind(model, mode, duration, provider))
         assert known is not None
         assert (known.early, known.late) == marks
 
 
 @pytest.mark.parametrize("kind", [Kind("kling-2-6", "x", 5), Kind("kling-2-1", "x", 7), Kind("")])
 def test_the_vendor_says_nothing(kind: Kind) -> None:
-    """Where the vendor gives no figures, nothing is expected."""
-    assert expected(kind) is None
+    """Without figures from the vendor there is no estimate."""
+    assert vendor_estimate(kind) is None
 
 
 def test_results_replace_the_vendors_word() -> None:
-    """Each of the first eight results takes the place of one figure, the extremes last."""
-    known = expected(FIVE)
+    """Each of the first eight durations replaces one figure, the extremes last."""
+    known = vendor_estimate(FIVE)
     assert known is not None
     marks = []
     for _ in range(8):
-        known = known.learn(75.0)
+        known = known.observe(75.0)
         assert len(known.seen) == 8
         marks.append((known.early, known.late))
     assert marks[:6] == [(60, 90)] * 6
@@ -77,13 +90,13 @@ def test_results_replace_the_vendors_word() -> None:
 
 
 def test_forty_are_remembered() -> None:
-    """After the vendor's figures the latest forty are remembered, in their order."""
-    known = learn(expected(FIVE) or Durations(()), *map(float, range(1, 101)))
+    """The latest forty durations are kept, in their order."""
+    known = observe(estimate(), *map(float, range(1, 101)))
     assert known.seen == tuple(map(float, range(61, 101)))
 
 
 def test_the_odd_ones_are_left_out() -> None:
-    """Of forty, the quickest and the slowest lie outside the marks; of fewer, none does."""
+    """Of forty, the shortest and the longest lie outside the marks; of fewer, none."""
     known = Durations((*(100.0 + n for n in range(38)), 1.0, 999.0))
     assert known.early == pytest.approx(100 - 37 / 40)
     assert known.late == pytest.approx(137 + 37 / 40)
@@ -105,7 +118,7 @@ def test_the_odd_ones_are_left_out() -> None:
 def test_marks_are_wider_where_few_were_seen(
     seen: tuple[float, ...], early: float, late: float
 ) -> None:
-    """The margin is the spread, or a quarter of the duration, divided by how many were seen."""
+    """The margin is the spread, or a quarter of the duration, divided by their number."""
     known = Durations(seen)
     assert [known.early, known.late] == pytest.approx([early, late])
 
@@ -113,11 +126,10 @@ def test_marks_are_wider_where_few_were_seen(
 @FREELY
 @given(st.lists(seconds, min_size=1, max_size=60), st.booleans())
 def test_marks_make_sense(durations: list[float], vendor: bool) -> None:  # noqa: FBT001
-    """The early mark is never after the late one; both are finite and not negative."""
-    known = expected(FIVE) if vendor else Durations(())
-    assert known is not None
+    """The early mark is at most the late mark; both are finite and not negative."""
+    known = vendor_estimate(FIVE) if vendor else None
     for duration in durations:
-        known = known.learn(duration)
+        known = known.observe(duration) if known else Durations((duration,))
         assert 0 <= known.early <= known.late < math.inf
 
 
@@ -128,19 +140,19 @@ def test_marks_make_sense(durations: list[float], vendor: bool) -> None:  # noqa
     st.sampled_from([0.5, 2.0]),
 )
 def test_forty_results_later(before: list[float] | None, new: list[float], factor: float) -> None:
-    """A service twice as slow, or twice as fast, is known as such after forty results."""
-    known = learn(expected(FIVE) or Durations(()), *(before or ()))
+    """A change of speed is known after forty durations."""
+    known = observe(estimate(), *(before or ()))
     new = [duration * factor for duration in new]
-    assert learn(known, *new) == Durations(tuple(new))
-    assert learn(known, *new).early >= 59 * factor
-    assert learn(known, *new).late <= 91 * factor
+    assert observe(known, *new) == Durations(tuple(new))
+    assert observe(known, *new).early >= 59 * factor
+    assert observe(known, *new).late <= 91 * factor
 
 
 # ---------------------------------------------------------------------- the share still running
 
 
 def test_running() -> None:
-    """The share that still runs falls from 1 at the early mark, and never to 0."""
+    """The share that still runs falls from 1 at the early mark, but not to 0."""
     known = Durations((10.0, 20.0, 30.0, 40.0), seeds=4)
     shares = [known.running(age) for age in (0.0, 10.0, 20.0, 25.0, 30.0, 40.0, 1e9)]
     assert shares == pytest.approx([1, 1, 2 / 3, 0.5, 1 / 3, 1 / 6, 1 / 6])
@@ -150,7 +162,7 @@ def test_running() -> None:
 @given(st.lists(seconds, min_size=1, max_size=60), st.lists(seconds, min_size=2, max_size=9))
 def test_the_share_still_running_only_falls(durations: list[float], ages: list[float]) -> None:
     """The share lies between 0 and 1 and falls with age; the weight is no more than the span."""
-    known = learn(Durations(()), *durations)
+    known = observe(Durations(tuple(durations[:1])), *durations[1:])
     shares = [known.running(age) for age in sorted(ages)]
     assert shares == sorted(shares, reverse=True)
     assert all(0 < share <= 1 for share in shares)
@@ -158,7 +170,7 @@ def test_the_share_still_running_only_falls(durations: list[float], ages: list[f
 
 
 def test_the_weight_of_even_durations() -> None:
-    """For tasks that end evenly in 30 s, the root of the share still running sums up to 20 s."""
+    """For tasks that end evenly within 30 s, the integral of the root is 20 s."""
     known = Durations(tuple(60.0 + 30 * n / 39 for n in range(40)))
     assert known.weight == pytest.approx(20, rel=0.03)
     assert known.mean == pytest.approx(75)
@@ -170,8 +182,8 @@ def test_the_weight_of_even_durations() -> None:
 @pytest.mark.parametrize(
     ("known", "accepted", "lifetime"),
     [
-        (expected(FIVE), True, 690.0),
-        (expected(FIVE), False, 114.5),
+        (vendor_estimate(FIVE), True, 690.0),
+        (vendor_estimate(FIVE), False, 114.5),
         (Durations((1000.0,) * 40), True, 1006.25 * 5),
         (Durations((1.0, 2.5) * 20), False, (2.5 + 1.5 / 40) * 1.25 + 2),
         (None, True, math.inf),
@@ -183,20 +195,20 @@ def test_presumed_lifetimes(known: Durations | None, accepted: bool, lifetime: f
     assert presumed_lifetime(known, accepted=accepted) == pytest.approx(lifetime)
 
 
-# ------------------------------------------------------------------------------------ what it took
+# ------------------------------------------------------------------------------ measured_duration
 
 
 @pytest.mark.parametrize("ages", [[], [80.0], [70.0, 80.0]])
 def test_the_services_own_times(ages: list[float]) -> None:
-    """If the service says when a task began and ended, that is what it took."""
-    assert took(ended(created=0, completed=75.5), ages) == 75.5
-    assert took(ended(created=0, completed=0), ages) == 0
+    """The service's own times give the duration."""
+    assert measured_duration(ended(created=0, completed=75.5), ages) == 75.5
+    assert measured_duration(ended(created=0, completed=0), ages) == 0
 
 
 @pytest.mark.parametrize(("ages", "taken"), [([], 500.0), ([80.0], 80.0), ([70.0, 80.0], 80.0)])
 def test_a_service_that_claims_too_much(ages: list[float], taken: float) -> None:
-    """A task cannot have taken longer than it is old."""
-    assert took(ended(created=0, completed=500), ages) == taken
+    """A duration is at most the age."""
+    assert measured_duration(ended(created=0, completed=500), ages) == taken
 
 
 @pytest.mark.parametrize(
@@ -207,17 +219,17 @@ def test_a_service_that_claims_too_much(ages: list[float], taken: float) -> None
     ("ages", "taken"), [([70.0, 80.0], 75.0), ([80.0], 72.0), ([0.0], 0.0), ([], None)]
 )
 def test_without_sensible_times(snapshot: Snapshot, ages: list[float], taken: float | None) -> None:
-    """Else it is halfway between the last two polls, a tenth before the only one, or unknown."""
-    assert took(snapshot, ages) == (None if taken is None else pytest.approx(taken))
+    """Otherwise it is halfway between the last two polls, 10 % below the only one, or None."""
+    assert measured_duration(snapshot, ages) == (None if taken is None else pytest.approx(taken))
 
 
 @pytest.mark.parametrize("real", [20.0, 40.0])
 def test_a_much_quicker_service_without_times(real: float) -> None:
-    """Where tasks have always ended before the first poll, that poll comes earlier and earlier."""
-    known = expected(FIVE)
+    """If tasks end before the first poll, that poll comes earlier each time."""
+    known = vendor_estimate(FIVE)
     assert known is not None
     for _ in range(200):
         if known.early <= real:
             break
-        known = known.learn(took(ended(), [known.early]) or 0.0)
+        known = known.observe(measured_duration(ended(), [known.early]) or 0.0)
     assert real / 2 < known.early <= real

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError
-from kling_async.policy.durations import Durations, Kind, expected
-from kling_async.policy.polling import Budget, Polling, spacing
+from kling_async.policy.durations import Durations, Kind, vendor_estimate
+from kling_async.policy.polling import PollBudget, Polling, poll_spacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True)
 
-FIVE = expected(Kind("kling-2-1", "master-text-to-video", 5))
-TEN = expected(Kind("kling-2-1", "master-text-to-video", 10))
+FIVE = vendor_estimate(Kind("kling-2-1", "master-text-to-video", 5))
+TEN = vendor_estimate(Kind("kling-2-1", "master-text-to-video", 10))
 LEARNED = Durations(tuple(70.0 + n for n in range(40)))
 HOURS = Durations((3600.0, 7200.0))
 
@@ -32,24 +32,24 @@ HOURS = Durations((3600.0, 7200.0))
     ("known", "wait"), [(FIVE, 60), (TEN, 90), (LEARNED, LEARNED.early), (None, 15)]
 )
 def test_first_waits(known: Durations | None, wait: float) -> None:
-    """The first poll comes when the first usually end, at first as the vendor says."""
+    """The first poll is at the early mark, at first that of the vendor's estimate."""
     assert Polling().first_wait(known) == wait
 
 
 def test_first_wait_of_the_unknown() -> None:
-    """A task of which nothing is known is first asked after when the longest wait is over."""
+    """A task of an unknown kind is first polled after the longest wait."""
     assert Polling(longest=20.0).first_wait(None) == 20.0
 
 
 def test_first_wait_after_an_outage() -> None:
-    """The first poll comes after two minutes at the latest: a slow service may be well again."""
+    """The first poll is made after two minutes at the latest."""
     assert Polling().first_wait(HOURS) == 120.0
 
 
 @pytest.mark.parametrize("first", [0, 0.0, 2.5, 1000.0])
 @pytest.mark.parametrize("known", [None, FIVE, LEARNED])
 def test_an_explicit_first_wait(first: float, known: Durations | None) -> None:
-    """An explicit first wait is taken for every task, whatever is known."""
+    """An explicit first wait holds for every task."""
     assert Polling(first=first).first_wait(known) == first
 
 
@@ -64,7 +64,7 @@ def test_an_explicit_first_wait(first: float, known: Durations | None) -> None:
 def test_next_waits_of_the_early_and_unknown(
     known: Durations | None, age: float, wait: float
 ) -> None:
-    """Where nothing is known, and before tasks usually end, a wait is a twentieth of the age."""
+    """Before the early mark, and for unknown kinds, a wait is a twentieth of the age."""
     assert Polling().next_wait(age, known) == pytest.approx(wait)
 
 
@@ -91,13 +91,13 @@ def test_next_waits_where_tasks_usually_end(age: float, spacing: float) -> None:
 def test_bounds_where_tasks_usually_end(
     polling: Polling, known: Durations, spacing: float, wait: float
 ) -> None:
-    """The bounds hold between the marks, too, and the longest where the limit allows."""
+    """The bounds hold between the marks, too, the longest if the limit allows it."""
     assert polling.next_wait(known.early, known, spacing=spacing) == pytest.approx(wait)
 
 
 @pytest.mark.parametrize(("spacing", "wait"), [(0.9, 60.0), (3.0, 62.0), (1e9, 89.0)])
 def test_first_waits_where_requests_are_few(spacing: float, wait: float) -> None:
-    """Where requests are few, the first is not spent at a moment at which hardly any has ended."""
+    """With a small limit, the first poll is later than the early mark."""
     assert Polling().first_wait(FIVE, spacing=spacing) == pytest.approx(wait)
     assert 59.0 + Polling().next_wait(59.0, FIVE, spacing=spacing) == pytest.approx(
         min(wait, 59.0 + 59 / 20)
@@ -108,7 +108,7 @@ def test_first_waits_where_requests_are_few(spacing: float, wait: float) -> None
     ("age", "wait"), [(90, 1.0), (91, 1.1), (100, 2.0), (190, 11.0), (230, 15.0), (1e6, 15.0)]
 )
 def test_next_waits_in_the_tail(age: float, wait: float) -> None:
-    """After the late mark the waits grow by a tenth of what the task is late, to the longest."""
+    """After the late mark, waits grow by a tenth of the lateness, up to the longest."""
     assert Polling().next_wait(age, FIVE) == pytest.approx(wait)
 
 
@@ -129,7 +129,7 @@ def test_own_bounds() -> None:
 def test_waits_keep_their_bounds(
     shortest: float, more: float, seen: list[float] | None, age: float
 ) -> None:
-    """Every wait lies between the bounds, whatever is known, and however old a task is."""
+    """Every wait is within the bounds, at any age."""
     known = None if seen is None else Durations(tuple(seen))
     wait = Polling(shortest=shortest, longest=shortest + more).next_wait(age, known)
     assert shortest <= wait <= shortest + more
@@ -138,7 +138,7 @@ def test_waits_keep_their_bounds(
 @FREELY
 @given(st.floats(20, 300))
 def test_unknown_tasks_are_found_at_most_five_percent_late(lasts: float) -> None:
-    """A task of which nothing is known is found at most a twentieth of its duration late."""
+    """A task of an unknown kind is found at most a twentieth of its duration late."""
     polling, age = Polling(first=1.0), 1.0
     while age < lasts:
         age += polling.next_wait(age, None)
@@ -148,7 +148,7 @@ def test_unknown_tasks_are_found_at_most_five_percent_late(lasts: float) -> None
 @FREELY
 @given(st.floats(60, 300))
 def test_known_tasks_are_found_a_tenth_of_their_lateness_late(lasts: float) -> None:
-    """A task is found at most 1 s late while tasks usually end, then a tenth of what it is late."""
+    """A task is found at most 1 s late between the marks, then a tenth of its lateness."""
     polling = Polling()
     age = polling.first_wait(FIVE)
     while age < lasts:
@@ -157,7 +157,7 @@ def test_known_tasks_are_found_a_tenth_of_their_lateness_late(lasts: float) -> N
 
 
 def test_the_tail_is_thin() -> None:
-    """A stuck task costs 30 polls up to the late mark, 25 to 230 s, then four a minute."""
+    """A stuck task costs 30 polls up to the late mark, 25 up to 230 s, then four a minute."""
     polling = Polling()
     ages = [polling.first_wait(FIVE)]
     while ages[-1] < 1800:
@@ -182,14 +182,14 @@ def test_the_tail_is_thin() -> None:
     ],
 )
 def test_first_waits_for_callbacks(known: Durations | None, wait: float) -> None:
-    """A task that is called back is first asked after when its callback is overdue."""
+    """A task with a callback is first polled when its callback is overdue."""
     assert Polling().first_wait(known, called_back=True) == pytest.approx(wait)
     assert Polling().next_wait(0.0, known, called_back=True) == pytest.approx(wait)
 
 
 @pytest.mark.parametrize("known", [None, FIVE, HOURS])
 def test_an_explicit_first_wait_for_callbacks(known: Durations | None) -> None:
-    """An explicit first wait holds with callbacks, too; the next poll is the safety net's."""
+    """An explicit first wait holds with callbacks, too; then the safety net applies."""
     polling = Polling(first=5.0)
     assert polling.first_wait(known, called_back=True) == 5.0
     overdue = Polling().first_wait(known, called_back=True)
@@ -199,12 +199,12 @@ def test_an_explicit_first_wait_for_callbacks(known: Durations | None) -> None:
 @pytest.mark.parametrize("age", [99.0, 99.001, 150.0, 1e9])
 @pytest.mark.parametrize("net", [60.0, 7.0, 3600.0])
 def test_the_safety_net(age: float, net: float) -> None:
-    """Once its callback is overdue, a task is asked after at the pace of the safety net."""
+    """A task whose callback is overdue is polled at the interval of the safety net."""
     assert Polling(safety_net=net).next_wait(age, FIVE, called_back=True) == net
 
 
 def test_the_safety_net_of_the_unknown() -> None:
-    """Where nothing is known of a kind, the safety net alone is the schedule."""
+    """For an unknown kind with callbacks, only the safety net applies."""
     polling = Polling(safety_net=40.0)
     assert polling.first_wait(None, called_back=True) == 40.0
     assert polling.next_wait(40.0, None, called_back=True) == 40.0
@@ -220,7 +220,7 @@ def test_the_safety_net_of_the_unknown() -> None:
 def test_no_wait_for_a_callback_is_too_short(
     shortest: float, net: float, seen: list[float] | None, age: float
 ) -> None:
-    """However near the moment is at which a callback is overdue, the shortest wait is kept."""
+    """The shortest wait holds just before a callback is overdue, too."""
     known = None if seen is None else Durations(tuple(seen))
     polling = Polling(shortest=shortest, longest=100.0, safety_net=net)
     overdue = polling.first_wait(known, called_back=True)
@@ -231,7 +231,7 @@ def test_no_wait_for_a_callback_is_too_short(
 @FREELY
 @given(st.floats(1, 300))
 def test_a_lost_callback_is_found(lasts: float) -> None:
-    """A task whose callback is lost is found when that is overdue, or a safety net later."""
+    """A task whose callback is lost is found when it is overdue, or a safety net later."""
     polling = Polling()
     age = polling.first_wait(FIVE, called_back=True)
     while age < lasts:
@@ -253,12 +253,12 @@ def test_a_lost_callback_is_found(lasts: float) -> None:
     ],
 )
 def test_spacing(rate: float, weights: float, ends: float, result: float) -> None:
-    """The spacing is what lets polls use all that ends and their submits leave of the rate."""
-    assert spacing(rate, weights, ends) == pytest.approx(result)
+    """With the spacing, polls use what ends and submits leave of the rate."""
+    assert poll_spacing(rate, weights, ends) == pytest.approx(result)
 
 
 def test_the_best_schedule() -> None:
-    """Of schedules with as many polls, none of a few others finds ends earlier on average."""
+    """Several other schedules with as many polls find ends later on average."""
     known = Durations(tuple(60.0 + 30 * (n + 0.5) / 40 for n in range(40)))
 
     def cost(wait: Callable[[float], float]) -> tuple[float, float]:
@@ -278,16 +278,16 @@ def test_the_best_schedule() -> None:
     assert ours < evenly * 0.93
 
 
-def sent(budget: Budget, seconds: float, *, submits: float = 0.0) -> int:
-    """Poll as often as the budget allows, and submit so often each second; count the polls."""
+def sent(budget: PollBudget, seconds: float, *, submits: float = 0.0) -> int:
+    """Poll as often as the budget allows, with a rate of submits; return the number of polls."""
     now, number, next_submit = 0.0, 0, 0.0
     while now < seconds:
         if submits and now >= next_submit:
-            budget.submitted(now)
+            budget.count_submit(now)
             next_submit += 1 / submits
-        wait = budget.wait(now)
+        wait = budget.time_until_poll(now)
         if wait == 0:
-            budget.polled(now)
+            budget.count_poll(now)
             number += 1
         else:
             now += min(wait, next_submit - now) if submits and next_submit > now else wait
@@ -296,35 +296,37 @@ def sent(budget: Budget, seconds: float, *, submits: float = 0.0) -> int:
 
 @pytest.mark.parametrize("limit", [2, 10, 60, 1000, 10_000])
 def test_the_whole_limit(limit: int) -> None:
-    """In the long run polls make nearly as many requests as the limit allows, and no more."""
-    number = sent(Budget(limit, 0.0), 600.0)
+    """In the long run polls use nearly the whole limit, and never exceed it."""
+    number = sent(PollBudget(limit, 0.0), 600.0)
     assert limit * 10 * 0.99 - 12 <= number <= limit * 10 * 1.001 + 10
 
 
 @pytest.mark.parametrize("limit", [600, 10_000])
 def test_submits_come_first(limit: int) -> None:
-    """Polls get what submits leave, and a quarter of the limit in any case."""
+    """Polls get what submits leave, but at least a quarter of the limit."""
     rate = limit / 60
-    assert sent(Budget(limit, 0.0), 600.0, submits=rate / 3) == pytest.approx(
+    assert sent(PollBudget(limit, 0.0), 600.0, submits=rate / 3) == pytest.approx(
         600 * rate * 2 / 3, rel=0.03
     )
-    assert sent(Budget(limit, 0.0), 600.0, submits=rate) == pytest.approx(600 * rate / 4, rel=0.03)
+    assert sent(PollBudget(limit, 0.0), 600.0, submits=rate) == pytest.approx(
+        600 * rate / 4, rel=0.03
+    )
 
 
 def test_slow_answers() -> None:
     """A request counts until 60 s after its answer: slow answers leave less of the limit."""
-    budget = Budget(600, 0.0)
+    budget = PollBudget(600, 0.0)
     before = budget.planned_rate
     for _ in range(1000):
-        budget.answered(20.0)
+        budget.record_response_time(20.0)
     assert budget.planned_rate == pytest.approx(before * 60 / 80, rel=0.01)
     assert sent(budget, 800.0) == pytest.approx(800 * 10 * 60 / 80, rel=0.02)
 
 
 @pytest.mark.parametrize(("limit", "share"), [(10, 0.7), (100, 0.9), (10_000, 0.99)])
 def test_the_planned_rate(limit: int, share: float) -> None:
-    """A large limit is planned with nearly whole; a small one leaves room for chance."""
-    assert Budget(limit, 0.0).planned_rate == pytest.approx(limit / 60 * share, rel=0.01)
+    """Nearly all of a large limit is planned; a small one leaves room for chance."""
+    assert PollBudget(limit, 0.0).planned_rate == pytest.approx(limit / 60 * share, rel=0.01)
 
 
 # --------------------------------------------------------------------------------- wrong schedules
@@ -336,7 +338,7 @@ WRONG = ["5", True, False, Decimal(5), math.nan, math.inf, -math.inf, -1, -0.1, 
 @pytest.mark.parametrize("value", WRONG)
 @pytest.mark.parametrize("name", ["first", "shortest", "longest", "safety_net"])
 def test_what_is_no_number_of_seconds(name: str, value: object) -> None:
-    """What is no finite number of seconds raises ConfigurationError, which says what would do."""
+    """Anything but a finite number of seconds raises ConfigurationError with an example."""
     with pytest.raises(ConfigurationError) as caught:
         Polling(**{name: value})  # type: ignore[arg-type]
     said = str(caught.value)
@@ -349,13 +351,13 @@ def test_what_is_no_number_of_seconds(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["shortest", "longest", "safety_net"])
 @pytest.mark.parametrize("value", [0, 0.0, None])
 def test_waits_that_are_none(name: str, value: object) -> None:
-    """No wait between polls may be 0 or None; only the first poll may come at once."""
+    """Only the first wait may be 0 or None."""
     with pytest.raises(ConfigurationError, match=f"{name}=.*greater than 0, such as"):
         Polling(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("numbers", [{"shortest": 20.0}, {"longest": 0.5}])
 def test_bounds_in_the_wrong_order(numbers: dict[str, float]) -> None:
-    """The longest wait is not less than the shortest."""
+    """A longest wait below the shortest raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="must not be less than"):
         Polling(**numbers)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import threading
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,7 +17,6 @@ from kling_async.errors import (
     JournalError,
     KlingError,
     TaskFailedError,
-    TaskTimeoutError,
 )
 from kling_async.events import (
     CalledBack,
@@ -66,7 +64,7 @@ def data(task_id: str, state: str = "success", urls: list[str] | None = None) ->
 
 
 class Service:
-    """Carries out what a client sends, and calls back when it is told to."""
+    """Carries out what a client sends, and calls back as it is instructed."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self.inbox = inbox or Inbox("https://example.com/kling", secret=SECRET)
@@ -135,7 +133,7 @@ class Service:
         self.states[f"task_{number}"] = state
         return self.call(number, state)
 
-    def told(self, *kinds: type[Event]) -> list[Event]:
+    def events_of(self, *kinds: type[Event]) -> list[Event]:
         """Give the events of these kinds."""
         return [event for event in self.events if isinstance(event, kinds)]
 
@@ -206,7 +204,7 @@ async def test_a_submit_that_is_sent_again() -> None:
 
 @pytest.mark.parametrize("state", ["success", "failed"])
 async def test_a_callback_wakes(state: str) -> None:
-    """A callback has the task asked after at once, one time, and its end is told to who waits."""
+    """A callback has the task asked after at once, one time, and the waiter gets its end."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -232,7 +230,7 @@ async def test_a_callback_wakes(state: str) -> None:
 
 
 async def test_many_waiters() -> None:
-    """All who wait for a task are told by one status call."""
+    """One status call serves all waiters of a task."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -302,7 +300,7 @@ async def test_a_callback_beside_trouble() -> None:
 
 
 async def test_a_watcher_is_woken() -> None:
-    """Who watches is told of the end as soon as the callback has come."""
+    """A watcher gets the end as soon as the callback has come."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -333,13 +331,13 @@ async def test_a_callback_that_says_that_it_runs(waits: bool, leftovers: Leftove
         assert service.moments == pytest.approx([asked_at], abs=0.01)
         assert kling.running == ()
         assert wait is None or wait.done()
-        assert service.told(TaskEnded)
+        assert service.events_of(TaskEnded)
         assert not leftovers()
     assert service.inbox.counts == Counts(still_running=1)
 
 
 async def test_it_runs_indeed(leftovers: Leftovers) -> None:
-    """If the task does run, nothing goes on that would ask again by itself."""
+    """If the task does run, nothing is left that would poll again by itself."""
     service = Service()
     async with service.client() as kling:
         await kling.submit(FOX)
@@ -397,8 +395,8 @@ async def test_a_lost_answer_and_a_task_that_runs() -> None:
         await asyncio.sleep(0.1)
         assert kling.running == (TaskRef(MODEL, "task_1"),)
         assert service.limiter.slots_in_use == 1
-        assert service.told(Submitted) == [Submitted(TaskRef(MODEL, "task_1"), FOX)]
-    assert service.told(TasksAbandoned) == [TasksAbandoned((TaskRef(MODEL, "task_1"),))]
+        assert service.events_of(Submitted) == [Submitted(TaskRef(MODEL, "task_1"), FOX)]
+    assert service.events_of(TasksAbandoned) == [TasksAbandoned((TaskRef(MODEL, "task_1"),))]
 
 
 async def test_the_slot_of_a_lost_answer_has_expired() -> None:
@@ -423,7 +421,7 @@ async def test_the_slot_of_a_lost_answer_has_expired() -> None:
 
 
 async def test_a_forged_success() -> None:
-    """A callback that speaks of an end too early wakes nobody; the end is found by polls then."""
+    """A callback that speaks of an end too early wakes no waiter; polls find the end."""
     service = Service()
     async with service.client() as kling:
         wait = await waiting((await kling.submit(FOX)).wait())
@@ -553,7 +551,7 @@ async def test_a_witness_that_fails_after_an_early_callback() -> None:
             with pytest.raises(JournalError):
                 await submit
         await asyncio.sleep(1)
-        assert len(service.told(Submitted)) == 1
+        assert len(service.events_of(Submitted)) == 1
         assert not kling.running
         assert service.limiter.slots_in_use == 0
 
@@ -562,12 +560,12 @@ async def test_a_witness_that_fails_after_an_early_callback() -> None:
 
 
 def lost() -> AnswerLostError:
-    """Make the error of a submit of which nobody knows whether it has started a task."""
+    """Make the error of a submit that may have started a task."""
     return AnswerLostError("lost", may_have_charged=True)
 
 
 async def test_a_lost_answer() -> None:
-    """Where a submit's answer was lost, the callback tells its task, and its end frees the slot."""
+    """Where a submit's answer was lost, the callback names its task, and its end frees the slot."""
     service = Service()
     service.refuses = [lost()]
     async with service.client() as kling:
@@ -614,7 +612,7 @@ async def test_a_lost_answer_whose_callback_was_first() -> None:
         await asyncio.sleep(1)
         service.end()
         assert (await result).ref == TaskRef(MODEL, "task_1")
-        assert not service.told(SubmitFailed)
+        assert not service.events_of(SubmitFailed)
         assert service.limiter.slots_in_use == 0
 
 
@@ -630,7 +628,7 @@ async def test_a_lost_answer_and_another_submits_task() -> None:
         assert service.call(2, task="task_1") == 200
         await asyncio.sleep(1)
         assert not service.asked
-        assert len(service.told(Submitted)) == 1
+        assert len(service.events_of(Submitted)) == 1
         service.end(1)
         await asyncio.sleep(0.1)
         assert wait.done()
@@ -650,7 +648,7 @@ async def test_a_refusal() -> None:
         assert service.end() == 200
         await asyncio.sleep(1)
         assert not service.asked
-        assert not service.told(Submitted, CalledBack)
+        assert not service.events_of(Submitted, CalledBack)
         assert service.limiter.slots_in_use == 0
     assert service.inbox.counts == Counts(unknown=1)
 
@@ -696,7 +694,7 @@ async def test_lost_answers_are_not_kept_for_ever() -> None:
 
 
 def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """If the loop ends during a submit whose callback has come, its task is told all the same."""
+    """If the loop ends during a submit whose callback has come, its task is reported."""
     service = Service()
     service.submit_takes = service.takes = 5.0
 
@@ -713,12 +711,12 @@ def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) ->
     assert not [one for one in caplog.records if one.name == "asyncio" and one.levelno >= 30]
 
 
-# ---------------------------------------------------------------------- tasks that nobody waits for
+# ---------------------------------------------------------------------- tasks without waiters
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
 async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
-    """Where nobody waits for a task, its callback has the end noticed all the same."""
+    """Where no caller waits for a task, its callback has the end noticed all the same."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -741,7 +739,7 @@ async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
 
 
 async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
-    """A client that is closed lets nothing run on that looks after a task for nobody."""
+    """A client that is closed stops what polls tasks without waiters."""
     service = Service()
     async with service.client() as kling:
         for number in (1, 2):
@@ -760,7 +758,7 @@ async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
 
 
 async def test_callbacks_after_the_close(leftovers: Leftovers) -> None:
-    """A closed client begins nothing for a callback; who waits again is told at once."""
+    """A closed client begins nothing for a callback; a later waiter gets an error at once."""
     service = Service()
     async with service.client() as kling:
         task = await kling.submit(FOX)
@@ -830,7 +828,7 @@ async def test_an_attached_task_of_an_earlier_process() -> None:
 
 
 async def test_an_attached_task_that_nobody_waits_for() -> None:
-    """The end of an attached task is noticed, too, while somebody holds it."""
+    """The end of an attached task is noticed, too, while a caller holds it."""
     service = Service()
     await service.client().submit(FOX)
     async with service.client() as kling:
@@ -886,7 +884,7 @@ async def test_without_confirmation(state: str, waits: bool, leftovers: Leftover
 
 
 async def test_a_success_without_urls() -> None:
-    """A success without result URLs is asked about, whoever is trusted."""
+    """A success without result URLs is asked about, even if callbacks are trusted."""
     service = trusting()
     async with service.client() as kling:
         wait = await waiting((await kling.submit(FOX)).wait())
@@ -918,190 +916,3 @@ async def test_an_older_answer_under_way(attached: bool) -> None:  # noqa: FBT00
         await asyncio.sleep(1)
         assert not kling.running
         assert service.limiter.slots_in_use == 0
-
-
-# -------------------------------------------------------------------------------- threads and loops
-
-
-@pytest.mark.parametrize("waits", [True, False])
-async def test_another_thread(waits: bool) -> None:  # noqa: FBT001
-    """A callback that is given to the inbox on another thread wakes, too."""
-    service = Service()
-    async with service.client() as kling:
-        task = await kling.submit(FOX)
-        wait = await waiting(task.wait() if waits else asyncio.sleep(0))
-        service.states["task_1"] = "success"
-        assert await asyncio.to_thread(service.call) == 200
-        await asyncio.sleep(0.1)
-        assert wait.done()
-        assert not kling.running
-    assert service.asked == {"task_1": 1}
-    assert service.inbox.counts == Counts(delivered=1)
-
-
-def test_a_server_with_a_loop_of_its_own() -> None:
-    """The loop of a server in another thread is none on which the client's tasks are waited for."""
-    service = Service()
-    service.states["task_1"] = "processing"
-    service.bodies.append({"callback_url": service.inbox.callback_url(MODEL, "n" * 16)})
-
-    def serve() -> None:
-        async def deliver() -> None:
-            assert service.call() == 200
-
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(deliver())
-
-    async def main() -> None:
-        async with service.client() as kling:  # which submits nothing
-            wait = await waiting(kling.attach(f"{MODEL}/task_1").wait())
-            service.states["task_1"] = "success"
-            await asyncio.to_thread(serve)
-            await asyncio.sleep(0.1)
-            assert wait.done()
-
-    serve()  # before anything else
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main())
-    serve()  # after it
-    assert service.inbox.counts == Counts(delivered=1, repeated=1, unknown=1)
-
-
-def test_no_loop_at_all() -> None:
-    """A callback that comes while nothing runs is taken and counted, and wakes nobody."""
-    service = Service()
-    kling = service.client()
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        task = runner.run(kling.submit(FOX))
-    assert service.call() == 200
-    assert service.inbox.counts == Counts(unknown=1)
-    assert kling.running == (task.ref,)
-
-
-def test_a_loop_that_is_closed_in_that_moment() -> None:
-    """A loop that ends while a thread has a callback for it is no trouble for that thread."""
-
-    class Ending(VirtualLoop):
-        ending = False
-
-        def is_closed(self) -> bool:
-            closed = super().is_closed()
-            if self.ending and not closed:
-                self.ending = False
-                self.close()
-            return closed
-
-    service = Service()
-    kling = service.client()
-    loop = Ending()
-    loop.run_until_complete(kling.submit(FOX))
-    loop.ending = True
-    assert service.call() == 200
-    assert loop.is_closed()
-    assert service.inbox.counts == Counts(unknown=1)
-
-
-@pytest.mark.parametrize("thread", [True, False])
-def test_a_second_run(thread: bool) -> None:  # noqa: FBT001
-    """In the next event loop a callback wakes who waits there for a task of the last one."""
-    service = Service()
-    kling = service.client()
-
-    async def first() -> None:
-        await kling.submit(FOX)
-        wait = await waiting(kling.attach(kling.running[0]).wait())
-        wait.cancel()
-
-    async def second() -> None:
-        wait = await waiting(kling.attach(kling.running[0]).wait())
-        service.states["task_1"] = "success"
-        before = now()
-        if thread:
-            await asyncio.to_thread(service.call)
-        else:
-            service.call()
-        await wait
-        assert now() - before < 0.1
-        await kling.close()
-
-    for main in (first, second):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(main())
-    assert service.asked == {"task_1": 1}
-    assert not kling.running
-
-
-def test_between_two_runs() -> None:
-    """What comes between two runs of one loop is heard in the second."""
-    service = Service()
-    kling = service.client()
-
-    async def go_on() -> None:
-        await asyncio.sleep(1)
-        assert not kling.running
-        await kling.close()
-
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(kling.submit(FOX))
-        thread = threading.Thread(target=service.end)
-        thread.start()
-        thread.join()
-        runner.run(go_on())
-    assert service.asked == {"task_1": 1}
-
-
-# ---------------------------------------------------------------------------------- several clients
-
-
-async def test_two_clients() -> None:
-    """Of two clients on one inbox each is woken for its own tasks only."""
-    service = Service()
-    async with service.client() as one, service.client() as other:
-        first = await waiting((await one.submit(FOX)).wait())
-        second = await waiting((await other.submit(FOX)).wait())
-        service.end(2)
-        await asyncio.sleep(0.1)
-        assert (first.done(), second.done()) == (False, True)
-        service.end(1)
-        await first
-    assert service.asked == {"task_1": 1, "task_2": 1}
-    assert service.inbox.counts == Counts(delivered=2)
-
-
-async def test_two_clients_and_one_task() -> None:
-    """A task that both wait for is confirmed by each of them."""
-    service = Service()
-    async with service.client() as one, service.client() as other:
-        task = await one.submit(FOX)
-        wait = await waiting(task.wait())
-        twin = await waiting(other.attach(task.ref).wait())
-        service.end()
-        await asyncio.sleep(0.1)
-        assert wait.done()
-        assert twin.done()
-    assert service.inbox.counts == Counts(delivered=1)
-
-
-async def test_a_client_that_was_dropped() -> None:
-    """An inbox keeps no client alive, and tells none that is gone."""
-    service = Service()
-    kling = service.client()
-    await kling.submit(FOX)
-    await kling.close()
-    await asyncio.sleep(2)  # a timer of the submit's is over
-    del kling
-    gc.collect()
-    assert service.end() == 200
-    await asyncio.sleep(1)
-    assert not service.asked
-    assert service.inbox.counts == Counts(unknown=1)
-
-
-async def test_the_deadline_stands() -> None:
-    """Where neither callback nor poll tells an end, the deadline does."""
-    service = Service()
-    async with service.client() as kling:
-        task = await kling.submit(FOX)
-        with pytest.raises(TaskTimeoutError):
-            await task.wait(timeout=500)
-    assert service.moments == pytest.approx([99, 159, 219, 279, 339, 399, 459], abs=0.5)

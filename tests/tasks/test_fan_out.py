@@ -6,11 +6,9 @@ import itertools
 import json
 import logging
 import tracemalloc
-from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
-import aiohttp
-import anyio
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome, Polling, Retry, TaskRef
@@ -21,7 +19,6 @@ from kling_async.errors import (
     ConfigurationError,
     ContractError,
     InputError,
-    KlingError,
     RateLimitError,
     RefusedError,
     ServerError,
@@ -31,12 +28,11 @@ from kling_async.errors import (
 from kling_async.events import Event, Submitted, TasksAbandoned
 from kling_async.tasks.abandoned import describe
 from kling_async.tasks.fan_out import iterate
-from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         AsyncIterable,
         AsyncIterator,
         Callable,
@@ -103,12 +99,12 @@ def refs(emulator: Emulator) -> list[TaskRef]:
 wraps = pytest.mark.parametrize("wrap", [iter, slowly], ids=["iterable", "async iterable"])
 
 
-# ---------------------------------------------------------------------------------------- all told
+# ---------------------------------------------------------------------------------------- outcomes
 
 
 @wraps
 async def test_every_input_has_its_outcome(wrap: Wrap, emulate: Emulate, connect: Connect) -> None:
-    """Each input of either kind of iterable is told once, with its index, task and result."""
+    """Each input of either kind of iterable is yielded once, with its index, task and result."""
     emulator = await emulate()
     kling = await connect(emulator)
     inputs = list(foxes(30))
@@ -130,7 +126,7 @@ async def test_nothing_at_all(connect: Connect, emulate: Emulate) -> None:
 
 
 async def test_as_they_finish(emulate: Emulate, connect: Connect) -> None:
-    """What finishes first is told first, unless the order of the inputs is asked for."""
+    """What finishes first is yielded first, unless the order of the inputs is asked for."""
     options = {"duration": by_number(90, 60, 30, rest=0)}
     first = {"polling": Polling(first=1.0)}
     kling = await connect(await emulate(**options), **first)
@@ -140,7 +136,7 @@ async def test_as_they_finish(emulate: Emulate, connect: Connect) -> None:
 
 
 async def test_no_failure_hides_another(emulate: Emulate, connect: Connect) -> None:
-    """Every kind of failure is an outcome that says what it may have cost; the rest goes on."""
+    """Every kind of failure is an outcome that says what it may have cost; the others continue."""
     emulator = await emulate(
         "submit:1=lost-answer",
         "submit:2=403",
@@ -157,8 +153,8 @@ async def test_no_failure_hides_another(emulate: Emulate, connect: Connect) -> N
     inputs: list[Input] = [*foxes(10), "no input", *foxes(1)]  # type: ignore[list-item]
     many = kling.generate_many(inputs, in_flight=1, timeout=200)
     outcomes = [outcome async for outcome in many]
-    told = [(type(one.error), one.error and one.error.may_have_charged) for one in outcomes]
-    assert told == [
+    reported = [(type(one.error), one.error and one.error.may_have_charged) for one in outcomes]
+    assert reported == [
         (AnswerLostError, True),
         (RefusedError, False),
         (BalanceError, False),
@@ -188,7 +184,7 @@ async def test_a_refused_status_may_have_cost(emulate: Emulate, connect: Connect
 
 @pytest.mark.parametrize("in_flight", [0, -1, 1.5, True])
 def test_how_many_in_flight(in_flight: int) -> None:
-    """A number in work_item that is none is refused before anything is drawn."""
+    """An invalid in_flight is refused before anything is drawn."""
     kling = KlingClient(KEY)
     with pytest.raises(ConfigurationError, match="in_flight"):
         kling.generate_many([], in_flight=in_flight)
@@ -211,7 +207,7 @@ async def test_a_timeout_that_is_none(timeout: float, emulate: Emulate, connect:
 
 @wraps
 async def test_drawn_when_there_is_room(wrap: Wrap, emulate: Emulate, connect: Connect) -> None:
-    """When the first of a million is told, no more are drawn than may be in work_item, and one."""
+    """When the first of a million is yielded, no more are drawn than may be in flight, and one."""
     emulator = await emulate(duration=by_number(60, rest=1e9))
     kling = await connect(emulator)
     drawn = Drawn(foxes())
@@ -254,7 +250,7 @@ async def test_few_stand_before_the_limits(emulate: Emulate, connect: Connect) -
 
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_a_slow_caller(ordered: bool, emulate: Emulate, connect: Connect) -> None:  # noqa: FBT001
-    """What has finished and was not taken is kept, up to as many as may be in work_item."""
+    """What has finished and was not taken is kept, up to as many as may be in flight."""
     emulator = await emulate()
     kling = await connect(emulator)
     drawn = Drawn(foxes())
@@ -337,7 +333,7 @@ async def left_alone(
     events: list[Event],
     leftovers: Leftovers,
     caplog: pytest.LogCaptureFixture,
-    told: Iterable[TaskRef | None] = (),
+    reported: Iterable[TaskRef | None] = (),
 ) -> None:
     """Assert that a fan-out has ended, with all that it had submitted reported."""
     await asyncio.sleep(0)
@@ -345,7 +341,7 @@ async def left_alone(
     started = set(refs(emulator))
     reports = [event.refs for event in events if isinstance(event, TasksAbandoned)]
     left = [ref for report in reports for ref in report]
-    assert set(left) == started - set(told)
+    assert set(left) == started - set(reported)
     assert len(left) == len(set(left))
     warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     abandoned = [text for text in warnings if "unattended" in text]
@@ -363,7 +359,7 @@ async def test_broken_off(
     leftovers: Leftovers,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who leaves the loop has nothing more submitted, and hears of every task that goes on."""
+    """Leaving the loop submits nothing more, and reports the references of running tasks."""
     emulator = await emulate(duration=by_number(60, rest=600))
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -380,18 +376,18 @@ async def test_broken_off_without_closing(
     emulator = await emulate(duration=by_number(60, rest=600))
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
-    told = []
+    reported = []
     async for outcome in kling.generate_many(foxes(), in_flight=30):
-        told.append(outcome.task_ref)
+        reported.append(outcome.task_ref)
         break
     await asyncio.sleep(1)
-    await left_alone(emulator, events, leftovers, caplog, told)
+    await left_alone(emulator, events, leftovers, caplog, reported)
 
 
 async def test_what_had_ended_and_was_not_told(
     emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who leaves hears of tasks that had ended, too, if their outcomes had not come yet."""
+    """The references of ended tasks are reported, too, if their outcomes had not come yet."""
     emulator = await emulate()
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -418,7 +414,7 @@ async def test_many_are_left(
 async def test_nothing_was_left(
     emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is warned if all has been told when the loop is left."""
+    """Nothing is logged if all outcomes were yielded when the loop is left."""
     events: list[Event] = []
     kling = await connect(await emulate(), hooks=[events.append])
     async with aclosing(kling.generate_many(foxes(1))) as many:
@@ -451,7 +447,7 @@ async def test_cancelled(
 async def test_cancelled_while_the_service_answers(
     emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Submits that are under way are heard to their end, and their tasks are named."""
+    """The answers to submits under way are read, and their tasks are named."""
     emulator = await emulate("submit:*=slow:5")
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -473,17 +469,17 @@ async def test_an_error_of_the_callers(
     emulator = await emulate(duration=by_number(60, rest=600))
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
-    told: list[Outcome] = []
+    reported: list[Outcome] = []
 
     async def main() -> None:
         async with aclosing(kling.generate_many(foxes(), in_flight=30)) as many:
             async for outcome in many:
-                told.append(outcome)
+                reported.append(outcome)
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await main()
-    await left_alone(emulator, events, leftovers, caplog, [told[0].task_ref])
+    await left_alone(emulator, events, leftovers, caplog, [reported[0].task_ref])
 
 
 class BrokenError(Exception):
@@ -504,7 +500,7 @@ async def test_an_error_in_the_iterable(
     leftovers: Leftovers,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An error of the iterable is raised, names the tasks that go on, and ends all."""
+    """An error of the iterable is raised, names the running tasks, and ends all."""
     emulator = await emulate("submit:*=slow:5")
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -523,7 +519,7 @@ async def test_what_is_known_is_told_before_an_error(
     leftovers: Leftovers,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What has finished is told before the error of the iterable is raised, also out of turn."""
+    """What has finished is yielded before the error of the iterable is raised, also out of turn."""
     emulator = await emulate(duration=by_number(600, rest=60))
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -535,15 +531,15 @@ async def test_what_is_known_is_told_before_an_error(
         raise BrokenError
 
     many = kling.generate_many(late(), ordered=ordered)
-    told = [await anext(many) for _ in range(3)]
+    reported = [await anext(many) for _ in range(3)]
     with pytest.raises(BrokenError):
         await anext(many)
-    assert sorted(one.index for one in told) == [1, 2, 3]
-    await left_alone(emulator, events, leftovers, caplog, [one.task_ref for one in told])
+    assert sorted(one.index for one in reported) == [1, 2, 3]
+    await left_alone(emulator, events, leftovers, caplog, [one.task_ref for one in reported])
 
 
 async def test_an_error_while_the_caller_is_busy(emulate: Emulate, connect: Connect) -> None:
-    """From the moment of an error nothing more is submitted, however late the caller hears it."""
+    """From the moment of an error nothing more is submitted, however late the caller gets it."""
     emulator = await emulate("submit:2-=503", duration=by_number(60, rest=600))
     kling = await connect(emulator, retry=Retry(attempts=10**6, deadline=10**6))
 
@@ -577,7 +573,7 @@ async def test_an_error_while_the_caller_is_busy(emulate: Emulate, connect: Conn
     ],
 )
 def test_not_an_iterable_of_inputs(inputs: Iterable[Input]) -> None:
-    """A single input, a text, a mapping, a class, or no iterable at all is refused at the call."""
+    """A single input, a text, a mapping, a class, or what is not iterable is refused at the call."""
     with pytest.raises(InputError, match=r"pass an iterable of inputs, such as \["):
         KlingClient(KEY).generate_many(inputs)
 
@@ -756,7 +752,7 @@ async def test_a_generator_that_fails_to_close(
 
 
 async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
-    """What nobody goes through draws nothing and sends nothing."""
+    """An outcome generator that is not iterated draws nothing and sends nothing."""
     emulator = await emulate()
     kling = await connect(emulator)
     drawn = Drawn(foxes())
@@ -768,194 +764,11 @@ async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
     assert not emulator.requests
 
 
-# ------------------------------------------------------------------------------- cancelled for good
-
-
-async def cancel_until_done(task: asyncio.Task[None]) -> None:
-    """Cancel a task in every turn of the loop until it ends, as an anyio scope does."""
-    turns = 0
-    while not task.done():
-        task.cancel()
-        turns += 1
-        await asyncio.sleep(0)
-    assert turns < 20  # it waits for nothing, and so does not spin
-
-
-async def test_cancelled_until_it_ends(
-    emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What is known is reported at once, what is answered later follows, each task once."""
-    emulator = await emulate("submit:6-=slow:5", duration=by_number(60, rest=600))
-    events: list[Event] = []
-    kling = await connect(emulator, hooks=[events.append])
-    watched = Watched()
-
-    async def main() -> None:
-        async for _ in kling.generate_many(watched.tidying(), in_flight=10):
-            raise AssertionError
-
-    waiting = asyncio.create_task(main())
-    await asyncio.sleep(2)
-    known = kling.running
-    assert len(known) == 5
-    await cancel_until_done(waiting)
-    (first,) = [event for event in events if isinstance(event, TasksAbandoned)]
-    assert set(first.refs) == set(known)
-    with pytest.raises(asyncio.CancelledError) as caught:
-        waiting.result()
-    assert caught.value.__notes__ == [describe(first.refs)]
-    await asyncio.sleep(20)
-    assert len(kling.running) == 10
-    assert watched.closed == [None]
-    await left_alone(emulator, events, leftovers, caplog)
-
-
-def open_sessions() -> set[int]:
-    """Name the sessions that are not closed."""
-    objects = gc.get_objects()
-    return {id(one) for one in objects if isinstance(one, aiohttp.ClientSession) if not one.closed}
-
-
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("closing", [False, True])
-async def test_an_anyio_scope(
-    inside: bool,  # noqa: FBT001
-    closing: bool,  # noqa: FBT001
-    emulate: Emulate,
-    leftovers: Leftovers,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A scope that cancels client and loop together leaves nothing open, and nothing unreported."""
-    emulator = await emulate("submit:6-=slow:5", duration=by_number(*[1] * 5, rest=600))
-    events: list[Event] = []
-    told = []
-    before = open_sessions()  # the emulator's
-    with anyio.move_on_after(62) as scope:
-        async with (
-            KlingClient(emulator.key, base_url=emulator.base_url, hooks=[events.append]) as kling,
-            AsyncExitStack() as stack,
-        ):
-            many = kling.generate_many(foxes(), in_flight=10)
-            if closing:
-                await stack.enter_async_context(aclosing(many))
-            async for outcome in many:
-                told.append(outcome.task_ref)
-                if inside:
-                    await asyncio.sleep(1000)
-    assert scope.cancelled_caught
-    del many  # as when a function has ended
-    await asyncio.sleep(20)
-    assert open_sessions() <= before
-    await left_alone(emulator, events, leftovers, caplog, told)
-
-
-async def test_the_client_is_closed(
-    emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A client that is closed ends its fan-outs; their loops get what has ended, then an error."""
-    emulator = await emulate(duration=by_number(60, 70, rest=600))
-    events: list[Event] = []
-    before = open_sessions()
-    kling = await connect(emulator, hooks=[events.append])
-    watched = Watched()
-    many = kling.generate_many(watched.tidying(), in_flight=10)
-    ended = [await anext(many)]
-    await asyncio.sleep(100)
-    await kling.close()
-    assert watched.closed == [None]  # which has taken a while
-    assert open_sessions() <= before
-    ended.append(await anext(many))
-    with pytest.raises(KlingError, match="the client was closed") as caught:
-        await anext(many)
-    assert [one.index for one in ended] == [0, 1]
-    notes = "".join(caught.value.__notes__)
-    assert all(str(ref) in notes for ref in kling.running)
-    await left_alone(emulator, events, leftovers, caplog, [one.task_ref for one in ended])
-
-
-async def test_the_client_is_closed_when_all_has_ended(emulate: Emulate, connect: Connect) -> None:
-    """Where nothing is under way, closing the client takes nothing from a loop."""
-    kling = await connect(await emulate())
-    many = kling.generate_many(foxes(3))
-    await anext(many)
-    await asyncio.sleep(100)
-    await kling.close()
-    assert len([one async for one in many]) == 2
-
-
-def test_a_fan_out_of_an_earlier_loop() -> None:
-    """What an event loop has left behind does not keep a later one from closing the client."""
-    kling = KlingClient(KEY, transport=ScriptedTransport(Service()))
-
-    async def leave() -> AsyncGenerator[Outcome]:
-        many = kling.generate_many(foxes(), in_flight=3)
-        await anext(many)
-        return many
-
-    with closing(VirtualLoop()) as loop:
-        many = loop.run_until_complete(leave())
-        asyncio.run(kling.close())
-        loop.run_until_complete(many.aclose())
-
-
-# ----------------------------------------------------------------------------------- eager tasks
-
-EAGER = getattr(asyncio, "eager_task_factory", None)
-
-
-@pytest.fixture
-async def eager() -> None:
-    """Start tasks at once, within ``create_task``, as applications may have it."""
-    if EAGER is None:
-        pytest.skip("eager tasks are of Python 3.12")
-    asyncio.get_running_loop().set_task_factory(EAGER)
-
-
-@pytest.mark.usefixtures("eager")
-async def test_eager_tasks(emulate: Emulate, connect: Connect, leftovers: Leftovers) -> None:
-    """With eager tasks, items that end before their task is known are yielded like all others."""
-    kling = await connect(await emulate())
-    wrong: list[Input] = ["no input"] * 20  # type: ignore[list-item]
-    many = kling.generate_many([*wrong, *foxes(2), *wrong], in_flight=2)
-    outcomes = [one async for one in many]
-    assert sorted(one.index for one in outcomes) == list(range(42))
-    assert sum(one.result is not None for one in outcomes) == 2
-    assert [one async for one in kling.generate_many([])] == []
-    async with aclosing(kling.generate_many(foxes(), in_flight=5)) as many:
-        await anext(many)
-    assert not leftovers()
-
-
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("before", [0, 1, 4])
-async def test_eager_tasks_that_fail(before: int, leftovers: Leftovers) -> None:
-    """Work that fails within ``create_task`` ends everything, and nothing more is started."""
-    kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
-    begun: list[int] = []
-
-    async def work(work_item: WorkItem[int]) -> Outcome | None:
-        begun.append(work_item.index)
-        work_item.submitted()
-        if work_item.index == before:
-            raise BrokenError
-        await asyncio.Event().wait()
-        return None
-
-    for in_flight in (before + 1, before + 5):
-        begun.clear()
-        with pytest.raises(BrokenError):
-            await anext(kling.run_many(work, range(10), in_flight=in_flight))
-        assert begun == list(range(before + 1))
-    with pytest.raises(BrokenError):
-        await anext(kling.generate_many(breaking(0)))
-    assert not leftovers()
-
-
 # ------------------------------------------------------------------------------- work of one's own
 
 
 async def test_work_that_lands_early() -> None:
-    """A work_item that has landed makes room for another, up to as many as may be in work_item."""
+    """A work_item that has landed makes room for another, up to as many as may be in flight."""
     kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
     flying = landed = most_flying = most_landed = 0
 

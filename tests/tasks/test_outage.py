@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome
+from kling_async.errors import AnswerLostError, ConnectError, ServerError
 from kling_async.policy.circuit_breaker import CircuitBreaker
 from kling_async.tasks.outage import OutageGate
 from kling_async.testing import ScriptedTransport, VirtualLoop
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.virtual_time
 
 
-class RefusedError(Exception):
-    pass
+REFUSED = ConnectError("refused", retryable=True)
+LOST = AnswerLostError("lost", may_have_charged=True)
+
+
+def unavailable(retry_after: float) -> ServerError:
+    """Create the error of a 503."""
+    return ServerError("503", retryable=True, retry_after=retry_after, verdict="unavailable")
 
 
 class Service:
@@ -36,7 +42,7 @@ class Service:
         self.sent.append(now)
         await asyncio.sleep(self.takes)
         if self.begin <= now < self.end:
-            raise RefusedError
+            raise REFUSED
 
     def within(self, begin: float, end: float) -> list[float]:
         return [moment for moment in self.sent if begin <= moment < end]
@@ -50,10 +56,10 @@ async def submit(gate: OutageGate, service: Service) -> int:
             times += 1
             try:
                 await service.send()
-            except RefusedError as error:
-                attempt.failed(error)
+            except ConnectError as error:
+                attempt.record(error)
             else:
-                attempt.succeeded()
+                attempt.record(None)
                 return times
 
 
@@ -79,7 +85,7 @@ async def test_an_outage(takes: float, caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_within_reach() -> None:
-    """While the service answers, nobody waits."""
+    """While the service answers, no submit waits."""
     gate, service = steady(), Service(0.0, 0.0)
     assert set(await asyncio.gather(*(submit(gate, service) for _ in range(100)))) == {1}
     assert asyncio.get_running_loop().time() < 1
@@ -89,15 +95,15 @@ async def test_first_come_first_served() -> None:
     """Probes, and then all others, are admitted in the order in which they came."""
     gate, order = steady(), []
     for _ in range(5):
-        (await gate.wait()).failed(RefusedError())
+        (await gate.wait()).record(REFUSED)
 
     async def wait(number: int) -> None:
         attempt = await gate.wait()
         order.append((number, round(asyncio.get_running_loop().time())))
         if number < 2:
-            attempt.failed(RefusedError())
+            attempt.record(REFUSED)
         else:
-            attempt.succeeded()
+            attempt.record(None)
 
     await asyncio.gather(*(wait(number) for number in range(5)))
     assert order == [(0, 1), (1, 3), (2, 7), (3, 7), (4, 7)]
@@ -108,7 +114,7 @@ async def test_a_probe_that_is_cancelled(when: float, then: float) -> None:
     """Who is cancelled before it has sent its probe leaves its turn to the next, at once."""
     gate = steady()
     for _ in range(5):
-        (await gate.wait()).failed(RefusedError())
+        (await gate.wait()).record(REFUSED)
 
     async def hold() -> None:
         with await gate.wait():
@@ -127,30 +133,30 @@ async def test_cancelled_in_the_moment_of_admission() -> None:
     """Who is cancelled after its turn has come, and before it knows, leaves it to the next."""
     gate = steady()
     for _ in range(5):
-        (await gate.wait()).failed(RefusedError())
+        (await gate.wait()).record(REFUSED)
     probe = await gate.wait()
     waiting = [asyncio.create_task(gate.wait()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()  # does not know of it yet when the turn comes
-    probe.withdrawn()
+    probe.withdraw()
     waiting[1].cancel()  # has the turn already
     attempt = await waiting[2]
     assert waiting[0].cancelled()
     assert waiting[1].cancelled()
     assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=0.01)
-    attempt.succeeded()
+    attempt.record(None)
 
 
 async def test_the_last_one_is_cancelled() -> None:
-    """When nobody waits any more, no timer is left."""
+    """When no submit waits any more, no timer is left."""
     gate = steady()
     for _ in range(5):
-        (await gate.wait()).failed(RefusedError())
+        (await gate.wait()).record(REFUSED)
     waiting = asyncio.create_task(gate.wait())
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])
-    (await gate.wait()).failed(RefusedError())
+    (await gate.wait()).record(REFUSED)
     assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=0.01)
 
 
@@ -159,12 +165,12 @@ async def test_the_first_word_counts() -> None:
     gate = steady()
     for _ in range(5):
         with await gate.wait() as attempt:
-            attempt.failed(RefusedError())
-            attempt.succeeded()
-            attempt.undecided()
+            attempt.record(REFUSED)
+            attempt.record(None)
+            attempt.record(LOST)
     with await gate.wait() as probe:
-        probe.undecided()
-        probe.failed(RefusedError(), retry_after=100.0)
+        probe.record(LOST)
+        probe.record(unavailable(100.0))
     await gate.wait()
     assert asyncio.get_running_loop().time() == pytest.approx(3.0, abs=0.01)
 
@@ -172,7 +178,7 @@ async def test_the_first_word_counts() -> None:
 async def test_the_service_asks_to_wait() -> None:
     """The next probe waits at least as long as the service has asked."""
     gate = OutageGate(asyncio.get_running_loop(), CircuitBreaker(threshold=1))
-    (await gate.wait()).failed(RefusedError(), retry_after=50.0)
+    (await gate.wait()).record(unavailable(50.0))
     await gate.wait()
     assert asyncio.get_running_loop().time() == pytest.approx(50.0, abs=0.01)
 
@@ -184,7 +190,7 @@ def test_several_loops() -> None:
     async def use() -> float:
         gate = OutageGate(asyncio.get_running_loop(), CircuitBreaker(threshold=1))
         attempts.append(await gate.wait())
-        attempts[-1].failed(RefusedError())
+        attempts[-1].record(REFUSED)
         waiting = asyncio.create_task(gate.wait())
         attempts.append(await gate.wait())
         waiting.cancel()
@@ -194,7 +200,7 @@ def test_several_loops() -> None:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             assert runner.run(use()) < 2
     for attempt in attempts:
-        attempt.withdrawn()
+        attempt.withdraw()
 
 
 async def test_the_feed_pauses() -> None:

@@ -2,12 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-from bisect import bisect_right
-from collections import Counter
 from datetime import UTC, datetime, timedelta
-from random import Random
-from statistics import mean
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
@@ -15,19 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
+from kling_async import Limits, MasterTextToVideo, Polling, Snapshot, TaskRef
 from kling_async.policy.durations import Kind
 from kling_async.results import TaskState
 from kling_async.tasks.poll_scheduler import PollScheduler
-from kling_async.testing import ScriptedTransport, VirtualLoop
-from kling_async.testing.transport import answer
+from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextvars import Context
 
     from kling_async.tasks.poll_scheduler import TrackedTask
-    from kling_async.testing.transport import Request, Response
 
 pytestmark = pytest.mark.virtual_time
 
@@ -45,7 +38,7 @@ RUNNING = Snapshot(REF, TaskState.PROCESSING)
 SUCCESS = Snapshot(REF, TaskState.SUCCESS)
 FAILED = Snapshot(REF, TaskState.FAILED)
 
-# Three scheduler at one time, as with all limits up to 599: three quarters of four connections.
+# Three polls at one time, as with all limits up to 599: three quarters of four connections.
 FEW = Limits(requests_per_minute=400)
 # An attached task alone, at the age at which it is presumed to be: a fortieth of 60 s.
 ALONE = 1.5
@@ -79,7 +72,7 @@ async def poll(
 
 
 async def gap(scheduler: PollScheduler, said: Snapshot = RUNNING, kind: Kind = ATTACHED) -> float:
-    """Ask after an attached task twice; give the time between the two scheduler."""
+    """Ask after an attached task twice; give the time between the two polls."""
     tracked = scheduler.track(kind, None)
     first = await poll(scheduler, tracked, said)
     return await poll(scheduler, tracked, FAILED) - first
@@ -90,7 +83,7 @@ async def live(
     kind: Kind,
     lasts: float,
     *,
-    told: bool = True,
+    dated: bool = True,
     called_back: bool = False,
 ) -> list[float]:
     """Follow a task that lasts so long; give its age at each poll."""
@@ -104,7 +97,7 @@ async def live(
         done = Snapshot(
             REF,
             TaskState.SUCCESS,
-            created_at=zero if told else None,
+            created_at=zero if dated else None,
             completed_at=zero + timedelta(seconds=lasts),
         )
         scheduler.record(tracked, RUNNING if ages[-1] < lasts else done)
@@ -166,7 +159,7 @@ async def test_the_first_come_are_served_first() -> None:
 
 
 async def test_age_counts_from_the_submit() -> None:
-    """A task that nobody waits for grows older all the same: its first poll is not put off."""
+    """A task without waiters grows older all the same: its first poll is not put off."""
     scheduler = PollScheduler(Polling(), Limits())
     early, late = scheduler.track(FIVE), scheduler.track(FIVE)
     await asyncio.sleep(50)
@@ -178,7 +171,7 @@ async def test_age_counts_from_the_submit() -> None:
 
 @pytest.mark.parametrize("limits", [Limits(), FEW, Limits(3000, 100)])
 async def test_the_room(limits: Limits) -> None:
-    """No more than three quarters of the connections serve scheduler at one time."""
+    """No more than three quarters of the connections serve polls at one time."""
     scheduler = PollScheduler(Polling(), limits)
     room = limits.connections * 3 // 4
     assert await fullest(scheduler, room) == room
@@ -188,7 +181,7 @@ async def test_the_room(limits: Limits) -> None:
 
 
 class Watched(VirtualLoop):
-    """A loop that tells how many timers are set, and which futures are still known to anyone."""
+    """A loop that counts how many timers are set, and which futures are still known to anyone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +243,7 @@ async def test_cancellation(at: str) -> None:
     scheduler = PollScheduler(Polling(), FEW)
     tasks = [scheduler.track(ATTACHED, None) for _ in range(3)]
     asking = [asyncio.create_task(poll(scheduler, tracked, takes=5)) for tracked in tasks]
-    # Both have been asked after once, so they wish for scheduler.
+    # Both have been asked after once, so polls are due again.
     one, other = scheduler.track(ATTACHED, None), scheduler.track(ATTACHED, None)
     await asyncio.gather(poll(scheduler, one), poll(scheduler, other), *asking)
 
@@ -330,12 +323,12 @@ async def test_a_few_who_have_gone_do_no_harm() -> None:
     assert [await stays] == about(40)
 
 
-# ---------------------------------------------------------------------------------- who is hastened
+# ---------------------------------------------------------------------------------- wake requests
 
 
 @pytest.mark.parametrize("called_back", [True, False])
 async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
-    """Who waits for a task that is hastened is let through at once, the others in their time."""
+    """The waiter of a task that is woken is let through at once, the others in their time."""
     scheduler = PollScheduler(Polling(), Limits())
     one, other = (scheduler.track(FIVE, expects_callback=called_back) for _ in range(2))
     waits = [asyncio.create_task(poll(scheduler, tracked)) for tracked in (one, other)]
@@ -345,7 +338,7 @@ async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
 
 
 async def test_hastened_before_anybody_waits() -> None:
-    """Who comes to wait for a task that was hastened is let through at once."""
+    """A later waiter of a task that was woken is let through at once."""
     scheduler = PollScheduler(Polling(), Limits())
     tasks = [
         scheduler.track(FIVE),
@@ -360,7 +353,7 @@ async def test_hastened_before_anybody_waits() -> None:
 
 
 async def test_hastened_without_room() -> None:
-    """Without room, who is hastened takes his turn among those who are due, and takes it once."""
+    """Without room, a woken task is polled in its turn among those that are due, and once."""
     scheduler = PollScheduler(Polling(), FEW)
     held = [
         asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=10))
@@ -380,7 +373,7 @@ async def test_hastened_without_room() -> None:
 
 
 async def test_hastened_while_asking() -> None:
-    """A task that is hastened while it is asked after, and runs, is asked after again at once."""
+    """A task that is woken while it is asked after, and runs, is asked after again at once."""
     scheduler = PollScheduler(Polling(), Limits())
     tracked = scheduler.track(FIVE)
     asyncio.get_running_loop().call_later(62, scheduler.poll_now, tracked)
@@ -398,7 +391,7 @@ async def test_a_task_that_was_hastened_for_nothing() -> None:
 
 @pytest.mark.parametrize("at", ["waiting", "let through", "asking"])
 async def test_hastened_and_cancelled(at: str) -> None:
-    """Who is hastened and gives up, at any point, leaves neither a place nor a wish behind."""
+    """A woken waiter that gives up, at any point, leaves neither a place nor a wish behind."""
     scheduler = PollScheduler(Polling(), FEW)
     tracked = scheduler.track(ATTACHED, None)
     await poll(scheduler, tracked)
@@ -436,13 +429,13 @@ def test_hastened_on_the_next_loop() -> None:
         del made[:3]
         for at in (0, 1):
             assert [await poll(scheduler, made[0], takes=1)] == about(at)
-            scheduler.poll_now(made[0])  # while nobody waits here
+            scheduler.poll_now(made[0])  # while there is no waiter here
         assert [await poll(scheduler, made[0], takes=1)] == about(2)
         wait = asyncio.create_task(poll(scheduler, made[0]))
         await asyncio.sleep(0.1)
         return wait
 
-    async def go_on(wait: asyncio.Task[float]) -> None:
+    async def resume(wait: asyncio.Task[float]) -> None:
         at = now()
         scheduler.poll_now(made[0])
         assert [await wait] == about(at)
@@ -453,7 +446,7 @@ def test_hastened_on_the_next_loop() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         second = runner.run(begin())
         left.close()
-        runner.run(go_on(second))
+        runner.run(resume(second))
     assert first.cancelled()
 
 
@@ -479,7 +472,7 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
         await asyncio.sleep(0)
         return wait
 
-    async def go_on(wait: asyncio.Task[float]) -> None:
+    async def resume(wait: asyncio.Task[float]) -> None:
         scheduler.check()
         scheduler.poll_now(tracked[0], certain=True)
         await asyncio.sleep(1e-3)
@@ -493,7 +486,7 @@ def test_one_task_on_two_loops(asking: bool) -> None:  # noqa: FBT001
         second = runner.run(begin())
         left.run(asyncio.sleep(5))
         assert first.done()
-        runner.run(go_on(second))
+        runner.run(resume(second))
 
 
 class Counted(PollScheduler):
@@ -501,19 +494,19 @@ class Counted(PollScheduler):
 
     def check(self) -> None:
         """Compare the counters with what is there."""
-        queue = self._queues.get()
-        futures = [future for _, _, future, _ in queue._entries]
+        queue = self.queues.get()
+        futures = [future for _, _, future, _ in queue._entries]  # noqa: SLF001
         waiting = {id(future) for future in futures if not future.done()}
         assert queue.cancelled == len(futures) - len(waiting)
-        assert 0 <= queue.polling <= queue._room
+        assert 0 <= queue.polling <= queue._room  # noqa: SLF001
         assert min(queue.weights, queue.ends) > -1e-9
 
     @property
     def rest(self) -> tuple[int, int, int, float]:
         """What is counted; nothing, once everybody has gone."""
-        queue = self._queues.get()
+        queue = self.queues.get()
         sums = round(queue.weights + queue.ends, 6)
-        return len(queue._entries), queue.cancelled, queue.polling, sums
+        return len(queue._entries), queue.cancelled, queue.polling, sums  # noqa: SLF001
 
 
 async def follow(
@@ -536,7 +529,7 @@ async def follow(
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["wait", "wait", "cancel", "hasten", "hasten", "yield", "sleep"]),
+        st.sampled_from(["wait", "wait", "cancel", "wake", "wake", "yield", "sleep"]),
         st.integers(0, 7),
         st.sampled_from([0.0, 0.5, 3.0, 70.0]),
     ),
@@ -547,7 +540,7 @@ STEPS = st.lists(
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(STEPS, st.sampled_from([None, RUNNING, SUCCESS]))
 def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapshot | None) -> None:
-    """Whoever waits, is hastened and gives up in whatever order: in the end all counts are zero."""
+    """Waiters come, are woken and give up in any order: in the end all counts are zero."""
 
     async def main() -> None:
         scheduler = Counted(Polling(), FEW)
@@ -564,7 +557,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
                 waits[number] = asyncio.create_task(follow(scheduler, tasks[number], says, seconds))
             elif what == "cancel" and wait is not None:
                 wait.cancel()
-            elif what == "hasten":
+            elif what == "wake":
                 scheduler.poll_now(tasks[number])
             elif what == "sleep":  # else the next step comes in the same turn of the loop
                 await asyncio.sleep(seconds)
@@ -584,7 +577,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
 
 
 async def test_those_who_were_hastened_are_swept() -> None:
-    """The sweeping forgets whoever has gone, and no one of those who stay, hastened or not."""
+    """The sweeping forgets waiters that have gone, and none of those that stay, woken or not."""
     scheduler = Counted(Polling(first=60.0), Limits())
     held = [
         asyncio.create_task(poll(scheduler, scheduler.track(FIVE, None), takes=30))
@@ -620,7 +613,7 @@ async def first_poll(scheduler: PollScheduler) -> float:
 
 
 async def test_called_back() -> None:
-    """Before a callback is overdue nobody asks; then the safety net has its pace."""
+    """Before a callback is overdue there is no poll; then the safety net has its pace."""
     scheduler = PollScheduler(Polling(), Limits())
     ages = await live(scheduler, FIVE, 300.0, called_back=True)
     assert ages == about(99, 159, 219, 279, 339)
@@ -684,10 +677,10 @@ def test_trust_begins_anew() -> None:
             await first_poll(scheduler)
         assert await first_poll(scheduler) < 75
 
-    async def go_on() -> None:
+    async def resume() -> None:
         assert await first_poll(scheduler) > 75
 
-    for main in (stop(), go_on()):
+    for main in (stop(), resume()):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main)
 
@@ -695,23 +688,23 @@ def test_trust_begins_anew() -> None:
 def test_the_loop() -> None:
     """The loop is that on which tasks were waited for last, until it is closed."""
     scheduler = PollScheduler(Polling(), Limits())
-    assert scheduler.loop is None
+    assert scheduler.queues.loop is None
 
     async def wait() -> None:
         await poll(scheduler, scheduler.track(FIVE, None))
-        assert scheduler.loop is asyncio.get_running_loop()
+        assert scheduler.queues.loop is asyncio.get_running_loop()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait())
-        assert scheduler.loop is runner.get_loop()
-    assert scheduler.loop is None
+        assert scheduler.queues.loop is runner.get_loop()
+    assert scheduler.queues.loop is None
 
 
 # -------------------------------------------------------------------------------------------- loops
 
 
 def test_loops_one_after_another() -> None:
-    """On the next loop the waiting goes on: the time that a task has waited is not lost."""
+    """On the next loop the wait continues: the time that a task has waited is not lost."""
     scheduler = PollScheduler(Polling(), Limits())
     made: list[TrackedTask] = []
 
@@ -742,16 +735,16 @@ def test_a_loop_that_was_left_in_the_middle() -> None:
         await asyncio.sleep(15)
         return waits
 
-    async def go_on() -> None:
+    async def resume() -> None:
         assert [await gap(scheduler)] == about(ALONE)
         assert await fullest(scheduler, 10) == 3
         assert [await gap(scheduler)] == about(ALONE)
 
     kept = left.run(leave())
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(go_on())
+        runner.run(resume())
         left.close()  # which cancels them, far too late
-        runner.run(go_on())
+        runner.run(resume())
     assert all(wait.cancelled() for wait in kept)
 
 
@@ -778,7 +771,7 @@ async def test_polls_share_the_limit() -> None:
 
 
 async def test_submits_come_first() -> None:
-    """While many are submitted, scheduler have a quarter of the limit, and later all that is free."""
+    """While many are submitted, polls have a quarter of the limit, and later all that is free."""
     scheduler = PollScheduler(Polling(), Limits(60, 3))
 
     async def follow(tracked: TrackedTask, until: float) -> int:
@@ -873,322 +866,3 @@ async def test_lifetimes() -> None:
         await live(scheduler, FIVE, 2.0)
     assert 3 < scheduler.unsure_lifetime(FIVE) < 6
     assert scheduler.track(FIVE).history.lifetime == pytest.approx(602, abs=1)
-
-
-# ----------------------------------------------------------------------------------- attached tasks
-
-
-def created(ago: float) -> Snapshot:
-    """Say that a running task was created so many seconds ago."""
-    return Snapshot(
-        REF, TaskState.PROCESSING, created_at=datetime.now(UTC) - timedelta(seconds=ago)
-    )
-
-
-@pytest.mark.parametrize(
-    ("ago", "kind", "wait"),
-    [
-        (None, ATTACHED, 1.5),  # presumed to be as old as the first are when they end
-        (60, ATTACHED, 1.5),
-        (40, ATTACHED, 2.0),
-        (170, ATTACHED, 1 + 50 * 0.1),
-        (99999, ATTACHED, 15.0),
-        (None, NEW, 1.0),
-        (100, NEW, 5.0),
-    ],
-)
-async def test_attached_tasks(ago: float | None, kind: Kind, wait: float) -> None:
-    """A task of unknown age is asked after at once, then at the pace of the age that is told."""
-    scheduler = PollScheduler(Polling(first=500.0), Limits())
-    assert [await poll(scheduler, scheduler.track(kind, None))] == about(0)
-    said = RUNNING if ago is None else created(ago)
-    # The age is told in real time, so a slow machine makes it a little older.
-    assert await gap(scheduler, said, kind) == pytest.approx(wait, abs=0.3)
-
-
-async def test_clocks_that_disagree() -> None:
-    """A task from the future grows older from the presumed age."""
-    scheduler = PollScheduler(Polling(), Limits())
-    tracked = scheduler.track(ATTACHED, None)
-    said = created(-99999)
-    assert [await poll(scheduler, tracked, said), await poll(scheduler, tracked, said)] == about(
-        0, ALONE
-    )
-    await asyncio.sleep(109)
-    assert [await poll(scheduler, tracked, said), await poll(scheduler, tracked, said)] == about(
-        110.5, 110.5 + 6.05
-    )
-
-
-async def test_what_attached_tasks_teach() -> None:
-    """Of a task of unknown age only the service's own times count."""
-    scheduler = PollScheduler(Polling(), Limits())
-
-    async def end(took: float | None) -> None:
-        zero = datetime.now(UTC)
-        later = zero + timedelta(seconds=took) if took else None
-        said = Snapshot(REF, TaskState.SUCCESS, created_at=zero, completed_at=later)
-        await poll(scheduler, scheduler.track(ATTACHED, None), said)
-
-    for _ in range(40):
-        await end(None)
-    assert await gap(scheduler, created(100)) == pytest.approx(1.0)
-    for _ in range(40):
-        await end(500.0)
-    assert await gap(scheduler, created(100)) == pytest.approx(5.0, abs=0.1)
-
-
-# ----------------------------------------------------------------------------------------- learning
-
-
-@pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-async def test_another_service(factor: float, told: bool) -> None:  # noqa: FBT001
-    """A service twice as slow, or as fast, is asked at its own times forty tasks later."""
-    scheduler = PollScheduler(Polling(), Limits())
-    dice = Random(1)  # noqa: S311 - durations, not keys
-    for _ in range(40):
-        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told)
-    ages = [
-        await live(scheduler, FIVE, factor * dice.uniform(60, 90), told=told) for _ in range(40)
-    ]
-    assert 0.8 * 60 * factor < mean(one[0] for one in ages) < 70 * factor
-    assert mean(map(len, ages)) < 30 * factor
-    if told:
-        assert min(one[0] for one in ages) > 60 * factor - 2
-
-
-async def test_a_kind_never_seen() -> None:
-    """One result of an unknown kind is enough to ask when the next is about to end."""
-    scheduler = PollScheduler(Polling(), Limits())
-    ages = await live(scheduler, NEW, 100.0)
-    assert ages[:2] == about(15, 16)
-    assert 100 <= ages[-1] <= 105
-    assert await live(scheduler, NEW, 75.0) == about(75)
-    assert (await live(scheduler, Kind("kling-8"), 20.0))[:1] == about(15)
-
-
-async def test_a_service_without_times() -> None:
-    """Without the service's times, a task ended half-way between the last two scheduler."""
-    scheduler = PollScheduler(Polling(), Limits())
-    running, ended = (await live(scheduler, NEW, 100.0, told=False))[-2:]
-    assert running < 100 <= ended
-    # One result: the marks lie a quarter around it.
-    assert (await live(scheduler, NEW, 90.0))[:1] == about((running + ended) / 2 * 0.75)
-
-
-def test_those_of_an_earlier_loop() -> None:
-    """Tasks that were submitted on an earlier loop, and are not waited for, hold up no learning."""
-    scheduler = PollScheduler(Polling(), Limits())
-
-    async def submit() -> None:
-        scheduler.track(FIVE)
-
-    async def go_on() -> None:
-        for _ in range(20):
-            await live(scheduler, FIVE, 30.0)
-        assert (await live(scheduler, FIVE, 30.0))[0] < 31
-
-    for main in (submit(), go_on()):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(main)
-
-
-async def test_a_crowd_is_judged_as_a_whole() -> None:
-    """Of many that began together the quick ones do not speak for all, nor do the slow ones."""
-    scheduler = PollScheduler(Polling(), Limits())
-    began = now()
-    lasts = [60 + n * 7919 % 200 * 0.15 for n in range(200)]
-    await together(*(live(scheduler, FIVE, one) for one in lasts))
-    # Now all have ended, the slowest last; a task that takes 62 s is none the later.
-    assert now() - began < 95
-    assert (await live(scheduler, FIVE, 62.0))[-1] < 64
-    assert (await live(scheduler, FIVE, 88.0))[-1] < 90
-
-
-async def test_those_whom_nobody_asks_after() -> None:
-    """Others learn without those that are never asked after; what these took counts at last."""
-    scheduler = PollScheduler(Polling(), Limits())
-    left = scheduler.track(FIVE)
-    for _ in range(20):
-        await live(scheduler, FIVE, 30.0)
-    assert (await live(scheduler, FIVE, 30.0))[0] < 31
-    zero = datetime.now(UTC)
-    said = Snapshot(
-        REF, TaskState.SUCCESS, created_at=zero, completed_at=zero + timedelta(seconds=10)
-    )
-    await poll(scheduler, left, said)
-    assert (await live(scheduler, FIVE, 30.0))[0] < 10
-
-
-async def test_a_service_that_recovers() -> None:
-    """After an hour of trouble the first poll comes after two minutes all the same."""
-    scheduler = PollScheduler(Polling(), Limits())
-    await together(*(live(scheduler, FIVE, 1200.0) for _ in range(50)))
-    assert (await live(scheduler, FIVE, 75.0)) == about(120)
-
-
-@pytest.mark.parametrize("told", [True, False])
-async def test_failures_teach_nothing(told: bool) -> None:  # noqa: FBT001
-    """How long it took a task to fail says nothing about those that succeed."""
-    scheduler = PollScheduler(Polling(first=10.0), Limits())
-    zero = datetime.now(UTC)
-    later = zero + timedelta(seconds=5)
-    said = Snapshot(REF, TaskState.FAILED, created_at=zero, completed_at=later)
-    for _ in range(40):
-        await poll(scheduler, scheduler.track(FIVE), said if told else FAILED)
-    # Nearly 90 s old, it is still within its time, but in no tail.
-    tracked = scheduler.track(FIVE)
-    await asyncio.sleep(85)
-    assert [await poll(scheduler, tracked), await poll(scheduler, tracked)] == about(485, 486)
-
-
-async def test_kinds_are_apart() -> None:
-    """What is learned of one kind is nothing to another."""
-    scheduler = PollScheduler(Polling(), Limits())
-    for _ in range(40):
-        await live(scheduler, FIVE, 30.0)
-    assert (await live(scheduler, FIVE, 30.0))[0] < 31
-    assert (await live(scheduler, TEN, 100.0))[:1] == about(90)
-    official = Kind(FIVE.model, FIVE.mode, FIVE.duration, "official")
-    assert (await live(scheduler, official, 80.0))[:1] == about(60)
-
-
-async def test_stuck_tasks() -> None:
-    """A task that does not end is asked after four times a minute, and teaches nothing."""
-    scheduler = PollScheduler(Polling(), Limits())
-    ages = await live(scheduler, FIVE, 1800.0)
-    assert len(ages) < 30 + 30 + 1800 / 15
-    assert [b - a for a, b in zip(ages[-9:-1], ages[-8:], strict=True)] == about(*[15] * 8)
-    for _ in range(50):
-        await poll(scheduler, scheduler.track(FIVE, 60.0), FAILED)
-    assert (await live(scheduler, FIVE, 70.0))[:1] == about(60)
-
-
-# --------------------------------------------------------------------------------- the whole system
-
-
-class Service:
-    """Carries out what a client sends; a function says how long the Nth task takes."""
-
-    def __init__(self, duration: Callable[[int], float]) -> None:
-        self.duration = duration
-        self.transport = ScriptedTransport(self.answer)
-        self.requests: list[float] = []
-        self.submits: list[float] = []  # when each was accepted
-        self.ends: dict[int, float] = {}
-        self.late: dict[int, float] = {}
-        self.scheduler: Counter[int] = Counter()
-
-    async def answer(self, request: Request) -> Response:
-        await asyncio.sleep(0.02)
-        self.requests.append(now())
-        if request.ref is None:
-            number = len(self.submits)
-            self.submits.append(now())
-            self.ends[number] = now() + self.duration(number)
-            return answer({"taskId": f"task_{number}"})
-        number = int(request.ref.task_id.removeprefix("task_"))
-        self.scheduler[number] += 1
-        data = {
-            "taskId": request.ref.task_id,
-            "state": "processing",
-            "createTime": int(self.submits[number] * 1000),
-        }
-        if now() >= self.ends[number]:
-            self.late[number] = now() - self.ends[number]
-            data |= {
-                "state": "success",
-                "resultJson": json.dumps({"resultUrls": ["https://example.com/a.mp4"]}),
-                "completeTime": int(self.ends[number] * 1000),
-            }
-        return answer(data)
-
-    def run(self, tasks: int, limits: Limits) -> float:
-        """Generate so many at once; give the seconds until the last was known to have ended."""
-
-        async def main() -> float:
-            async with (
-                KlingClient("a-key", transport=self.transport, limits=limits) as kling,
-                asyncio.TaskGroup() as group,
-            ):
-                for _ in range(tasks):
-                    group.create_task(kling.generate(FOX))
-            return now()
-
-        # Without the loop's debug mode, which takes several times as long.
-        with asyncio.Runner(debug=False, loop_factory=VirtualLoop) as runner:
-            return runner.run(main())
-
-    def lateness(self, first: int = 0) -> float:
-        """Give the mean time from an end to its discovery, of the tasks from the first on."""
-        return mean(late for number, late in self.late.items() if number >= first)
-
-    @property
-    def fullest_minute(self) -> int:
-        """How many requests came in the fullest 60 s."""
-        moments = self.requests
-        return max(bisect_right(moments, at + 60) - i for i, at in enumerate(moments))
-
-
-def evenly(low: float, high: float) -> Callable[[int], float]:
-    """Draw durations evenly between two."""
-    dice = Random(1)  # noqa: S311 - durations, not keys
-    return lambda number: dice.uniform(low, high)
-
-
-@pytest.mark.slow
-def test_a_hundred_slots() -> None:
-    """With room in the limit, ends are found half a second late, at 17 scheduler a task at most."""
-    service = Service(evenly(60, 90))
-    assert service.run(500, Limits(10_000, 100)) < 5 * 75 + 90
-    assert service.lateness(100) < 0.6
-    assert service.lateness() < 0.6
-    assert max(service.late.values()) < 10
-    assert mean(service.scheduler.values()) < 17
-    assert max(service.scheduler.values()) < 40
-    assert service.fullest_minute < 10_000
-
-
-def test_a_full_limit() -> None:
-    """Where scheduler fill the limit, it is never passed, and ends are found a second or two late."""
-    service = Service(evenly(60, 90))
-    assert service.run(500, Limits(1000, 100)) < 5 * 75 + 90
-    assert 900 < service.fullest_minute <= 1000
-    assert service.lateness() < 2
-    assert max(service.late.values()) < 15
-    assert mean(service.scheduler.values()) < 12
-
-
-def test_a_tiny_limit() -> None:
-    """At 10 requests a minute and 3 tasks, all finish, and no submit waits long."""
-    service = Service(evenly(60, 90))
-    assert service.run(24, Limits(10, 3)) < 24 / 3 * 75 * 1.3 + 90
-    assert service.fullest_minute <= 10
-    assert service.lateness() < 10
-    found = sorted(service.ends[number] + late for number, late in service.late.items())
-    waited = [sent - freed for sent, freed in zip(service.submits[3:], found, strict=False)]
-    assert max(waited) < 20  # three requests
-    assert mean(waited) < 10
-
-
-@pytest.mark.parametrize("factor", [2.0, pytest.param(10.0, marks=pytest.mark.slow)])
-def test_a_service_in_trouble(factor: float) -> None:
-    """A service that becomes much slower, and recovers, is followed both ways."""
-    usual = evenly(60, 90)
-    service = Service(lambda number: usual(number) * (factor if number < 80 else 1))
-    service.run(400, Limits(10_000, 40))
-    assert service.lateness(280) < 1
-    assert max(service.late.values()) < 65
-    assert max(service.scheduler.values()) < 300
-
-
-def test_stuck_tasks_among_others() -> None:
-    """A tenth that hangs for twenty minutes does not keep the others from being found."""
-    usual = evenly(60, 90)
-    service = Service(lambda number: usual(number) if number % 10 else 1200)
-    service.run(200, Limits(1000, 100))
-    others = [late for number, late in service.late.items() if number % 10]
-    assert mean(others) < 2
-    assert max(service.scheduler.values()) < 150
-    assert service.fullest_minute <= 1000

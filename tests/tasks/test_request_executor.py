@@ -76,12 +76,12 @@ async def test_what_may_be_repeated_is() -> None:
     events: list[Event] = []
     trouble = [ServerError("1", retryable=True), ServerError("2", retryable=True)]
     await create_executor(events.append).execute(REQUEST, Sending(*trouble))
-    told = [event for event in events if isinstance(event, Retrying)]
-    assert [(one.what, one.error, one.attempt) for one in told] == [
+    reported = [event for event in events if isinstance(event, Retrying)]
+    assert [(one.what, one.error, one.attempt) for one in reported] == [
         ("balance", trouble[0], 1),
         ("balance", trouble[1], 2),
     ]
-    assert now() == pytest.approx(sum(one.delay for one in told), abs=0.01)
+    assert now() == pytest.approx(sum(one.delay for one in reported), abs=0.01)
 
 
 async def test_what_may_not_be_repeated_is_not() -> None:

@@ -38,23 +38,23 @@ def now() -> float:
 
 
 class SubmitObserver:
-    """Notes what it is told, and raises or waits where it is told to."""
+    """Records its calls, and raises or waits where it is instructed to."""
 
     def __init__(self, *, wait: float = 0.0, **raises: Exception) -> None:
         self.wait = wait
         self.raises = raises
-        self.told: list[object] = []
+        self.calls: list[object] = []
 
     async def before_send(self) -> None:
-        self.told.append("sending")
+        self.calls.append("sending")
         await self._do("sending")
 
     async def on_rejected(self, error: KlingError) -> None:
-        self.told.append(type(error))
+        self.calls.append(type(error))
         await self._do("refused")
 
     async def on_accepted(self, ref: TaskRef) -> None:
-        self.told.append(ref)
+        self.calls.append(ref)
         await self._do("accepted")
 
     async def _do(self, step: str) -> None:
@@ -63,11 +63,11 @@ class SubmitObserver:
             raise self.raises[step]
 
 
-# --------------------------------------------------------------------- tasks that nobody waits for
+# --------------------------------------------------------------------- tasks without waiters
 
 
 async def test_submits_beyond_the_slots_go_on(emulate: Emulate, connect: Connect) -> None:
-    """Submits are served as tasks end, though nobody waits for those: one after another."""
+    """Submits are served as tasks end, though those have no waiters: one after another."""
     emulator = await emulate(concurrent_tasks=2)
     kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
     for _ in range(6):
@@ -98,7 +98,7 @@ async def test_a_slot_that_was_lost(emulate: Emulate, connect: Connect) -> None:
 
 
 async def test_a_task_factory_is_asked(emulate: Emulate, connect: Connect) -> None:
-    """Whoever watches the tasks of a loop through its factory sees those of submits, too."""
+    """A watcher of the tasks of a loop through its factory sees those of submits, too."""
     emulator = await emulate()
     kling = await connect(emulator)
     loop, seen = asyncio.get_running_loop(), set()
@@ -147,7 +147,7 @@ async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) 
 
 
 async def test_nobody_is_asked_after_without_need(emulate: Emulate, connect: Connect) -> None:
-    """As long as there are slots, tasks that nobody waits for are not asked after."""
+    """As long as there are slots, tasks without waiters are not polled."""
     emulator = await emulate()
     kling = await connect(emulator, limits=Limits(concurrent_tasks=3))
     for _ in range(3):
@@ -159,7 +159,7 @@ async def test_nobody_is_asked_after_without_need(emulate: Emulate, connect: Con
 async def test_nothing_is_left_of_a_wait(
     emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
-    """When no submit waits for a slot any more, nobody looks after the tasks any more."""
+    """When no submit waits for a slot any more, the tasks are not polled any more."""
     emulator = await emulate("task:*=stuck")
     kling = await connect(emulator, limits=Limits(concurrent_tasks=1))
     await kling.submit(FOX)
@@ -335,17 +335,17 @@ async def test_an_attached_task_that_is_old(age: float, slots: int) -> None:
 
 
 async def test_what_a_witness_is_told(emulate: Emulate, connect: Connect) -> None:
-    """An observer is told before each sending, of each refusal, and of the acceptance."""
+    """An observer is called before each sending, of each refusal, and of the acceptance."""
     emulator = await emulate("submit:1=503", "submit:2=429:7", "submit:3=reset")
     kling = await connect(emulator)
     observer = SubmitObserver()
     with pytest.raises(AnswerLostError):
         await kling.submit(FOX, observer=observer)
-    assert len(observer.told) == 5
-    assert observer.told[::2] == ["sending"] * 3  # nobody refused what was lost
+    assert len(observer.calls) == 5
+    assert observer.calls[::2] == ["sending"] * 3  # it was not refused what was lost
     observer = SubmitObserver()
     task = await kling.submit(FOX, observer=observer)
-    assert observer.told == ["sending", task.ref]
+    assert observer.calls == ["sending", task.ref]
 
 
 async def test_a_witness_of_a_refusal(emulate: Emulate, connect: Connect) -> None:
@@ -354,25 +354,25 @@ async def test_a_witness_of_a_refusal(emulate: Emulate, connect: Connect) -> Non
     observer = SubmitObserver()
     with pytest.raises(RefusedError):
         await kling.submit(FOX, observer=observer)
-    assert observer.told == ["sending", ServerError, "sending", RefusedError]
+    assert observer.calls == ["sending", ServerError, "sending", RefusedError]
 
 
 async def test_a_witness_is_told_after_the_limits(emulate: Emulate, connect: Connect) -> None:
-    """The observer hears of a sending when slot and permit are there, not before."""
+    """The observer is called before a sending when slot and permit are there, not before."""
     kling = await connect(await emulate(), limits=Limits(requests_per_minute=1))
     await kling.balance()
     observer = SubmitObserver()
     waiting = asyncio.create_task(kling.submit(FOX, observer=observer))
     await asyncio.sleep(50)
-    assert observer.told == []
+    assert observer.calls == []
     await waiting
-    assert len(observer.told) == 2
+    assert len(observer.calls) == 2
 
 
 async def test_cancelled_before_it_is_sent(
     emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
-    """Who is cancelled while the observer is told has sent nothing, and the slot is free."""
+    """Who is cancelled while the observer is called has sent nothing, and the slot is free."""
     emulator = await emulate()
     limiter = LocalLimiter()
     kling = await connect(emulator, limiter=limiter)
@@ -384,7 +384,7 @@ async def test_cancelled_before_it_is_sent(
     assert waiting.cancelled()
     assert not emulator.requests
     assert limiter.slots_in_use == 0
-    assert observer.told == ["sending"]
+    assert observer.calls == ["sending"]
     assert not leftovers()
 
 
@@ -396,7 +396,7 @@ async def test_cancelled_before_it_is_sent_again(emulate: Emulate, connect: Conn
     observer = SubmitObserver(wait=10)
     waiting = asyncio.create_task(kling.submit(FOX, observer=observer))
     await asyncio.sleep(25)
-    assert observer.told == ["sending", ServerError, "sending"]
+    assert observer.calls == ["sending", ServerError, "sending"]
     waiting.cancel()
     await asyncio.sleep(100)
     assert len(emulator.requests) == 1
@@ -406,7 +406,7 @@ async def test_cancelled_before_it_is_sent_again(emulate: Emulate, connect: Conn
 async def test_a_witness_hears_though_the_caller_has_gone(
     emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
-    """The acceptance is told, and taken to its end, though the caller was cancelled."""
+    """The acceptance is reported completely though the caller was cancelled."""
     emulator = await emulate("submit:1=slow:5")
     kling = await connect(emulator)
     observer = SubmitObserver(wait=1)
@@ -415,7 +415,7 @@ async def test_a_witness_hears_though_the_caller_has_gone(
     waiting.cancel()
     await kling.close()
     assert waiting.cancelled()
-    assert observer.told == ["sending", *kling.running]
+    assert observer.calls == ["sending", *kling.running]
     assert not leftovers()
 
 
@@ -516,7 +516,7 @@ async def test_a_witness_that_fails_on_the_acceptance(
             await kling.submit(FOX, observer=observer)
     assert caught.value is error
     (ref,) = kling.running
-    assert observer.told == ["sending", ref]
+    assert observer.calls == ["sending", ref]
     assert len(emulator.ledger) == len(emulator.requests) == 1
     assert events == [Submitted(ref, FOX)]
     assert limiter.slots_in_use == 1
@@ -534,7 +534,7 @@ async def test_what_a_witness_that_forbids_gives_back(error: Exception) -> None:
     observer = SubmitObserver(sending=error)
     with pytest.raises(type(error)):
         await kling.submit(FOX, observer=observer)
-    assert observer.told == ["sending"]
+    assert observer.calls == ["sending"]
     assert not transport.requests
     await kling.submit(FOX)
     assert now() == pytest.approx(60, abs=1)  # a permit that is never answered is never free
@@ -553,7 +553,7 @@ async def test_a_witness_that_fails_when_the_caller_has_gone(
     observer = SubmitObserver(wait=3, **{step: error})
     waiting = asyncio.create_task(kling.submit(FOX, observer=observer))
     await asyncio.sleep(4)
-    assert len(observer.told) == 2
+    assert len(observer.calls) == 2
     waiting.cancel()
     await kling.close()
     assert waiting.cancelled()
@@ -567,7 +567,7 @@ async def test_a_witness_that_fails_when_the_caller_has_gone(
 async def test_gone_when_it_is_refused(
     emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
-    """Who is cancelled while the observer hears of a refusal leaves a free slot and an event."""
+    """Who is cancelled while the observer gets a refusal leaves a free slot and an event."""
     emulator = await emulate("submit:1=503")
     events: list[Event] = []
     limiter = LocalLimiter()
@@ -575,7 +575,7 @@ async def test_gone_when_it_is_refused(
     observer = SubmitObserver(wait=3)
     waiting = asyncio.create_task(kling.submit(FOX, observer=observer))
     await asyncio.sleep(4)
-    assert len(observer.told) == 2
+    assert len(observer.calls) == 2
     waiting.cancel()
     await kling.close()
     assert [type(event) for event in events] == [SubmitFailed]

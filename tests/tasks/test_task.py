@@ -106,14 +106,14 @@ async def test_a_known_age() -> None:
 
 
 async def test_an_unknown_age() -> None:
-    """A task of which nobody knows the age is asked after at once."""
+    """A task of unknown age is asked after at once."""
     service = Service((0, "processing"), (10, "success"))
     await service.task(Polling(first=500.0), age=None)
     assert service.asked[:2] == pytest.approx([0, 1], abs=0.01)
 
 
 async def test_tasks_that_are_awaited_one_after_another() -> None:
-    """A task that nobody has waited for yet grows older: once it is awaited, it is asked after."""
+    """A task without waiters grows older: once it is awaited, it is asked after."""
     service = Service((0, "processing"), (70, "success"))
     tasks = [service.task(Polling()) for _ in range(3)]
     for task in tasks:
@@ -122,7 +122,7 @@ async def test_tasks_that_are_awaited_one_after_another() -> None:
 
 
 async def test_snapshot_and_repr() -> None:
-    """A task shows the last thing that it was told, in the service's own words."""
+    """A task shows the last status, in the service's own words."""
     service = Service((0, "processing_r2"))
     task = service.task()
     assert task.snapshot is None
@@ -184,7 +184,7 @@ async def test_the_watchers_own_time_is_not_cut() -> None:
 
 
 async def test_unknown_states_are_still_running() -> None:
-    """A state that nobody knows does not end the wait."""
+    """An unknown state does not end the wait."""
     service = Service((0, "whatever"), (20, "success"))
     await service.task()
     assert now() == pytest.approx(20, abs=0.1)
@@ -240,7 +240,7 @@ async def test_one_waiters_deadline_is_not_anothers() -> None:
 
 
 async def test_a_status_call_beside_a_waiter() -> None:
-    """A status call tells a watcher of a change at its next turn."""
+    """A status call shows a watcher a change at its next turn."""
     service = Service((0, "processing"), (2, "success"))
     task = service.task()
     waiter = asyncio.create_task(task.wait())
@@ -260,7 +260,7 @@ async def begun(task: Task) -> asyncio.Task[Result]:
 
 
 async def test_a_hint() -> None:
-    """A hint has whoever waits ask at once, once for all of them."""
+    """A hint has the waiters poll at once, once for all of them."""
     service = Service((0, "processing"), (7, "success"))
     task = service.task(Polling())
     waits = [asyncio.create_task(task.wait()) for _ in range(3)]
@@ -300,7 +300,7 @@ async def test_a_hint_while_it_is_asked_after() -> None:
 
 
 async def test_a_hint_while_nobody_waits() -> None:
-    """If nobody waits, that is said, and the first who does asks at once."""
+    """If there is no waiter, that is returned, and the first one polls at once."""
     service = Service((0, "processing"), (7, "success"))
     task = service.task(Polling())
     assert task.notify_ended() is False
@@ -324,7 +324,7 @@ async def test_a_hint_while_a_watcher_is_busy() -> None:
 
 
 async def test_a_hint_about_a_task_of_unknown_age() -> None:
-    """An attached task may be hinted at before anybody waits for it."""
+    """An attached task may be hinted at before there is a waiter."""
     service = Service((0, "success"))
     task = service.task(Polling(), age=None)
     assert task.notify_ended() is False
@@ -352,7 +352,7 @@ async def test_a_hint_and_a_waiter_who_gives_up(at: str) -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_an_end_beyond_doubt(waits: bool) -> None:  # noqa: FBT001
-    """A hint that brings the end itself is believed, and nobody is asked."""
+    """A hint that brings the end itself is believed without a status call."""
     service = Service((0, "processing"))
     task = service.task(Polling())
     ended = Snapshot(REF, TaskState.SUCCESS, "success", result_urls=URLS)
@@ -421,7 +421,7 @@ def test_a_hint_on_another_loop() -> None:
         tasks.append(service.task(Polling()))
         return await begun(tasks[0])
 
-    async def go_on() -> None:
+    async def resume() -> None:
         assert tasks[0].notify_ended() is False
         service.plan = ((0, "success"),)
         await tasks[0]
@@ -430,7 +430,7 @@ def test_a_hint_on_another_loop() -> None:
     left = asyncio.Runner(loop_factory=VirtualLoop)
     wait = left.run(leave())
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(go_on())
+        runner.run(resume())
     left.close()
     assert wait.cancelled()
 
@@ -583,7 +583,7 @@ async def test_the_deadline() -> None:
 
 
 async def test_a_deadline_before_the_first_poll() -> None:
-    """If the deadline comes first, the error says that nobody has asked."""
+    """If the deadline comes first, the error says that it was not polled."""
     service = Service((0, "pending"))
     with pytest.raises(TaskTimeoutError, match="not polled yet") as caught:
         await service.task(Polling()).wait(timeout=30)
@@ -758,7 +758,7 @@ async def test_closing_ends_the_waits() -> None:
 
 
 def test_waiting_on_two_loops() -> None:
-    """A second loop goes on where the first one stopped: the task is as old as it is."""
+    """A second loop continues where the first one stopped: the task is as old as it is."""
     service = Service((0, "processing"))
     tasks: list[Task] = []
 
@@ -781,7 +781,7 @@ def test_waiting_on_two_loops() -> None:
 
 
 def test_waiters_on_a_loop_that_was_left() -> None:
-    """Nobody stands in line behind waiters whose loop is not run any more."""
+    """No waiter queues behind those whose loop is not run any more."""
     service = Service((0, "processing"), (80, "success"))
     tasks: list[Task] = []
 
@@ -806,7 +806,7 @@ def test_waiters_on_a_loop_that_was_left() -> None:
 
 
 async def test_trouble_with_a_real_service(emulate: Emulate, connect: Connect) -> None:
-    """A wait goes on through a minute of gateway errors and dropped connections."""
+    """A wait continues through a minute of gateway errors and dropped connections."""
     emulator = await emulate("status:1-6=502", "status:7-12=reset", "status:13-18=cut")
     kling: KlingClient = await connect(emulator)
     task = await kling.submit(MasterTextToVideo("a fox"))

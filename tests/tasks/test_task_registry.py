@@ -70,7 +70,7 @@ class Service:
         """Note a task that was just accepted."""
         return self.registry.add(ref, FOX, await self.limiter.slot(), nonce)
 
-    def told(self, kind: type[Event]) -> list[Event]:
+    def events_of(self, kind: type[Event]) -> list[Event]:
         """Return the events of a kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -113,7 +113,7 @@ async def test_a_task_that_takes_longer_than_presumed() -> None:
 
 
 async def test_the_slot_of_a_process_that_died() -> None:
-    """Whoever finds a task ended, or running, has the slot that another process took for it."""
+    """A process that finds a task ended, or running, has the slot that another one took for it."""
     engine, limits = MemoryLimitsBackend(), Limits(concurrent_tasks=2)
     async with (
         SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as dead,
@@ -141,6 +141,7 @@ async def test_the_slot_of_a_process_that_died() -> None:
         await asyncio.sleep(0.1)
         assert alive.slots_in_use == 0
         assert engine.calls <= calls + 1
+        assert task.ref == REF
 
 
 async def test_the_tasks_are_a_copy() -> None:
@@ -173,6 +174,7 @@ async def test_an_older_answer_on_an_attached_task(*, seen: bool) -> None:
     service.registry.update(RUNNING, known=True)
     assert service.registry.tasks == {}
     assert service.slots == 0
+    assert task.ref == REF
 
 
 async def test_a_task_of_another_process() -> None:
@@ -187,7 +189,7 @@ async def test_a_task_of_another_process() -> None:
 
 
 async def test_attached() -> None:
-    """An attached task is found while somebody holds it; seen to run, it takes a slot."""
+    """An attached task is found while a caller holds it; seen to run, it takes a slot."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
     assert service.registry.find(REF) is task
@@ -198,7 +200,7 @@ async def test_attached() -> None:
 
 
 async def test_attached_and_dropped() -> None:
-    """An attached task that nobody holds is forgotten."""
+    """An attached task without references is forgotten."""
     service = Service()
     service.registry.attach(REF, KIND, None)
     gc.collect()
@@ -206,7 +208,7 @@ async def test_attached_and_dropped() -> None:
 
 
 async def test_attached_and_ended() -> None:
-    """An attached task that has told its end is not found any more."""
+    """An attached task that has been seen to end is not found any more."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
     service.says = SUCCESS
@@ -232,18 +234,18 @@ async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> 
     """A callback speaks of a task at its own URL only, or at any if that is not known."""
     service = Service()
     task = await service.begin(own)
-    assert service.registry.find_called(REF, nonce) is (task if speaks else None)
+    assert service.registry.find(REF, nonce) is (task if speaks else None)
     assert service.registry.has_nonce(REF, nonce) is (own == nonce)
     assert not service.registry.has_nonce(TaskRef(REF.model, "task_2"), nonce)
-    assert service.registry.find_called(TaskRef(REF.model, "task_2"), nonce) is None
-    assert service.registry.find_called(TaskRef("kling-3", REF.task_id), nonce) is None
+    assert service.registry.find(TaskRef(REF.model, "task_2"), nonce) is None
+    assert service.registry.find(TaskRef("kling-3", REF.task_id), nonce) is None
 
 
 async def test_an_attached_task_is_called_at_any_url() -> None:
     """A task of an earlier process may have had any URL of ours."""
     service = Service()
     task = service.registry.attach(REF, KIND, None)
-    assert service.registry.find_called(REF, "whichever") is task
+    assert service.registry.find(REF, "whichever") is task
 
 
 async def test_when_a_task_is_asked_after() -> None:
@@ -278,9 +280,9 @@ async def test_attending() -> None:
     await poll_unattended(service.registry.attach(REF, KIND, 0.0))
     service.raises = None
     service.says = RUNNING
-    asked = len(service.told(Polled))
+    asked = len(service.events_of(Polled))
     await poll_unattended(service.registry.attach(REF, KIND, 0.0), once=True)
-    assert len(service.told(Polled)) == asked + 1
+    assert len(service.events_of(Polled)) == asked + 1
 
 
 async def test_attending_with_a_foreign_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -306,7 +308,7 @@ async def test_the_end_is_told_once(ended: Snapshot) -> None:
         await service.registry.read_status(REF)
     assert [type(event) for event in service.events] == [Polled, TaskEnded, Polled, Polled]
     service.registry.update(ended, known=True)  # asked for before the end was known
-    (end,) = service.told(TaskEnded)
+    (end,) = service.events_of(TaskEnded)
     assert isinstance(end, TaskEnded)
     assert end.snapshot.state is ended.state
 
@@ -318,6 +320,7 @@ async def test_the_end_of_an_attached_task() -> None:
     service.note(SUCCESS)
     service.note(SUCCESS)
     assert service.events == [TaskEnded(SUCCESS)]
+    assert task.ref == REF
 
 
 async def test_a_404_of_a_young_task() -> None:
@@ -334,7 +337,7 @@ async def test_a_404_of_a_young_task() -> None:
         await service.registry.read_status(REF)
     assert service.slots == 0
     assert service.registry.find(REF) is None
-    assert not service.told(TaskEnded)
+    assert not service.events_of(TaskEnded)
 
 
 async def test_a_404_of_an_unknown_task() -> None:
@@ -420,16 +423,14 @@ async def test_abandoned_after_the_end() -> None:
     assert received == [(REF,)]
 
 
-# ------------------------------------------------------------------------------ when tasks have ended
+# ---------------------------------------------------------------------------- when tasks have ended
 
 
-def end(service: Service, number: int) -> TaskRef:
-    """See a task running, and then ended."""
+async def end(service: Service, number: int) -> TaskRef:
+    """See a task end that was submitted here."""
     ref = TaskRef(REF.model, f"task_{number}")
-    task = service.registry.attach(ref, KIND, 1.0)
-    service.note(evolve(RUNNING, ref=ref))
+    await service.begin(ref=ref)
     service.note(evolve(SUCCESS, ref=ref))
-    assert task.ref == ref
     return ref
 
 
@@ -437,9 +438,9 @@ async def test_when_a_task_has_ended() -> None:
     """The latest moment counts at which a task was seen to end that had been seen running."""
     service = Service()
     assert service.registry.ended_at(REF) is None
-    end(service, 1)
+    await end(service, 1)
     between = datetime.now(UTC)
-    end(service, 1)
+    await end(service, 1)
     ended_at = service.registry.ended_at(REF)
     assert ended_at is not None
     assert between <= ended_at <= datetime.now(UTC)
@@ -448,12 +449,12 @@ async def test_when_a_task_has_ended() -> None:
 async def test_the_latest_ends_are_remembered() -> None:
     """A process that lives long does not remember all tasks."""
     service = Service()
-    first = end(service, 0)
-    second = end(service, 1)
+    first = await end(service, 0)
+    second = await end(service, 1)
     for number in range(2, 500):
-        end(service, number)
-    end(service, 0)
+        await end(service, number)
+    await end(service, 0)
     assert service.registry.ended_at(second) is not None
-    end(service, 500)
+    await end(service, 500)
     assert service.registry.ended_at(second) is None
     assert service.registry.ended_at(first) is not None

@@ -8,7 +8,7 @@ from PIL import Image
 
 from kling_async.testing.emulator.images import sniff
 from kling_async.testing.emulator.rules import MODES, read_order
-from kling_async.testing.media import film as media
+from kling_async.testing.media.pictures import prepare_picture
 from kling_async.testing.sample_files import DEMO, FOLDER
 
 if TYPE_CHECKING:
@@ -53,4 +53,4 @@ def test_pictures_are_small_and_whole(path: Path) -> None:
     """A picture is under 120 kB and can be decoded."""
     data = path.read_bytes()
     assert len(data) < 120_000
-    assert media.prepare_picture(data)
+    assert prepare_picture(data)

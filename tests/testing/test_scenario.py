@@ -5,7 +5,14 @@ import pickle
 import pytest
 
 from kling_async.errors import ConfigurationError
-from kling_async.testing.scenario import CALLBACKS, FAULTS, OUTCOMES, Rule, Scenario, Which
+from kling_async.testing.scenario import (
+    CALLBACKS,
+    FAULTS,
+    OUTCOMES,
+    Occurrences,
+    Scenario,
+    ScenarioRule,
+)
 
 
 def test_on_gives_a_new_scenario() -> None:
@@ -13,7 +20,7 @@ def test_on_gives_a_new_scenario() -> None:
     one = Scenario()
     two = one.on("submit", 1, "reset")
     assert one.rules == ()
-    assert two.rules == (Rule("submit", Which(1, 1), "reset"),)
+    assert two.rules == (ScenarioRule("submit", Occurrences(1, 1), "reset"),)
 
 
 @pytest.mark.parametrize(

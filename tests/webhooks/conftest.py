@@ -208,7 +208,7 @@ def serve(run: Run, request: pytest.FixtureRequest) -> Serve:
         async def nothing(kling: KlingClient) -> str:
             return repr(kling)
 
-        # A client that nobody talks to: its service is the closed port of the machine.
+        # A client that sends nothing: its service is a closed port.
         idle = KlingClient("key", base_url="http://127.0.0.1:9", inbox=inbox)
         return await run(build(inbox, client or idle, act or nothing))
 

@@ -74,7 +74,7 @@ async def test_answers(serve: Serve, site: Site, connect: Connect) -> None:
 
 
 async def test_other_methods(serve: Serve, site: Site, connect: Connect) -> None:
-    """Who knows the URL, and does not post to it, is told to post."""
+    """A request to a valid URL that is not a POST is answered with 405 and Allow."""
     await serve(site.inbox())
     for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH"):
         peer = await connect()
@@ -199,7 +199,7 @@ async def test_endless_headers_take_no_memory(
 async def test_clients_may_go(
     serve: Serve, site: Site, connect: Connect, caplog: pytest.LogCaptureFixture, body: bytes
 ) -> None:
-    """Whoever leaves in the middle of a body leaves nothing behind, not even in a log."""
+    """A client that disconnects in the middle of a body leaves nothing behind, and no log."""
     caplog.set_level(logging.INFO)
     inbox = site.inbox()
     await serve(inbox)
@@ -219,7 +219,7 @@ async def test_clients_may_go(
 async def test_garbage(
     serve: Serve, site: Site, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever bytes come, none of them is a server error, and the server goes on."""
+    """Whatever bytes come, none of them is a server error, and the server continues."""
     await serve(site.inbox())
     dice = random.Random(4)  # noqa: S311 - garbage, not secrets
     start = f"POST {site.path} HTTP/1.1\r\nHost: x\r\n".encode()
@@ -360,7 +360,7 @@ async def test_errors_are_answered(
 async def test_our_own_faults_are_logged_with_their_place(
     serve: Serve, site: Site, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is wrong with the server itself is a 500 that tells nothing, and a traceback."""
+    """What is wrong with the server itself is a 500 without details, and a traceback in the log."""
 
     async def act(kling: KlingClient) -> str:
         raise AuthenticationError(f"the key of {kling!r} is wrong", status=401)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 def idle() -> KlingClient:
-    """Return a client that nobody talks to."""
+    """Return a client that sends nothing."""
     return KlingClient("key", base_url="http://127.0.0.1:9")
 
 
@@ -70,7 +70,7 @@ async def test_a_client_that_cannot_be_made(run: Run) -> None:
 async def test_errors_that_come_too_late(
     site: Site, run: Run, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After an answer has begun, an error goes on to the server, which closes the connection."""
+    """After an answer has begun, an error reaches the server, which closes the connection."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -32,7 +32,7 @@ class Server:
         self.sent.append(message)
 
     @property
-    def told(self) -> list[object]:
+    def sent_types(self) -> list[object]:
         return [message["type"] for message in self.sent]
 
     async def live(self, app: asgi.App) -> None:
@@ -54,7 +54,7 @@ class Server:
 
 
 def idle() -> KlingClient:
-    """Return a client that nobody talks to."""
+    """Return a client that sends nothing."""
     return KlingClient("key", base_url="http://127.0.0.1:9")
 
 
@@ -91,7 +91,7 @@ async def test_lengths_that_are_none(site: Site) -> None:
     assert await Server().ask(app, [(b"content-length", b"9" * 5_000)])
 
 
-async def test_answers_to_nobody(site: Site) -> None:
+async def test_answers_without_a_client(site: Site) -> None:
     """Servers that refuse to answer a client that has gone are not complained to."""
 
     async def send(message: asgi.Message) -> None:
@@ -105,7 +105,7 @@ async def test_the_client_outlives_the_application() -> None:
     """The client is open before the application starts and closed after it has ended."""
     story = []
 
-    class Told(KlingClient):
+    class Noisy(KlingClient):
         async def close(self) -> None:
             story.append("closed")
             await super().close()
@@ -117,9 +117,9 @@ async def test_the_client_outlives_the_application() -> None:
             await send({"type": f"{kind}.complete"})
 
     server = Server()
-    await server.live(asgi.lifespan(Told("key", base_url="http://127.0.0.1:9"), app))
-    assert story == ["lifespan.startup with Told", "lifespan.shutdown with Told", "closed"]
-    assert server.told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    await server.live(asgi.lifespan(Noisy("key", base_url="http://127.0.0.1:9"), app))
+    assert story == ["lifespan.startup with Noisy", "lifespan.shutdown with Noisy", "closed"]
+    assert server.sent_types == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def _refuses(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -138,7 +138,7 @@ async def test_applications_without_a_lifespan(
     caplog.set_level(logging.WARNING)
     server = Server()
     await server.live(asgi.lifespan(idle(), app))
-    assert server.told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert server.sent_types == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert isinstance(asgi.client({"state": server.state}), KlingClient)
     assert not caplog.records
 
@@ -151,7 +151,7 @@ async def test_applications_that_leave_early() -> None:
 
     server = Server()
     await server.live(asgi.lifespan(idle(), app))
-    assert server.told == ["lifespan.startup.complete"]
+    assert server.sent_types == ["lifespan.startup.complete"]
 
 
 async def test_a_client_that_cannot_be_made() -> None:
@@ -163,7 +163,7 @@ async def test_a_client_that_cannot_be_made() -> None:
     server = Server()
     with pytest.raises(ConfigurationError):
         await server.live(asgi.lifespan(make, _returns))
-    assert server.told == ["lifespan.startup.failed"]
+    assert server.sent_types == ["lifespan.startup.failed"]
     assert str(server.sent[0]["message"]).endswith("ConfigurationError: there is no key\n")
 
 
@@ -177,13 +177,13 @@ async def test_an_application_that_does_not_start() -> None:
     server = Server()
     with pytest.raises(LookupError):
         await server.live(asgi.lifespan(idle(), app))
-    assert server.told == ["lifespan.startup.failed"]
+    assert server.sent_types == ["lifespan.startup.failed"]
     assert "no database" in str(server.sent[0]["message"])
 
 
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
-async def test_failures_that_the_application_tells(phase: str) -> None:
-    """What the application itself says of its failure is what the server hears."""
+async def test_failures_that_the_application_reports(phase: str) -> None:
+    """The application's own report of its failure is sent to the server."""
     failed: asgi.Message = {"type": f"lifespan.{phase}.failed", "message": "its own words"}
 
     async def app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -201,7 +201,7 @@ async def test_failures_that_the_application_tells(phase: str) -> None:
 
 
 async def test_a_client_that_does_not_close() -> None:
-    """If the client cannot be closed, the server hears of a failure, not of a good end."""
+    """If the client cannot be closed, the server gets a failure, not a completed shutdown."""
 
     class Stuck(KlingClient):
         async def close(self) -> None:
@@ -210,7 +210,7 @@ async def test_a_client_that_does_not_close() -> None:
     server = Server()
     with pytest.raises(OSError, match="cannot close"):
         await server.live(asgi.lifespan(Stuck("key", base_url="http://127.0.0.1:9"), _returns))
-    assert server.told == ["lifespan.startup.complete", "lifespan.shutdown.failed"]
+    assert server.sent_types == ["lifespan.startup.complete", "lifespan.shutdown.failed"]
 
 
 @pytest.mark.parametrize("scope", [{}, {"state": {}}, {"state": None}])
@@ -222,7 +222,7 @@ async def test_no_client(scope: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_errors_that_come_too_late(kind: str) -> None:
-    """After an answer has begun, and outside of HTTP, an error goes on to the server."""
+    """After an answer has begun, and outside of HTTP, an error reaches the server."""
 
     async def app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         if kind == "http":

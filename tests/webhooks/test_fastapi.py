@@ -25,7 +25,7 @@ Kling = Annotated[KlingClient, Depends(fastapi.client)]
 
 
 def idle() -> KlingClient:
-    """Return a client that nobody talks to."""
+    """Return a client that sends nothing."""
     return KlingClient("key", base_url="http://127.0.0.1:9")
 
 

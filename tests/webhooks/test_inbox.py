@@ -42,15 +42,15 @@ FORGED = f"/kling/{write_token(MODEL, NONCE, OTHER.encode())}"
 URLS = ["https://example.com/a.mp4"]
 
 
-class Ear:
-    """Notes what it hears, and knows the tasks that it is told of."""
+class RecordingListener:
+    """Records callbacks, and knows some tasks."""
 
     def __init__(self, *known: str) -> None:
         self.known = known
-        self.heard: list[Callback] = []
+        self.received: list[Callback] = []
 
     def handle(self, callback: Callback) -> bool:
-        self.heard.append(callback)
+        self.received.append(callback)
         return callback.snapshot.ref.task_id in self.known
 
 
@@ -60,11 +60,11 @@ def inbox(**options: object) -> Inbox:
     return Inbox(**{**defaults, **options})  # type: ignore[arg-type]  # each test its own
 
 
-def listening(*known: str, **options: object) -> tuple[Inbox, Ear]:
+def listening(*known: str, **options: object) -> tuple[Inbox, RecordingListener]:
     """Make an inbox, and one who listens and waits for these tasks."""
-    box, ear = inbox(**options), Ear(*known)
-    box.join(ear)
-    return box, ear
+    box, listener = inbox(**options), RecordingListener(*known)
+    box.join(listener)
+    return box, listener
 
 
 def body(task_id: str = "task_1", state: str = "success", **more: object) -> bytes:
@@ -79,7 +79,7 @@ def body(task_id: str = "task_1", state: str = "success", **more: object) -> byt
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "shown"),
     [
         ("https://example.com", "https://example.com"),
         ("https://example.com/", "https://example.com"),
@@ -91,12 +91,12 @@ def body(task_id: str = "task_1", state: str = "success", **more: object) -> byt
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_public_urls(url: str, told: str) -> None:
+def test_public_urls(url: str, shown: str) -> None:
     """The service reaches the inbox by https, or by plain http on this machine alone."""
     box = inbox(public_url=url)
-    assert box.public_url == told
+    assert box.public_url == shown
     called = box.callback_url(MODEL, NONCE)
-    assert called == f"{told}/{TOKEN}"
+    assert called == f"{shown}/{TOKEN}"
     assert box.verify("POST", urlsplit(called).path) == (MODEL, NONCE)
 
 
@@ -194,7 +194,7 @@ def test_the_secret_is_not_shown() -> None:
     box = inbox(secret=[SECRET, OTHER])
     assert repr(box) == str(box) == "<Inbox https://example.com/kling>"
     pickled = b""
-    with suppress(AttributeError, TypeError, pickle.PicklingError):  # nobody should
+    with suppress(AttributeError, TypeError, pickle.PicklingError):  # it should not be possible
         pickled = pickle.dumps(box)
     assert SECRET.encode() not in pickled
     assert OTHER.encode() not in pickled
@@ -240,22 +240,22 @@ def test_rotation() -> None:
 )
 def test_answers(method: str, path: str, what: bytes, status: int, counted: Counts) -> None:
     """Each request has its status, and is counted by what became of it."""
-    box, ear = listening("task_1")
+    box, listener = listening("task_1")
     assert box.counts == Counts()
     assert box.handle(method, path, "a=b", what) == status
     assert box.counts == counted
-    assert len(ear.heard) == counted.delivered + counted.unknown + counted.still_running
+    assert len(listener.received) == counted.delivered + counted.unknown + counted.still_running
 
 
 def test_those_that_say_that_it_runs() -> None:
     """Four that say that a task runs are passed on, and take no place of those that say its end."""
-    box, ear = listening("task_1")
+    box, listener = listening("task_1")
     for _ in range(6):
         box.handle("POST", PATH, "", body(state="processing"))
     box.handle("POST", PATH, "", body("task_2", state="processing"))
     for _ in range(6):
         box.handle("POST", PATH, "", body())
-    states = [one.snapshot.state.value for one in ear.heard]
+    states = [one.snapshot.state.value for one in listener.received]
     assert states == ["processing"] * 5 + ["success"] * 4
     assert box.counts == Counts(delivered=1, repeated=5, still_running=7)
 
@@ -263,24 +263,24 @@ def test_those_that_say_that_it_runs() -> None:
 @pytest.mark.parametrize(("task_id", "unfinished"), [("task_1", 1), ("task_2", 0)])
 def test_one_that_was_relayed(task_id: str, unfinished: int) -> None:
     """One that came to another process is counted if the task runs here, and else is not."""
-    box, ear = listening("task_1")
+    box, listener = listening("task_1")
     snapshot = Snapshot(TaskRef(MODEL, task_id), TaskState.PROCESSING, "processing")
     box.deliver_relayed(snapshot, NONCE)
-    assert len(ear.heard) == 1
+    assert len(listener.received) == 1
     assert box.counts == Counts(still_running=unfinished)
 
 
-def test_what_is_told() -> None:
-    """Who listens is told what the callback said, at which URL, and whether it is to be trusted."""
+def test_what_listeners_get() -> None:
+    """A listener gets the snapshot, the nonce, and whether the callback may be trusted."""
     for confirm in (True, False):
-        box, ear = listening("task_1", confirm=confirm)
+        box, listener = listening("task_1", confirm=confirm)
         box.handle("POST", PATH, "", body())
-        (heard,) = ear.heard
-        assert heard.snapshot.ref == TaskRef(MODEL, "task_1")
-        assert heard.snapshot.state is TaskState.SUCCESS
-        assert heard.snapshot.result_urls == tuple(URLS)
-        assert heard.nonce == NONCE
-        assert heard.trusted is not confirm
+        (callback,) = listener.received
+        assert callback.snapshot.ref == TaskRef(MODEL, "task_1")
+        assert callback.snapshot.state is TaskState.SUCCESS
+        assert callback.snapshot.result_urls == tuple(URLS)
+        assert callback.nonce == NONCE
+        assert callback.trusted is not confirm
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_what_is_told() -> None:
 )
 def test_before_the_body(method: str, path: str, length: int | None, status: int | None) -> None:
     """What would be refused whatever the body holds is refused before that is read, and counted."""
-    box, ear = listening("task_1", max_body_bytes=1000)
+    box, listener = listening("task_1", max_body_bytes=1000)
     assert box.max_body_bytes == 1000
     assert box.verify(method, path, length) == (status or (MODEL, NONCE))
     assert (
@@ -311,7 +311,7 @@ def test_before_the_body(method: str, path: str, length: int | None, status: int
             404: Counts(invalid_token=1),
         }[status]
     )
-    assert not ear.heard
+    assert not listener.received
 
 
 def test_the_limit_of_a_body() -> None:
@@ -329,12 +329,12 @@ def test_the_limit_of_a_body() -> None:
 )
 def test_nothing_is_learned_without_a_token(method: str, length: int, what: bytes) -> None:
     """Without a token of ours all is 404, whatever else may be right or wrong."""
-    box, ear = listening("task_1")
+    box, listener = listening("task_1")
     for path in (FORGED, "/kling/", PATH + "x", PATH[:-1]):
         assert box.verify(method, path, length) == 404
         assert box.handle(method, path, "", what) == 404
     assert box.counts == Counts(invalid_token=8)
-    assert not ear.heard
+    assert not listener.received
 
 
 # ---------------------------------------------------------------------------------- again and again
@@ -342,45 +342,45 @@ def test_nothing_is_learned_without_a_token(method: str, length: int, what: byte
 
 def test_repeated() -> None:
     """Further callbacks of a task are counted as such, and passed on up to the fourth."""
-    box, ear = listening("task_1", "task_2")
+    box, listener = listening("task_1", "task_2")
     for _ in range(6):
         assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, repeated=5)
-    assert len(ear.heard) == 4
+    assert len(listener.received) == 4
     assert box.handle("POST", PATH, "", body("task_2")) == 200
     assert box.counts == Counts(delivered=2, repeated=5)
 
 
 def test_late() -> None:
     """What comes when the task has ended, and is not waited for any more, is a repetition."""
-    box, ear = listening("task_1")
+    box, listener = listening("task_1")
     box.handle("POST", PATH, "", body())
-    ear.known = ()
+    listener.known = ()
     for _ in range(9):
         assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, repeated=9)
 
 
 def test_unknown_ones_are_passed_on() -> None:
-    """A task that nobody knew may be attached before its next callback, and is woken by that."""
-    box, ear = listening()
+    """An unknown task may be attached before its next callback, which then wakes it."""
+    box, listener = listening()
     for _ in range(9):
         assert box.handle("POST", PATH, "", body()) == 200
-    ear.known = ("task_1",)
+    listener.known = ("task_1",)
     assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, unknown=9)
 
 
 def test_memory() -> None:
-    """The inbox remembers the latest 10,000 tasks, and not those that nobody waits for."""
+    """The inbox remembers the latest 10,000 tasks, and not unknown ones."""
 
-    class Everybody(Ear):
+    class KnowsAll(RecordingListener):
         def handle(self, callback: Callback) -> bool:
-            return callback.snapshot.ref.task_id != "nobody"
+            return callback.snapshot.ref.task_id != "unknown"
 
-    box, ear = inbox(), Everybody()
-    box.join(ear)
-    box.handle("POST", PATH, "", body("nobody"))
+    box, listener = inbox(), KnowsAll()
+    box.join(listener)
+    box.handle("POST", PATH, "", body("unknown"))
     for number in range(10_000):
         box.handle("POST", PATH, "", b'{"data":{"taskId":"%d","state":"failed"}}' % number)
     box.handle("POST", PATH, "", body("0"))
@@ -396,32 +396,32 @@ def test_memory() -> None:
 
 
 def test_several_listeners() -> None:
-    """Everybody is told, whoever knows the task."""
+    """Every listener gets every callback."""
     box, one = listening("task_1")
-    other = Ear("task_2")
+    other = RecordingListener("task_2")
     box.join(other)
     for task_id in ("task_1", "task_2"):
         box.handle("POST", PATH, "", body(task_id))
-    assert len(one.heard) == len(other.heard) == 2
+    assert len(one.received) == len(other.received) == 2
     assert box.counts == Counts(delivered=2)
 
 
 def test_joining_twice() -> None:
-    """Who has joined twice is told once."""
-    box, ear = listening("task_1")
-    box.join(ear)
+    """A listener that has joined twice gets a callback once."""
+    box, listener = listening("task_1")
+    box.join(listener)
     box.handle("POST", PATH, "", body())
-    assert len(ear.heard) == 1
+    assert len(listener.received) == 1
 
 
-def test_gone() -> None:
-    """Who is gone is not told, and the inbox keeps nobody alive."""
-    box, ear = listening("task_1")
-    heard = ear.heard
-    del ear
+def test_a_listener_that_is_deleted() -> None:
+    """The inbox does not keep listeners alive."""
+    box, listener = listening("task_1")
+    received = listener.received
+    del listener
     gc.collect()
     assert box.handle("POST", PATH, "", body()) == 200
-    assert not heard
+    assert not received
     assert box.counts == Counts(unknown=1)
 
 
@@ -524,7 +524,7 @@ near = st.one_of(
 
 @pytest.mark.parametrize("path", ["any", "forged", "ours", "its own"])
 def test_whatever_is_thrown_at_it(path: str) -> None:
-    """Whatever comes, none but five statuses is answered, and nobody is woken but by an end."""
+    """Whatever comes, none but five statuses is answered, and only an end wakes the task."""
     world = World()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.get_loop().set_debug(False)  # which would take most of the time

@@ -43,7 +43,7 @@ def on_time(_number: int) -> list[float]:
 
 
 def never(_number: int) -> list[float]:
-    """Call nobody back."""
+    """Do not call back."""
     return []
 
 
@@ -62,11 +62,11 @@ class Service:
         self.lasts = lasts
         self.calls = calls
         self.fails: set[int] = set()
-        self.dated = True  # whether answers tell when tasks began and ended
+        self.dated = True  # whether answers have the times of tasks
         self.inbox = Inbox("https://example.com/kling", secret=SECRET)
         self.ends: list[float] = []
         self.began: list[float] = []
-        self.late: dict[int, float] = {}  # when it was told, after the end
+        self.late: dict[int, float] = {}  # when the end was noticed, after it
         self.polls: Counter[int] = Counter()
         self.requests: list[float] = []
         self.events: list[Event] = []
@@ -156,7 +156,7 @@ class Service:
             for _ in range(number):
                 group.create_task(one())
 
-    def told(self, kind: type[Event]) -> int:
+    def count(self, kind: type[Event]) -> int:
         """Count the events of a kind."""
         return sum(isinstance(event, kind) for event in self.events)
 
@@ -165,12 +165,12 @@ class Service:
 
 
 def test_nothing_but_confirmations() -> None:
-    """As long as callbacks come, each task is asked after once, and found as soon as it is told."""
+    """As long as callbacks come, each task is polled once, as soon as it is called back."""
     service = Service(evenly(60, 90))
     service.run(200, at_once=50)
     assert set(service.polls.values()) == {1}
     assert max(service.late.values()) < 0.2
-    assert service.told(CalledBack) == service.told(Polled) == 200
+    assert service.count(CalledBack) == service.count(Polled) == 200
 
 
 def test_losses_and_doubles() -> None:
@@ -257,7 +257,7 @@ def test_what_callbacks_teach() -> None:
 
 
 def test_callbacks_that_are_late() -> None:
-    """Callbacks that come half a minute late wake nobody whom the safety net has woken."""
+    """Callbacks that are half a minute late do not wake tasks that the safety net has woken."""
     service = Service(evenly(60, 90), lambda _: [30.0])
     service.run(100, at_once=50)
     assert max(service.late.values()) < 40
@@ -370,7 +370,7 @@ async def test_an_emulator_that_calls_back(emulate: Emulate, serve_app: ServeApp
         assert inbox.counts.delivered >= 13
         assert inbox.counts.still_running == 1
         assert inbox.counts.invalid_token == 0
-        await asyncio.sleep(1000)  # what was not answered with 200 comes again, and harms nobody
+        await asyncio.sleep(1000)  # what was not answered with 200 comes again, without harm
         assert inbox.counts.malformed == 2 * 4
         assert sum(isinstance(event, Polled) for event in events) == sum(asked.values())
 

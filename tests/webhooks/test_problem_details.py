@@ -35,10 +35,10 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "fastapi.md"
 
 def read(error: KlingError) -> dict[str, object]:
     """Return the body that answers an error."""
-    told = to_response(error)
-    body: dict[str, object] = json.loads(told.body)
-    assert body["status"] == told.status
-    assert told.headers["Content-Type"] == "application/problem+json"
+    response = to_response(error)
+    body: dict[str, object] = json.loads(response.body)
+    assert body["status"] == response.status
+    assert response.headers["Content-Type"] == "application/problem+json"
     return body
 
 
@@ -62,8 +62,8 @@ def test_every_reason_has_a_status(reason: FailReason) -> None:
 def test_the_guide_has_the_table() -> None:
     """The tables in the guide are these tables."""
     rows = re.findall(r"^\| (`.+?) \| (\d{3}) \|", GUIDE.read_text("utf-8"), re.MULTILINE)
-    told = {name: int(status) for names, status in rows for name in re.findall(r"`(\w+)`", names)}
-    assert told == {
+    table = {name: int(status) for names, status in rows for name in re.findall(r"`(\w+)`", names)}
+    assert table == {
         **{
             cls.__name__: row.status
             for cls, row in PROBLEM_TYPES.items()
@@ -84,7 +84,7 @@ def test_errors_of_users() -> None:
 
 @pytest.mark.parametrize("cls", [cls for cls, row in PROBLEM_TYPES.items() if not row.quoted])
 def test_strangers_learn_nothing(cls: type[KlingError]) -> None:
-    """Of what is not the caller's, neither the message nor the service's words are told."""
+    """Of what is not the caller's, neither the message nor the service's text is shown."""
     error = cls("no connection to db-7.internal:5432")
     if isinstance(error, APIError):
         error.message = "the plan of db-7.internal ends"
@@ -92,14 +92,14 @@ def test_strangers_learn_nothing(cls: type[KlingError]) -> None:
 
 
 def test_the_server_itself_has_one_face() -> None:
-    """A wrong key cannot be told from a wrong setting, and is not the caller's 401."""
+    """A wrong key looks like a wrong setting, and is not the caller's 401."""
     ours = [cls for cls, row in PROBLEM_TYPES.items() if row.status == 500]
     assert errors.AuthenticationError in ours
     assert len({to_response(cls("x")).body for cls in ours}) == 1
 
 
 def test_inputs() -> None:
-    """A wrong input is told with every broken rule."""
+    """The response to a wrong input has every broken rule."""
     problems = [Problem("prompt", "1 to 5000 characters", "''"), Problem("duration", "5", "7")]
     body = read(InputError(problems=problems))
     assert body["problems"] == [
@@ -114,7 +114,7 @@ def test_inputs() -> None:
 
 @pytest.mark.parametrize("cls", [BadRequestError, RefusedError])
 def test_the_service_on_an_input(cls: type[APIError]) -> None:
-    """What the service has against an input is told in its own words, if it had any."""
+    """The response to an input that the service refuses has the service's text, if any."""
     assert str(read(cls("400 from https://x", message="bad prompt"))["detail"]).endswith(
         "input: bad prompt"
     )
@@ -122,7 +122,7 @@ def test_the_service_on_an_input(cls: type[APIError]) -> None:
 
 
 def test_failed_tasks() -> None:
-    """A failed task is told with its reference, its reason and the service's words."""
+    """The response to a failed task has its reference, its reason and the service's text."""
     error = TaskFailedError(
         "x", fail_code="NSFW", fail_message="not this", reason=FailReason.CONTENT, ref=REF
     )
@@ -143,8 +143,8 @@ def test_failures_without_a_reason() -> None:
     assert read(TaskFailedError("x"))["reason"] == "unknown"
 
 
-def test_money_is_told() -> None:
-    """Where a video may have been started and nobody has its reference, the detail says so."""
+def test_possible_charges() -> None:
+    """If a video may have been started and its reference is unknown, the detail says so."""
     lost = read(AnswerLostError("x", may_have_charged=True))
     assert lost["may_have_charged"] is True
     assert "may have been started and charged" in str(lost["detail"])
@@ -153,7 +153,7 @@ def test_money_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "wait"),
     [
         (RateLimitError(retry_after=0.0), "0"),
         (RateLimitError(retry_after=2.1), "3"),
@@ -169,9 +169,9 @@ def test_money_is_told() -> None:
         (ConnectError(), None),
     ],
 )
-def test_when_to_come_back(error: KlingError, told: str | None) -> None:
-    """Retry-After is what the service said, or a minute; nobody is sent to pay twice."""
-    assert to_response(error).headers.get("Retry-After") == told
+def test_retry_after(error: KlingError, wait: str | None) -> None:
+    """Retry-After is the service's, or a minute; it is omitted where a caller might pay twice."""
+    assert to_response(error).headers.get("Retry-After") == wait
 
 
 def test_bodies_are_ascii() -> None:

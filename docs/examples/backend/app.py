@@ -24,7 +24,7 @@ from videos import Video, Videos
 from kling_async import Inbox, Input, KlingClient, Polling
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.sample_files import FOLDER
-from kling_async.webhooks import fastapi as edge
+from kling_async.webhooks import fastapi as kling_fastapi
 
 log = logging.getLogger("backend")
 
@@ -45,18 +45,18 @@ EMULATED = (
 
 @frozen
 class Settings:
-    """What the environment says."""
+    """The settings, from environment variables."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     real: bool = False  # the real service, or an emulator in this process
-    public_url: str = ""  # where the real service reaches us; without it, the service is asked
+    public_url: str = ""  # where the real service reaches us; without it, tasks are polled
     speed: float = 6.0  # of the emulator: a video takes 10 to 15 s
-    scenario: Scenario = Factory(Scenario)  # what goes wrong in the emulator
+    scenario: Scenario = Factory(Scenario)  # faults of the emulator
 
     @classmethod
     def from_environ(cls) -> Self:
-        """Read the settings; a mistake in them is a ValueError."""
+        """Read the settings; raise ValueError if one is invalid."""
         return cls(
             host=os.environ.get("HOST", "127.0.0.1"),
             port=int(os.environ.get("PORT", "8000")),
@@ -68,57 +68,57 @@ class Settings:
 
     @property
     def reached_at(self) -> str:
-        """Where the service reaches us, or nothing."""
+        """The URL at which the service reaches us, or an empty text."""
         return self.public_url if self.real else f"http://127.0.0.1:{self.port}"
 
 
-def the_videos(request: Request) -> Videos:
-    """Give the videos to a route."""
+def get_videos(request: Request) -> Videos:
+    """Return the videos, as a dependency of routes."""
     videos: Videos = request.app.state.videos
     return videos
 
 
-def the_settings(request: Request) -> Settings:
-    """Give the settings to a route."""
+def get_settings(request: Request) -> Settings:
+    """Return the settings, as a dependency of routes."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-VideosHere = Annotated[Videos, Depends(the_videos)]
-SettingsHere = Annotated[Settings, Depends(the_settings)]
+VideosHere = Annotated[Videos, Depends(get_videos)]
+SettingsHere = Annotated[Settings, Depends(get_settings)]
 routes = APIRouter()
 
 
 @routes.post("/videos", status_code=202)
-async def ask(input: Annotated[Input, Body()], response: Response, videos: VideosHere) -> Video:
-    """Begin with a video. The header `Location` tells where to see what becomes of it."""
+async def submit(input: Annotated[Input, Body()], response: Response, videos: VideosHere) -> Video:
+    """Start a video. The header `Location` has its URL."""
     video = videos.add(input)
     response.headers["Location"] = f"/videos/{video.id}"
     return video
 
 
 @routes.get("/videos")
-async def recent(videos: VideosHere) -> list[Video]:
-    """Give all videos that are remembered, the oldest first."""
+async def list_videos(videos: VideosHere) -> list[Video]:
+    """Return all videos that are kept, the oldest first."""
     return videos.all()
 
 
 @routes.get("/videos/events")
 async def events(videos: VideosHere) -> StreamingResponse:
-    """Stream what becomes of the videos, beginning with all that are remembered."""
+    """Stream all videos that are kept, and then each change."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy may hold it back
     return StreamingResponse(videos.events(), media_type="text/event-stream", headers=headers)
 
 
 @routes.get("/videos/{video_id}")
-async def one(video_id: str, videos: VideosHere) -> Video:
-    """Tell what became of a video."""
+async def get_video(video_id: str, videos: VideosHere) -> Video:
+    """Return a video."""
     return videos.find(video_id)
 
 
 @routes.get("/about", include_in_schema=False)
 async def about(settings: SettingsHere) -> dict[str, object]:
-    """Tell the page who makes the videos, and which pictures the service can fetch from here."""
+    """Return what the page shows: who makes the videos, and pictures for the service to fetch."""
     pictures = sorted(file.name for file in FOLDER.iterdir() if file.suffix in PICTURES)
     samples = {name: f"{settings.reached_at}/samples/{name}" for name in pictures}
     return {
@@ -129,15 +129,15 @@ async def about(settings: SettingsHere) -> dict[str, object]:
 
 @routes.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """Give the page."""
+    """Return the page."""
     return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY})
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Put the application together. Nothing is opened before it starts."""
+    """Create the application. Nothing is opened before it starts."""
     inbox = None
     if settings.reached_at:
-        # Tasks are forgotten with this process, and their tokens, too. Who stores tasks stores it.
+        # Tasks are not stored, so that their tokens need not outlive this process either.
         inbox = Inbox(f"{settings.reached_at}/callbacks", secret=secrets.token_bytes(32))
 
     emulator = None
@@ -157,20 +157,20 @@ def create_app(settings: Settings) -> FastAPI:
                     inbox=inbox,
                     polling=Polling(first=60 / settings.speed),  # the service takes 60 s or more
                 )
-            # Left after the client, when the last submit has been answered.
+            # Called after the client is closed, when the last submit has been answered.
             stack.callback(report, kling, real=settings.real)
             await stack.enter_async_context(kling)
             async with asyncio.TaskGroup() as group:
                 videos = Videos(kling, group, 1.0 if settings.real else settings.speed)
                 app.state.videos = videos
                 yield
-                videos.leave()
+                videos.cancel()
 
     app = FastAPI(title="Videos", lifespan=lifespan)
     app.state.settings = settings
-    edge.answer_errors(app)
+    kling_fastapi.answer_errors(app)
     if inbox is not None:
-        app.include_router(edge.router(inbox), prefix="/callbacks")
+        app.include_router(kling_fastapi.router(inbox), prefix="/callbacks")
     app.include_router(routes)
     app.mount("/page", StaticFiles(directory=PAGE))
     app.mount("/samples", StaticFiles(directory=FOLDER))
@@ -178,20 +178,20 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def report(kling: KlingClient, *, real: bool) -> None:
-    """Say which tasks are left. Nothing can stop those at the real service."""
+    """Log which tasks still run. Those at the real service cannot be stopped."""
     if refs := kling.running:
         then = "wait for them with: kling-async wait" if real else "the emulator ends with us:"
         log.warning("Still running: %d; %s %s", len(refs), then, " ".join(map(str, refs)))
 
 
 class Server(uvicorn.Server):
-    """Ends the streams of events first: uvicorn waits for clients, and a page never hangs up."""
+    """Closes the event streams first: uvicorn waits for clients, and a page never disconnects."""
 
     def __init__(self, app: FastAPI) -> None:
         config = uvicorn.Config(
             app,
             access_log=False,  # the paths of callbacks hold tokens
-            timeout_graceful_shutdown=5,  # for clients that take nothing, not even the end
+            timeout_graceful_shutdown=5,  # for clients that do not even read the end
         )
         super().__init__(config)
         self._app = app

@@ -1,4 +1,4 @@
-"""The videos of the backend: what was asked for lately, the work on it, and the news of it."""
+"""The videos of the backend: the latest requests, their tasks, and a stream of their changes."""
 
 import asyncio
 import json
@@ -15,20 +15,20 @@ from kling_async.webhooks import problem_details
 
 log = logging.getLogger("backend")
 
-KEPT = 100  # videos; the oldest that has ended makes room for a new one
+MAX_VIDEOS = 100  # the oldest that has ended is removed for a new one
 HEARTBEAT = 15.0  # seconds; proxies cut a connection that is silent for a minute or so
-RETRY_MS = 1000  # after which browsers connect again
-USUAL = {5: 75.0, 10: 105.0}  # seconds that a video takes, by its length: the vendor's figures
+RECONNECT_MS = 1000  # after which browsers connect again
+USUAL_SECONDS = {5: 75.0, 10: 105.0}  # of a generation, by the length of the video
 ENDED = {"done", "failed"}
 
 
-# Subclasses of the package's errors have their rows in its table of HTTP answers, 503 and 404.
+# As subclasses of the package's errors they have its HTTP responses, 503 and 404.
 class FullError(RateLimitError):
-    """There is no room for one more video."""
+    """All kept videos are still running."""
 
 
 class UnknownVideoError(NotFoundError):
-    """No such video is remembered."""
+    """The video is unknown."""
 
 
 def now() -> float:
@@ -37,11 +37,11 @@ def now() -> float:
 
 
 class Video(BaseModel):
-    """What became of one request. This is also the JSON that clients get."""
+    """One request and its state; also the JSON that clients get."""
 
     id: str
     input: Input
-    usual: float  # seconds that such a video takes
+    usual: float  # seconds that such a video usually takes
     state: Literal["waiting", "running", "done", "failed"] = "waiting"
     ref: TaskRef | None = None
     result: Result | None = None
@@ -53,19 +53,19 @@ class Video(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic asks for this order
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken so far."""
+        """How long it took, or has been running."""
         return (self._ended or now()) - self._begun
 
-    def become(self, version: int, **changes: object) -> None:
-        """Change."""
+    def update(self, version: int, **changes: object) -> None:
+        """Change fields."""
         for name, value in changes.items():
             setattr(self, name, value)
         self._version = version
         if self.state in ENDED:
             self._ended = now()
 
-    def newer(self, version: int) -> bool:
-        """Tell whether it has changed since then."""
+    def changed_since(self, version: int) -> bool:
+        """Return whether it has changed since a version."""
         return self._version > version
 
 
@@ -73,12 +73,12 @@ LIST = TypeAdapter(list[Video])
 
 
 class Videos:
-    """Makes videos, and remembers the last hundred of them, in memory alone.
+    """Makes videos, and keeps the last hundred of them in memory.
 
     Args:
-        kling: What makes them.
-        group: What the work runs in.
-        speed: How many times faster than the service, if it is an emulator.
+        kling: The client.
+        group: The task group that the work runs in.
+        speed: How many times faster than the service it is, if it is an emulator.
     """
 
     def __init__(self, kling: KlingClient, group: asyncio.TaskGroup, speed: float = 1.0) -> None:
@@ -92,19 +92,19 @@ class Videos:
         self._closed = False
 
     def add(self, input: Input) -> Video:
-        """Begin with a video, and return at once."""
-        if len(self._videos) >= KEPT:
+        """Start a video, and return at once."""
+        if len(self._videos) >= MAX_VIDEOS:
             ended = (video.id for video in self.all() if video.state in ENDED)
             if (oldest := next(ended, None)) is None:
-                raise FullError(f"{KEPT} videos are under way", retry_after=10, retryable=True)
+                raise FullError(f"{MAX_VIDEOS} videos are running", retry_after=10, retryable=True)
             del self._videos[oldest]
-        usual = USUAL[int(input.to_dict()["duration"])] / self._speed
+        usual = USUAL_SECONDS[int(input.to_dict()["duration"])] / self._speed
         video = Video(id=secrets.token_hex(8), input=input, usual=usual)
         self._videos[video.id] = video
-        work = self._group.create_task(self._make(video))
+        work = self._group.create_task(self._generate(video))
         self._work.add(work)
         work.add_done_callback(self._work.discard)
-        self._tell(video)
+        self._update(video)
         return video
 
     def find(self, video_id: str) -> Video:
@@ -118,23 +118,23 @@ class Videos:
         return list(self._videos.values())
 
     def close_streams(self) -> None:
-        """Let every stream of events end."""
+        """End all event streams."""
         self._closed = True
         self._changed.set()
 
-    def leave(self) -> None:
-        """Stop waiting for what runs. Remote tasks go on: nothing can stop them."""
+    def cancel(self) -> None:
+        """Stop waiting for running videos. Their remote tasks continue: they cannot be stopped."""
         for work in self._work:
             work.cancel()
 
     async def events(self) -> AsyncGenerator[str]:
         """Yield server-sent events: all videos at first, then each one that has changed.
 
-        Nothing is queued. Whoever reads slowly, or was away, is told how things stand now: so
-        nothing piles up for clients, and nothing is left of those that have gone.
+        Nothing is queued: a client that reads slowly, or reconnects, gets the current state, and
+        a client that disconnects leaves nothing behind.
         """
         seen, changed = self._version, self._changed
-        yield f"retry: {RETRY_MS}\n"
+        yield f"retry: {RECONNECT_MS}\n"
         yield _event("videos", LIST.dump_json(self.all()))
         while not self._closed:
             try:
@@ -142,29 +142,29 @@ class Videos:
                     await changed.wait()
             except TimeoutError:
                 yield _event("alive", b"")
-            news = [video for video in self.all() if video.newer(seen)]
+            changes = [video for video in self.all() if video.changed_since(seen)]
             seen, changed = self._version, self._changed
-            for video in news:
+            for video in changes:
                 yield _event("video", video.model_dump_json().encode())
 
-    async def _make(self, video: Video) -> None:
+    async def _generate(self, video: Video) -> None:
         try:
             task = await self._kling.submit(video.input)
-            self._tell(video, state="running", ref=task.ref)
-            result = await task  # ended by a callback or by a status call, whichever comes first
-            self._tell(video, state="done", result=result)
+            self._update(video, state="running", ref=task.ref)
+            result = await task  # ended by a callback or by a poll, whichever comes first
+            self._update(video, state="done", result=result)
         except KlingError as error:
-            self._tell(
+            self._update(
                 video, state="failed", error=json.loads(problem_details.to_response(error).body)
             )
-        except Exception:  # one mistake of ours must not end the group, and all other videos
-            log.exception("a mistake in this backend")
-            words = {"title": "Internal error", "detail": "The backend's log has more."}
-            self._tell(video, state="failed", error=words)
+        except Exception:  # a bug must not end the group, and all other videos
+            log.exception("a bug in this backend")
+            problem = {"title": "Internal error", "detail": "The backend's log has more."}
+            self._update(video, state="failed", error=problem)
 
-    def _tell(self, video: Video, **changes: object) -> None:
+    def _update(self, video: Video, **changes: object) -> None:
         self._version += 1
-        video.become(self._version, **changes)
+        video.update(self._version, **changes)
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -48,7 +48,7 @@ class CallLoop:
             self._timer.set(when)
             return
         self._is_running = True
-        task = self._loop.create_task(self._run())
+        task = self._loop.create_task(self._make_calls())
         if not task.done():  # an eager task factory runs it at once, and perhaps to its end
             self._task = task
 
@@ -70,7 +70,7 @@ class CallLoop:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _run(self) -> None:
+    async def _make_calls(self) -> None:
         try:
             while (when := self._next_call()) is not None and when <= self._loop.time():
                 self.called_at, self.changed_at = self._loop.time(), -inf

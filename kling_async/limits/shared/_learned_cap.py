@@ -42,17 +42,17 @@ class LearnedCap:
         self._known = ""  # the text that the backend has
         self._sent = ""  # the text that was sent last
 
-    def admit(self, wanted: int, now: float) -> int:
+    def try_admit(self, wanted: int, now: float) -> int:
         """Return how many of the slots that are wanted may be asked for now."""
         if now < self.acquire_at:
             return 0
         if wanted and self._held >= self._own.cap:
-            self._own.admit(self._held, now)  # which raises it in time
+            self._own.try_admit(self._held, now)  # which raises it in time
         admitted = 0
         # The number held may have changed meanwhile: the backend gives none beyond `most`.
         while admitted < wanted:
             held = min(self._held + admitted, self._own.cap - 1)
-            if not self._own.admit(held, now):
+            if not self._own.try_admit(held, now):
                 break
             admitted += 1
         return admitted

@@ -7,7 +7,8 @@ next ones in that row, above all ``seen``, the time that counts as now in all of
 
 from __future__ import annotations
 
-from kling_async.limits.shared.window import COUNTED, LEASE, STEP
+from kling_async.limits.shared.window import LEASE, STEP
+from kling_async.limits.window import COUNTED_FOR
 
 # Created by one process at a time.
 TABLES = """
@@ -94,13 +95,13 @@ WITH dead AS (
     FROM (SELECT d.* FROM kling_async_limits_holders d, kling_async_limits l
         WHERE l.name = %(name)s AND d.name = l.name AND d.ends_at <= seen AND d.under_way > 0) d
     WHERE h.name = d.name AND h.holder = d.holder
-    RETURNING ceil((d.ends_at + {COUNTED}) / {STEP})::bigint AS step, d.under_way
+    RETURNING ceil((d.ends_at + {COUNTED_FOR}) / {STEP})::bigint AS step, d.under_way
 )
 INSERT INTO kling_async_limits_window
 SELECT %(name)s, step, sum(under_way) FROM dead GROUP BY step
 ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
 DELETE FROM kling_async_limits_holders h USING kling_async_limits l
-WHERE l.name = %(name)s AND h.name = l.name AND h.ends_at <= seen - {COUNTED};
+WHERE l.name = %(name)s AND h.name = l.name AND h.ends_at <= seen - {COUNTED_FOR};
 """  # noqa: S608 - constants
 _REPORT = f"""
 INSERT INTO kling_async_limits_holders (name, holder) VALUES (%(name)s, %(holder)s)
@@ -113,7 +114,7 @@ WITH accepted AS (
     RETURNING seen
 )
 INSERT INTO kling_async_limits_window
-SELECT %(name)s, ceil((seen - age + {COUNTED}) / {STEP})::bigint AS step, sum(more)
+SELECT %(name)s, ceil((seen - age + {COUNTED_FOR}) / {STEP})::bigint AS step, sum(more)
 FROM unnest(%(ages)s::float8[], %(numbers)s::bigint[]) AS answered (age, more), accepted
 GROUP BY step
 ON CONFLICT (name, step) DO UPDATE SET number = kling_async_limits_window.number + excluded.number;
@@ -207,7 +208,7 @@ SELECT learned,
     (SELECT coalesce(sum(number), 0) FROM kling_async_limits_window w
         WHERE w.name = l.name AND step * {STEP}::float8 > now)
     + (SELECT coalesce(sum(under_way), 0) FROM kling_async_limits_holders h
-        WHERE h.name = l.name AND ends_at > now - {COUNTED}),
+        WHERE h.name = l.name AND ends_at > now - {COUNTED_FOR}),
     requests_per_minute, concurrent_tasks, greatest(0, resume_at - now),
     key, s.holder, now - since, ends_at - now
 FROM clock CROSS JOIN kling_async_limits l

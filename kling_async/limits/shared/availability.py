@@ -9,7 +9,7 @@ from math import inf
 from random import random
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
-from kling_async._utils.backends import in_time
+from kling_async._utils.backends import answer_timeout
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.policy.retry import backoff
 
@@ -84,7 +84,7 @@ class MonitoredBackend:
         sent = clock()
         try:
             try:
-                async with in_time(_CALL_TIMEOUT):
+                async with answer_timeout(_CALL_TIMEOUT):
                     answer = await call
             except TimeoutError:
                 raise LimiterError(f"no answer within {_CALL_TIMEOUT:g} s") from None

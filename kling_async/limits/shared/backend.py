@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from attrs import frozen
 
-from kling_async._utils.backends import speaker
+from kling_async._utils.backends import load_backend
 from kling_async.limits.shared.schedule import RequestSchedule
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class LeaseStatus:
     Attributes:
         acquired: The ids that were granted: the first ones of those requested.
         epoch: Changes whenever the backend has lost some of its state.
-        learned: The text about the learned cap; empty if there is none.
+        learned: The text about the learned cap; empty after no refusal.
         held: How many leases all processes hold.
         confirmed: How many of them have a known task.
         set_back: Seconds by which this call found the backend's clock to be set back.
@@ -191,5 +191,5 @@ def create_backend(url: str, name: str) -> LimitsBackend:
         ConfigurationError: The scheme is unknown, or the URL is invalid.
         MissingExtraError: The package for this backend is not installed.
     """
-    module = speaker(url, "kling_async.limits.shared.{}", "what keeps shared limits")
+    module = load_backend(url, "kling_async.limits.shared.{}", "what keeps shared limits")
     return cast("Callable[[str, str], LimitsBackend]", module.create_backend)(url, name)

@@ -1,18 +1,18 @@
-"""Shared limits kept in memory: for tests, and as the shortest description of an engine.
+"""Shared limits kept in memory: for tests, and as the shortest description of a backend.
 
-Give one :class:`MemoryLimitsBackend` to several limiters, and they are to each other what processes
-are: they share nothing else.
+Limiters that share one :class:`MemoryLimitsBackend` behave like limiters of separate processes:
+they share nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, evolve, field
 
 from kling_async.errors import LimiterError
 from kling_async.limits.shared._learned_cap import parse_learned_cap
@@ -33,22 +33,39 @@ if TYPE_CHECKING:
 
 _epochs = count(1)
 
-# Seconds by which a clock may go back without being taken to be set back.
-_SET_BACK = 1.0
+# Seconds by which a clock may go back without counting as set back.
+_CLOCK_TOLERANCE = 1.0
 
 
 @define
-class _Held:
+class _StoredLease:
     holder: str
     since: float
-    ends: float
+    expires_at: float
+
+
+@define
+class _StoredLimits:
+    """Everything that is kept. Times are those of the backend's clock."""
+
+    epoch: str = ""
+    seen_at: float = -inf
+    began_at: float = -inf  # this epoch
+    next_grant: float = -inf
+    paused_at: float = -inf
+    resumes_at: float = -inf
+    window: SharedWindow = field(factory=SharedWindow)
+    leases: dict[str, _StoredLease] = field(factory=dict)
+    learned: str = ""
+    requests_per_minute: int = 0
+    concurrent_tasks: int = 0
 
 
 class MemoryLimitsBackend:
     """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in the memory of one process.
 
     Args:
-        clock: Seconds of its own clock; else the running loop's.
+        clock: Returns the time in seconds. Default: the running loop's clock.
         round_trip: Seconds that a call takes to arrive, and its answer to come back.
 
     Attributes:
@@ -64,122 +81,127 @@ class MemoryLimitsBackend:
         self.round_trip = round_trip
         self.unreachable = False
         self.calls: int = 0
-        self.lose_state()
+        self._stored = _StoredLimits()
 
     def lose_state(self) -> None:
-        """Lose everything, as a server does that keeps nothing on disk and is started again."""
-        self._epoch = ""
-        self._seen = self._born = self._next = self._paused = self._resume = -math.inf
-        self._window = SharedWindow()
-        self._leases: dict[str, _Held] = {}
-        self._learned = ""
-        self._limits = (0, 0)
+        """Lose everything, as a server does that keeps nothing on disk and is restarted."""
+        self._stored = _StoredLimits()
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
-        """Take in a report, and reserve the next turns."""
-        await self._arrive()
-        now, set_back = self._know(schedule)
-        known, delays = self._window.accept(now, report), []
-        if known == report.sequence:
-            limit, earliest = schedule.requests_per_minute, max(now - schedule.burst, self._resume)
-            for moment in self._window.give(now, report.holder, number, limit):
-                turn = max(self._next, earliest, moment if moment > now else earliest)
-                delays.append(turn - now)
-                self._next = turn + schedule.interval
-        self._limits = (schedule.requests_per_minute, self._limits[1])
-        pause, paused_for = max(0.0, self._resume - now), now - self._paused
-        answer = Reservation(tuple(delays), known, pause, paused_for, self._epoch, set_back)
-        await self._return()
+        """Apply a report, and reserve up to ``number`` of the next grants."""
+        await self._delay_call()
+        now, set_back = self._read_clock(schedule)
+        stored, delays = self._stored, []
+        acknowledged = stored.window.accept(now, report)
+        if acknowledged == report.sequence:
+            limit, earliest = schedule.requests_per_minute, now - schedule.burst
+            earliest = max(earliest, stored.resumes_at)
+            for time in stored.window.grant(now, report.holder, number, limit):
+                due = max(stored.next_grant, earliest, time if time > now else earliest)
+                delays.append(due - now)
+                stored.next_grant = due + schedule.interval
+        stored.requests_per_minute = schedule.requests_per_minute
+        pause, paused_for = max(0.0, stored.resumes_at - now), now - stored.paused_at
+        answer = Reservation(tuple(delays), acknowledged, pause, paused_for, stored.epoch, set_back)
+        await self._delay_answer()
         return answer
 
     async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Give no turn for ``delay`` seconds."""
-        await self._arrive()
-        now = self._clock()
-        first = now - age >= self._paused
-        if first:
-            self._paused = now
-        if began := first or now < self._resume < now + delay:
-            self._resume = max(self._resume, now + delay)
-        answer = PauseStatus(began, max(0.0, self._resume - now))
-        await self._return()
+        """Grant no request for ``delay`` seconds."""
+        await self._delay_call()
+        now, stored = self._clock(), self._stored
+        is_new = now - age >= stored.paused_at
+        if is_new:
+            stored.paused_at = now
+        if began := is_new or now < stored.resumes_at < now + delay:
+            stored.resumes_at = max(stored.resumes_at, now + delay)
+        answer = PauseStatus(began, max(0.0, stored.resumes_at - now))
+        await self._delay_answer()
         return answer
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
-        """Keep, give and free leases, all at once."""
-        await self._arrive()
-        now, set_back = self._know(update.schedule)
-        leases = self._leases
-        for key in [key for key, held in leases.items() if held.ends <= now]:
-            del leases[key]
-        for hold in update.renew:
-            known, ends = leases.get(hold.key), now + hold.ends_in
-            if known is None or known.holder == update.holder or known.ends <= ends:
-                leases[hold.key] = _Held(update.holder, now - hold.held_for, ends)
-        free = update.cap - len(leases) if now - self._born >= update.recovery_delay else 0
-        taken = update.acquire[: max(0, free)]
-        for key in taken:
-            leases[key] = _Held(update.holder, now, now + update.lifetime)
+        """Renew, acquire and release leases in one step."""
+        await self._delay_call()
+        now, set_back = self._read_clock(update.schedule)
+        stored, holder = self._stored, update.holder
+        leases = {key: held for key, held in stored.leases.items() if held.expires_at > now}
+        for lease in update.renew:
+            held, expires_at = leases.get(lease.key), now + lease.ends_in
+            if held is None or held.holder == holder or held.expires_at <= expires_at:
+                leases[lease.key] = _StoredLease(holder, now - lease.held_for, expires_at)
+        is_settled = now - stored.began_at >= update.recovery_delay
+        acquired = update.acquire[: max(0, update.cap - len(leases)) if is_settled else 0]
+        leases |= {key: _StoredLease(holder, now, now + update.lifetime) for key in acquired}
         for key in update.release:
             leases.pop(key, None)
-        if update.learned and update.learned[0] == self._learned:
-            self._learned = update.learned[1]
-        self._limits = (self._limits[0], update.limit)
+        if update.learned and update.learned[0] == stored.learned:
+            stored.learned = update.learned[1]
+        stored.leases, stored.concurrent_tasks = leases, update.limit
         confirmed = sum(map(is_task_ref, leases))
-        answer = LeaseStatus(taken, self._epoch, self._learned, len(leases), confirmed, set_back)
-        await self._return()
+        answer = LeaseStatus(
+            acquired, stored.epoch, stored.learned, len(leases), confirmed, set_back
+        )
+        await self._delay_answer()
         return answer
 
     async def peek(self) -> Usage:
-        """Return what is in use."""
-        await self._arrive()
-        now = self._clock()
+        """Return what is in use, and change nothing."""
+        await self._delay_call()
+        now, stored = self._clock(), self._stored
         answer = Usage(
-            self._window.count(now),
-            *self._limits,
-            parse_learned_cap(self._learned, self._limits[1]),
-            max(0.0, self._resume - now),
-            tuple(
-                Lease(key, held.holder, now - held.since, held.ends - now)
-                for key, held in self._leases.items()
-                if held.ends > now
+            requests=stored.window.count(now),
+            requests_per_minute=stored.requests_per_minute,
+            concurrent_tasks=stored.concurrent_tasks,
+            effective_tasks=parse_learned_cap(stored.learned, stored.concurrent_tasks),
+            pause=max(0.0, stored.resumes_at - now),
+            leases=tuple(
+                Lease(key, held.holder, now - held.since, held.expires_at - now)
+                for key, held in stored.leases.items()
+                if held.expires_at > now
             ),
         )
-        await self._return()
+        await self._delay_answer()
         return answer
 
     async def close(self) -> None:
-        """Do nothing: others may use it."""
+        """Do nothing: other limiters may use it."""
 
-    def _know(self, schedule: RequestSchedule) -> tuple[float, float]:
+    def _read_clock(self, schedule: RequestSchedule) -> tuple[float, float]:
         """Return the time, and by how much the clock was set back since the last call.
 
-        What may have been reserved before anything was known is waited out.
+        What may have been granted before the state was lost is waited for.
         """
-        now = self._clock()
-        set_back = max(0.0, self._seen - now)
-        if set_back < _SET_BACK:
+        now, stored = self._clock(), self._stored
+        set_back = max(0.0, stored.seen_at - now)
+        if set_back < _CLOCK_TOLERANCE:
             set_back = 0.0
-        if not self._epoch or set_back:
-            self._epoch, self._born = str(next(_epochs)), now
-            self._next = now + schedule.recovery_delay
-        if set_back:  # processes report again what they have, and when it was
-            self._window = SharedWindow()
-            self._paused -= set_back
-            self._resume -= set_back
-            for held in self._leases.values():
-                held.since -= set_back
-                held.ends -= set_back
-        self._seen = now if set_back else max(now, self._seen)
+        if set_back:  # processes report again what they have, and since when
+            leases = {
+                key: _StoredLease(held.holder, held.since - set_back, held.expires_at - set_back)
+                for key, held in stored.leases.items()
+            }
+            stored = self._stored = evolve(
+                stored,
+                epoch="",
+                seen_at=now,
+                paused_at=stored.paused_at - set_back,
+                resumes_at=stored.resumes_at - set_back,
+                window=SharedWindow(),
+                leases=leases,
+            )
+        if not stored.epoch:
+            stored.epoch, stored.began_at = str(next(_epochs)), now
+            stored.next_grant = now + schedule.recovery_delay
+        stored.seen_at = max(now, stored.seen_at)
         return now, set_back
 
-    async def _arrive(self) -> None:
+    async def _delay_call(self) -> None:
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
-            raise LimiterError("the engine in memory is gone")
+            raise LimiterError("the backend in memory is unreachable")
         self.calls += 1
 
-    async def _return(self) -> None:
+    async def _delay_answer(self) -> None:
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
-            raise LimiterError("the engine in memory has gone with the answer")
+            raise LimiterError("the backend in memory became unreachable before its answer")

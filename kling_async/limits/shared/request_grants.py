@@ -150,7 +150,7 @@ class RequestGrants:
         if self._local_task is not None:
             self._local_task.cancel()
             await asyncio.wait([self._local_task])
-        self._waiters.fail(LimiterError(CLOSED))
+        self._waiters.set_exception(LimiterError(CLOSED))
         self._buffer.clear()
         if self._buffer.ledger.pending and not self._backend.unavailable:
             with suppress(KlingError):  # then this process counts as dead after a while
@@ -213,17 +213,17 @@ class RequestGrants:
                 await self._reserve(0 if is_probe or is_early else max(0, self._missing()))
         except LimiterError as error:
             if self._backend.on_unavailable == "raise":
-                self._waiters.fail(error)
+                self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
             if self.local is None or not was_unavailable:
-                self._waiters.fail(error)
+                self._waiters.set_exception(error)
         self._serve()
 
     async def _reserve(self, number: int) -> None:
         """Report what was answered, and reserve grants."""
         buffer, sent = self._buffer, self._loop.time()
         buffer.drop_late(sent)
-        report = buffer.ledger.report(sent)
+        report = buffer.ledger.create_report(sent)
         reserving = self._backend.backend.reserve(number, report, self._schedule)
         reservation = await self._backend.call(reserving, GRANT_LIFETIME)
         # The backend's time was between the two: a grant is never used too early by the one, nor

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from random import random
 from typing import TYPE_CHECKING, Self, cast
 from uuid import uuid4
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LeaseStatus
     from kling_async.results import TaskRef
 
-# Seconds between attempts of a process that finds no free slot. All processes try equally often,
-# and so have equal chances.
+# Seconds between attempts of a process that finds no free slot, on average. All processes try
+# equally often, and not always in the same order, and so have equal chances.
 _RETRY_EVERY = 0.1
 
 # Seconds for which changes are gathered before they are reported.
@@ -76,7 +77,7 @@ class LeasedSlot(HeldSlot):
             self.is_submitting = False
             late = abs(self.reported_until - self.expires_at)
             if late > min(lifetime, self.table.lifetime) * _STALE:
-                cast("SlotLeases", self.table).report(self.key, self)
+                cast("SlotLeases", self.table).report_lease(self.key, self)
 
 
 @frozen
@@ -161,7 +162,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         The slots are still held, since their tasks run.
         """
         await self.calls.close()
-        self._waiters.fail(LimiterError(CLOSED))
+        self._waiters.set_exception(LimiterError(CLOSED))
         if self._unreported:
             with suppress(KlingError):  # then they are free after their lifetime
                 await self._exchange()
@@ -182,9 +183,9 @@ class SlotLeases(SlotTable[LeasedSlot]):
         self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
         self._unreported[slot.key] = None
         slot.key = str(ref)
-        self.report(slot.key, slot)
+        self.report_lease(slot.key, slot)
 
-    def report(self, key: str, slot: LeasedSlot | None) -> None:
+    def report_lease(self, key: str, slot: LeasedSlot | None) -> None:
         """Report a lease with the next call."""
         self._unreported[key] = slot
         self._give_locally()
@@ -193,7 +194,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
     def release(self, slot: LeasedSlot) -> None:
         """Give a slot back."""
         self.remove(slot)
-        self.report(slot.key, None)
+        self.report_lease(slot.key, None)
 
     def expire(self, slot: LeasedSlot) -> None:
         """Remove a slot whose time is over. Its lease ends too, unless another process has it."""
@@ -215,7 +216,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             self._backend.unavailable
             and len(self.held) < self._settings.local_slots
             and self._waiters.purge()
-            and self.cap.admit(len(self.held), self.loop.time())
+            and self.cap.try_admit(len(self.held), self.loop.time())
         ):
             self._waiters.give(self.add(self.loop.time()))
 
@@ -234,9 +235,9 @@ class SlotLeases(SlotTable[LeasedSlot]):
             await self._exchange()
         except LimiterError as error:
             if self._backend.on_unavailable == "raise":
-                self._waiters.fail(error)
+                self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
-            self._waiters.fail(error)
+            self._waiters.set_exception(error)
         self._give_locally()
 
     async def _exchange(self) -> None:
@@ -246,7 +247,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             if slot.is_submitting and slot.reported_until - sent < SUBMIT_LEASE / 2:
                 self._unreported[slot.key] = slot
         wanted = min(_MAX_ACQUIRED, len(self._waiters))
-        acquire = tuple(uuid4().hex for _ in range(self._learned.admit(wanted, sent)))
+        acquire = tuple(uuid4().hex for _ in range(self._learned.try_admit(wanted, sent)))
         changes, self._unreported = self._unreported, {}
         renewed = [slot for slot in changes.values() if slot is not None and not slot.released]
         leases = tuple(self._lease(slot, sent) for slot in renewed)
@@ -270,7 +271,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         for slot, lease in zip(renewed, leases, strict=True):
             slot.reported_until = sent + lease.ends_in
         if len(status.acquired) < wanted and sent >= self._learned.acquire_at:
-            self._learned.acquire_at = sent + _RETRY_EVERY
+            jitter = 0.75 + random() / 2  # noqa: S311 - no secret
+            self._learned.acquire_at = sent + _RETRY_EVERY * jitter
         self._apply(status, sent)
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:

@@ -1,19 +1,18 @@
-"""The request window that processes share. Pure: every method is given the time.
+"""The request window that processes share. Pure: times are arguments.
 
-The limit counts requests as they arrive at the service, which may be at any moment between
-their sending and their answer. So a request counts from the moment at which its turn is given
-until 60 s after its answer, and a turn may be used while fewer than the limit count. Then no
-60 s at the service hold more, whatever the latencies.
+As for one process (`kling_async.limits.window`), a request counts from its grant until 60 s after
+its answer, and a grant may be used while fewer than the limit count. Then no 60 s at the service
+hold more than the limit, whatever the latencies.
 
-An engine keeps the window for all processes, by what they report: how many requests are under way
-(turns that are not used yet included), and when others were answered. Answers are counted in steps
-of a quarter of a second, rounded up. A :class:`Ledger` keeps one process's part.
+A backend keeps the window for all processes, from what they report: how many requests are in
+flight (unused grants included), and when others were answered. Answers are counted in steps of a
+quarter of a second, rounded up. A :class:`Ledger` keeps one process's part.
 
-Reports are numbered, and each names the last one that the engine is known to have. An engine that
-has another last one ignores the report, and says which it has: so a report counts once though
-calls and answers may be lost, and an engine that has forgotten reports is given them again.
+Reports are numbered, and each names the last one that the backend is known to have. A backend that
+has another last one ignores the report and returns the number of its own: so a report counts once
+though calls and answers may be lost, and a backend that has lost reports receives them again.
 
-:class:`SharedWindow` is what the engine in memory uses. Those in Redis and PostgreSQL do the same
+:class:`SharedWindow` is used by the backend in memory. Those in Redis and PostgreSQL do the same
 in their own languages.
 """
 
@@ -24,27 +23,25 @@ from collections import deque
 
 from attrs import define, frozen
 
-# Seconds for which an answered request counts: a minute, and what the service's clock may gain on
-# ours in that time.
-COUNTED = 60.05
+from kling_async.limits.window import COUNTED_FOR
 
 # Seconds of the steps in which answers are counted.
 STEP = 0.25
 
-# Seconds without a report after which a process counts as dead, and what it had under way as just
-# answered: longer than a turn is kept and a request may take.
+# Seconds without a report after which a process counts as dead, and what it had in flight as just
+# answered: longer than a grant is kept and a request may take.
 LEASE = 40.0
 
 
 @frozen
 class Report:
-    """What a process says of its requests.
+    """What a process reports about its requests.
 
     Attributes:
-        holder: Which process.
+        holder: The process.
         sequence: The number of this report; later ones have higher numbers.
-        since: The number of the last one that the engine is known to have; 0 for none.
-        in_flight: Requests that count and are not answered, and turns that are not used yet.
+        since: The number of the last one that the backend is known to have; 0 for none.
+        in_flight: Requests without an answer, and grants that were not used yet.
         answered: Groups of requests that were answered since then: how many seconds ago the last of
             the group was, and how many they are.
     """
@@ -57,7 +54,7 @@ class Report:
 
 
 @define
-class _Group:
+class _AnswerGroup:
     """Requests of one process that were answered within one step."""
 
     began: float
@@ -67,13 +64,13 @@ class _Group:
 
 
 class Ledger:
-    """What one process has under way, and what it has to report."""
+    """What one process has in flight, and what it has to report."""
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
         self.in_flight: int = 0
-        self._answered: deque[_Group] = deque()
-        self._sequence = self._known = 0
+        self._answered: deque[_AnswerGroup] = deque()
+        self._sequence = self._acknowledged = 0
 
     @property
     def pending(self) -> bool:
@@ -81,102 +78,106 @@ class Ledger:
         return self.in_flight > 0 or bool(self._answered and self._answered[-1].sequence == 0)
 
     def count(self, now: float) -> int:
-        """Return how many requests of this process count, turns that are not used yet included."""
-        recent = (one.number for one in self._answered if one.ended > now - COUNTED)
-        return self.in_flight + sum(recent)
+        """Return how many requests of this process count, unused grants included."""
+        return self.in_flight + sum(
+            group.number for group in self._answered if group.ended > now - COUNTED_FOR
+        )
 
     def answered(self, now: float, number: int = 1) -> None:
-        """Note that requests which were under way have been answered, or have failed."""
+        """Note that requests in flight have been answered, or have failed."""
         self.in_flight -= number
-        groups = self._answered
-        if groups and not groups[-1].sequence and now - groups[-1].began < STEP:
-            groups[-1].ended = now
-            groups[-1].number += number
+        group = self._answered[-1] if self._answered else None
+        if group is not None and not group.sequence and now - group.began < STEP:
+            group.ended = now
+            group.number += number
         else:
-            groups.append(_Group(now, now, number))
+            self._answered.append(_AnswerGroup(now, now, number))
 
-    def report(self, now: float) -> Report:
-        """Return what the engine is not known to have."""
+    def create_report(self, now: float) -> Report:
+        """Return what the backend is not known to have."""
         self._sequence += 1
-        while self._answered and self._answered[0].ended <= now - COUNTED:
+        while self._answered and self._answered[0].ended <= now - COUNTED_FOR:
             self._answered.popleft()
-        told = []
+        answered = []
         for group in self._answered:
             group.sequence = group.sequence or self._sequence
-            if group.sequence > self._known:
-                told.append((now - group.ended, group.number))
-        return Report(self.holder, self._sequence, self._known, self.in_flight, tuple(told))
+            if group.sequence > self._acknowledged:
+                answered.append((now - group.ended, group.number))
+        return Report(
+            self.holder, self._sequence, self._acknowledged, self.in_flight, tuple(answered)
+        )
 
-    def acknowledge(self, known: int) -> None:
-        """Note which is the last report that the engine has."""
-        self._known = known
+    def acknowledge(self, sequence: int) -> None:
+        """Note which is the last report that the backend has."""
+        self._acknowledged = sequence
 
-    def shift(self, seconds: float) -> None:
-        """Move all moments, since another clock is used from now on."""
+    def shift(self, shift: float) -> None:
+        """Change to another clock, whose time differs by so much."""
         for group in self._answered:
-            group.began += seconds
-            group.ended += seconds
+            group.began += shift
+            group.ended += shift
 
 
 @define
-class _Holder:
-    """What an engine knows of one process."""
+class _HolderRecord:
+    """What a backend knows of one process."""
 
     sequence: int = 0
     in_flight: int = 0
-    ends: float = 0.0
+    expires_at: float = 0.0
 
 
 class SharedWindow:
-    """What all processes have under way, and what was answered in the last 60 s."""
+    """What all processes have in flight, and what was answered in the last 60 s."""
 
     def __init__(self) -> None:
-        self._holders: dict[str, _Holder] = {}
-        self._ends: dict[int, int] = {}  # how many requests cease to count at which step
+        self._holders: dict[str, _HolderRecord] = {}
+        self._expiring: dict[int, int] = {}  # how many requests cease to count at which step
 
     def count(self, now: float) -> int:
-        """Return how many requests count now, turns that are not used yet included."""
+        """Return how many requests count now, unused grants included."""
         self._expire(now)
-        return sum(one.in_flight for one in self._holders.values()) + sum(self._ends.values())
+        in_flight = sum(holder.in_flight for holder in self._holders.values())
+        return in_flight + sum(self._expiring.values())
 
     def accept(self, now: float, report: Report) -> int:
-        """Take in a report, unless it follows one that is not known; return the last known."""
+        """Apply a report, unless its predecessor is unknown; return the last known sequence."""
         self._expire(now)
-        holder = self._holders.get(report.holder) or _Holder()
+        holder = self._holders.get(report.holder) or _HolderRecord()
         if holder.sequence == report.since:
             self._holders[report.holder] = holder
             holder.sequence, holder.in_flight = report.sequence, report.in_flight
-            holder.ends = now + LEASE
+            holder.expires_at = now + LEASE
             for age, number in report.answered:
-                self._answer(now - age, number)
+                self._count_answers(now - age, number)
             self._expire(now)
         return holder.sequence
 
-    def give(self, now: float, holder: str, number: int, limit: int) -> list[float]:
-        """Give as many turns as the answers known so far allow.
+    def grant(self, now: float, holder: str, number: int, limit: int) -> list[float]:
+        """Give as many grants as the answers known so far allow.
 
         Returns:
-            For each turn, the moment from which it may be used, in ascending order.
+            For each grant, the time from which it may be used, ascending.
         """
-        moments: list[float] = []
-        room, moment = limit - self.count(now), now
-        for step, ended in (*sorted(self._ends.items()), (0, 0)):
-            fit = min(max(0, room), number - len(moments))
-            moments += [moment] * fit
-            room, moment = room - fit + ended, step * STEP
-        self._holders[holder].in_flight += len(moments)
-        return moments
+        times: list[float] = []
+        room, time = limit - self.count(now), now
+        for step, ended in (*sorted(self._expiring.items()), (0, 0)):
+            fit = min(max(0, room), number - len(times))
+            times += [time] * fit
+            room, time = room - fit + ended, step * STEP
+        self._holders[holder].in_flight += len(times)
+        return times
 
-    def _answer(self, at: float, number: int) -> None:
-        step = math.ceil((at + COUNTED) / STEP)
-        self._ends[step] = self._ends.get(step, 0) + number
+    def _count_answers(self, at: float, number: int) -> None:
+        step = math.ceil((at + COUNTED_FOR) / STEP)
+        self._expiring[step] = self._expiring.get(step, 0) + number
 
     def _expire(self, now: float) -> None:
         for name, holder in [*self._holders.items()]:
-            if holder.in_flight and holder.ends <= now:
-                self._answer(holder.ends, holder.in_flight)
+            if holder.in_flight and holder.expires_at <= now:
+                self._count_answers(holder.expires_at, holder.in_flight)
                 holder.in_flight = 0
-            if holder.ends <= now - COUNTED:
+            if holder.expires_at <= now - COUNTED_FOR:
                 del self._holders[name]
-        for step in [step for step in self._ends if step * STEP <= now]:
-            del self._ends[step]
+        for step in [step for step in self._expiring if step * STEP <= now]:
+            del self._expiring[step]

@@ -1,4 +1,4 @@
-"""The routes, and the order in which a request is judged.
+"""The routes, and the order in which a request is checked.
 
 Key, then request window, then body, then running tasks, then balance. A fault of the scenario
 comes before all of these, as a gateway's would. Result files and samples need no key and are not
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,29 +20,27 @@ from attrs import frozen
 
 from kling_async.testing.emulator import faults
 from kling_async.testing.emulator.background import Background
-from kling_async.testing.emulator.files import Films, file_response
-from kling_async.testing.emulator.images import ImageProblem, ImageReader
+from kling_async.testing.emulator.files import file_response
 from kling_async.testing.emulator.records import Arrival
-from kling_async.testing.emulator.refusal import Refusal
+from kling_async.testing.emulator.rules import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aiohttp.typedefs import Handler
 
-    from kling_async.testing.emulator.callbacks import Callbacks
-    from kling_async.testing.emulator.records import RequestLog
+    from kling_async.testing.emulator.records import Delivery, RequestLog
     from kling_async.testing.emulator.service import Service
-    from kling_async.testing.emulator.tasks import EmulatedTask
-    from kling_async.testing.scenario import Rule, Scenario
+    from kling_async.testing.scenario import Scenario, ScenarioRule
 
 API: Final = "/api/v1"
 _MAX_BODY: Final = 1024 * 1024
-# Result URLs are valid for 15 days; what a dead one answers is unknown, 404 is a choice.
+# Result URLs are valid for 15 days; what an expired one answers is unknown, 404 is a choice.
 _FILE_LIFE: Final = 15 * 24 * 3600.0
-# Where a request carries the fault that it meets.
+_BACKGROUND: Final = web.AppKey("background", Background)
+# The name of the fault that a request meets.
 _FAULT: Final = web.RequestKey("fault", str)
-# The number under which the log knows it.
+# The number of the request in the log.
 _NUMBER: Final = web.RequestKey("number", int)
 _SAMPLE_TYPES: Final = {
     ".jpg": "image/jpeg",
@@ -55,9 +52,10 @@ _SAMPLE_TYPES: Final = {
 
 @frozen
 class Settings:
-    """How the answers are given: see `Emulator`; `decode`: pictures can be decoded.
+    """How requests are answered: see `Emulator`.
 
-    `latency` gives the seconds that the next request or answer is under way.
+    `latency` returns the seconds that the next request or answer is under way; `decode` says
+    whether pictures can be decoded.
     """
 
     latency: Callable[[], float]
@@ -69,34 +67,23 @@ class Settings:
 
 
 class Api:
-    """What answers the requests, and the work that goes on behind it."""
+    """The handlers of the requests."""
 
     def __init__(
-        self,
-        service: Service,
-        scenario: Scenario,
-        callbacks: Callbacks,
-        log: RequestLog,
-        settings: Settings,
+        self, service: Service, scenario: Scenario, log: RequestLog, settings: Settings
     ) -> None:
         self._service = service
         self._scenario = scenario
-        self._callbacks = callbacks
         self._log = log
         self._settings = settings
         self._counts: Counter[str] = Counter()
-        self._background = Background()
-        self._images = ImageReader(lambda: self._session, decode=settings.decode)
-        self._films = Films(self._images, rendered=settings.rendered)
-        self._closing = asyncio.Event()
-        self._wall = 0.0
-        self._session: aiohttp.ClientSession
+        self.deliveries: list[Delivery] = []
 
     def app(self) -> web.Application:
         """Build the application."""
         app = web.Application(middlewares=[self._gate], client_max_size=_MAX_BODY)
-        app.cleanup_ctx.append(self._life)
-        app.on_shutdown.append(self._close)
+        app.cleanup_ctx.append(self._run_background)
+        app.on_shutdown.append(self._cancel_background)
         app.router.add_post(f"{API}/generateTask/{{model}}", self._submit, name="submit")
         app.router.add_get(f"{API}/statusTask/{{model}}", self._status, name="status")
         app.router.add_get(f"{API}/apikeys/current-balance", self._balance, name="balance")
@@ -106,84 +93,91 @@ class Api:
             app.router.add_get("/samples/{name}", self._sample, name="sample")
         return app
 
-    async def _life(self, _app: web.Application) -> AsyncIterator[None]:
-        self._wall = time.time() - asyncio.get_running_loop().time()
+    async def _run_background(self, app: web.Application) -> AsyncIterator[None]:
         session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             # A small answer must not unfold into a large one.
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "User-Agent": "kling-async-emulator"},
-            connector=aiohttp.TCPConnector(limit=0),
+            # A connection for each request: no callback is lost to one that is just being closed.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
         )
-        async with session as self._session, self._callbacks.open():
+        settings = self._settings
+        async with session:
+            app[_BACKGROUND] = Background(
+                session,
+                self._service,
+                self.deliveries,
+                speed=settings.speed,
+                decode=settings.decode,
+                rendered=settings.rendered,
+            )
             yield
-            await self._background.close()
-            await self._films.close()
-            await self._images.close()
+            await app[_BACKGROUND].close()
 
-    async def _close(self, _app: web.Application) -> None:
-        self._closing.set()
-        # What is under way may hold up an answer.
-        await self._background.close()
+    async def _cancel_background(self, app: web.Application) -> None:
+        # An answer may be waiting for it.
+        await app[_BACKGROUND].cancel()
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note the request, meet the scenario, check key and window, turn refusals into answers."""
+        """Log the request, apply the scenario, check key and window, answer refusals."""
         kind = request.match_info.route.name or "other"
         number = self._log.add(Arrival(_now(), request.method, request.rel_url.path_qs, kind))
         request[_NUMBER] = number
-        fault = self._fault(kind)
-        await self._travel(kind)
-        response = await self._respond(request, handler, fault)
-        await self._travel(kind)
+        rule = self._matching_rule(kind)
+        await self._delay(request, kind)
+        response = await self._respond(request, handler, rule)
+        await self._delay(request, kind)
         if request.transport is not None and not request.transport.is_closing():
-            self._log.answered(number, response.status)
+            self._log.update(number, status=response.status)
         return response
 
-    async def _travel(self, kind: str) -> None:
-        """Let the latency pass, for what a client asks for."""
+    async def _delay(self, request: web.Request, kind: str) -> None:
+        """Wait for as long as a request or an answer is under way; samples are at once."""
         if kind != "sample" and (seconds := self._settings.latency()) > 0:
-            await faults.wait(seconds, self._closing)
+            await faults.wait(seconds, request.app[_BACKGROUND].closing)
 
-    def _fault(self, kind: str) -> Rule | None:
+    def _matching_rule(self, kind: str) -> ScenarioRule | None:
         if kind == "sample":
-            # Mostly read by the emulator itself, when it checks images: nobody can count on them.
+            # The emulator itself reads most of them, when it checks images: do not count them.
             return None
         self._counts[kind] += 1
         self._counts["any"] += 1
         return self._scenario.find({key: self._counts[key] for key in (kind, "any")})
 
     async def _respond(
-        self, request: web.Request, handler: Handler, rule: Rule | None
+        self, request: web.Request, handler: Handler, rule: ScenarioRule | None
     ) -> web.StreamResponse:
-        if rule is not None:
-            response = await faults.instead(rule, request, self._closing)
-            if response is not None:
-                return response
+        if rule is None:
+            return await self._handle(request, handler)
+        closing = request.app[_BACKGROUND].closing
+        answer: web.StreamResponse | None = await faults.instead(rule, request, closing)
+        if answer is None:
             request[_FAULT] = rule.what
-        answer = await self._judge(request, handler)
-        if rule is not None and isinstance(answer, web.Response):
-            return await faults.afterwards(rule, request, answer, self._closing)
+            answer = await self._handle(request, handler)
+            if isinstance(answer, web.Response):
+                answer = await faults.afterwards(rule, request, answer, closing)
         return answer
 
-    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if request.path.startswith(f"{API}/"):
                 self._service.check_key(request.headers.get("Authorization"))
                 now = _now()
                 self._service.check_rate(now)
-                self._log.counted(request[_NUMBER], now)
+                self._log.update(request[_NUMBER], counted_at=now)
             return await handler(request)
         except Refusal as refusal:
-            return self._refuse(refusal)
+            return self._refusal_response(refusal)
         except web.HTTPException as error:
-            # No such path, no such method, body too large: the framework's own.
-            answer = self._refuse(Refusal(error.status, error.reason))
+            # No such path, no such method, body too large: raised by the framework.
+            answer = self._refusal_response(Refusal(error.status, error.reason))
             if "Allow" in error.headers:
                 answer.headers["Allow"] = error.headers["Allow"]
             return answer
 
-    def _refuse(self, refusal: Refusal) -> web.Response:
+    def _refusal_response(self, refusal: Refusal) -> web.Response:
         headers = {}
         if self._settings.retry_after and refusal.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after)))
@@ -194,12 +188,11 @@ class Api:
         raw = await request.read()
         task = self._service.submit(raw, _now(), lambda kind, n: self._scenario.find({kind: n}))
         if task.waiting or task.order.callback_url is not None:
-            called_back = asyncio.Event()
-            self._background.start(self._live(task, _origin(request), called_back))
+            called_back = request.app[_BACKGROUND].start(task, _origin(request))
             if task.callback.what == "early":
                 await called_back.wait()
         else:
-            self._service.end_is_known(task)
+            self._service.schedule_end(task)
         return _success({"taskId": task.task_id})
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -207,8 +200,9 @@ class Api:
         task_id = request.query.get("taskId")
         if not task_id:
             raise Refusal(400, "Invalid request", error="Missing required field: taskId")
-        task = self._service.find(task_id, _now())
-        return _success(task.data(_now(), self._stamp, _origin(request)))
+        task = self._service.visible_task(task_id, _now())
+        timestamp = request.app[_BACKGROUND].timestamp
+        return _success(task.data(_now(), timestamp, _origin(request)))
 
     async def _balance(self, _request: web.Request) -> web.Response:
         return _success(self._service.balance)
@@ -218,7 +212,7 @@ class Api:
         task = self._service.task(request.match_info["task_id"])
         if not task.has_file(now) or now - task.ends_at > _FILE_LIFE:
             raise Refusal(404, "Not found", error="No such file")
-        content = await self._films.get(task.order)
+        content = await request.app[_BACKGROUND].films.get(task.order)
         return file_response(request, content, "video/mp4", request.get(_FAULT, ""))
 
     async def _sample(self, request: web.Request) -> web.Response:
@@ -226,32 +220,6 @@ class Api:
         content = await asyncio.to_thread(_read_sample, self._settings.samples, name)
         kind = _SAMPLE_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
         return file_response(request, content, kind)
-
-    async def _live(self, task: EmulatedTask, origin: str, called_back: asyncio.Event) -> None:
-        """Read the task's images and call back at its end; set an event whatever comes of it."""
-        try:
-            await self._read_images(task)
-            self._service.end_is_known(task)
-            if task.order.callback_url is None or math.isinf(task.ends_at):
-                return
-            await asyncio.sleep(task.ends_at - _now())
-            data = task.data(max(_now(), task.ends_at), self._stamp, origin)
-            await self._callbacks.deliver(task, data, called_back)
-        finally:
-            called_back.set()
-
-    async def _read_images(self, task: EmulatedTask) -> None:
-        try:
-            for url in task.order.image_urls:
-                await self._images.check(url)
-            task.ready(_now())
-        except ImageProblem as problem:
-            # The service needs a second or so to find out, however near the image is.
-            at = max(_now(), task.created + 1.0 / self._settings.speed)
-            task.fail(at, problem.code, problem.message)
-
-    def _stamp(self, at: float) -> int:
-        return int((self._wall + at) * 1000)
 
 
 def _now() -> float:
@@ -267,7 +235,7 @@ def _success(data: object) -> web.Response:
 
 
 def _read_sample(folder: Path | None, name: str) -> bytes:
-    # A name is looked up among those that are there, so it cannot lead out of the folder.
+    # A name is searched among the existing ones, so it cannot lead out of the folder.
     for path in folder.iterdir() if folder is not None else ():
         if path.name == name and path.suffix.lower() in _SAMPLE_TYPES:
             return path.read_bytes()

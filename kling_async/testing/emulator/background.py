@@ -1,33 +1,100 @@
-"""Work that goes on while requests come and go, and ends with the emulator."""
+"""The work behind the requests: reading images, ending tasks, sending callbacks."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from typing import TYPE_CHECKING
 
+from kling_async.testing.emulator.callbacks import CallbackSender
+from kling_async.testing.emulator.files import Films
+from kling_async.testing.emulator.images import ImageProblem, ImageReader
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    import aiohttp
+
+    from kling_async.testing.emulator.records import Delivery
+    from kling_async.testing.emulator.service import Service
+    from kling_async.testing.emulator.tasks import EmulatedTask
 
 
 class Background:
-    """Tasks that somebody owns.
+    """What one running server does on its event loop; made when it starts, closed when it stops.
 
     Not an `asyncio.TaskGroup`: a server may be started in one task and stopped in another, as test
     fixtures are, and a group belongs to the task that entered it.
     """
 
-    def __init__(self) -> None:
+    def __init__(  # noqa: PLR0913 - what the parts below need
+        self,
+        session: aiohttp.ClientSession,
+        service: Service,
+        deliveries: list[Delivery],
+        *,
+        speed: float,
+        decode: bool,
+        rendered: bool,
+    ) -> None:
+        self._service = service
+        self._speed = speed
+        self._images = ImageReader(session, decode=decode)
+        self._callbacks = CallbackSender(session, deliveries, speed)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._epoch = time.time() - asyncio.get_running_loop().time()
+        self.films = Films(self._images, rendered=rendered)
+        self.closing = asyncio.Event()
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
-        """Start something. What it raises is reported by the loop's exception handler."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def start(self, task: EmulatedTask, origin: str) -> asyncio.Event:
+        """Start the work for a task; return an event that is set when it has called back once.
 
-    async def close(self) -> None:
-        """Cancel what still runs and wait for its end."""
+        The event is set at the end of the work at the latest. An exception is reported by the
+        loop's exception handler.
+        """
+        called_back = asyncio.Event()
+        work = asyncio.create_task(self._complete(task, origin, called_back))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+        return called_back
+
+    async def cancel(self) -> None:
+        """Cancel the work for all tasks and wait until it has ended. Answers no longer wait."""
+        self.closing.set()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Cancel everything and wait until it has ended."""
+        await self.cancel()
+        await self.films.close()
+        await self._images.close()
+
+    def timestamp(self, at: float) -> int:
+        """Return a moment of the loop's time in Unix milliseconds."""
+        return int((self._epoch + at) * 1000)
+
+    async def _complete(self, task: EmulatedTask, origin: str, called_back: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await self._check_images(task)
+            self._service.schedule_end(task)
+            if task.order.callback_url is None or math.isinf(task.ends_at):
+                return
+            await asyncio.sleep(task.ends_at - loop.time())
+            data = task.data(max(loop.time(), task.ends_at), self.timestamp, origin)
+            await self._callbacks.deliver(task, data, called_back)
+        finally:
+            called_back.set()
+
+    async def _check_images(self, task: EmulatedTask) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for url in task.order.image_urls:
+                await self._images.check_image(url)
+            task.images_ready(loop.time())
+        except ImageProblem as problem:
+            # The service needs a second or so to find out, however near the image is.
+            at = max(loop.time(), task.created + 1.0 / self._speed)
+            task.fail(at, problem.code, problem.message)

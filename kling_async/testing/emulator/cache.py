@@ -1,4 +1,4 @@
-"""Bytes that are made once for all who ask at the same time, and kept for a while."""
+"""A cache whose values are computed once for all callers that wait at the same time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SharedCache:
         *,
         max_age: float = inf,
     ) -> bytes:
-        """Give the value of a key, made now if it is not there or older than `max_age` seconds.
+        """Return the value of a key; call `make` if it is missing or older than `max_age` seconds.
 
-        Raises what `make` raises. Cancelling one who waits does not disturb the others.
+        Raises what `make` raises. The cancellation of one caller does not affect the others.
         """
         now = asyncio.get_running_loop().time()
         if key in self._kept and now - self._kept[key][0] <= max_age:
@@ -38,13 +38,13 @@ class SharedCache:
         making = self._making.get(key)
         if making is None:
             making = asyncio.create_task(self._make(key, make))
-            making.add_done_callback(_look_at)
+            making.add_done_callback(_retrieve_exception)
             if not making.done():  # pragma: no branch - an eager task may be
                 self._making[key] = making
         return await asyncio.shield(making)
 
     async def close(self) -> None:
-        """End what is being made."""
+        """Cancel the calls of `make`."""
         making = list(self._making.values())
         for task in making:
             task.cancel()
@@ -63,7 +63,7 @@ class SharedCache:
         return value
 
 
-def _look_at(task: asyncio.Task[bytes]) -> None:
-    """Take note of a failure, so that it is not reported as overlooked if nobody waits any more."""
+def _retrieve_exception(task: asyncio.Task[bytes]) -> None:
+    """Prevent asyncio's report of an exception if all callers have been cancelled."""
     if not task.cancelled():
         task.exception()

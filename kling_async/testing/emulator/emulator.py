@@ -1,17 +1,16 @@
 """A local stand-in for the service: same routes, rules, states, limits, callbacks and files.
 
-It is written from the contract alone and shares no code with the client, so that one misreading
-cannot agree with itself. Where the contract says "unknown", the emulator makes a choice and says
-so here:
+It is written from the contract alone and shares no code with the client, so that a misreading in
+one is not repeated in the other. Where the contract says "unknown", the emulator makes a choice:
 
 - 403, 404, 405, 413 and 429 answer with the usual envelope; ``data.error`` gives details.
-- An unknown field in a submit is refused; a number such as ``5.0`` is no integer.
+- An unknown field in a submit is refused; a number such as ``5.0`` is not an integer.
 - "10 MB" for an image is 10 * 1024 * 1024 bytes.
 - Failed tasks stay charged. Prices are made up: `PRICES`, in USD.
 - Retry-After is sent with 429 only when asked for (``retry_after=True``).
-- A dead result URL (after 15 days) answers 404.
-- At most a hundred callbacks are under way at one time, each on a connection of its own, and what
-  is sent again is the same again.
+- An expired result URL (after 15 days) answers 404.
+- At most a hundred callbacks are under way at one time, each on a connection of its own. A repeated
+  callback has the same body.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from aiohttp import web
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.app import API, Api, Settings
-from kling_async.testing.emulator.callbacks import Callbacks
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
 from kling_async.testing.emulator.service import Service
-from kling_async.testing.media import film as media
+from kling_async.testing.media import film
 from kling_async.testing.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -45,13 +43,13 @@ _DEFAULT_KEY: Final = "emulator-key"
 class Emulator:
     """The service on a local port, as an asynchronous context manager.
 
-    All of its time is the running loop's, so that it follows a virtual clock. One emulator serves
-    one loop; what it remembers can be read after its end.
+    It reads the time of the running loop only, so it follows a virtual clock. One emulator serves
+    one loop. Its records can be read after its end.
 
     Args:
         host: Where to listen. The default is reachable from this machine only.
-        port: 0 takes a free one.
-        api_key: The only good key; None: any key that is not empty.
+        port: 0 uses a free one.
+        api_key: The only valid key; None: any key that is not empty.
         requests_per_minute: Admitted in any 60 seconds; more are answered with 429.
         concurrent_tasks: Running at a time; a submit beyond is answered with 429.
         speed: Generation and the waits between callbacks take 1/speed of the documented time.
@@ -63,14 +61,14 @@ class Emulator:
         video: "rendered" shows the input and needs the extra ``emulator``; "small" is one short
             clip for all; "auto" renders if the extra is installed.
         samples: A folder of pictures to serve under ``/samples/``.
-        seed: Of the dice that choose how long a task takes, and of the latency.
+        seed: Of the random numbers that choose how long a task takes, and of the latency.
         latency: Seconds that a request is under way until it arrives at the service, and its
             answer until it arrives at the client: a number, a range, or a function that is called
             for each of the two. Not divided by ``speed``; samples travel at once.
         keep_alive: Seconds after which an idle connection is closed.
 
     Raises:
-        ConfigurationError: A number makes no sense.
+        ConfigurationError: A number is out of range.
         MissingExtraError: ``video="rendered"`` without the extra.
     """
 
@@ -97,31 +95,32 @@ class Emulator:
             raise ConfigurationError(f"emulator: speed must be above 0, got {speed!r}")
         if requests_per_minute < 1 or concurrent_tasks < 1:
             raise ConfigurationError("emulator: limits must be at least 1")
-        if video == "rendered" and not media.can_render():
+        if video == "rendered" and not film.can_render():
             raise missing_extra("emulator", 'rendered videos need the extra "emulator"')
         self._host = host
         self._port = port
-        self._speed = speed
-        self._duration = duration
-        self._latency = _latency(latency, seed)
-        self._dice = random.Random(seed)  # noqa: S311 - durations, not secrets
-        self._scenario = scenario or Scenario()
-        self._retry_after = retry_after
-        self._video = video
-        self._samples = samples
         self._keep_alive = keep_alive
-        self._callbacks = Callbacks(speed)
+        self._runner: web.AppRunner | None = None
         self._log = RequestLog()
         self._service = Service(
             api_key=api_key,
             requests_per_minute=requests_per_minute,
             concurrent_tasks=concurrent_tasks,
             balance=balance,
-            duration=self._seconds,
+            duration=_duration(duration, speed, seed),
         )
-        self._runner: web.AppRunner | None = None
+        can_render = film.can_render()
+        settings = Settings(
+            latency=_latency(latency, seed),
+            speed=speed,
+            retry_after=retry_after,
+            rendered=can_render and video != "small",
+            decode=can_render,
+            samples=samples,
+        )
+        self._api = Api(self._service, scenario or Scenario(), self._log, settings)
         self.key: str = api_key or _DEFAULT_KEY
-        """A key that is good here."""
+        """A valid key."""
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(
@@ -147,27 +146,12 @@ class Emulator:
             await self._runner.cleanup()
 
     def app(self) -> web.Application:
-        """Build the application, for those who run it themselves."""
-        can_render = media.can_render()
-        api = Api(
-            self._service,
-            self._scenario,
-            self._callbacks,
-            self._log,
-            Settings(
-                latency=self._latency,
-                speed=self._speed,
-                retry_after=self._retry_after,
-                rendered=can_render and self._video != "small",
-                decode=can_render,
-                samples=self._samples,
-            ),
-        )
-        return api.app()
+        """Build the application, for a server of your own."""
+        return self._api.app()
 
     @property
     def origin(self) -> str:
-        """Where it listens: ``http://127.0.0.1:PORT``."""
+        """The address at which it listens: ``http://127.0.0.1:PORT``."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
@@ -178,7 +162,7 @@ class Emulator:
 
     @property
     def concurrent_tasks(self) -> int:
-        """How many tasks may run at a time. Setting it counts from the next submit on."""
+        """How many tasks may run at a time. A new value applies from the next submit on."""
         return self._service.concurrent_tasks
 
     @concurrent_tasks.setter
@@ -189,12 +173,12 @@ class Emulator:
 
     @property
     def balance(self) -> float:
-        """What is left, USD."""
+        """The remaining balance, USD."""
         return self._service.balance
 
     @property
     def ledger(self) -> tuple[Submission, ...]:
-        """Every task that was really started, and paid for."""
+        """Every task that has been started and paid for."""
         return tuple(self._service.ledger)
 
     @property
@@ -205,25 +189,34 @@ class Emulator:
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
         """Every attempt to deliver a callback."""
-        return tuple(self._callbacks.deliveries)
+        return tuple(self._api.deliveries)
 
-    def _seconds(self, order: Order) -> float:
-        """Say how long a task takes, at this speed."""
-        if callable(self._duration):
-            return self._duration(order.input) / self._speed
-        low, high = self._duration or _SECONDS[order.duration]
-        return self._dice.uniform(low, high) / self._speed
+
+def _duration(
+    duration: Callable[[Mapping[str, object]], float] | tuple[float, float] | None,
+    speed: float,
+    seed: int,
+) -> Callable[[Order], float]:
+    """Return a function that chooses the seconds that a task takes at a speed."""
+    rng = random.Random(seed)  # noqa: S311 - durations, not secrets
+
+    def choose(order: Order) -> float:
+        if callable(duration):
+            return duration(order.input) / speed
+        return rng.uniform(*(duration or _SECONDS[order.duration])) / speed
+
+    return choose
 
 
 def _latency(
     latency: Callable[[], float] | tuple[float, float] | float, seed: int
 ) -> Callable[[], float]:
-    """Return what gives the seconds that the next thing is under way."""
+    """Return a function that chooses the seconds that the next message is under way."""
     if callable(latency):
         return latency
     low, high = latency if isinstance(latency, tuple) else (latency, latency)
     if not 0 <= low <= high < math.inf:
-        raise ConfigurationError(f"emulator: latency needs seconds from 0 on, got {latency!r}")
-    # Dice of its own, so that tasks take as long as without a latency.
-    dice = random.Random(seed)  # noqa: S311 - latencies, not secrets
-    return lambda: dice.uniform(low, high)
+        raise ConfigurationError(f"emulator: latency must be 0 or more seconds, got {latency!r}")
+    # A generator of its own, so that tasks take as long as without a latency.
+    rng = random.Random(seed)  # noqa: S311 - latencies, not secrets
+    return lambda: rng.uniform(low, high)

@@ -1,21 +1,18 @@
 """Reading input images as the service would: reachable, at most 10 MB, JPEG, PNG or WebP.
 
-The contract's "10 MB" is taken as 10 * 1024 * 1024 bytes, the generous reading.
+The contract's "10 MB" is read as 10 * 1024 * 1024 bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from kling_async.testing.emulator.cache import SharedCache
-from kling_async.testing.media import film as media
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from kling_async.testing.media.film import TooManyPixelsError
 
 MAX_BYTES: Final = 10 * 1024 * 1024
 _REDIRECTS: Final = 5
@@ -25,12 +22,12 @@ _OK: Final = 200
 
 # Prepared pictures are about 100 kB each.
 _CACHE_BYTES: Final = 32 * 1024 * 1024
-# A URL that many tasks name is read once; a picture that is replaced is seen a minute later.
+# A URL that many tasks name is read once; a picture that is replaced is read a minute later.
 _FRESH: Final = 60.0
 
 
 class ImageProblem(Exception):  # noqa: N818 - a value that is raised, not an error of ours
-    """Why an image cannot be used: the documented `code`, and words."""
+    """Why an image cannot be used: the documented `code`, and a message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -39,7 +36,7 @@ class ImageProblem(Exception):  # noqa: N818 - a value that is raised, not an er
 
 
 def sniff(data: bytes) -> str | None:
-    """Tell JPEG, PNG and WebP by their first bytes; None for anything else."""
+    """Return the format by the first bytes: JPEG, PNG or WEBP; None for anything else."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -52,44 +49,46 @@ def sniff(data: bytes) -> str | None:
 class ImageReader:
     """Reads images over HTTP, each URL once at a time.
 
-    With `decode` (Pillow) pictures are also decoded and kept, made smaller, for rendering; without
-    it only their first bytes are looked at and `read` gives no bytes.
+    With `decode` (needs Pillow) pictures are decoded, made smaller and kept for rendering. Without
+    it only their first bytes are checked, and `picture` returns no bytes.
     """
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession], *, decode: bool) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, decode: bool) -> None:
         self._session = session
         self._decode = decode
         self._cache = SharedCache(_CACHE_BYTES)
         self._room = asyncio.Semaphore(_AT_ONCE)
 
-    async def check(self, url: str) -> None:
-        """Read an image, not trusting what was read long ago. Raises `ImageProblem`."""
-        await self._cache.get(url, lambda: self._read(url), max_age=_FRESH)
+    async def check_image(self, url: str) -> None:
+        """Read an image, unless it has been read in the last minute. Raises `ImageProblem`."""
+        await self._cache.get(url, lambda: self._read_image(url), max_age=_FRESH)
 
     async def picture(self, url: str) -> bytes:
-        """Give a picture for rendering, as small as that allows. Raises `ImageProblem`."""
-        return await self._cache.get(url, lambda: self._read(url))
+        """Return a picture for rendering, as small as that allows. Raises `ImageProblem`."""
+        return await self._cache.get(url, lambda: self._read_image(url))
 
     async def close(self) -> None:
-        """End the readings that go on."""
+        """Cancel the downloads."""
         await self._cache.close()
 
-    async def _read(self, url: str) -> bytes:
+    async def _read_image(self, url: str) -> bytes:
         async with self._room:
-            data = await _fetch(self._session(), url)
+            data = await _download_image(self._session, url)
             if sniff(data) is None:
                 raise ImageProblem("UNSUPPORTED_FORMAT", "The image is not JPEG, PNG or WebP")
             if not self._decode:
                 return b""
+            from kling_async.testing.media.pictures import prepare_picture
+
             try:
-                return await asyncio.to_thread(media.prepare_picture, data)
-            except media.TooManyPixelsError as error:
+                return await asyncio.to_thread(prepare_picture, data)
+            except TooManyPixelsError as error:
                 raise ImageProblem("IMAGE_TOO_LARGE", str(error)) from error
             except ValueError as error:
                 raise ImageProblem("UNSUPPORTED_FORMAT", str(error)) from error
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str) -> bytes:
+async def _download_image(session: aiohttp.ClientSession, url: str) -> bytes:
     if not _is_http(url):
         raise ImageProblem("INVALID_IMAGE_URL", f"Not an absolute http(s) URL: {url[:200]}")
     data = bytearray()

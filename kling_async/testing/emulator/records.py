@@ -1,4 +1,4 @@
-"""What an emulator remembers of its life, as frozen values for tests to look at.
+"""What an emulator records, as frozen values for the assertions of tests.
 
 Moments (`at`) are the running loop's time, in seconds.
 """
@@ -6,17 +6,17 @@ Moments (`at`) are the running loop's time, in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from attrs import evolve, frozen
 
-# Enough for the longest test; an emulator left running for days must not fill the memory.
+# Enough for the longest test; an emulator that runs for days must not fill the memory.
 _KEEP: Final = 500_000
 
 
 @frozen
 class Submission:
-    """A task that was really started, and paid for."""
+    """A task that has been started and paid for."""
 
     at: float
     model: str
@@ -31,13 +31,13 @@ class Arrival:
     """A request that arrived.
 
     Attributes:
-        at: When it arrived, before the emulator's latency and the fault ``late`` hold it up.
+        at: When it arrived, before the emulator's latency and the fault ``late`` delay it.
         method: Its method.
         path: Its path and query.
         kind: Its kind, as in scenarios.
-        status: The HTTP status that it got; None: no answer (yet).
-        counted_at: When the account's limit counted it; None: it did not, since it was refused,
-            met a fault that comes before, or is for a file.
+        status: The HTTP status of its answer; None: not answered (yet).
+        counted_at: When the account's limit counted it; None: not counted, because it was refused,
+            was answered by a fault, or is for a file.
     """
 
     at: float
@@ -50,7 +50,7 @@ class Arrival:
 
 @frozen
 class Delivery:
-    """One attempt to deliver a callback; `status` is None where no answer came in time."""
+    """One attempt to deliver a callback; `status` is None if no answer came in time."""
 
     at: float
     task_id: str
@@ -60,7 +60,7 @@ class Delivery:
 
 
 class RequestLog:
-    """The last half million arrivals, at least; older ones are forgotten."""
+    """The arrivals, oldest first; of more than half a million the oldest are forgotten."""
 
     def __init__(self, keep: int = _KEEP) -> None:
         self._keep = keep
@@ -68,23 +68,17 @@ class RequestLog:
         self._arrivals: list[Arrival] = []
 
     def __iter__(self) -> Iterator[Arrival]:
-        """Go through the arrivals, oldest first."""
         return iter(self._arrivals)
 
     def add(self, arrival: Arrival) -> int:
-        """Note an arrival; return the number under which the other methods know it."""
+        """Add an arrival; return its number."""
         if len(self._arrivals) >= 2 * self._keep:
             del self._arrivals[: self._keep]
             self._first += self._keep
         self._arrivals.append(arrival)
         return self._first + len(self._arrivals) - 1
 
-    def answered(self, number: int, status: int) -> None:
-        """Note the status that an arrival got."""
+    def update(self, number: int, **changes: Any) -> None:  # noqa: ANN401 - of any attribute
+        """Change attributes of an arrival, unless it has been forgotten."""
         if (index := number - self._first) >= 0:
-            self._arrivals[index] = evolve(self._arrivals[index], status=status)
-
-    def counted(self, number: int, at: float) -> None:
-        """Note when the account's limit counted an arrival."""
-        if (index := number - self._first) >= 0:
-            self._arrivals[index] = evolve(self._arrivals[index], counted_at=at)
+            self._arrivals[index] = evolve(self._arrivals[index], **changes)

@@ -1,10 +1,10 @@
 """What the service accepts as a submit for ``kling-2-1``, read from the contract, as tables.
 
-Strict: what the contract does not name is refused. Whether the service itself is so strict is
-unknown; a client that passes here does not depend on its leniency.
+Whatever the contract does not name is refused. Whether the service is as strict is unknown; a
+client that passes here does not depend on its leniency.
 
-One thing is left to the reading of the images: whether an image URL can be fetched at all. A URL
-that is not http(s) starts a task that fails with ``INVALID_IMAGE_URL``, as documented.
+Image URLs are checked later: one that cannot be fetched, or is not http(s), starts a task that
+fails, with ``INVALID_IMAGE_URL`` for example, as documented.
 """
 
 from __future__ import annotations
@@ -17,14 +17,39 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from kling_async.testing.emulator.refusal import Refusal
-
 MODEL: Final = "kling-2-1"
+
+
+class Refusal(Exception):  # noqa: N818 - a value that is raised, not an error of ours
+    """A request that is answered with `status` and `message`; `error` goes into ``data.error``."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        error: str | None = None,
+        has_data: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.error = error
+        self.has_data = has_data
+        self.retry_after = retry_after
+
+    def envelope(self) -> dict[str, object]:
+        """Return the body of the answer."""
+        body: dict[str, object] = {"code": self.status, "message": self.message}
+        if self.has_data:
+            body["data"] = None if self.error is None else {"error": self.error}
+        return body
 
 
 @frozen
 class ModeRule:
-    """How many images a mode takes, and whether it takes an aspect ratio."""
+    """How many images a mode needs, and whether it has an aspect ratio."""
 
     fewest_images: int
     most_images: int
@@ -50,7 +75,7 @@ _CFG_TOLERANCE: Final = 1e-9
 
 @frozen
 class Order:
-    """A submit that was found right, with the defaults filled in."""
+    """A valid submit, with the defaults filled in."""
 
     mode: str
     prompt: str
@@ -62,15 +87,15 @@ class Order:
 
 
 def read_order(raw: bytes) -> Order:
-    """Read the body of a submit. Raises `Refusal` (400) that names the first thing wrong."""
-    body = _parse(raw)
-    _known("", body, _BODY)
+    """Parse the body of a submit. Raises `Refusal` (400) that names the first thing wrong."""
+    body = _parse_object(raw)
+    _check_names("", body, _BODY)
     fields = body.get("input", _ABSENT)
     if fields is _ABSENT:
-        _missing("input")
+        _reject_missing("input")
     if not _is_object(fields):
-        _wrong("input", fields, "an object")
-    _known("input.", fields, _INPUT)
+        _reject_value("input", fields, "an object")
+    _check_names("input.", fields, _INPUT)
     for name, check in _BODY.items():
         if name in body:
             check(name, body[name])
@@ -78,7 +103,7 @@ def read_order(raw: bytes) -> Order:
         if name in fields:
             check(f"input.{name}", fields[name])
     if "prompt" not in fields:
-        _missing("input.prompt")
+        _reject_missing("input.prompt")
     mode = str(fields.get("mode", _DEFAULT_MODE))
     images = _images_for_mode(mode, fields)
     return Order(
@@ -92,40 +117,40 @@ def read_order(raw: bytes) -> Order:
     )
 
 
-def _parse(raw: bytes) -> Mapping[str, object]:
+def _parse_object(raw: bytes) -> Mapping[str, object]:
     try:
-        body: object = json.loads(raw, parse_constant=_no_constant)
+        body: object = json.loads(raw, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
-        _refuse(f"Request body is not valid JSON: {error}")
+        _reject(f"Request body is not valid JSON: {error}")
     if not _is_object(body):
-        _refuse("Request body must be a JSON object")
+        _reject("Request body must be a JSON object")
     return body
 
 
-def _no_constant(name: str) -> NoReturn:
-    message = f"{name} is no JSON number"
+def _reject_constant(name: str) -> NoReturn:
+    message = f"{name} is not a JSON number"
     raise ValueError(message)
 
 
-def _known(prefix: str, found: Mapping[str, object], allowed: Mapping[str, object]) -> None:
+def _check_names(prefix: str, found: Mapping[str, object], allowed: Mapping[str, object]) -> None:
     for name in found:
         if name not in allowed:
-            _refuse(f"Unknown field: {prefix}{name} (allowed: {', '.join(allowed)})")
+            _reject(f"Unknown field: {prefix}{name} (allowed: {', '.join(allowed)})")
 
 
 def _images_for_mode(mode: str, fields: Mapping[str, object]) -> tuple[str, ...]:
     rule = MODES[mode]
     if rule.most_images == 0:
         if "image_urls" in fields:
-            _refuse(f"input.image_urls does not apply to mode {mode}")
+            _reject(f"input.image_urls does not apply to mode {mode}")
         return ()
     if "image_urls" not in fields:
-        _missing("input.image_urls")
+        _reject_missing("input.image_urls")
     found = fields["image_urls"]
     urls = tuple(str(url) for url in found) if isinstance(found, list) else ()
     if not rule.fewest_images <= len(urls) <= rule.most_images:
         due = "1" if rule.most_images == 1 else f"{rule.fewest_images} to {rule.most_images}"
-        _refuse(f"input.image_urls: mode {mode} takes {due}, got {len(urls)}")
+        _reject(f"input.image_urls: mode {mode} takes {due}, got {len(urls)}")
     return urls
 
 
@@ -133,7 +158,7 @@ def _aspect_ratio_for_mode(mode: str, fields: Mapping[str, object]) -> str | Non
     if MODES[mode].aspect_ratio:
         return str(fields.get("aspect_ratio", _ASPECT_RATIOS[0]))
     if "aspect_ratio" in fields:
-        _refuse(f"input.aspect_ratio does not apply to mode {mode}")
+        _reject(f"input.aspect_ratio does not apply to mode {mode}")
     return None
 
 
@@ -141,7 +166,7 @@ def _callback_url(body: Mapping[str, object]) -> str | None:
     if body.get("request_type", "async") != "callback":
         return None
     if "callback_url" not in body:
-        _missing("callback_url")
+        _reject_missing("callback_url")
     url = str(body["callback_url"])
     try:
         parts = urlsplit(url)
@@ -150,7 +175,7 @@ def _callback_url(body: Mapping[str, object]) -> str | None:
         host, scheme = "", ""
     allowed = scheme == "https" or (scheme == "http" and _is_loopback(host))
     if not (host and allowed):
-        _wrong("callback_url", url, "an https URL (http only for loopback hosts)")
+        _reject_value("callback_url", url, "an https URL (http only for loopback hosts)")
     return url
 
 
@@ -164,7 +189,7 @@ def _is_loopback(host: str) -> bool:
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], None]:
     def check(name: str, value: object) -> None:
         if not isinstance(value, str) or value not in allowed:
-            _wrong(name, value, f"one of {', '.join(allowed)}")
+            _reject_value(name, value, f"one of {', '.join(allowed)}")
 
     return check
 
@@ -172,9 +197,9 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], None]:
 def _text(shortest: int, longest: int) -> Callable[[str, object], None]:
     def check(name: str, value: object) -> None:
         if not isinstance(value, str):
-            _wrong(name, value, "a string")
+            _reject_value(name, value, "a string")
         if not shortest <= len(value) <= longest:
-            _refuse(
+            _reject(
                 f"Invalid value for {name}: {len(value)} characters"
                 f" (expected {shortest} to {longest})"
             )
@@ -184,31 +209,31 @@ def _text(shortest: int, longest: int) -> Callable[[str, object], None]:
 
 def _string(name: str, value: object) -> None:
     if not isinstance(value, str):
-        _wrong(name, value, "a string")
+        _reject_value(name, value, "a string")
 
 
 def _any_value(_name: str, _value: object) -> None:
-    """Leave it to the checks above this one."""
+    """Accept anything; `read_order` checks this field itself."""
 
 
 def _duration(name: str, value: object) -> None:
-    # True and 5.0 are equal to allowed numbers and are none of them.
+    # True and 5.0 are equal to allowed numbers, but are not integers in JSON.
     if type(value) is not int or value not in _DURATIONS:
-        _wrong(name, value, "the integer 5 or 10")
+        _reject_value(name, value, "the integer 5 or 10")
 
 
 def _cfg_scale(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        _wrong(name, value, "a number")
-    # Infinity (1e999 is JSON) and integers too large for a float stop at the first comparison.
+        _reject_value(name, value, "a number")
+    # Infinity (1e999 is JSON) and integers too large for a float fail the first comparison.
     in_range = -_CFG_TOLERANCE <= value <= 1 + _CFG_TOLERANCE
     if not in_range or abs(value - round(value * 10) / 10) > _CFG_TOLERANCE:
-        _wrong(name, value, "0 to 1 in steps of 0.1")
+        _reject_value(name, value, "0 to 1 in steps of 0.1")
 
 
 def _strings(name: str, value: object) -> None:
     if not isinstance(value, list) or not all(isinstance(url, str) and url for url in value):
-        _wrong(name, value, "an array of strings")
+        _reject_value(name, value, "an array of strings")
 
 
 _BODY: Final[Mapping[str, Callable[[str, object], None]]] = {
@@ -233,16 +258,16 @@ def _is_object(value: object) -> TypeGuard[dict[str, object]]:
     return isinstance(value, dict)
 
 
-def _missing(name: str) -> NoReturn:
-    _refuse(f"Missing required field: {name}")
+def _reject_missing(name: str) -> NoReturn:
+    _reject(f"Missing required field: {name}")
 
 
-def _wrong(name: str, value: object, expected: str) -> NoReturn:
+def _reject_value(name: str, value: object, expected: str) -> NoReturn:
     shown = repr(value)
     if len(shown) > 80:  # noqa: PLR2004 - the number is the rule
         shown = f"{shown[:77]}..."
-    _refuse(f"Invalid value for {name}: {shown} (expected {expected})")
+    _reject(f"Invalid value for {name}: {shown} (expected {expected})")
 
 
-def _refuse(error: str) -> NoReturn:
+def _reject(error: str) -> NoReturn:
     raise Refusal(400, "Invalid request", error=error)

@@ -1,6 +1,6 @@
 """The account: its key, request window, running tasks, money and ledger.
 
-Nothing here reads a clock or waits: `now` comes in, and a `Refusal` or a task goes out.
+Nothing here reads a clock or waits: `now` is an argument, and a `Refusal` is raised.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import heapq
 import hmac
 import math
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from kling_async.testing.emulator.records import Submission
-from kling_async.testing.emulator.refusal import Refusal
-from kling_async.testing.emulator.rules import MODEL, Order, read_order
+from kling_async.testing.emulator.rules import MODEL, Order, Refusal, read_order
 from kling_async.testing.emulator.tasks import ON_TIME, SUCCESS, EmulatedTask
-from kling_async.testing.emulator.window import SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kling_async.testing.scenario import Rule
+    from kling_async.testing.scenario import ScenarioRule
 
 # USD for 5 s; a 10 s video costs twice as much. The contract names no prices: these are made up.
 PRICES: Final[Mapping[str, float]] = {
@@ -31,12 +30,30 @@ PRICES: Final[Mapping[str, float]] = {
 }
 _LONG: Final = 10
 
-# What to name as Retry-After where only the end of another task helps.
+# The Retry-After where only the end of another task helps.
 _CONCURRENCY_RETRY_AFTER: Final = 5.0
+WINDOW: Final = 60.0
+
+
+class SlidingWindow:
+    """Counts requests: never more than a limit in any 60 seconds. Refused ones do not count."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._counted: deque[float] = deque()
+
+    def count_request(self, now: float) -> float:
+        """Count a request and return 0.0, or return the seconds until one would be counted."""
+        while self._counted and now - self._counted[0] >= WINDOW:
+            self._counted.popleft()
+        if len(self._counted) >= self._limit:
+            return WINDOW - (now - self._counted[0])
+        self._counted.append(now)
+        return 0.0
 
 
 class Service:
-    """What one account may do, has done and owns."""
+    """One account: what it may do, its tasks and its money."""
 
     def __init__(
         self,
@@ -62,15 +79,14 @@ class Service:
         """Refuse (401) a missing or a wrong ``Authorization`` header."""
         scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
-        good = bool(key) if self._api_key is None else _same(key, self._api_key)
-        if scheme.lower() != "bearer" or not good:
+        valid = bool(key) if self._api_key is None else _is_same(key, self._api_key)
+        if scheme.lower() != "bearer" or not valid:
             # The documented body has no "data".
             raise Refusal(401, "Invalid or missing API key", has_data=False)
 
     def check_rate(self, now: float) -> None:
         """Count a request into the window, or refuse it (429)."""
-        wait = self._window.admit(now)
-        if wait:
+        if wait := self._window.count_request(now):
             raise Refusal(429, "Too many requests", retry_after=wait)
 
     def check_model(self, model: str) -> None:
@@ -82,15 +98,15 @@ class Service:
         self,
         raw: bytes,
         now: float,
-        fate: Callable[[str, int], Rule | None],
+        find_rule: Callable[[str, int], ScenarioRule | None],
     ) -> EmulatedTask:
-        """Start a task and take its price, or refuse it (400, 429).
+        """Start a task and charge its price, or refuse it (400, 429).
 
-        `fate` is asked what shall become of the Nth ``task`` that is started, and of the Nth
-        ``callback`` among them.
+        `find_rule` returns the scenario's rule for the Nth ``task`` that is started, and for the
+        Nth ``callback`` among them.
         """
         order = read_order(raw)
-        self._settle(now)
+        self._release_ended(now)
         if len(self._running) >= self.concurrent_tasks:
             raise Refusal(429, "Too many concurrent tasks", retry_after=_CONCURRENCY_RETRY_AFTER)
         price = PRICES[order.mode] * (2 if order.duration == _LONG else 1)
@@ -100,14 +116,14 @@ class Service:
         callback = None
         if order.callback_url is not None:
             self._callbacks += 1
-            callback = fate("callback", self._callbacks)
+            callback = find_rule("callback", self._callbacks)
         task = EmulatedTask(
             task_id=f"task_{secrets.token_hex(8)}",
             model=MODEL,
             order=order,
             created=now,
             planned=self._duration(order),
-            outcome=fate("task", len(self.ledger) + 1) or SUCCESS,
+            outcome=find_rule("task", len(self.ledger) + 1) or SUCCESS,
             callback=callback or ON_TIME,
             waiting=bool(order.image_urls),
         )
@@ -118,35 +134,35 @@ class Service:
         )
         return task
 
-    def end_is_known(self, task: EmulatedTask) -> None:
-        """Note when a task ends: from then on it does not count as running."""
+    def schedule_end(self, task: EmulatedTask) -> None:
+        """Stop counting a task as running when it ends."""
         if math.isfinite(task.ends_at):
             heapq.heappush(self._ends, (task.ends_at, task.task_id))
 
-    def find(self, task_id: str, now: float) -> EmulatedTask:
-        """Give a task that can be seen by now, or refuse (404)."""
+    def visible_task(self, task_id: str, now: float) -> EmulatedTask:
+        """Return a task that status requests find by now, or refuse (404)."""
         task = self.task(task_id)
         if task.is_unseen(now):
-            raise _unknown(task_id)
+            raise _unknown_task(task_id)
         return task
 
     def task(self, task_id: str) -> EmulatedTask:
-        """Give a task, seen or not, or refuse (404)."""
+        """Return a task, visible or not, or refuse (404)."""
         task = self._tasks.get(task_id)
         if task is None:
-            raise _unknown(task_id)
+            raise _unknown_task(task_id)
         return task
 
-    def _settle(self, now: float) -> None:
+    def _release_ended(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
             self._running.discard(heapq.heappop(self._ends)[1])
 
 
-def _unknown(task_id: str) -> Refusal:
+def _unknown_task(task_id: str) -> Refusal:
     return Refusal(404, "Not found", error=f"Unknown task: {task_id}")
 
 
-def _same(one: str, other: str) -> bool:
+def _is_same(one: str, other: str) -> bool:
     return hmac.compare_digest(
         one.encode(errors="surrogateescape"), other.encode(errors="surrogateescape")
     )

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, frozen
 
 from kling_async.testing.emulator.rules import Order
-from kling_async.testing.scenario import Rule, Which
+from kling_async.testing.scenario import Occurrences, ScenarioRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SUCCESS: Final = Rule("task", Which(1, None), "success")
-ON_TIME: Final = Rule("callback", Which(1, None), "on-time")
+SUCCESS: Final = ScenarioRule("task", Occurrences(1, None), "success")
+ON_TIME: Final = ScenarioRule("callback", Occurrences(1, None), "on-time")
 
-# The share of a task's time in which it has not begun.
+# The share of a task's time in which it is pending.
 _PENDING_SHARE: Final = 0.1
 
-# For how many seconds the scenario holds things back, if it does not say.
-_HELD_BACK: Final = {"unseen": 5.0, "urls-late": 2.0, "file-late": 3.0}
+# For how many seconds the scenario delays things, by default.
+_DELAYS: Final = {"unseen": 5.0, "urls-late": 2.0, "file-late": 3.0}
 
 
 @frozen
-class Failure:
+class TaskFailure:
     """When a task fails, and with what."""
 
     at: float
@@ -45,33 +45,33 @@ class EmulatedTask:
     order: Order
     created: float
     planned: float
-    outcome: Rule = SUCCESS
-    callback: Rule = ON_TIME
+    outcome: ScenarioRule = SUCCESS
+    callback: ScenarioRule = ON_TIME
     waiting: bool = False
     ready_at: float = 0.0
-    failure: Failure | None = None
+    failure: TaskFailure | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Take the end that the scenario asks for."""
+        """Apply the scenario."""
         if self.callback.what == "early":
             self.planned = 0.0
         if self.outcome.what == "fail":
             code = self.outcome.detail
             self.fail(self.created + self.planned, code, f"Generation failed: {code}")
 
-    def ready(self, now: float) -> None:
-        """Let the task go on: its images were read."""
+    def images_ready(self, now: float) -> None:
+        """Let the task start: its images have been read."""
         self.waiting = False
         self.ready_at = now
 
     def fail(self, at: float, code: str, message: str) -> None:
-        """Let the task fail at a moment, unless it fails sooner already."""
+        """Let the task fail at a moment, unless it fails sooner."""
         if self.failure is None or at < self.failure.at:
-            self.failure = Failure(at, code, message)
+            self.failure = TaskFailure(at, code, message)
 
     @property
     def ends_at(self) -> float:
-        """The moment at which the task ends; infinite while that is not known."""
+        """The moment at which the task ends; infinite while it is not known."""
         if self.failure is not None:
             return self.failure.at
         if self.waiting or self.outcome.what == "stuck":
@@ -79,17 +79,17 @@ class EmulatedTask:
         return max(self.created + self.planned, self.ready_at)
 
     def state(self, now: float) -> str:
-        """Name the state that the task is in."""
+        """Return the state of the task."""
         if now >= self.ends_at:
             return "success" if self.failure is None else "failed"
         if self.waiting or now < self.created + self.planned * _PENDING_SHARE:
             return "pending"
         return "processing_r2" if self.outcome.what == "unknown-state" else "processing"
 
-    def data(self, now: float, stamp: Callable[[float], int], origin: str) -> dict[str, object]:
-        """Give `data` of a status answer; `stamp` turns a moment into Unix milliseconds."""
+    def data(self, now: float, timestamp: Callable[[float], int], origin: str) -> dict[str, object]:
+        """Return `data` of a status answer; `timestamp` converts a moment to Unix milliseconds."""
         state = self.state(now)
-        create_time = stamp(self.created)
+        create_time = timestamp(self.created)
         data: dict[str, object] = {
             "taskId": self.task_id,
             "state": state,
@@ -101,7 +101,7 @@ class EmulatedTask:
         if self.failure is not None:
             data |= {"failCode": self.failure.code, "failMsg": self.failure.message}
         else:
-            if not self._held_back("urls-late", self.ends_at, now):
+            if not self._is_delayed("urls-late", self.ends_at, now):
                 url = f"{origin}/files/{self.task_id}.mp4"
                 result = {"resultUrls": [] if self.outcome.what == "no-urls" else [url]}
                 as_object = self.outcome.what == "object-result"
@@ -113,15 +113,15 @@ class EmulatedTask:
 
     def is_unseen(self, now: float) -> bool:
         """Whether a status request does not find the task yet."""
-        return self._held_back("unseen", self.created, now)
+        return self._is_delayed("unseen", self.created, now)
 
     def has_file(self, now: float) -> bool:
-        """Whether the task has made its file, and the file can be had."""
+        """Whether the file of the task exists and can be downloaded."""
         made = self.state(now) == "success"
-        return made and not self._held_back("file-late", self.ends_at, now)
+        return made and not self._is_delayed("file-late", self.ends_at, now)
 
-    def _held_back(self, what: str, since: float, now: float) -> bool:
-        """Whether the scenario holds something back for some seconds after a moment."""
+    def _is_delayed(self, what: str, since: float, now: float) -> bool:
+        """Whether the scenario still delays something that exists since a moment."""
         if self.outcome.what != what:
             return False
-        return now < since + float(self.outcome.detail or _HELD_BACK[what])
+        return now < since + float(self.outcome.detail or _DELAYS[what])

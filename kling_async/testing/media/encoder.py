@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING
 
 import av
 
+from kling_async.testing.media.scenes import FPS, scene
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from PIL import Image
+
+    from kling_async.testing.media.film import Film
+
+
+def render(film: Film) -> bytes:
+    """Render a film as an MP4 (H.264, yuv420p, index first). Blocks: call it in a thread."""
+    size, frames = scene(film)
+    return encode(frames, size, FPS)
 
 
 def encode(

@@ -1,7 +1,4 @@
-"""Pictures and videos for the emulator: real ones with the extra ``emulator``, else a small clip.
-
-Everything here is plain, blocking work: call it from a thread.
-"""
+"""What a video shows, and the parts that need no extra."""
 
 from __future__ import annotations
 
@@ -11,12 +8,13 @@ from typing import Final
 
 from attrs import frozen
 
-_SMALL: Final = Path(__file__).parent.parent / "small.mp4"
+SMALL_VIDEO: Final = Path(__file__).parent.parent / "small.mp4"
+"""The clip that serves for every task without the extra ``emulator``."""
 
 
 @frozen
 class Film:
-    """What a video is made of: prepared pictures (0-2) and the prompt's text."""
+    """What a video shows: prepared pictures (0-2) and the prompt's text."""
 
     prompt: str
     duration: int
@@ -25,33 +23,9 @@ class Film:
 
 
 class TooManyPixelsError(ValueError):
-    """A picture that would take too much memory to decode."""
+    """A picture that would need too much memory to decode."""
 
 
 def can_render() -> bool:
-    """Say whether PyAV and Pillow are installed."""
+    """Whether the packages of the extra ``emulator`` are installed: PyAV and Pillow."""
     return find_spec("av") is not None and find_spec("PIL") is not None
-
-
-def small_video() -> bytes:
-    """Give the clip that the package ships."""
-    return _SMALL.read_bytes()
-
-
-def prepare_picture(data: bytes) -> bytes:
-    """Decode a picture, set it upright and make it small enough to keep.
-
-    Raises ValueError for what cannot be decoded, `TooManyPixelsError` for what is too large to be.
-    """
-    from kling_async.testing.media.pictures import prepare
-
-    return prepare(data)
-
-
-def render(film: Film) -> bytes:
-    """Make an MP4 (H.264, yuv420p, index first) of a film."""
-    from kling_async.testing.media.encoder import encode
-    from kling_async.testing.media.scenes import FPS, scene
-
-    size, frames = scene(film)
-    return encode(frames, size, FPS)

@@ -1,4 +1,4 @@
-"""Decoding pictures that may be anything, into small upright JPEGs."""
+"""Decoding untrusted pictures into small upright JPEGs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _MOST_PIXELS: Final = 50_000_000
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
 
 
-def prepare(data: bytes) -> bytes:
-    """Decode a picture, set it upright, put it on white and make it small, as JPEG.
+def prepare_picture(data: bytes) -> bytes:
+    """Decode a picture; return it upright, on white and small, as JPEG. Blocks.
 
-    Raises ValueError for what cannot be decoded, `TooManyPixelsError` for what is too large to be.
+    Raises ValueError for data that cannot be decoded, and `TooManyPixelsError`, one of them, for
+    a picture that is too large.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -34,7 +35,7 @@ def prepare(data: bytes) -> bytes:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixelsError(str(error)) from error
     except Exception as error:
-        # Decoders raise whatever a broken file leads them to.
+        # A broken file makes decoders raise exceptions of any class.
         raise ValueError(f"The image cannot be decoded: {error}") from error
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -48,7 +49,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Give an RGB picture; what is transparent becomes white."""
+    """Return an RGB picture; transparent pixels become white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

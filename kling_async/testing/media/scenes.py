@@ -1,4 +1,4 @@
-"""The frames of a film: a slow move over the picture, or the prompt on a moving ground."""
+"""The frames of a film: a slow move over the picture, or the prompt on a moving background."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ Box = tuple[int, int, int, int]
 # Wider or taller pictures are cropped: a video of 640 x 2 shows nothing.
 _MOST_RATIO: Final = 2.5
 _ZOOM: Final = 0.16
-# When the end picture begins to show, and when it stands alone: parts of the film's length.
+# When the end picture begins to show, and when it covers the first: parts of the film's length.
 _FADE: Final = (0.55, 0.9)
 _HUES: Final = 997
 
 
 def scene(film: Film, longest_side: int = LONGEST_SIDE) -> tuple[Size, Iterator[Image.Image]]:
-    """Give the size and the frames of a film."""
-    dice = zlib.crc32(film.prompt.encode("utf-8", "replace"))
-    pictures = [_open(picture) for picture in film.pictures]
+    """Return the size and the frames of a film."""
+    seed = zlib.crc32(film.prompt.encode("utf-8", "replace"))
+    pictures = [_open_picture(picture) for picture in film.pictures]
     if pictures:
         size = _size(pictures[0].width / pictures[0].height, longest_side)
-        draw = _over_pictures(pictures, size, clean(film.prompt), dice)
+        draw = _over_pictures(pictures, size, clean(film.prompt), seed)
     else:
         width, height = film.aspect_ratio.split(":")
         size = _size(int(width) / int(height), longest_side)
-        draw = _text_on_ground(size, clean(film.prompt), dice)
+        draw = _text_on_ground(size, clean(film.prompt), seed)
     count = film.duration * FPS
     return size, (draw(index / (count - 1)) for index in range(count))
 
 
-def _open(data: bytes) -> Image.Image:
+def _open_picture(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         return image.convert("RGB")
 
 
 def _size(ratio: float, longest_side: int) -> Size:
-    """Give an even size of a ratio (width by height)."""
+    """Return an even size of a ratio (width by height)."""
     ratio = min(max(ratio, 1 / _MOST_RATIO), _MOST_RATIO)
     if ratio >= 1:
         return longest_side, 2 * round(longest_side / ratio / 2)
@@ -61,7 +61,7 @@ def _size(ratio: float, longest_side: int) -> Size:
 
 
 def _ease(x: float) -> float:
-    """Turn 0-1 into 0-1 with a soft start and a soft stop."""
+    """Map 0-1 to 0-1 with a soft start and a soft stop."""
     return (1 - math.cos(math.pi * min(max(x, 0.0), 1.0))) / 2
 
 
@@ -69,15 +69,15 @@ def _ease(x: float) -> float:
 
 
 def _over_pictures(
-    pictures: list[Image.Image], size: Size, prompt: str, dice: int
+    pictures: list[Image.Image], size: Size, prompt: str, seed: int
 ) -> Callable[[float], Image.Image]:
-    direction = math.tau * (dice % 360) / 360
+    direction = math.tau * (seed % 360) / 360
     caption = _caption(prompt, size)
 
     def draw(x: float) -> Image.Image:
         frame = _zoomed(pictures[0], size, _ZOOM * _ease(x), direction)
         if len(pictures) > 1 and x > _FADE[0]:
-            # The end picture comes to rest as it is: it is the frame that was asked for.
+            # The last frame is the end picture as it was given.
             end = _zoomed(pictures[1], size, _ZOOM / 2 * (1 - _ease(x)), direction + math.pi)
             frame = Image.blend(frame, end, _ease((x - _FADE[0]) / (_FADE[1] - _FADE[0])))
         frame.paste(caption, (0, size[1] - caption.height), caption)
@@ -101,7 +101,7 @@ def _zoomed(picture: Image.Image, size: Size, zoom: float, direction: float) -> 
 
 
 def _caption(prompt: str, size: Size) -> Image.Image:
-    """Give the strip at the bottom: at most two lines on a shadow that fades upwards."""
+    """Return the strip at the bottom: at most two lines on a shadow that fades upwards."""
     width, height = size
     letter = max(13, round(min(size) / 20))
     margin = round(letter * 1.1)
@@ -111,17 +111,17 @@ def _caption(prompt: str, size: Size) -> Image.Image:
     shade = Image.linear_gradient("L").point([round(225 * _ease(v / 255)) for v in range(256)])
     strip = Image.new("RGBA", (width, strip_height), (8, 10, 16, 0))
     strip.putalpha(shade.resize((width, strip_height)))
-    _write(strip, text, (margin, strip_height - inner - margin), letter)
+    _draw_lines(strip, text, (margin, strip_height - inner - margin), letter)
     return strip
 
 
 # The prompt's text -----------------------------------------------------------------------------
 
 
-def _text_on_ground(size: Size, prompt: str, dice: int) -> Callable[[float], Image.Image]:
-    ground = _ground(size, dice)
+def _text_on_ground(size: Size, prompt: str, seed: int) -> Callable[[float], Image.Image]:
+    ground = _ground(size, seed)
     text, bar = _title(prompt, size)
-    bright = _color(dice % _HUES / _HUES + 0.12, 0.35, 1.0)
+    bright = _color(seed % _HUES / _HUES + 0.12, 0.35, 1.0)
 
     def draw(x: float) -> Image.Image:
         frame = ground(x)
@@ -133,9 +133,9 @@ def _text_on_ground(size: Size, prompt: str, dice: int) -> Callable[[float], Ima
     return draw
 
 
-def _ground(size: Size, dice: int) -> Callable[[float], Image.Image]:
-    """Give a ground of three soft lights that drift; drawn small and enlarged, which blurs it."""
-    hue = dice % _HUES / _HUES
+def _ground(size: Size, seed: int) -> Callable[[float], Image.Image]:
+    """Return a background of three soft lights that drift; drawn small, and enlarged to blur it."""
+    hue = seed % _HUES / _HUES
     small = (max(2, size[0] // 8), max(2, size[1] // 8))
     base = _color(hue, 0.62, 0.26)
     reach = round(max(small) * 1.5)
@@ -144,7 +144,7 @@ def _ground(size: Size, dice: int) -> Callable[[float], Image.Image]:
     )
     light = light.resize((reach, reach))
     lights = [
-        (_color(hue + shift, 0.68, value), math.tau * ((dice >> bits) % 64) / 64)
+        (_color(hue + shift, 0.68, value), math.tau * ((seed >> bits) % 64) / 64)
         for shift, value, bits in ((0.06, 0.62, 3), (-0.09, 0.5, 9), (0.17, 0.58, 15))
     ]
 
@@ -162,7 +162,7 @@ def _ground(size: Size, dice: int) -> Callable[[float], Image.Image]:
 
 
 def _title(prompt: str, size: Size) -> tuple[Image.Image, Box]:
-    """Give the prompt on a transparent layer, and the bar at its side that fills as time goes."""
+    """Return the prompt on a transparent layer, and the bar beside it that fills with time."""
     width, height = size
     margin = round(min(size) * 0.11)
     sizes = [round(min(size) * part) for part in (0.13, 0.11, 0.09, 0.075, 0.062, 0.052, 0.044)]
@@ -174,11 +174,11 @@ def _title(prompt: str, size: Size) -> tuple[Image.Image, Box]:
     bar = (left, top + inset, left + 3, top + inner - inset)
     layer = Image.new("RGBA", size, (0, 0, 0, 0))
     ImageDraw.Draw(layer).rectangle((bar[0], bar[1], bar[2] - 1, bar[3] - 1), (255, 255, 255, 60))
-    _write(layer, text, (margin, top), letter)
+    _draw_lines(layer, text, (margin, top), letter)
     return layer, bar
 
 
-def _write(layer: Image.Image, text: SetText, at: tuple[int, int], letter: int) -> None:
+def _draw_lines(layer: Image.Image, text: SetText, at: tuple[int, int], letter: int) -> None:
     """Write lines in white, over a soft shadow that keeps them legible on any ground."""
     font, lines = text
     shadow = Image.new("L", layer.size, 0)

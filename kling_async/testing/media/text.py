@@ -1,4 +1,4 @@
-"""Setting any text in a box: wrapped, and cut with an ellipsis where it does not fit."""
+"""Setting any text in a box: wrapped, and cut with an ellipsis if it does not fit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Font = ImageFont.FreeTypeFont
 SetText = tuple[Font, list[str]]
 LINE_HEIGHT: Final = 1.32
 
 BUILT_IN: Final = ""
-"""Stands for the font inside Pillow, which is always there and knows ASCII only."""
+"""The name of the font inside Pillow, which always exists and has ASCII only."""
 
-# Looked for where the system keeps its fonts (Linux, macOS, Windows); any may be absent.
+# Searched in the font folders of the system (Linux, macOS, Windows); any may be absent.
 _FONTS: Final = (
     BUILT_IN,
     "DejaVuSans.ttf",
@@ -30,50 +30,31 @@ _FONTS: Final = (
 # No font has a glyph for this: what a font draws here, it draws for everything it lacks.
 _NO_CHARACTER: Final = "\uffff"
 # Letters that do not fall apart into a letter and a mark.
-_PLAIN: Final = str.maketrans(
-    {
-        "ß": "ss",
-        "æ": "ae",
-        "Æ": "AE",
-        "œ": "oe",
-        "Œ": "OE",
-        "ø": "o",
-        "Ø": "O",
-        "ł": "l",
-        "Ł": "L",
-        "đ": "d",
-        "Đ": "D",
-        "ð": "d",
-        "þ": "th",
-        "\u0131": "i",
-        "–": "-",
-        "—": "-",
-        "…": "...",
-        "\u2018": "'",
-        "\u2019": "'",
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "«": '"',
-        "»": '"',
-        "×": "x",
-    }
-)
+_PLAIN: Final[Mapping[int, int | str]] = {
+    **str.maketrans("øØłŁđĐð\u0131–—\u2018\u2019“”„«»×", 'oOlLdDdi--\'\'"""""x'),
+    ord("ß"): "ss",
+    ord("æ"): "ae",
+    ord("Æ"): "AE",
+    ord("œ"): "oe",
+    ord("Œ"): "OE",
+    ord("þ"): "th",
+    ord("…"): "...",
+}
 _ELLIPSIS: Final = "..."
-# Looking further than this cannot change what is shown.
+# Characters beyond this are never shown.
 _MOST_CHARACTERS: Final = 1200
 
 
 def clean(text: str) -> str:
-    """Give text that can be drawn: no control characters, no halves of pairs, single spaces."""
+    """Return text that can be drawn: no control characters, no halves of pairs, single spaces."""
     kept = (" " if unicodedata.category(c)[0] in "CZ" else c for c in text[:_MOST_CHARACTERS])
     return " ".join("".join(kept).split())
 
 
 def drawable(text: str, fonts: Sequence[str] = _FONTS) -> tuple[str, str]:
-    """Choose the first font that has every character of a cleaned text: text and font's name.
+    """Return a cleaned text and the name of the first font that has all of its characters.
 
-    Where none has, the text loses its accents and is set in Pillow's own font.
+    If no font has them, the text loses its accents and is set in Pillow's own font.
     """
     needed = set(text) - set(" ")
     for name in fonts:
@@ -129,7 +110,7 @@ def _room(height: int, size: int) -> int:
 
 
 def _wrap(text: str, width: int, font: Font) -> tuple[list[str], bool]:
-    """Give lines of at most a width, and whether a word had to be broken for that."""
+    """Return lines of at most a width, and whether a word had to be broken for that."""
     lines: list[str] = []
     line = ""
     broken = False

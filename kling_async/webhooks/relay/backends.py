@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
-from kling_async._utils.backends import speaker
+from kling_async._utils.backends import load_backend
 
 READ_WAIT = 3.0
 """Seconds that a read waits for new lines."""
@@ -57,5 +57,5 @@ def open_backend(url: str, names: Sequence[str]) -> RelayBackend:
         ConfigurationError: The URL is invalid, or its scheme is not supported.
         MissingExtraError: The driver is not installed.
     """
-    module = speaker(url, "kling_async.webhooks.relay._{}", "what relays callbacks")
+    module = load_backend(url, "kling_async.webhooks.relay._{}", "what relays callbacks")
     return cast("Callable[[str, Sequence[str]], RelayBackend]", module.open_backend)(url, names)

@@ -22,7 +22,7 @@ class Traffic:
     """Processes that send as much as they may, and a service that notes what arrives."""
 
     def __init__(self, limits: Limits, latency: Callable[[Random], float]) -> None:
-        self.engine = MemoryLimitsBackend(
+        self.backend = MemoryLimitsBackend(
             lambda: asyncio.get_running_loop().time() + self.skew, round_trip=0.002
         )
         self.skew = 0.0
@@ -48,7 +48,7 @@ class Traffic:
 
     async def process(self, seconds: float, waiters: int) -> None:
         """Be a process that lives for so long, and is then killed without a word."""
-        limiter = SharedLimiter(self.engine, limits=self.limits, recovery_delay=0)
+        limiter = SharedLimiter(self.backend, limits=self.limits, recovery_delay=0)
         share = len(self.shares)
         self.shares.append(0)
 
@@ -108,7 +108,7 @@ def test_short_requests_use_the_limit() -> None:
     late = [at for at in traffic.arrivals if 60 <= at < 180]
     assert len(late) >= 0.98 * 12_000
     assert max(traffic.shares) < 1.02 * min(traffic.shares)
-    assert traffic.engine.calls <= 0.13 * len(traffic.arrivals)
+    assert traffic.backend.calls <= 0.13 * len(traffic.arrivals)
 
 
 def test_processes_that_are_killed_and_begin_again() -> None:
@@ -122,7 +122,7 @@ def test_processes_that_are_killed_and_begin_again() -> None:
 
 @pytest.mark.parametrize("skew", [7.0, 70.0, -7.0, -7_000.0])
 def test_a_clock_that_is_set(skew: float, caplog: pytest.LogCaptureFixture) -> None:
-    """An engine's clock set forward costs the burst at the most; one set back a moment's rest."""
+    """A backend's clock set forward costs the burst at most; one set back a short delay."""
     traffic = Traffic(Limits(600), lambda dice: dice.uniform(0.05, 0.3))
 
     async def main() -> None:

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async.limits.shared.window import COUNTED, LEASE, STEP, Ledger, Report, SharedWindow
+from kling_async.limits.shared.window import LEASE, STEP, Ledger, Report, SharedWindow
+from kling_async.limits.window import COUNTED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def test_turns_within_the_limit() -> None:
-    """As many turns as the limit are given at once; the next ones when answers are old enough."""
+def test_grants_within_the_limit() -> None:
+    """As many grants as the limit are given at once; the next ones when answers are old enough."""
     window = SharedWindow()
     assert window.accept(0.0, Report("a", 1)) == 1
-    assert window.give(0.0, "a", 2, 3) == [0.0, 0.0]
-    assert window.give(0.0, "a", 5, 3) == [0.0]
-    assert window.give(0.0, "a", 5, 3) == []
+    assert window.grant(0.0, "a", 2, 3) == [0.0, 0.0]
+    assert window.grant(0.0, "a", 5, 3) == [0.0]
+    assert window.grant(0.0, "a", 5, 3) == []
     assert window.accept(10.0, Report("a", 2, 1, 1, ((4.0, 1), (1.0, 1)))) == 2
-    turns = window.give(10.0, "a", 5, 3)
-    assert [turn - turn % STEP for turn in turns] == turns
-    assert [0 <= turn - COUNTED - at <= STEP for turn, at in zip(turns, (6, 9), strict=True)]
+    grants = window.grant(10.0, "a", 5, 3)
+    assert [grant - grant % STEP for grant in grants] == grants
+    assert [0 <= grant - COUNTED_FOR - at <= STEP for grant, at in zip(grants, (6, 9), strict=True)]
     assert window.count(10.0) == 5
 
 
@@ -31,17 +32,19 @@ def test_an_answered_request_counts_for_a_minute() -> None:
     """It ceases to count 60 s after its answer, or up to a step later."""
     window = SharedWindow()
     window.accept(100.0, Report("a", 1, 0, 0, ((3.0, 7),)))
-    assert window.count(97.0 + COUNTED - 0.01) == 7
-    assert window.count(97.0 + COUNTED + STEP) == 0
+    assert window.count(97.0 + COUNTED_FOR - 0.01) == 7
+    assert window.count(97.0 + COUNTED_FOR + STEP) == 0
 
 
 def test_a_process_that_is_dead() -> None:
     """What it had under way counts until its lease ends, and 60 s from then."""
     window = SharedWindow()
     window.accept(0.0, Report("a", 1, 0, 5))
-    assert window.count(LEASE + COUNTED - 0.1) == 5
-    assert window.count(LEASE + COUNTED + STEP) == 0
-    assert window.accept(LEASE + COUNTED + 1, Report("a", 2, 1)) == 0  # it is not known any more
+    assert window.count(LEASE + COUNTED_FOR - 0.1) == 5
+    assert window.count(LEASE + COUNTED_FOR + STEP) == 0
+    assert (
+        window.accept(LEASE + COUNTED_FOR + 1, Report("a", 2, 1)) == 0
+    )  # it is not known any more
 
 
 def test_a_process_that_comes_back() -> None:
@@ -54,23 +57,23 @@ def test_a_process_that_comes_back() -> None:
 
 
 def test_a_ledger_reports_each_answer_once() -> None:
-    """An answer is reported until the engine has it, and in groups of a step."""
+    """An answer is reported until the backend has it, and in groups of a step."""
     ledger = Ledger("a")
     ledger.in_flight = 6
     for at in (1.0, 1.125, 1.5):
         ledger.answered(at)
-    lost = ledger.report(2.0)
+    lost = ledger.create_report(2.0)
     assert lost == Report("a", 1, 0, 3, ((0.875, 2), (0.5, 1)))
     ledger.answered(2.0)
-    again = ledger.report(3.0)
+    again = ledger.create_report(3.0)
     assert again == Report("a", 2, 0, 2, ((1.875, 2), (1.5, 1), (1.0, 1)))
     ledger.acknowledge(1)
-    assert ledger.report(3.0).answered == ((1.0, 1),)
+    assert ledger.create_report(3.0).answered == ((1.0, 1),)
     ledger.acknowledge(3)
-    assert ledger.report(3.0) == Report("a", 4, 3, 2)
-    ledger.acknowledge(0)  # an engine that has forgotten everything
-    assert ledger.report(3.0).answered == ((1.875, 2), (1.5, 1), (1.0, 1))
-    assert [number for _, number in ledger.report(1.25 + COUNTED).answered] == [1, 1]
+    assert ledger.create_report(3.0) == Report("a", 4, 3, 2)
+    ledger.acknowledge(0)  # a backend that has forgotten everything
+    assert ledger.create_report(3.0).answered == ((1.875, 2), (1.5, 1), (1.0, 1))
+    assert [number for _, number in ledger.create_report(1.25 + COUNTED_FOR).answered] == [1, 1]
 
 
 def test_a_ledger_with_nothing_to_report() -> None:
@@ -81,7 +84,7 @@ def test_a_ledger_with_nothing_to_report() -> None:
     assert ledger.pending
     ledger.answered(0.0)
     assert ledger.pending
-    ledger.report(0.0)
+    ledger.create_report(0.0)
     assert not ledger.pending
 
 
@@ -90,7 +93,7 @@ def test_a_ledger_on_another_clock() -> None:
     ledger = Ledger("a")
     ledger.answered(5.0)
     ledger.shift(100.0)
-    assert ledger.report(106.0).answered == ((1.0, 1),)
+    assert ledger.create_report(106.0).answered == ((1.0, 1),)
 
 
 class Process:
@@ -98,13 +101,13 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.ledger = Ledger(name)
-        self.turns: list[float] = []
+        self.grants: list[float] = []
         self.sent: list[int] = []  # the numbers of its requests under way
         self.late: Report | None = None  # a call that may still arrive
 
 
 class Model:
-    """Processes, their engine, and when each of their requests was really answered."""
+    """Processes, their backend, and when each of their requests was really answered."""
 
     def __init__(self, limit: int) -> None:
         self.now = 0.0
@@ -114,23 +117,23 @@ class Model:
         self._answered: list[float | None] = []
 
     def call(self, process: Process, number: int, how: str) -> None:
-        """Report and ask for turns; the call may get lost, or late, or its answer lost."""
+        """Report and ask for grants; the call may get lost, or late, or its answer lost."""
         if process.late is not None and how == "late":
             self._arrive(process.late, number)
-        report = process.ledger.report(self.now)
+        report = process.ledger.create_report(self.now)
         if how in ("lost", "late"):
             process.late = report
             return
-        known, turns = self._arrive(report, number)
-        if how == "heard":
+        known, grants = self._arrive(report, number)
+        if how == "answered":
             process.ledger.acknowledge(known)
-            process.ledger.in_flight += len(turns)
-            process.turns += turns
+            process.ledger.in_flight += len(grants)
+            process.grants += grants
 
     def use(self, process: Process) -> None:
         """Send what may be sent now."""
-        while process.turns and process.turns[0] <= self.now:
-            process.turns.pop(0)
+        while process.grants and process.grants[0] <= self.now:
+            process.grants.pop(0)
             process.sent.append(len(self._answered))
             self._answered.append(None)
             counting = [at for at in self._answered if at is None or at > self.now - 60]
@@ -143,9 +146,9 @@ class Model:
             process.ledger.answered(self.now)
 
     def drop(self, process: Process) -> None:
-        """Do not use a turn."""
-        if process.turns:
-            process.turns.pop()
+        """Do not use a grant."""
+        if process.grants:
+            process.grants.pop()
             process.ledger.in_flight -= 1
 
     def die(self, process: Process) -> None:
@@ -159,15 +162,17 @@ class Model:
         known = self._window.accept(self.now, report)
         if known != report.sequence:
             return known, []
-        return known, self._window.give(self.now, report.holder, number, self._limit)
+        return known, self._window.grant(self.now, report.holder, number, self._limit)
 
 
 @given(
     steps=st.lists(
         st.tuples(
             st.integers(0, 2),  # which process
-            st.sampled_from(["heard", "heard", "heard", "lost", "late", "unheard"]),  # its call
-            st.integers(0, 4),  # the turns that it asks for
+            st.sampled_from(
+                ["answered", "answered", "answered", "lost", "late", "unanswered"]
+            ),  # its call
+            st.integers(0, 4),  # the grants that it asks for
             st.integers(0, 5),  # its requests that are answered
             st.sampled_from(["uses", "uses", "uses", "keeps", "drops", "dies"]),  # what it does
             st.sampled_from([0.0, 0.1, 1.0, 7.0, 29.0]),  # seconds until the next step
@@ -180,7 +185,7 @@ class Model:
 def test_never_more_than_the_limit_counts(
     steps: Sequence[tuple[int, str, int, int, str, float]], limit: int
 ) -> None:
-    """Whatever calls get lost and processes die, no turn is usable beyond the limit.
+    """Whatever calls get lost and processes die, no grant is usable beyond the limit.
 
     A request really counts from its sending until 60 s after its answer.
     """
@@ -197,4 +202,4 @@ def test_never_more_than_the_limit_counts(
             model.die(process)
         model.now += wait
         for one in model.processes * 2:  # a process that lives reports in time
-            model.call(one, 0, "heard")
+            model.call(one, 0, "answered")

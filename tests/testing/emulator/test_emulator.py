@@ -248,7 +248,9 @@ sys.modules["av"] = sys.modules["PIL"] = None
 import asyncio, json, aiohttp
 from kling_async._utils.extras import install_command
 from kling_async.errors import MissingExtraError
-from kling_async.testing import Emulator, media, samples
+from kling_async.testing import Emulator
+from kling_async.testing.media.film import SMALL_VIDEO
+from kling_async.testing.sample_files import FOLDER
 from kling_async.testing.clock import VirtualLoop
 
 try:
@@ -261,7 +263,7 @@ else:
 async def main():
     headers = {"Authorization": "Bearer x"}
     async with (
-        Emulator(samples=samples.FOLDER) as emulator,
+        Emulator(samples=FOLDER) as emulator,
         aiohttp.ClientSession(emulator.origin, headers=headers) as session,
     ):
         body = {"prompt": "x", "image_urls": [f"{emulator.origin}/samples/fox.jpg"]}
@@ -269,7 +271,7 @@ async def main():
             task_id = (await answer.json())["data"]["taskId"]
         await asyncio.sleep(100)
         async with session.get(f"/files/{task_id}.mp4") as answer:
-            assert await answer.read() == media.small_video()
+            assert await answer.read() == SMALL_VIDEO.read_bytes()
 
 with asyncio.Runner(loop_factory=VirtualLoop) as runner:
     runner.run(main())

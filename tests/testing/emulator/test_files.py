@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from kling_async.testing import sample_files as samples
+from kling_async.testing.emulator.files import NOT_SATISFIABLE, requested_part
 from kling_async.testing.media import film as media
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ async def test_the_small_video(start: Start) -> None:
     url = await url_of(peer)
     assert url.startswith(f"{peer.emulator.origin}/files/task_")
     status, body, headers = await get(peer, url)
-    assert (status, body) == (200, media.small_video())
+    assert (status, body) == (200, media.SMALL_VIDEO.read_bytes())
     assert headers["Content-Type"] == "video/mp4"
     assert headers["Accept-Ranges"] == "bytes"
 
@@ -102,7 +105,7 @@ async def test_parts(start: Start) -> None:
     """A range, a suffix and the rest of a file come as 206 and say where they belong."""
     peer = await start(video="small")
     url = await url_of(peer)
-    whole = media.small_video()
+    whole = media.SMALL_VIDEO.read_bytes()
     size = len(whole)
     for header, part in (
         ("bytes=10-19", whole[10:20]),
@@ -120,7 +123,7 @@ async def test_a_part_beyond_the_end(start: Start) -> None:
     peer = await start(video="small")
     status, body, headers = await get(peer, await url_of(peer), Range="bytes=99999999-")
     assert (status, body) == (416, b"")
-    assert headers["Content-Range"] == f"bytes */{len(media.small_video())}"
+    assert headers["Content-Range"] == f"bytes */{len(media.SMALL_VIDEO.read_bytes())}"
 
 
 async def test_if_range(start: Start) -> None:
@@ -138,7 +141,7 @@ async def test_head(start: Start) -> None:
     peer = await start(video="small")
     status, body, headers = await get(peer, await url_of(peer), method="HEAD")
     assert (status, body) == (200, b"")
-    assert int(headers["Content-Length"]) == len(media.small_video())
+    assert int(headers["Content-Length"]) == len(media.SMALL_VIDEO.read_bytes())
 
 
 async def test_same_orders_share_a_file(start: Start) -> None:
@@ -184,7 +187,7 @@ async def test_ranges_that_are_ignored(start: Start) -> None:
     url = await url_of(peer)
     for header in ("bytes=10-19", "bytes=99999999-"):
         status, body, headers = await get(peer, url, Range=header)
-        assert (status, body) == (200, media.small_video())
+        assert (status, body) == (200, media.SMALL_VIDEO.read_bytes())
         assert "Content-Range" not in headers
 
 
@@ -213,4 +216,36 @@ async def test_faults_meet_files_too(rule: str, start: Start) -> None:
     results = await asyncio.gather(get(peer, url), return_exceptions=True)
     first = results[0]
     assert isinstance(first, BaseException) or first[0] == 503
-    assert (await get(peer, url))[1] == media.small_video()
+    assert (await get(peer, url))[1] == media.SMALL_VIDEO.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [
+        (None, None),
+        ("bytes=0-9", slice(0, 10)),
+        ("bytes=90-", slice(90, 100)),
+        ("bytes=90-1000", slice(90, 100)),
+        ("Bytes = 5-5", slice(5, 6)),
+        ("bytes=-10", slice(90, 100)),
+        ("bytes=-1000", slice(0, 100)),
+        ("bytes=100-", NOT_SATISFIABLE),
+        ("bytes=-0", NOT_SATISFIABLE),
+        ("bytes=9-5", None),
+        ("bytes=-", None),
+        ("bytes=a-b", None),
+        ("bytes=0-1,3-4", None),
+        ("items=0-1", None),
+        ("bytes", None),
+    ],
+)
+def test_requested_part(header: str | None, part: slice | None) -> None:
+    """A header asks for a part, the whole or nothing that is there."""
+    assert requested_part(header, 100) == part
+
+
+@given(st.text(), st.integers(0, 1000))
+def test_any_text_is_survived(text: str, size: int) -> None:
+    """No header leads out of the file."""
+    part = requested_part(f"bytes={text}", size)
+    assert part is None or 0 <= part.start <= part.stop <= size

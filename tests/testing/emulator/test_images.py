@@ -34,7 +34,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def problem(reader: ImageReader, url: str) -> str:
     """Read an image that cannot be used and give the code."""
     with pytest.raises(ImageProblem) as caught:
-        await reader.check(url)
+        await reader.check_image(url)
     assert caught.value.message
     return caught.value.code
 
@@ -49,9 +49,9 @@ async def test_good_images(
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=picture(kind), content_type="text/plain")
 
-    reader = ImageReader(lambda: session, decode=decode)
+    reader = ImageReader(session, decode=decode)
     url = f"{await serve_app(handler)}/a.gif"
-    await reader.check(url)
+    await reader.check_image(url)
     assert bool(await reader.picture(url)) is decode
 
 
@@ -74,7 +74,7 @@ async def test_bad_content(
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="image/jpeg")
 
-    reader = ImageReader(lambda: session, decode=decode)
+    reader = ImageReader(session, decode=decode)
     assert await problem(reader, await serve_app(handler)) == code
 
 
@@ -86,7 +86,7 @@ async def test_too_many_pixels(serve_app: ServeApp, session: aiohttp.ClientSessi
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body.getvalue())
 
-    reader = ImageReader(lambda: session, decode=True)
+    reader = ImageReader(session, decode=True)
     assert await problem(reader, await serve_app(handler)) == "IMAGE_TOO_LARGE"
 
 
@@ -99,7 +99,7 @@ async def test_the_largest_image_allowed(
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body)
 
-    await ImageReader(lambda: session, decode=False).check(await serve_app(handler))
+    await ImageReader(session, decode=False).check_image(await serve_app(handler))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_the_largest_image_allowed(
 )
 async def test_urls_that_are_none(url: str, session: aiohttp.ClientSession) -> None:
     """What is no absolute http(s) URL is INVALID_IMAGE_URL."""
-    assert await problem(ImageReader(lambda: session, decode=False), url) == "INVALID_IMAGE_URL"
+    assert await problem(ImageReader(session, decode=False), url) == "INVALID_IMAGE_URL"
 
 
 @pytest.mark.parametrize("path", ["/404", "/drop", "/loop", "/file", "/never"])
@@ -137,13 +137,13 @@ async def test_downloads_that_fail(
             request.transport.abort()
         return web.Response(status=404)
 
-    reader = ImageReader(lambda: session, decode=False)
+    reader = ImageReader(session, decode=False)
     assert await problem(reader, f"{await serve_app(handler)}{path}") == "IMAGE_DOWNLOAD_FAILED"
 
 
 async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
     """A port at which nobody listens is IMAGE_DOWNLOAD_FAILED."""
-    reader = ImageReader(lambda: session, decode=False)
+    reader = ImageReader(session, decode=False)
     assert await problem(reader, "http://127.0.0.1:1/a.jpg") == "IMAGE_DOWNLOAD_FAILED"
     assert await problem(reader, "http://127.0.0.1:99999/a.jpg") == "IMAGE_DOWNLOAD_FAILED"
 
@@ -160,10 +160,10 @@ async def test_five_redirects(
             raise web.HTTPFound(f"/{left - 1}")
         return web.Response(body=picture("PNG"))
 
-    reader = ImageReader(lambda: session, decode=False)
+    reader = ImageReader(session, decode=False)
     url = f"{await serve_app(handler)}/{redirects}"
     if good:
-        await reader.check(url)
+        await reader.check_image(url)
     else:
         assert await problem(reader, url) == "IMAGE_DOWNLOAD_FAILED"
 
@@ -177,15 +177,15 @@ async def test_one_reading_for_many(serve_app: ServeApp, session: aiohttp.Client
         fetched += 1
         return web.Response(body=picture("PNG"))
 
-    reader = ImageReader(lambda: session, decode=True)
+    reader = ImageReader(session, decode=True)
     url = await serve_app(handler)
-    await asyncio.gather(*(reader.check(url) for _ in range(20)))
+    await asyncio.gather(*(reader.check_image(url) for _ in range(20)))
     await reader.picture(url)
     assert fetched == 1
     await asyncio.sleep(61)
     await reader.picture(url)
     assert fetched == 1
-    await reader.check(url)
+    await reader.check_image(url)
     assert fetched == 2
     await reader.close()
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from kling_async.testing.emulator.refusal import Refusal
-from kling_async.testing.emulator.rules import read_order
+from kling_async.testing.emulator.rules import Refusal, read_order
 
 URL = "https://example.com/a.jpg"
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}

@@ -5,9 +5,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kling_async.testing.emulator.refusal import Refusal
-from kling_async.testing.emulator.service import PRICES, Service
+from kling_async.testing.emulator.rules import Refusal
+from kling_async.testing.emulator.service import PRICES, WINDOW, Service, SlidingWindow
 from kling_async.testing.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def service(
 def submit(one: Service, now: float, **fields: object) -> EmulatedTask:
     """Start a text-to-video task."""
     task = one.submit(json.dumps({"input": TEXT | fields}).encode(), now, lambda *_: None)
-    one.end_is_known(task)
+    one.schedule_end(task)
     return task
 
 
@@ -84,7 +86,7 @@ def test_stuck_tasks_never_make_room() -> None:
         0.0,
         lambda kind, n: rule if (kind, n) == ("task", 1) else None,
     )
-    one.end_is_known(task)
+    one.schedule_end(task)
     with pytest.raises(Refusal):
         submit(one, 1e9)
 
@@ -132,7 +134,7 @@ def test_unknown_things_are_not_found() -> None:
     with pytest.raises(Refusal, match="Not found"):
         service().check_model("kling-9")
     with pytest.raises(Refusal, match="Not found"):
-        service().find("task_1", 0.0)
+        service().visible_task("task_1", 0.0)
 
 
 def test_callbacks_are_counted_by_themselves() -> None:
@@ -145,3 +147,27 @@ def test_callbacks_are_counted_by_themselves() -> None:
         with suppress(Refusal):  # the fourth is one too many
             one.submit(body, 0.0, lambda kind, number: asked.append((kind, number)))
     assert asked == [("task", 1), ("callback", 1), ("task", 2), ("task", 3)]
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.floats(0, 40, allow_nan=False), max_size=60),
+)
+def test_no_span_holds_more_than_the_limit(limit: int, gaps: list[float]) -> None:
+    """Whatever the arrivals, no 60 seconds hold more admitted requests than the limit."""
+    window = SlidingWindow(limit)
+    now, admitted = 0.0, []
+    for gap in gaps:
+        now += gap
+        if not window.count_request(now):
+            admitted.append(now)
+    for first in admitted:
+        assert sum(0 <= at - first < WINDOW for at in admitted) <= limit
+
+
+def test_refused_requests_do_not_count() -> None:
+    """Asking in vain does not put off the moment at which one is admitted again."""
+    window = SlidingWindow(1)
+    assert window.count_request(0.0) == 0.0
+    assert all(window.count_request(float(second)) == 60.0 - second for second in range(1, 60))
+    assert window.count_request(60.0) == 0.0

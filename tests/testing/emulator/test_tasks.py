@@ -73,7 +73,7 @@ def test_a_task_waits_for_its_images() -> None:
     one = task(waiting=True)
     assert one.state(500.0) == "pending"
     assert one.ends_at == inf
-    one.ready(510.0)
+    one.images_ready(510.0)
     assert one.ends_at == 510.0
     assert one.state(510.0) == "success"
 
@@ -114,5 +114,5 @@ def test_an_early_callback_means_an_end_at_once() -> None:
     assert one.state(100.0) == "success"
     two = EmulatedTask("t", "kling-2-1", ORDER, 100.0, 60.0, callback=early, waiting=True)
     assert two.ends_at == inf
-    two.ready(103.0)
+    two.images_ready(103.0)
     assert two.ends_at == 103.0

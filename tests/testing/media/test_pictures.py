@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kling_async.testing.media.film import TooManyPixelsError, prepare_picture
-from kling_async.testing.media.pictures import LONGEST_SIDE
+from kling_async.testing.media.film import TooManyPixelsError
+from kling_async.testing.media.pictures import LONGEST_SIDE, prepare_picture
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

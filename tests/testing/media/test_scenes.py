@@ -5,7 +5,8 @@ import io
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from kling_async.testing.media.film import Film, prepare_picture
+from kling_async.testing.media.film import Film
+from kling_async.testing.media.pictures import prepare_picture
 from kling_async.testing.media.scenes import scene
 
 

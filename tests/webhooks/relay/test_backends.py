@@ -39,7 +39,7 @@ MODEL = "kling-2-1"
 SECRET = "a secret of the tests"
 
 
-async def test_all_readers_are_told(url: str) -> None:
+async def test_every_reader_gets_every_line(url: str) -> None:
     """What one publishes is read by all, once, in its order, by the one who has published, too."""
     async with opened(url) as one, opened(url) as other:
         await one.publish(["a", "b"])
@@ -65,7 +65,7 @@ async def test_who_waits_is_woken(url: str) -> None:
 
 
 async def test_names(url: str) -> None:
-    """Each hears what is published under one of its names, and of nobody else."""
+    """A reader gets the lines that are published under one of its names, and no others."""
     async with (
         opened(url, "new", "old") as between,
         opened(url, "new") as new,
@@ -134,7 +134,7 @@ async def test_reading_is_cancelled(url: str) -> None:
         assert "a" in await read_lines(other, 1)
 
 
-async def test_nobody_is_there() -> None:
+async def test_no_server() -> None:
     """An engine that cannot be reached raises at once, as long as it is used."""
     for url in ("redis://127.0.0.1:9", "postgresql://127.0.0.1:9/db"):
         async with opened(url) as one:
@@ -278,7 +278,7 @@ async def test_two_processes(url: str, site: Site, run: Run, emulate: Emulate) -
 
 @pytest.mark.parametrize("name", [None, "a name of their own"])
 async def test_secrets_that_change(url: str, name: str | None) -> None:
-    """While a secret is changed, who has both hears of all; with a name, secrets do not matter."""
+    """An inbox with both secrets exchanges callbacks with both others; a name overrides that."""
     old, new = "an old secret of the tests", "a new secret of the tests"
     boxes = [Inbox("https://example.com", secret=secret) for secret in ([old], [new, old], [new])]
     async with AsyncExitStack() as stack:
@@ -296,18 +296,18 @@ async def test_secrets_that_change(url: str, name: str | None) -> None:
 
 
 async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> None:
-    """What comes while a server is away is told when it is back."""
+    """Callbacks that arrive while a server is stopped are relayed once it runs again."""
     one, other = (Inbox("https://example.com/kling", secret=SECRET) for _ in range(2))
-    told = asyncio.Event()
+    delivered = asyncio.Event()
 
-    class Ear:
+    class Listener:
         def handle(self, callback: Callback) -> bool:
             del callback
-            told.set()
+            delivered.set()
             return True
 
-    ear = Ear()
-    other.join(ear)
+    listener = Listener()
+    other.join(listener)
     said = {"taskId": "task_1", "state": "failed"}
     path = write_token(MODEL, "n" * 16, SECRET.encode())
     with redis_servers.serving() as server:
@@ -318,7 +318,7 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
             await asyncio.sleep(0.3)
             server.start()
             async with asyncio.timeout(30):
-                await told.wait()
+                await delivered.wait()
             assert relay.counts.received == 1
     assert redis_servers.PASSWORD not in caplog.text
     assert "callbacks are not read at redis://127.0.0.1:" in caplog.text

@@ -109,7 +109,7 @@ async def test_with_garbage(postgres_url: str, db: psycopg.Connection) -> None:
 
 
 async def test_needs_no_right_to_make_tables(postgres_url: str, db: psycopg.Connection) -> None:
-    """Where the table is there already, nobody needs the right to make one."""
+    """If the table exists, the right to create one is not needed."""
     async with opened(postgres_url) as one:
         await one.publish(["a"])
     db.execute(

@@ -96,7 +96,7 @@ class Switch:
         self.port = port
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect somebody with the server."""
+        """Connect a client with the server."""
         there = await asyncio.open_connection("127.0.0.1", self.port)
 
         async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -90,20 +90,20 @@ class Engine:
             await asyncio.get_running_loop().create_future()
 
 
-class Ear:
-    """Notes what it hears, and knows all tasks, or none."""
+class Listener:
+    """Records callbacks, and knows all tasks, or none."""
 
     def __init__(self, *, knows: bool = True) -> None:
         self.knows = knows
-        self.heard: list[Callback] = []
+        self.received: list[Callback] = []
 
     def handle(self, callback: Callback) -> bool:
-        self.heard.append(callback)
+        self.received.append(callback)
         return self.knows
 
     @property
     def tasks(self) -> list[str]:
-        return [callback.snapshot.ref.task_id for callback in self.heard]
+        return [callback.snapshot.ref.task_id for callback in self.received]
 
 
 class Worker:
@@ -114,8 +114,8 @@ class Worker:
         self.inbox = Inbox("https://example.com/kling", **{**defaults, **options})  # type: ignore[arg-type]  # each test its own
         self.engine = Engine(board)
         self.relay = Relay(self.inbox, self.engine, name=name)
-        self.ear = Ear()
-        self.inbox.join(self.ear)
+        self.listener = Listener()
+        self.inbox.join(self.listener)
 
     def called(self, task: str = "task_1", nonce: str = "n" * 16, **more: object) -> None:
         """Take a callback of the service."""
@@ -136,19 +136,20 @@ class Worker:
         {"resultJson": {"resultUrls": []}},
     ],
 )
-async def test_others_hear_of_a_callback(more: dict[str, object]) -> None:
-    """What came to one process is told in each of the others, once, and not again in the first."""
+async def test_a_callback_is_relayed(more: dict[str, object]) -> None:
+    """A callback is relayed to each of the other processes, once, and not back to the first."""
     board = Board()
     here, there, elsewhere = Worker(board), Worker(board), Worker(board)
     async with here.relay, there.relay, elsewhere.relay:
         here.called(**more)  # type: ignore[arg-type]  # fields of the callback
         await asyncio.sleep(1)
-    (said,) = here.ear.heard
+    (said,) = here.listener.received
     assert not said.relayed
     for other in (there, elsewhere):
-        (heard,) = other.ear.heard
-        assert (heard.snapshot, heard.nonce, heard.relayed) == (said.snapshot, said.nonce, True)
-        assert not heard.trusted
+        (received,) = other.listener.received
+        assert received.relayed
+        assert (received.snapshot, received.nonce) == (said.snapshot, said.nonce)
+        assert not received.trusted
         assert other.inbox.counts == Counts(relayed=1)
         assert other.relay.counts == RelayCounts(received=1)
     assert here.inbox.counts == Counts(delivered=1)
@@ -156,11 +157,11 @@ async def test_others_hear_of_a_callback(more: dict[str, object]) -> None:
     assert len(board) == 1
 
 
-async def test_what_nobody_waits_for() -> None:
-    """What a process hears from others, and has no use for, is not counted by its inbox."""
+async def test_callbacks_without_a_task() -> None:
+    """A relayed callback whose task does not run here is not counted by the inbox."""
     board = Board()
     here, there = Worker(board), Worker(board)
-    here.ear.knows = there.ear.knows = False
+    here.listener.knows = there.listener.knows = False
     async with here.relay, there.relay:
         here.called()
         await asyncio.sleep(1)
@@ -173,16 +174,16 @@ async def test_repeated_callbacks() -> None:
     """A task's callbacks are passed on four times, wherever they came to."""
     board = Board()
     here, there = Worker(board), Worker(board)
-    here.ear.knows = False
+    here.listener.knows = False
     async with here.relay, there.relay:
         for number in range(6):
             here.called(nonce=f"{number:016}")
         await asyncio.sleep(1)
-    assert len(there.ear.heard) == 4
+    assert len(there.listener.received) == 4
     assert there.inbox.counts == Counts(relayed=1, repeated=5)
 
 
-async def test_a_url_that_somebody_knows() -> None:
+async def test_a_url_that_a_stranger_knows() -> None:
     """Of one URL's callbacks four are published, whichever tasks they speak of."""
     board = Board()
     here = Worker(board)
@@ -194,7 +195,7 @@ async def test_a_url_that_somebody_knows() -> None:
     assert len(board) == 4
 
 
-async def test_only_the_nonce_is_told() -> None:
+async def test_only_the_nonce_is_published() -> None:
     """What is published is of no use to forge a callback: the token's proof is not in it."""
     board = Board()
     here = Worker(board)
@@ -219,7 +220,7 @@ async def test_callbacks_are_published_in_bulk(caplog: pytest.LogCaptureFixture)
             here.called(f"task_{number}", f"{number:016}")
         await asyncio.sleep(1)
     assert here.engine.batches == [200, 200, 100]
-    assert there.ear.tasks == [f"task_{number}" for number in range(500)]
+    assert there.listener.tasks == [f"task_{number}" for number in range(500)]
     assert not caplog.records
 
 
@@ -230,7 +231,7 @@ async def test_callbacks_on_another_thread() -> None:
     async with here.relay, there.relay:
         await asyncio.to_thread(here.called)
         await asyncio.sleep(1)
-    assert there.ear.tasks == ["task_1"]
+    assert there.listener.tasks == ["task_1"]
 
 
 async def test_callbacks_that_are_too_large() -> None:
@@ -249,22 +250,24 @@ async def test_what_still_runs(*, knows: bool) -> None:
     """What says that a task still runs is relayed, too, and takes no place of what says its end."""
     board = Board()
     here, there = Worker(board), Worker(board)
-    here.ear.knows, there.ear.knows = False, knows
+    here.listener.knows, there.listener.knows = False, knows
     async with here.relay, there.relay:
         for _ in range(6):
             here.called(state="processing")
         here.called()
         await asyncio.sleep(1)
-    assert [one.snapshot.state.value for one in there.ear.heard] == ["processing"] * 4 + ["success"]
+    assert [one.snapshot.state.value for one in there.listener.received] == ["processing"] * 4 + [
+        "success"
+    ]
     assert here.inbox.counts == Counts(still_running=6, unknown=1)
     assert there.inbox.counts == (Counts(still_running=4, relayed=1) if knows else Counts())
 
 
-# -------------------------------------------------------------------------- who hears of each other
+# ------------------------------------------------------------------ which relays exchange callbacks
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "heard"),
+    ("first", "second", "shared"),
     [
         (SECRET, SECRET, True),
         (SECRET, "another secret of a test", False),
@@ -273,11 +276,11 @@ async def test_what_still_runs(*, knows: bool) -> None:
         ((SECRET,), ("a newer secret of this test",), False),
     ],
 )
-def test_names(first: object, second: object, heard: bool) -> None:  # noqa: FBT001
-    """Inboxes that have a secret in common have a name in common; it does not tell the secret."""
+def test_names(first: object, second: object, shared: bool) -> None:  # noqa: FBT001
+    """Inboxes that have a secret in common have a name in common; it does not reveal the secret."""
     one, other = Worker(Board(), secret=first), Worker(Board(), secret=second)
     names = one.inbox.names, other.inbox.names
-    assert bool({*names[0]} & {*names[1]}) is heard
+    assert bool({*names[0]} & {*names[1]}) is shared
     assert all(len(name) == 16 and SECRET not in name for name in names[0])
 
 
@@ -308,11 +311,11 @@ async def test_an_engine_that_is_away(caplog: pytest.LogCaptureFixture, shown: s
         here.engine.away = there.engine.away = ""
         here.engine.hangs = there.engine.hangs = False
         await asyncio.sleep(20)
-    assert there.ear.tasks == ["task_1"]
+    assert there.listener.tasks == ["task_1"]
     assert here.relay.counts == RelayCounts(published=1)
     why = shown or "no answer in time"
-    told = Counter(record.getMessage() for record in caplog.records)
-    assert told == {
+    messages = Counter(record.getMessage() for record in caplog.records)
+    assert messages == {
         f"callbacks are not published at Engine: {why}; tasks end by polls": 1,
         f"callbacks are not read at Engine: {why}; tasks end by polls": 2,
         "callbacks are published again at Engine": 1,
@@ -345,7 +348,7 @@ async def test_an_engine_that_hangs() -> None:
 
 
 async def test_faults_of_a_driver() -> None:
-    """Whatever an engine raises, the relay goes on."""
+    """Whatever a backend raises, the relay continues."""
     board = Board()
     here, there = Worker(board), Worker(board)
 
@@ -361,7 +364,7 @@ async def test_faults_of_a_driver() -> None:
         await asyncio.sleep(10)
         broken.away = ""
         await asyncio.sleep(10)
-    assert there.ear.tasks == ["task_1"]
+    assert there.listener.tasks == ["task_1"]
 
 
 async def test_too_many_while_it_is_away() -> None:
@@ -378,7 +381,7 @@ async def test_too_many_while_it_is_away() -> None:
         here.engine.away = ""
         await asyncio.sleep(20)
     assert here.relay.counts == RelayCounts(published=2_000, dropped=500)
-    assert there.ear.tasks == [f"task_{number}" for number in range(500, 2_500)]
+    assert there.listener.tasks == [f"task_{number}" for number in range(500, 2_500)]
 
 
 async def test_too_many_while_some_are_published() -> None:
@@ -402,11 +405,11 @@ async def test_too_many_while_some_are_published() -> None:
 
 
 async def test_memory_is_bounded() -> None:
-    """Of the lines that were heard, the latest 10,000 are known again."""
+    """Of the lines that were received, the latest 10,000 are recognised."""
     body = json.dumps({"data": {"taskId": "task_1", "state": "failed"}})
     board = Board(f"{number:024} {MODEL} {'n' * 16} {body}" for number in range(10_001))
     here = Worker(board)
-    here.ear.knows = False
+    here.listener.knows = False
     async with here.relay:
         await asyncio.sleep(1)
         board += board[-10_000:]
@@ -440,13 +443,13 @@ async def test_memory_is_bounded() -> None:
     ],
 )
 async def test_garbage_at_the_engine(line: str) -> None:
-    """Whatever stands at the engine, nothing is raised, and what is genuine is heard."""
+    """Whatever lines the backend has, nothing is raised, and genuine ones are received."""
     board = Board([line])
     here, there = Worker(board), Worker(board)
     async with here.relay, there.relay:
         here.called()
         await asyncio.sleep(1)
-    assert there.ear.tasks == ["task_1"]
+    assert there.listener.tasks == ["task_1"]
     assert there.relay.counts == RelayCounts(received=1, malformed=1)
 
 
@@ -568,7 +571,7 @@ def test_one_loop_after_another() -> None:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(use(f"task_{number}", close=close))
         here.called(f"between_{number}", f"between_{number}".ljust(16, "_"))
-    assert there.ear.tasks == [f"task_{number}" for number in range(4)]
+    assert there.listener.tasks == [f"task_{number}" for number in range(4)]
 
 
 async def test_an_inbox_keeps_no_relay() -> None:
@@ -599,7 +602,7 @@ class Service:
 
     def worker(self) -> tuple[Worker, KlingClient]:
         worker = Worker(self.board, None, **self.options)
-        worker.ear.knows = False
+        worker.listener.knows = False
         transport = ScriptedTransport(self.reply)
         return worker, KlingClient(
             "key", transport=transport, inbox=worker.inbox, hooks=[self.events.append]
@@ -655,7 +658,7 @@ async def test_a_callback_at_another_worker() -> None:
 
 
 async def test_a_worker_that_has_attached() -> None:
-    """A task that was attached is woken, too, whoever has submitted it."""
+    """A task that was attached is woken, too, if another process has submitted it."""
     service = Service()
     (here, kling), (there, other) = service.worker(), service.worker()
     async with kling, other, here.relay, there.relay:
@@ -772,18 +775,18 @@ async def test_edges(edge: str, run: Run, connect: Connect) -> None:
         end = await run(app)
         here.called()
         await asyncio.sleep(1)
-        assert there.ear.tasks == ["task_1"]
+        assert there.listener.tasks == ["task_1"]
         await end()
         here.called("task_2")
         await asyncio.sleep(1)
-    assert there.ear.tasks == ["task_1"]
+    assert there.listener.tasks == ["task_1"]
 
 
-# ----------------------------------------------------------------------------------- the addresses
+# ----------------------------------------------------------------------------------- URLs
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("mysql://root:pa55word@host/db", "not at mysql://"),
         ("root:pa55word@host", "not at anything else"),
@@ -795,10 +798,10 @@ async def test_edges(edge: str, run: Run, connect: Connect) -> None:
         ("postgres://root:pa55word@host/db?no_such=option", "invalid postgresql:// URL"),
     ],
 )
-def test_wrong_addresses(url: str, told: str) -> None:
+def test_wrong_urls(url: str, message: str) -> None:
     """A wrong address is refused at once, and no password is shown."""
     inbox = Inbox("https://example.com/kling", secret=SECRET)
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         Relay(inbox, url)
     assert "pa55" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -225,7 +225,7 @@ function fail({ parts }, { title, detail, reason, ref, may_have_charged: charged
   parts.under.hidden = true;
 }
 
-/** The service tells no percentage: the bar follows the usual time, and never claims the end. */
+/** The service reports no percentage: the bar follows the usual time, and never reaches the end. */
 function tick({ video, begun, parts }) {
   if (parts.progress.hidden) return;
   const seconds = (performance.now() - begun) / 1000;
@@ -241,12 +241,12 @@ setInterval(() => cards.forEach(tick), 250);
 
 // -------------------------------------------------------------------------------- the connection
 
-/** All that the server knows, told when a connection begins. */
+/** Show all videos of the server, which it sends when a connection begins. */
 function showAll(videos) {
   const known = new Set(videos.map(({ id }) => id));
   for (const { video } of cards.values()) {
     if (known.has(video.id)) continue;
-    const detail = "It was started anew, and keeps nothing. The service may still make the video.";
+    const detail = "It was restarted, and stores nothing. The service may still make the video.";
     const error = { title: "The backend forgot this video", detail };
     show({ ...video, state: "failed", error }, { forgotten: true });
   }
@@ -260,7 +260,7 @@ function connect() {
   source = new EventSource("videos/events");
   source.addEventListener("videos", ({ data }) => showAll(JSON.parse(data)));
   source.addEventListener("video", ({ data }) => show(JSON.parse(data)));
-  for (const name of ["videos", "video", "alive"]) source.addEventListener(name, heard);
+  for (const name of ["videos", "video", "alive"]) source.addEventListener(name, keepAlive);
   source.addEventListener("error", () => {
     byId("connection").textContent = "The connection to the backend is lost. Trying again…";
     // After a refusal, such as a proxy's 502, the browser does not try again of its own accord.
@@ -269,7 +269,7 @@ function connect() {
   wait(SILENCE);
 }
 
-function heard() {
+function keepAlive() {
   byId("connection").textContent = "";
   wait(SILENCE);
 }

@@ -6,7 +6,9 @@ import av
 import pytest
 from PIL import Image
 
-from kling_async.testing.media.film import Film, can_render, prepare_picture, render, small_video
+from kling_async.testing.media.encoder import render
+from kling_async.testing.media.film import Film
+from kling_async.testing.media.pictures import prepare_picture
 
 
 def picture(size: tuple[int, int], color: str = "orange") -> bytes:
@@ -21,22 +23,6 @@ def frames(video: bytes) -> list[Image.Image]:
     with av.open(io.BytesIO(video), "r") as container:
         decoded = container.decode(video=0)
         return [frame.to_image() for frame in decoded]  # type: ignore[no-untyped-call]
-
-
-def test_the_extra_is_installed_here() -> None:
-    """The tests render."""
-    assert can_render()
-
-
-def test_the_small_video_plays() -> None:
-    """The clip that is shipped is a short H.264 of a few kilobytes with its index in front."""
-    video = small_video()
-    assert len(video) < 20_000
-    assert video.index(b"moov") < video.index(b"mdat")
-    with av.open(io.BytesIO(video), "r") as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
-    assert len(frames(video)) == 72
 
 
 @pytest.mark.parametrize("duration", [5, pytest.param(10, marks=pytest.mark.slow)])
