@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from kling_async._postgres.errors import BUSY, UnreachableError, describe_error
-from kling_async._postgres.transaction import Connection, Rows, execute
+from kling_async._postgres.transaction import Connection, Rows, transact
 from kling_async._postgres.url import invalid_url, split_url
 from kling_async._utils.backends import AnswerTimer, answer_timeout, shut_down_socket
 from kling_async._utils.shielding import await_uncancelled
@@ -84,21 +84,21 @@ class ConnectionManager:
         self._prepared = False
         self._timer: AnswerTimer | None = None
 
-    async def execute(
+    async def transact(
         self,
         query: str,
         values: Mapping[str, object] | None = None,
         *,
         timeout: float | None = None,
     ) -> list[Rows]:
-        """Run statements in one transaction and one message; see :func:`.transaction.execute`.
+        """Run statements in one transaction and one message; see :func:`.transaction.transact`.
 
         Raises:
             UnreachableError: The server cannot be reached or does not answer.
             psycopg.Error: The server reports an error.
         """
         timeout = self._timeout if timeout is None else timeout
-        work = partial(execute, query=query, values=values, timeout=timeout)
+        work = partial(transact, query=query, values=values, timeout=timeout)
         return await self.run(work, timeout=timeout)
 
     async def run(
@@ -171,9 +171,11 @@ class ConnectionManager:
             async with answer_timeout(timeout) as self._timer:
                 await asyncio.wait([task])
         except TimeoutError:
-            was_cut = await await_uncancelled(asyncio.ensure_future(self._stop(task, cancel=False)))
+            was_cut = await await_uncancelled(
+                asyncio.ensure_future(self._end_task(task, cancel=False))
+            )
         except asyncio.CancelledError:
-            await await_uncancelled(asyncio.ensure_future(self._stop(task, cancel=True)))
+            await await_uncancelled(asyncio.ensure_future(self._end_task(task, cancel=True)))
             raise
         finally:
             self._timer = None
@@ -204,7 +206,7 @@ class ConnectionManager:
                 raise UnreachableError(describe_error(error)) from error
             raise
 
-    async def _stop(self, task: asyncio.Future[_T], *, cancel: bool) -> bool:
+    async def _end_task(self, task: asyncio.Future[_T], *, cancel: bool) -> bool:
         """End the task, and return whether the connection had to be cut."""
         try:
             if cancel and self._is_idle():

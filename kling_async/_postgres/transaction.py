@@ -1,6 +1,6 @@
 """Transactions of one message, and what else is done on a connection.
 
-:func:`execute` sends all statements of a transaction in one message. The server runs it to its end
+:func:`transact` sends all statements of a transaction in one message. The server runs it to its end
 even if this process is suspended or unreachable meanwhile, so that no lock is held across a round
 trip. Timeouts and the isolation level apply to that transaction only: a pooler such as PgBouncer
 may give the session to another application as soon as the transaction ends. It would refuse them
@@ -39,7 +39,7 @@ _BEGIN = (
 _BEGIN_STATEMENTS = 3
 
 
-async def execute(
+async def transact(
     db: Connection,
     query: str,
     values: Mapping[str, object] | None = None,

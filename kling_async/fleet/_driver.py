@@ -13,7 +13,7 @@ from pgqueuer.queries import Queries
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from kling_async._postgres.transaction import Connection, execute
+from kling_async._postgres.transaction import Connection, transact
 
 if TYPE_CHECKING:
     from pgqueuer.ports.driver import Driver
@@ -39,7 +39,7 @@ class ManagedDriver:
         """Return the rows of a statement."""
 
         async def send(db: Connection) -> list[dict[str, Any]]:
-            *_, rows = await execute(
+            *_, rows = await transact(
                 db, quote(db, query, args), timeout=self._timeout, row_factory=dict_row
             )
             return rows

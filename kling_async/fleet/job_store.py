@@ -120,7 +120,7 @@ class JobStore:
         return sum(one is not None for one in ids)
 
     async def dequeue(self, limit: int) -> list[Job]:
-        """Take the oldest jobs, up to ``limit``; an empty list if there are none."""
+        """Take the oldest jobs, up to ``limit``; an empty list if the queue is empty."""
         with self._explaining():
             return await self._queries.dequeue(
                 limit,

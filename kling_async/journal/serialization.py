@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from kling_async.journal.base import Planned
 
 
+DETAILS = ("ref", "result", "failure", "files")
+"""The columns of what comes with a transition."""
+
+
 class DamageError(Exception):
     """A row of the journal cannot be read."""
 

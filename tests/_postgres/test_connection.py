@@ -19,7 +19,7 @@ from kling_async._postgres.connection import (
     timeout_for_lease,
 )
 from kling_async._postgres.errors import UnreachableError
-from kling_async._postgres.transaction import Connection, Rows, execute, next_notification
+from kling_async._postgres.transaction import Connection, Rows, next_notification, transact
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def test_a_server_that_only_reads(postgres_url: str) -> None:
         f"{postgres_url}?options=-cdefault_transaction_read_only%3Don"
     ) as connection:
         with pytest.raises(UnreachableError, match="read-only"):
-            await connection.execute("SELECT 1")
+            await connection.transact("SELECT 1")
 
 
 async def test_no_answer(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,8 +80,8 @@ async def test_no_answer(postgres_url: str, caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.DEBUG, "psycopg")
     async with connection_to(postgres_url) as connection:
         with pytest.raises(UnreachableError, match=r"no answer within 0\.05 s"):
-            await connection.run(lambda db: execute(db, "SELECT pg_sleep(60)"), timeout=0.05)
-        assert await connection.execute("SELECT 1") == [[(1,)]]
+            await connection.run(lambda db: transact(db, "SELECT pg_sleep(60)"), timeout=0.05)
+        assert await connection.transact("SELECT 1") == [[(1,)]]
     assert [record.message for record in caplog.records if "terminating" in record.message] == []
 
 
@@ -93,27 +93,27 @@ async def test_a_connection_that_was_closed(postgres_url: str) -> None:
 
     async with connection_to(postgres_url) as connection:
         await connection.run(end)
-        await connection.execute("SELECT 1")
+        await connection.transact("SELECT 1")
         with psycopg.connect(postgres_url, autocommit=True) as admin:
             admin.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        assert await connection.execute("SELECT 1") == [[(1,)]]
+        assert await connection.transact("SELECT 1") == [[(1,)]]
 
 
 async def test_cancelled_again_and_again(postgres_url: str) -> None:
     """However often the caller is cancelled, nothing of the call is left, and the line works."""
     async with connection_to(postgres_url) as connection:
-        await connection.execute("SELECT 1")
-        call = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+        await connection.transact("SELECT 1")
+        call = asyncio.create_task(connection.transact("SELECT pg_sleep(60)"))
         await asyncio.sleep(0.05)
         while not call.done():
             call.cancel()
             await asyncio.sleep(0)
         assert call.cancelled()
         assert len(asyncio.all_tasks()) == 1
-        assert await connection.execute("SELECT 1") == [[(1,)]]
+        assert await connection.transact("SELECT 1") == [[(1,)]]
 
 
 async def test_cancelled_while_connecting(serve_raw: ServeRaw) -> None:
@@ -126,8 +126,8 @@ async def test_cancelled_while_connecting(serve_raw: ServeRaw) -> None:
     place = (await serve_raw(silent)).partition("://")[2]
     async with connection_to(f"postgresql://{place}/db") as connection:
         with pytest.raises(UnreachableError, match="no answer within"):
-            await connection.execute("SELECT 1", timeout=0.05)
-        call = asyncio.create_task(connection.execute("SELECT 1"))
+            await connection.transact("SELECT 1", timeout=0.05)
+        call = asyncio.create_task(connection.transact("SELECT 1"))
         await asyncio.sleep(0.05)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -162,9 +162,9 @@ def suspended(db: psycopg.Connection) -> Iterator[None]:
 async def test_a_server_that_hangs(postgres_url: str, db: psycopg.Connection) -> None:
     """Work is repeated on another connection if the server does not answer."""
     async with connection_to(postgres_url, timeout=0.5, patience=60.0) as connection:
-        await connection.execute("SELECT 1")
+        await connection.transact("SELECT 1")
         with suspended(db):
-            assert await connection.execute("SELECT 1") == [[(1,)]]
+            assert await connection.transact("SELECT 1") == [[(1,)]]
 
 
 async def test_patience(postgres_url: str, db: psycopg.Connection) -> None:
@@ -173,7 +173,7 @@ async def test_patience(postgres_url: str, db: psycopg.Connection) -> None:
 
     async def work(connection: Connection) -> list[Rows]:
         calls.append(asyncio.get_running_loop().time())
-        return await execute(connection, "TABLE t", timeout=0.02)
+        return await transact(connection, "TABLE t", timeout=0.02)
 
     async with connection_to(postgres_url, patience=0.3) as connection:
         with db.transaction():
@@ -192,31 +192,31 @@ async def test_patience(postgres_url: str, db: psycopg.Connection) -> None:
 async def test_a_hurry(postgres_url: str, db: psycopg.Connection) -> None:
     """A hurry shortens the wait that is under way; the work is repeated once."""
     async with connection_to(postgres_url, timeout=600.0, patience=600.0) as connection:
-        await connection.execute("SELECT 1")
+        await connection.transact("SELECT 1")
         with suspended(db):
-            call = asyncio.create_task(connection.execute("SELECT 1"))
+            call = asyncio.create_task(connection.transact("SELECT 1"))
             await asyncio.sleep(0.1)
             connection.hurry(1.0)
             assert await call == [[(1,)]]
         with db.transaction():
             db.execute("LOCK TABLE t")
             with pytest.raises((UnreachableError, psycopg.errors.QueryCanceled)):
-                await connection.execute("TABLE t", timeout=600.0)
+                await connection.transact("TABLE t", timeout=600.0)
         connection.hurry(None)
-        assert await connection.execute("TABLE t") == [[]]
+        assert await connection.transact("TABLE t") == [[]]
 
 
 async def test_a_cancelled_statement(postgres_url: str, db: psycopg.Connection) -> None:
     """The server cancels the statement of a caller that is cancelled; the connection is kept."""
     pid = "SELECT pg_backend_pid()"
     async with connection_to(postgres_url) as connection:
-        before = await connection.execute(pid)
-        call = asyncio.create_task(connection.execute("SELECT pg_sleep(60)", timeout=100))
+        before = await connection.transact(pid)
+        call = asyncio.create_task(connection.transact("SELECT pg_sleep(60)", timeout=100))
         await asyncio.sleep(0.1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert await connection.execute(pid) == before
+        assert await connection.transact(pid) == before
     running = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active'"
     assert db.execute(running + " AND pid <> pg_backend_pid()").fetchall() == []
 
@@ -226,14 +226,14 @@ async def test_a_cancelled_caller_whose_server_hangs(
 ) -> None:
     """The connection is cut, and the next call makes another one."""
     async with connection_to(postgres_url) as connection:
-        await connection.execute("SELECT 1")
+        await connection.transact("SELECT 1")
         with suspended(db):
-            call = asyncio.create_task(connection.execute("SELECT 1"))
+            call = asyncio.create_task(connection.transact("SELECT 1"))
             await asyncio.sleep(0.1)
             call.cancel()
             await asyncio.wait([call], timeout=20)
             assert call.cancelled()
-            assert await connection.execute("SELECT 1") == [[(1,)]]
+            assert await connection.transact("SELECT 1") == [[(1,)]]
 
 
 async def test_errors_of_the_work(postgres_url: str) -> None:
@@ -243,10 +243,10 @@ async def test_errors_of_the_work(postgres_url: str) -> None:
         raise ZeroDivisionError
 
     async with connection_to(postgres_url) as connection:
-        before = await connection.execute("SELECT pg_backend_pid()")
+        before = await connection.transact("SELECT pg_backend_pid()")
         with pytest.raises(ZeroDivisionError):
             await connection.run(fail)
-        assert await connection.execute("SELECT pg_backend_pid()") == before
+        assert await connection.transact("SELECT pg_backend_pid()") == before
 
 
 async def test_an_error_in_the_preparation(postgres_url: str) -> None:
@@ -256,12 +256,12 @@ async def test_an_error_in_the_preparation(postgres_url: str) -> None:
     async def prepare(db: Connection) -> None:
         prepared.append(db.info.backend_pid)
         if len(prepared) == 1:
-            await execute(db, "SELECT pg_sleep(60)", timeout=0.1)
+            await transact(db, "SELECT pg_sleep(60)", timeout=0.1)
 
     async with connection_to(postgres_url, prepare=prepare) as connection:
         with pytest.raises(psycopg.errors.QueryCanceled):
-            await connection.execute("SELECT 1")
-        assert await connection.execute("SELECT pg_backend_pid()") == [[(prepared[1],)]]
+            await connection.transact("SELECT 1")
+        assert await connection.transact("SELECT pg_backend_pid()") == [[(prepared[1],)]]
 
 
 async def test_notifications(postgres_url: str, db: psycopg.Connection) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from kling_async._postgres.connection import ConnectionManager
-from kling_async._postgres.transaction import Connection, Rows, execute, is_pooled
+from kling_async._postgres.transaction import Connection, Rows, is_pooled, transact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -47,13 +47,13 @@ async def test_several_statements(postgres_url: str, db: psycopg.Connection) -> 
         " SELECT %(bytes)s::bytea, %(none)s; DELETE FROM t WHERE number = 1 RETURNING number"
     )
     async with connection_to(postgres_url) as connection:
-        assert await connection.execute(query, values) == [
+        assert await connection.transact(query, values) == [
             [],
             [("a'b\\%", ["x", "y,'{\\"])],
             [(b"\x00\xff'", None)],
             [(1,)],
         ]
-        assert await connection.execute("SELECT '100%'") == [[("100%",)]]
+        assert await connection.transact("SELECT '100%'") == [[("100%",)]]
     assert db.execute("TABLE t").fetchall() == [(2,)]
 
 
@@ -62,8 +62,8 @@ async def test_all_or_nothing(postgres_url: str, db: psycopg.Connection) -> None
 
     async def fail(db: Connection) -> list[Rows]:
         with pytest.raises(psycopg.errors.DivisionByZero):
-            await execute(db, "INSERT INTO t VALUES (1); SELECT 1 / 0")
-        return await execute(db, "TABLE t")
+            await transact(db, "INSERT INTO t VALUES (1); SELECT 1 / 0")
+        return await transact(db, "TABLE t")
 
     async with connection_to(postgres_url) as connection:
         assert await connection.run(fail) == [[]]
@@ -81,10 +81,10 @@ async def test_settings_of_a_transaction(
         return await (await db.execute(SETTINGS)).fetchall()
 
     async with connection_to(postgres_url) as connection:
-        assert await connection.execute(SETTINGS, timeout=3) == [
+        assert await connection.transact(SETTINGS, timeout=3) == [
             [("read committed", "1500ms", "3s")]
         ]
-        assert await connection.execute(SETTINGS) == [[("read committed", "5s", "10s")]]
+        assert await connection.transact(SETTINGS) == [[("read committed", "5s", "10s")]]
         assert await connection.run(settings) == [(default, "0", "0")]
 
 
@@ -94,15 +94,15 @@ async def test_a_lock_that_is_held(postgres_url: str, db: psycopg.Connection) ->
         with db.transaction():
             db.execute("LOCK TABLE t")
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                await connection.execute("TABLE t", timeout=0.2)
-        assert await connection.execute("TABLE t", timeout=20) == [[]]
+                await connection.transact("TABLE t", timeout=0.2)
+        assert await connection.transact("TABLE t", timeout=20) == [[]]
 
 
 async def test_a_statement_that_takes_too_long(postgres_url: str) -> None:
     """The server itself ends it."""
     async with connection_to(postgres_url) as connection:
         with pytest.raises(psycopg.errors.QueryCanceled):
-            await connection.run(lambda db: execute(db, "SELECT pg_sleep(60)", timeout=0.1))
+            await connection.run(lambda db: transact(db, "SELECT pg_sleep(60)", timeout=0.1))
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
@@ -119,10 +119,10 @@ async def test_what_is_undone_for_another(
     raising = raising.replace("TIMES", str(times)).replace("=STATE=", code)
     async with connection_to(postgres_url) as connection:
         if done:
-            await connection.execute(raising)
+            await connection.transact(raising)
         else:
             with pytest.raises(psycopg.errors.OperationalError):
-                await connection.execute(raising)
+                await connection.transact(raising)
     assert db.execute("TABLE t").fetchall() == [(1,)] * done
     assert db.execute("SELECT last_value FROM tries").fetchone() == (6,)
 

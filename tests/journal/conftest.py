@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 
 
 class MakeJournal(Protocol):
@@ -60,7 +60,7 @@ def protected() -> Callable[[Path], AbstractContextManager[None]]:
             path.chmod(0o555 if path == folder else 0o444)
         me = os.geteuid()
         if me == 0:
-            os.seteuid(NOBODY)
+            os.seteuid(UNPRIVILEGED)
         try:
             yield
         finally:

@@ -340,7 +340,7 @@ async def test_moves_in_one_call(journal_here: MakeJournal) -> None:
         assert (await read_entries(journal))[0].files == again
 
 
-async def test_a_new_attempt_begins_anew(journal_here: MakeJournal) -> None:
+async def test_a_new_attempt_is_empty(journal_here: MakeJournal) -> None:
     """A new attempt has nothing of the one before, which stays in the history."""
     async with journal_here() as journal:
         await journal.plan(planned("a"))

@@ -29,7 +29,12 @@ from kling_async.journal.base import (
 from kling_async.journal.postgres._rows import READ_ITEMS, ItemRow, is_storable
 from kling_async.journal.postgres._schema import LOCK
 from kling_async.journal.postgres._workers import check_alive
-from kling_async.journal.serialization import DamageError, format_details, plan_items
+from kling_async.journal.serialization import (
+    DETAILS,
+    DamageError,
+    format_details,
+    plan_items,
+)
 from kling_async.journal.threaded import ClaimCall, PlanCall, RecordCall, apply_calls
 
 if TYPE_CHECKING:
@@ -119,13 +124,13 @@ class GroupCommit:
             "keys": self._keys,
         }
         while True:
-            commits, rows = await db.execute(_READ, values)
+            commits, rows = await db.send(_READ, values)
             check_alive(commits, session)
             ((last_commit,),) = commits
             if last_commit in self._answers:  # it was written, and the answer was lost
                 return self._answers[last_commit]
             changes = Changes(session, map(ItemRow.parse, rows))
-            answers = apply_calls(self._calls, changes.apply, fatal=(DamageError,))
+            answers = apply_calls(self._calls, changes.apply_call, fatal=(DamageError,))
             number = next(session.commit_numbers)
             self._answers[number] = answers
             if await changes.write(db, number, last_commit):
@@ -143,7 +148,7 @@ class Changes:
         self._new: dict[str, str] = {}  # inputs by key
         self._log: list[dict[str, object]] = []
 
-    def apply(self, call: Call) -> list[Entry] | list[Claim] | None:
+    def apply_call(self, call: Call) -> list[Entry] | list[Claim] | None:
         """Apply a call, and return its result.
 
         Raises:
@@ -153,7 +158,7 @@ class Changes:
             case PlanCall():
                 return self._plan(call.items)
             case ClaimCall():
-                return [self._claim(entry, peek=call.peek) for entry in call.entries]
+                return [self._claim_entry(entry, peek=call.peek) for entry in call.entries]
             case RecordCall():
                 self._record(call.transitions)
             case _:
@@ -176,10 +181,10 @@ class Changes:
             "inputs": list(self._new.values()),
             "ids": [row.id for row in changed],
             "versions": [row.version for row in changed],
-            "rows": json.dumps([asdict(row, recurse=False) for row in changed], default=str),
+            "rows": json.dumps([_row_values(row) for row in changed], default=str),
             "log": json.dumps(self._log, default=str),
         }
-        answers = await db.execute(_WRITE, values)
+        answers = await db.send(_WRITE, values)
         return bool(answers[_STATEMENT_OF_BEGINNING])
 
     def _plan(self, items: Sequence[Planned]) -> list[Entry]:
@@ -217,7 +222,7 @@ class Changes:
         self._rows |= rows
         self._log += log
 
-    def _claim(self, entry: Entry, *, peek: bool) -> Claim:
+    def _claim_entry(self, entry: Entry, *, peek: bool) -> Claim:
         row = self._rows.get(entry.key)
         if row is None or row.is_held_by_another(self._session):
             return Claim(row.entry() if row else entry, Ownership.OTHERS)
@@ -246,22 +251,26 @@ def _check_key(key: str) -> None:
         )
 
 
+def _row_values(row: ItemRow) -> dict[str, object]:
+    """Return the columns of a row by name."""
+    return {**asdict(row, recurse=False), **row.details, "details": None}
+
+
 def _row_after(
     row: ItemRow, transition: Transition, details: dict[str, str | None], session: WorkerSession
 ) -> ItemRow:
     attempt = attempt_after(row.state, row.attempt, transition)
     # Details that a transition does not have stay as they are, unless a new attempt begins; a
     # failure belongs to the last transition only.
-    same = attempt == row.attempt
+    kept = {name: details[name] or row.details[name] for name in DETAILS}
+    if attempt != row.attempt:
+        kept = dict.fromkeys(DETAILS)
     return evolve(
         row,
         state=transition.state,
         attempt=attempt,
         changed_at=transition.at.astimezone(UTC),
-        ref=(details["ref"] or row.ref) if same else None,
-        result=(details["result"] or row.result) if same else None,
-        failure=details["failure"],
-        files=(details["files"] or row.files) if same else None,
+        details={**kept, "failure": details["failure"]},
         worker=session.id,
         held=True,
         changed=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,12 @@ from attrs import frozen
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import Entry, ItemState, Summary, Transition
-from kling_async.journal.serialization import parse_entry, parse_transition, reading_row
+from kling_async.journal.serialization import (
+    DETAILS,
+    parse_entry,
+    parse_transition,
+    reading_row,
+)
 from kling_async.journal.threaded import PAGE
 
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ class ItemRow:
     """An item, as it was read, or is to be written.
 
     Attributes:
+        details: As :func:`.format_details` returns them.
         worker: The worker that has it or had it last; None if that worker's lease expired.
         held: Whether the worker has it still.
         changed: Another worker has changed it since this one opened the journal.
@@ -69,10 +75,7 @@ class ItemRow:
     state: ItemState
     attempt: int
     changed_at: datetime
-    ref: str | None
-    result: str | None
-    failure: str | None
-    files: str | None
+    details: Mapping[str, str | None]
     worker: int | None
     held: bool
     changed: bool
@@ -82,15 +85,16 @@ class ItemRow:
     @classmethod
     def parse(cls, columns: Sequence[Any]) -> ItemRow:
         """Return the row of :data:`READ_ITEMS`."""
-        number, key, text, state, *others = columns
+        number, key, text, state, attempt, changed_at = columns[:6]
+        details = dict(zip(DETAILS, columns[6:10], strict=True))
         with reading_row():
-            return cls(number, key, text, ItemState(state), *others)
+            state = ItemState(state)
+        return cls(number, key, text, state, attempt, changed_at, details, *columns[10:])
 
     def entry(self) -> Entry:
         """Return the row as an entry."""
-        details = (self.ref, self.result, self.failure, self.files)
-        columns = (self.key, self.input, self.state, self.attempt, self.changed_at, *details)
-        return parse_entry(columns)
+        known = (self.key, self.input, self.state, self.attempt, self.changed_at)
+        return parse_entry((*known, *self.details.values()))
 
     def is_held_by_another(self, session: WorkerSession) -> bool:
         """Return whether another worker has the item."""
@@ -111,13 +115,13 @@ async def read_page(
     """Return a page of entries in these states, or all, and the row after which more follow."""
     wanted = [state.value for state in (list(states) or ItemState)]
     values = {"states": wanted, "batch": batch, "after": after, "size": PAGE}
-    (rows,) = await db.execute(_PAGE, values)
+    (rows,) = await db.send(_PAGE, values)
     return (rows[-1][0] if rows else after), [parse_entry(row[1:]) for row in rows]
 
 
 async def read_summary(db: Database, batch: int) -> Summary:
     """Count the items, and the submits that may have cost money."""
-    found, ((paid,),) = await db.execute(_SUMMARY, {"batch": batch})
+    found, ((paid,),) = await db.send(_SUMMARY, {"batch": batch})
     by_state = dict(found)
     counts = {state: by_state.get(state.value, 0) for state in ItemState}
     return Summary(counts, paid + counts[ItemState.SUBMITTING])
@@ -126,7 +130,7 @@ async def read_summary(db: Database, batch: int) -> Summary:
 async def read_history(db: Database, batch: int, key: str) -> list[Transition]:
     """Return every transition of an item, oldest first."""
     if is_storable(key):
-        (rows,) = await db.execute(_HISTORY, {"batch": batch, "key": key})
+        (rows,) = await db.send(_HISTORY, {"batch": batch, "key": key})
         if rows:
             return [parse_transition(key, row) for row in rows]
     raise JournalError(f"there is no item {key!r} in the journal")

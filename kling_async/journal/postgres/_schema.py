@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from kling_async._postgres.transaction import Connection, Rows, execute
+from kling_async._postgres.transaction import Connection, Rows, transact
 from kling_async.errors import JournalError
 
 if TYPE_CHECKING:
@@ -92,16 +92,16 @@ class Database:
     connection: Connection
     timeout: float
 
-    async def execute(self, query: str, values: Mapping[str, object] | None = None) -> list[Rows]:
+    async def send(self, query: str, values: Mapping[str, object] | None = None) -> list[Rows]:
         """Run statements in one transaction and one message; return the rows of each."""
-        answers = await execute(self.connection, _SETTINGS + query, values, timeout=self.timeout)
+        answers = await transact(self.connection, _SETTINGS + query, values, timeout=self.timeout)
         return answers[1:]
 
 
 async def create_tables(db: Database, address: Address) -> None:
     """Create the tables unless they exist."""
     if not await has_tables(db, address):
-        await db.execute(f"SELECT pg_advisory_xact_lock({LOCK:d});{SCHEMA}")
+        await db.send(f"SELECT pg_advisory_xact_lock({LOCK:d});{SCHEMA}")
         await has_tables(db, address)
 
 
@@ -111,10 +111,10 @@ async def has_tables(db: Database, address: Address) -> bool:
     Raises:
         JournalError: They are those of another version.
     """
-    (found,) = await db.execute(_EXISTS)
+    (found,) = await db.send(_EXISTS)
     if not found:
         return False
-    (((version,),),) = await db.execute("SELECT max(format) FROM kling_async_journal")
+    (((version,),),) = await db.send("SELECT max(format) FROM kling_async_journal")
     if version != FORMAT:
         raise JournalError(
             f"the journal {address} has format {version}, and this version of kling_async knows"

@@ -101,13 +101,13 @@ class WorkerSession:
 
 async def find_batch(db: Database, name: str) -> int | None:
     """Return the number of a batch, or None if there is no such batch."""
-    (rows,) = await db.execute(_FIND_BATCH, {"name": name})
+    (rows,) = await db.send(_FIND_BATCH, {"name": name})
     return rows[0][0] if rows else None
 
 
 async def join_batch(db: Database, name: str, lease: float) -> WorkerSession:
     """Become a worker of a batch, which is created if it does not exist."""
-    _, (row,) = await db.execute(f"{_MAKE_BATCH};{_FIND_BATCH}", {"name": name})
+    _, (row,) = await db.send(f"{_MAKE_BATCH};{_FIND_BATCH}", {"name": name})
     values = {"batch": row[0], "lease": lease, "name": f"{socket.gethostname()}:{os.getpid()}"}
     # What expired workers leave behind was so when this one came: to it, nothing has changed.
     *_, ((worker, since),) = await _remove_workers(db, _MARK_EXPIRED, values, _JOIN)
@@ -134,7 +134,7 @@ async def _remove_workers(
     db: Database, mark: str, values: Mapping[str, object], then: str = ""
 ) -> list[Rows]:
     failure = to_json(asdict(INTERRUPTED))
-    return await db.execute(mark + _REMOVE + then, {**values, "failure": failure})
+    return await db.send(mark + _REMOVE + then, {**values, "failure": failure})
 
 
 def check_alive(rows: object, session: WorkerSession) -> None:
@@ -148,5 +148,5 @@ def check_alive(rows: object, session: WorkerSession) -> None:
 
 async def read_workers(db: Database, batch: int) -> list[WorkerInfo]:
     """Return the workers that share a batch, oldest first."""
-    (rows,) = await db.execute(_WORKERS, {"batch": batch})
+    (rows,) = await db.send(_WORKERS, {"batch": batch})
     return [WorkerInfo(name, since.astimezone(UTC), lease, n) for name, since, lease, n in rows]

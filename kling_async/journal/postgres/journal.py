@@ -132,7 +132,9 @@ class PostgresJournal(ThreadedJournal):
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers that have the batch open, oldest first."""
-        return await self._writer.run(lambda: self._run(partial(read_workers, batch=self._batch)))
+        return await self._writer.run(
+            lambda: self._run_work(partial(read_workers, batch=self._batch))
+        )
 
     async def close(self) -> None:
         """Write all calls, release everything, and disconnect, within a few seconds."""
@@ -176,7 +178,7 @@ class PostgresJournal(ThreadedJournal):
         self._resources.callback(lambda: runner.run(self._connection.close()))
         self._connection.hurry(None)
         # A server that was never reached is not waited for: the URL may be wrong.
-        self._run(self._find if self._read_only else self._join, patience=0.0)
+        self._run_work(self._find if self._read_only else self._join, patience=0.0)
 
     async def _find(self, db: Database) -> None:
         batch = None
@@ -193,32 +195,34 @@ class PostgresJournal(ThreadedJournal):
 
     def _renew(self) -> None:
         assert self._session is not None  # noqa: S101 - it is open
-        self._run(partial(renew_lease, session=self._session))
+        self._run_work(partial(renew_lease, session=self._session))
 
     def _commit(self, calls: list[Call]) -> list[object]:
         assert self._session is not None  # noqa: S101 - it is open
-        return self._run(GroupCommit(self._session, calls))
+        return self._run_work(GroupCommit(self._session, calls))
 
     def _read_page(self, states: Sequence[ItemState], after: int) -> tuple[int, list[Entry]]:
-        return self._run(partial(read_page, batch=self._batch, states=states, after=after))
+        return self._run_work(partial(read_page, batch=self._batch, states=states, after=after))
 
     def _read_summary(self) -> Summary:
-        return self._run(partial(read_summary, batch=self._batch))
+        return self._run_work(partial(read_summary, batch=self._batch))
 
     def _read_history(self, key: str) -> list[Transition]:
-        return self._run(partial(read_history, batch=self._batch, key=key))
+        return self._run_work(partial(read_history, batch=self._batch, key=key))
 
     def _close(self) -> None:
         session, self._session = self._session, None
         try:
             if session is not None:
                 with suppress(JournalError):  # then the items are released when the lease expires
-                    self._run(partial(leave_batch, session=session), patience=_CLOSING_PATIENCE)
+                    self._run_work(
+                        partial(leave_batch, session=session), patience=_CLOSING_PATIENCE
+                    )
         finally:
             self._runner = None
             self._resources.close()
 
-    def _run(
+    def _run_work(
         self, work: Callable[[Database], Awaitable[_T]], *, patience: float | None = None
     ) -> _T:
         """Run ``work`` on the connection, and turn errors into a :class:`JournalError`."""

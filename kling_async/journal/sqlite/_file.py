@@ -101,7 +101,7 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if made:
-                _check(db)
+                _check_integrity(db)
             else:
                 with transaction(db):
                     for statement in SCHEMA:
@@ -185,7 +185,7 @@ def _is_journal(db: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
-def _check(db: sqlite3.Connection) -> None:
+def _check_integrity(db: sqlite3.Connection) -> None:
     """Find damage before anything is paid."""
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":

@@ -92,7 +92,7 @@ class Commit:
         self._progress = progress
         self._rows: list[dict[str, object]] = []
 
-    def apply(self, call: Call) -> list[Entry] | None:
+    def apply_call(self, call: Call) -> list[Entry] | None:
         """Apply a call that writes."""
         if isinstance(call, PlanCall):
             return self.plan(call.items)
@@ -149,7 +149,7 @@ def commit_calls(db: sqlite3.Connection, calls: Sequence[Call], progress: Progre
         progress.clear()
     with _clear_on_error(progress), transaction(db):
         commit = Commit(db, progress)
-        answers = apply_calls(calls, commit.apply, fatal=(sqlite3.Error, DamageError))
+        answers = apply_calls(calls, commit.apply_call, fatal=(sqlite3.Error, DamageError))
         commit.write()
     return answers
 

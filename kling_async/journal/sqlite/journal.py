@@ -73,7 +73,7 @@ class SqliteJournal(ThreadedJournal):
 
     def _open(self) -> None:
         if self._read_only:
-            with self._opened():
+            with self._open_database():
                 return
         self._db = self._resources.enter_context(open_to_write(self._path))
         with sqlite_errors(self._path):
@@ -85,23 +85,23 @@ class SqliteJournal(ThreadedJournal):
         self._db = None
 
     def _commit(self, calls: list[Call]) -> list[object]:
-        with self._opened() as db:
+        with self._open_database() as db:
             return commit_calls(db, calls, self._progress)
 
     def _read_page(self, states: Sequence[ItemState], after: int) -> tuple[int, list[Entry]]:
-        with self._opened() as db:
+        with self._open_database() as db:
             return read_page(db, states, after)
 
     def _read_summary(self) -> Summary:
-        with self._opened() as db:
+        with self._open_database() as db:
             return read_summary(db)
 
     def _read_history(self, key: str) -> list[Transition]:
-        with self._opened() as db:
+        with self._open_database() as db:
             return read_history(db, key)
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _open_database(self) -> Iterator[sqlite3.Connection]:
         if self._db is None:
             with open_to_read(self._path) as db:
                 yield db

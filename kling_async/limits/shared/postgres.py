@@ -14,7 +14,7 @@ import psycopg
 
 from kling_async._postgres.connection import ConnectionManager
 from kling_async._postgres.errors import UnreachableError, describe_error, is_refusal
-from kling_async._postgres.transaction import execute
+from kling_async._postgres.transaction import transact
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _postgres_sql
 from kling_async.limits.shared._learned_cap import parse_learned_cap
@@ -136,7 +136,7 @@ class PostgresLimitsBackend:
         self, query: str, values: Mapping[str, object], timeout: float = _TIMEOUT
     ) -> list[Rows]:
         try:
-            return await self._connection.execute(
+            return await self._connection.transact(
                 query, {**values, "name": self._name}, timeout=timeout
             )
         except (UnreachableError, psycopg.Error) as error:
@@ -149,9 +149,9 @@ class PostgresLimitsBackend:
 
 
 async def _create_tables(db: Connection) -> None:
-    ((found,),) = await execute(db, _postgres_sql.TABLES_EXIST, timeout=_TIMEOUT)
+    ((found,),) = await transact(db, _postgres_sql.TABLES_EXIST, timeout=_TIMEOUT)
     if None in found:
-        await execute(db, _postgres_sql.TABLES, timeout=_TIMEOUT)
+        await transact(db, _postgres_sql.TABLES, timeout=_TIMEOUT)
 
 
 def _numbers(row: Iterable[float]) -> list[float]:

@@ -17,7 +17,12 @@ import psycopg
 
 from kling_async._postgres.connection import ConnectionManager
 from kling_async._postgres.errors import UnreachableError, describe_error
-from kling_async._postgres.transaction import Connection, execute, is_pooled, next_notification
+from kling_async._postgres.transaction import (
+    Connection,
+    is_pooled,
+    next_notification,
+    transact,
+)
 from kling_async.webhooks.relay._message import MAX_LENGTH
 from kling_async.webhooks.relay.backends import BACKLOG, READ_LIMIT, READ_WAIT, RelayBackendError
 
@@ -94,20 +99,22 @@ class PostgresRelay:
         """Store lines, and notify the readers."""
         now = asyncio.get_running_loop().time()
         if now >= self._delete_at:
-            delete = partial(execute, query=_DELETE, values={"old": _MAX_AGE}, timeout=_TIMEOUT)
-            await _run(self._writer, delete)
+            delete = partial(transact, query=_DELETE, values={"old": _MAX_AGE}, timeout=_TIMEOUT)
+            await _work_on(self._writer, delete)
             self._delete_at = now + _DELETE_EVERY
         values = {"names": self._names, "lines": [line.encode() for line in lines]}
-        await _run(self._writer, partial(execute, query=_PUBLISH, values=values, timeout=_TIMEOUT))
+        await _work_on(
+            self._writer, partial(transact, query=_PUBLISH, values=values, timeout=_TIMEOUT)
+        )
 
     async def read(self) -> list[str]:
         """Return new lines, or none after a while."""
-        if not (lines := await _run(self._listener, self._read_lines)):
+        if not (lines := await _work_on(self._listener, self._read_lines)):
             if self._pooled:
                 await asyncio.sleep(_POLL)
             else:
-                await _run(self._listener, partial(next_notification, timeout=READ_WAIT))
-            lines = await _run(self._listener, self._read_lines)
+                await _work_on(self._listener, partial(next_notification, timeout=READ_WAIT))
+            lines = await _work_on(self._listener, self._read_lines)
         return lines
 
     async def close(self) -> None:
@@ -121,7 +128,7 @@ class PostgresRelay:
         self._pooled = await is_pooled(db)
         if not self._pooled:
             await db.execute("LISTEN kling_async_callbacks")
-        ((row,),) = await execute(db, _BEGIN, {"back": BACKLOG}, timeout=_TIMEOUT)
+        ((row,),) = await transact(db, _BEGIN, {"back": BACKLOG}, timeout=_TIMEOUT)
         self._last_id = row[0] if self._last_id is None else min(row[0], self._last_id)
 
     async def _read_lines(self, db: Connection) -> list[str]:
@@ -131,13 +138,15 @@ class PostgresRelay:
             "limit": READ_LIMIT,
             "largest": MAX_LENGTH,
         }
-        (rows,) = await execute(db, _READ, values, timeout=_TIMEOUT)
+        (rows,) = await transact(db, _READ, values, timeout=_TIMEOUT)
         if rows:
             self._last_id = rows[-1][0]
         return [line.decode(errors="replace") for _, line in rows]
 
 
-async def _run(connection: ConnectionManager, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+async def _work_on(
+    connection: ConnectionManager, work: Callable[[Connection], Awaitable[_T]]
+) -> _T:
     try:
         return await connection.run(work)
     except (UnreachableError, psycopg.Error) as error:
@@ -145,9 +154,9 @@ async def _run(connection: ConnectionManager, work: Callable[[Connection], Await
 
 
 async def _create_table(db: Connection) -> None:
-    ((known,),) = (await execute(db, _TABLE_EXISTS, timeout=_TIMEOUT))[0]
+    ((known,),) = (await transact(db, _TABLE_EXISTS, timeout=_TIMEOUT))[0]
     if not known:
-        await execute(db, _TABLE, timeout=_TIMEOUT)
+        await transact(db, _TABLE, timeout=_TIMEOUT)
 
 
 def open_backend(url: str, names: Sequence[str]) -> PostgresRelay:

@@ -50,7 +50,7 @@ async def test_two_round_trips(batch_url: str) -> None:
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("words", [WRITE, READ])
 async def test_a_write_whose_answer_is_lost(batch_url: str, words: bytes, *, arrives: bool) -> None:
-    """Whether it was committed or not: it is written once, and the caller hears that it is."""
+    """Whether it was committed or not: it is written once, and the call returns."""
     proxy = LossyProxy(batch_url)
     async with proxy.open() as url, PostgresJournal(url) as journal:
         (entry,) = await journal.plan([Planned("a", {})])
@@ -90,8 +90,8 @@ async def test_taken_over_while_the_answer_was_lost(batch_url: str) -> None:
 
 
 @pytest.mark.parametrize(("times", "written"), [(1, True), (5, True), (6, False)])
-async def test_what_is_undone_for_another(postgres_url: str, times: int, *, written: bool) -> None:
-    """What the server has undone because of somebody else is done again, a few times."""
+async def test_a_rollback_of_the_server(postgres_url: str, times: int, *, written: bool) -> None:
+    """A transaction that the server has rolled back is repeated, a few times."""
     async with PostgresJournal(postgres_url) as journal:
         await journal.plan([Planned("a", {})])
         with psycopg.connect(postgres_url, autocommit=True) as db:
@@ -141,13 +141,11 @@ async def test_a_row_that_changes_meanwhile(batch_url: str, db: Database) -> Non
     class Meddler(Database):
         calls: list[str] = field(factory=list)
 
-        async def execute(
-            self, query: str, values: Mapping[str, object] | None = None
-        ) -> list[Rows]:
+        async def send(self, query: str, values: Mapping[str, object] | None = None) -> list[Rows]:
             self.calls.append(query)
             if len(self.calls) == 2:
                 await commit(db, other, ClaimCall([first]))
-            return await super().execute(query, values)
+            return await super().send(query, values)
 
     meddler = Meddler(db.connection, db.timeout)
     claims = await commit(meddler, one, ClaimCall([first, second]))
@@ -161,7 +159,7 @@ async def test_a_key_that_is_planned_meanwhile(batch_url: str, db: Database) -> 
     one, other = await join_batch(db, name, 60.0), await join_batch(db, name, 60.0)
     plan = PlanCall([Planned("a", {})])
     late = Changes(one, [])
-    late.apply(plan)
+    late.apply_call(plan)
     planned = await commit(db, other, plan)
     assert not await late.write(db, 1, 0)
     assert await commit(db, one, plan) == planned
@@ -171,11 +169,11 @@ async def test_a_message_that_arrives_late(batch_url: str, db: Database) -> None
     """A message that reaches the server after the next commit writes nothing."""
     session = await join_batch(db, Address.parse(batch_url).batch, 60.0)
     late = Changes(session, [])
-    late.apply(PlanCall([Planned("late", {})]))
+    late.apply_call(PlanCall([Planned("late", {})]))
     await commit(db, session, PlanCall([Planned("a", {})]))
     assert not await late.write(db, 7, 0)
     query = "SELECT FROM kling_async_items WHERE key = 'late' AND batch = %(batch)s"
-    assert await db.execute(query, {"batch": session.batch}) == [[]]
+    assert await db.send(query, {"batch": session.batch}) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +257,7 @@ async def test_calls_of_one_commit(batch_url: str, db: Database) -> None:
     async with PostgresJournal(batch_url) as journal:
         found = await journal.plan(planned("a", "b"))
         counting = "SELECT commits FROM kling_async_workers ORDER BY id DESC LIMIT 1"
-        (((before,),),) = await db.execute(counting)
+        (((before,),),) = await db.send(counting)
         await asyncio.gather(
             journal.plan([]),
             *(journal.record(*transitions("a", state)) for state in (*SUBMITTED, S.FINISHED)),
@@ -267,7 +265,7 @@ async def test_calls_of_one_commit(batch_url: str, db: Database) -> None:
             journal.claim(*found),
             journal.peek(*found),
         )
-        assert await db.execute(counting) == [[(before + 2,)]]
+        assert await db.send(counting) == [[(before + 2,)]]
         assert [worker.items for worker in await journal.workers()] == [2]
 
 
@@ -307,7 +305,7 @@ async def test_a_process_that_is_suspended(batch_url: str, db: Database) -> None
                 worker.send_signal(signal.SIGSTOP)
                 await asyncio.to_thread(time.sleep, 0.1)
                 await journal.claim(*entries)
-                assert await db.execute(in_transaction) == [[]]
+                assert await db.send(in_transaction) == [[]]
                 worker.send_signal(signal.SIGCONT)
     finally:
         worker.kill()

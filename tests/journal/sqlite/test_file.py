@@ -95,7 +95,7 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
-    """An empty file becomes a journal when it is written, and is none before."""
+    """An empty file becomes a journal when it is written, not before."""
     path = tmp_path / "a"
     path.touch()
     with pytest.raises(JournalError, match="no journal"), open_to_read(path):
@@ -257,7 +257,7 @@ def test_not_a_database(tmp_path: Path, size: int) -> None:
     "made",
     ["CREATE TABLE items (id)", "PRAGMA application_id = 7", "PRAGMA user_version = 1"],
 )
-def test_a_database_of_somebody_else(tmp_path: Path, made: str) -> None:
+def test_a_database_of_another_program(tmp_path: Path, made: str) -> None:
     """A database of another program is refused and left as it is."""
     path = tmp_path / "a"
     statement(path, made)
@@ -340,7 +340,7 @@ def test_a_transaction_is_undone(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_cannot_begin(tmp_path: Path) -> None:
-    """If no transaction has begun, there is none to roll back: the first error is raised."""
+    """If no transaction has begun, nothing is rolled back: the first error is raised."""
     with closing(sqlite3.connect(tmp_path / "a", isolation_level=None)) as db:
         db.execute("PRAGMA query_only = 1")
         with pytest.raises(sqlite3.OperationalError, match="readonly"), transaction(db):

@@ -185,7 +185,7 @@ def test_files_fetched_again(db: sqlite3.Connection) -> None:
     assert [one.files for one in read_history(db, "a")[-2:]] == [FILES, again]
 
 
-def test_a_new_attempt_begins_anew(db: sqlite3.Connection) -> None:
+def test_a_new_attempt_is_empty(db: sqlite3.Connection) -> None:
     """A new attempt has nothing of the one before, which stays in the history."""
     failed = Transition("a", S.FAILED, NOW, failure=Failure("TaskFailedError", "no"))
     commit(db, [plan("a"), move("a", S.SUBMITTING, S.SUBMITTED), record(failed)])
