@@ -8,16 +8,12 @@ from collections.abc import Callable
 from functools import partial
 
 
-def on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
-    """Call a function of the running loop at SIGTERM, and at SIGHUP unless that is ignored.
+def call_on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
+    """Call ``stop`` on the running loop at SIGTERM, and at SIGHUP unless that is ignored.
 
-    A hangup counts once, and not behind a SIGTERM: a shell that ends sends it, and the kernel sends
-    it again. Where signals cannot be caught, on Windows or outside the main thread, nothing is
-    done.
-
-    Args:
-        stop: What to call.
-        interrupt: Call it at Ctrl-C, too, in the place of asyncio's own handler.
+    SIGHUP counts once, and not after SIGTERM: a shell that exits sends it, and then the kernel
+    sends it again. With ``interrupt``, SIGINT counts too, in place of asyncio's own handler. Where
+    signals cannot be handled (on Windows, outside the main thread), this does nothing.
     """
     numbers = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
@@ -25,7 +21,7 @@ def on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
         numbers.append(hangup)
     stopped = False
 
-    def caught(number: int) -> None:
+    def handle(number: int) -> None:
         nonlocal stopped
         if number != hangup or not stopped:
             stopped = True
@@ -34,6 +30,6 @@ def on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
     loop = asyncio.get_running_loop()
     for number in numbers:
         try:
-            loop.add_signal_handler(number, partial(caught, number))
+            loop.add_signal_handler(number, partial(handle, number))
         except (NotImplementedError, RuntimeError):
             return

@@ -1,8 +1,8 @@
-"""stdout and stderr that never end the work: what cannot be written is dropped, and remembered.
+"""Standard streams whose errors never end a command.
 
-A stream may be closed from the start (``>&-``), be full (``/dev/full``), lose its reader (a broken
-pipe) or its terminal (a hangup), or have an encoding without the character that a row's key has.
-A batch that is being paid for goes on all the same.
+stdout or stderr may be closed (``>&-``) or full (``/dev/full``), lose its reader or terminal, or
+have an encoding that cannot represent a row's key. None of these stops a batch that is being paid
+for: the error is kept, and later output is dropped.
 """
 
 from __future__ import annotations
@@ -14,90 +14,74 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _CLOSED = "it is closed"
 
 
-class Guarded(io.TextIOBase):
-    """A text stream whose methods raise nothing.
-
-    Args:
-        inner: The stream to write to; None if the process was started without it.
-
-    Attributes:
-        failure: Why nothing can be written any more; None while it can.
-    """
+class GuardedStream(io.TextIOBase):
+    """A text stream that does not raise: ``failure`` is why it cannot be written."""
 
     def __init__(self, inner: TextIO | None) -> None:
-        self._inner = inner
+        self._inner = io.StringIO() if inner is None else inner
         self.failure: str | None = None if inner is not None else _CLOSED
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
-        """The encoding of the stream that is guarded."""
+        """The encoding of the inner stream."""
         return getattr(self._inner, "encoding", None) or "utf-8"
 
     def reconfigure(self, *, encoding: str) -> None:
-        """Change the encoding, where the stream has one."""
+        """Change the encoding, if the inner stream has one."""
         if self.failure is None and isinstance(self._inner, io.TextIOWrapper):
             self._inner.reconfigure(encoding=encoding)
 
     def writable(self) -> bool:
-        """Return True: a write raises nothing, whatever becomes of the text."""
+        """Return True."""
         return True
 
     def isatty(self) -> bool:
-        """Whether it is a terminal that can be written to."""
+        """Return whether this is a terminal that can be written to."""
         with suppress(OSError, ValueError):
-            return self.failure is None and self._inner is not None and self._inner.isatty()
+            return self.failure is None and self._inner.isatty()
         return False
 
     def fileno(self) -> int:
-        """Return the descriptor.
-
-        Raises:
-            OSError: There is none.
-        """
-        if self._inner is None:
-            raise io.UnsupportedOperation("fileno")
+        """Return the descriptor; `OSError` without one."""
         return self._inner.fileno()
 
     def write(self, text: str) -> int:
-        """Write a text, with escapes for what the encoding does not have."""
-        if self.failure is None and self._inner is not None:
-            try:
-                self._inner.write(_encodable(text, self.encoding))
-            except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
-                self._fail(error)
+        """Write a text; characters that the encoding cannot represent are escaped."""
+        self._attempt(lambda: self._inner.write(_encodable(text, self.encoding)))
         return len(text)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        if self.failure is None and self._inner is not None:
-            try:
-                self._inner.flush()
-            except (OSError, ValueError) as error:
-                self._fail(error)
+        self._attempt(self._inner.flush)
 
-    def _fail(self, error: OSError | ValueError) -> None:
-        self.failure = (error.strerror if isinstance(error, OSError) else None) or _CLOSED
-        # What is still buffered would fail once more when the interpreter flushes it at its end.
-        with suppress(OSError, ValueError):
-            _redirect(self.fileno())
+    def _attempt(self, operation: Callable[[], object]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            operation()
+        except (OSError, ValueError) as error:  # ValueError: it has been closed
+            self.failure = (error.strerror if isinstance(error, OSError) else None) or _CLOSED
+            # The interpreter flushes the buffer at its exit, which would fail once more.
+            with suppress(OSError, ValueError):
+                _redirect_to_null(self.fileno())
 
 
 def failure_of(stream: TextIO) -> str | None:
-    """Return why nothing can be written to a stream any more; None while it can."""
+    """Return why a stream cannot be written; None as long as it can."""
     return cast("str | None", getattr(stream, "failure", None))
 
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Guard ``sys.stdout`` and ``sys.stderr`` while this is entered."""
-    _occupy()
+    """Replace ``sys.stdout`` and ``sys.stderr`` by guarded streams, and restore them at the end."""
+    _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
-    out, err = Guarded(sys.stdout), Guarded(sys.stderr)
+    out, err = GuardedStream(sys.stdout), GuardedStream(sys.stderr)
     sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
     try:
         yield
@@ -107,16 +91,16 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _occupy() -> None:
-    """Let no file or socket get the descriptor of a standard stream that is closed."""
+def _fill_closed_descriptors() -> None:
+    """Prevent that a file or socket gets the descriptor of a closed standard stream."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor: this one
 
 
-def _redirect(descriptor: int) -> None:
+def _redirect_to_null(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, descriptor)
@@ -125,5 +109,4 @@ def _redirect(descriptor: int) -> None:
 
 
 def _encodable(text: str, encoding: str) -> str:
-    """Escape the characters that an encoding does not have."""
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.signals import on_signals
+from kling_async.cli.signals import call_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_hangup_names_what_still_runs(
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert f"To go on: kling-async wait {ref}\n" in err
+    assert f"To continue: kling-async wait {ref}\n" in err
     assert "Traceback" not in err
 
 
@@ -70,7 +70,7 @@ def test_hangup_waits_for_a_submit(start: Start, hangup_by_default: None) -> Non
 
 
 def test_ignored_hangup_stays_ignored(emulate: Emulate, start: Start, tmp_path: Path) -> None:
-    """Under nohup a command goes on."""
+    """Under nohup a command continues."""
     env = emulate("--speed", "1000")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -120,9 +120,9 @@ async def test_hangup_counts_once() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     loop = asyncio.get_running_loop()
     try:
-        on_signals(lambda: stops.append(1), interrupt=True)
-        told = (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-        for number, count in zip(told, (1, 1, 2, 2, 3), strict=True):
+        call_on_signals(lambda: stops.append(1), interrupt=True)
+        lines = (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+        for number, count in zip(lines, (1, 1, 2, 2, 3), strict=True):
             signal.raise_signal(number)
             await asyncio.sleep(0.01)
             assert len(stops) == count

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.output import Output, write
-from kling_async.cli.streams import Guarded, failure_of, guarded_streams
+from kling_async.cli.output import Output, write_line
+from kling_async.cli.streams import GuardedStream, failure_of, guarded_streams
 from kling_async.results import TaskRef
 from tests.cli.conftest import COMMAND, Ended
 
@@ -96,11 +96,11 @@ def test_reference_goes_to_stderr(env: dict[str, str], tmp_path: Path, redirecti
     """The reference of a paid task that stdout does not take is on stderr, in words or as JSON."""
     words = shell(f'kling submit "a fox" {redirection} 2>"$ERR"', env, tmp_path)
     assert words.code == 7
-    assert "To go on: kling-async wait kling-2-1/task_" in words.err
+    assert "To continue: kling-async wait kling-2-1/task_" in words.err
     (tmp_path / "err").write_text("", encoding="utf-8")
-    told = shell(f'kling submit "a fox" --json {redirection} 2>"$ERR"', env, tmp_path)
-    assert told.code == 7
-    first, last = told.errors
+    out = shell(f'kling submit "a fox" --json {redirection} 2>"$ERR"', env, tmp_path)
+    assert out.code == 7
+    first, last = out.errors
     assert first["ref"].startswith("kling-2-1/task_")
     assert (last["error"], last["exit_code"], last["ref"]) == ("OutputError", 7, None)
 
@@ -162,7 +162,7 @@ def test_report_ends_with_its_reader(env: dict[str, str], tmp_path: Path) -> Non
 
 
 def test_listen_ends_with_its_reader(execute: Execute, tmp_path: Path) -> None:
-    """What only shows something ends when nobody can see it."""
+    """A command that only prints ends when its output is lost."""
     env = dict(os.environ)
     script = 'kling listen --port 0 --json >/dev/full 2>"$ERR"'
     assert shell(script, env, tmp_path).code == 7
@@ -180,16 +180,16 @@ def test_what_is_left_to_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A reference that neither stdout nor stderr takes is in the log."""
-    monkeypatch.setattr(sys, "stdout", Guarded(None))
-    monkeypatch.setattr(sys, "stderr", Guarded(Full()))
+    monkeypatch.setattr(sys, "stdout", GuardedStream(None))
+    monkeypatch.setattr(sys, "stderr", GuardedStream(Full()))
     with caplog.at_level(logging.ERROR, logger="kling_async"):
-        Output(json=False).result(["x"], {}, new=TaskRef("kling-2-1", "task_1"))
+        Output(json=False).print_result(["x"], {}, new=TaskRef("kling-2-1", "task_1"))
     assert "kling-async wait kling-2-1/task_1" in caplog.text
 
 
 def test_guarded_stream_raises_nothing() -> None:
     """A stream that is missing, full or closed takes everything, and says what is wrong with it."""
-    missing, full, closed = Guarded(None), Guarded(Full()), io.StringIO()
+    missing, full, closed = GuardedStream(None), GuardedStream(Full()), io.StringIO()
     assert (missing.write("x"), missing.failure) == (1, "it is closed")
     missing.flush()
     assert not missing.isatty()
@@ -200,7 +200,7 @@ def test_guarded_stream_raises_nothing() -> None:
     full.flush()
     assert full.failure == "it is closed"
     assert not full.isatty()
-    guarded = Guarded(closed)
+    guarded = GuardedStream(closed)
     assert guarded.writable()
     assert not guarded.isatty()
     closed.close()
@@ -213,7 +213,7 @@ def test_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     """Afterwards the process has its own streams again, with all that was written to them."""
     before = sys.stdout, sys.stderr
     with guarded_streams():
-        assert write(sys.stdout, "out")
+        assert write_line(sys.stdout, "out")
         sys.stderr.write("err")
         assert failure_of(sys.stderr) is None
     assert (sys.stdout, sys.stderr) == before

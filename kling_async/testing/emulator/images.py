@@ -73,7 +73,7 @@ class ImageReader:
 
     async def _read_image(self, url: str) -> bytes:
         async with self._room:
-            data = await _download_image(self._session, url)
+            data = await download_image(self._session, url)
             if sniff(data) is None:
                 raise ImageProblem("UNSUPPORTED_FORMAT", "The image is not JPEG, PNG or WebP")
             if not self._decode:
@@ -88,7 +88,8 @@ class ImageReader:
                 raise ImageProblem("UNSUPPORTED_FORMAT", str(error)) from error
 
 
-async def _download_image(session: aiohttp.ClientSession, url: str) -> bytes:
+async def download_image(session: aiohttp.ClientSession, url: str) -> bytes:
+    """Return a file of at most `MAX_BYTES`. Raises `ImageProblem`."""
     if not _is_http(url):
         raise ImageProblem("INVALID_IMAGE_URL", f"Not an absolute http(s) URL: {url[:200]}")
     data = bytearray()
