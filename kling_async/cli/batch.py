@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from attrs import asdict
 
@@ -13,12 +13,11 @@ from kling_async._utils.text import format_duration
 from kling_async.batch.decisions import Step
 from kling_async.cli import exit_codes
 from kling_async.cli.batch_run import BatchRun, hinting_at_journal_option, list_remarks
-from kling_async.cli.csv_file import read_csv
 from kling_async.cli.format import format_states
 from kling_async.cli.input_file import InputFile, JournaledItem, read_journal
-from kling_async.cli.jsonl import read_jsonl
 from kling_async.cli.outcomes import batch_options_from
 from kling_async.cli.output import PROGRAM, Output
+from kling_async.cli.row_files import read_csv, read_jsonl
 from kling_async.cli.row_values import DEFAULT_MODE
 from kling_async.cli.text_file import is_regular_file, open_input
 from kling_async.download.files import check_folder
@@ -30,7 +29,6 @@ from kling_async.limits.base import Limits
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator
 
 _SUFFIX = ".journal.sqlite"
 
@@ -53,8 +51,10 @@ async def run_batch(args: Namespace) -> int:
         if journal is not None and exists:
             with hinting_at_journal_option(args):
                 items = await read_journal(journal, batch_options_from(args))
+        is_csv = args.file.suffix.lower() == ".csv" if args.format is None else args.format == "csv"
         async with open_input(args.file) as file:
-            await rows.read(_read_rows(args, file), items, args.limit)
+            read = read_csv if is_csv else read_jsonl
+            await rows.read(read(args.file, file), items, args.limit)
         _check_rows(args, rows, journal)
         if args.dry_run:
             return await _dry_run(args, rows, journal if exists else None)
@@ -92,13 +92,6 @@ def _is_temporary(place: Path) -> bool:
     folder = place.parent.resolve()
     devices = any(folder.is_relative_to(device) for device in ("/dev", "/proc"))
     return devices and not folder.is_relative_to("/dev/shm")  # noqa: S108 - users may choose it
-
-
-def _read_rows(
-    args: Namespace, file: IO[bytes]
-) -> Iterator[tuple[int, dict[str, object] | InputError]]:
-    is_csv = args.format == "csv" or (args.format is None and args.file.suffix.lower() == ".csv")
-    return (read_csv if is_csv else read_jsonl)(args.file, file)
 
 
 def _check_rows(args: Namespace, rows: InputFile, journal: Path | str | None) -> None:

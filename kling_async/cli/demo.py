@@ -18,9 +18,8 @@ from kling_async._display.progress import Progress, ProgressLine, wait_with_prog
 from kling_async._utils.extras import install_command
 from kling_async.cli import exit_codes
 from kling_async.cli.format import format_os_error
-from kling_async.cli.jsonl import read_jsonl
 from kling_async.cli.output import PROGRAM, write_line
-from kling_async.cli.pictures import save_pictures
+from kling_async.cli.row_files import read_jsonl
 from kling_async.cli.row_values import InvalidRows, row_input
 from kling_async.cli.text_file import open_input
 from kling_async.client import KlingClient
@@ -28,6 +27,7 @@ from kling_async.errors import ConfigurationError, DownloadError, InputError, Kl
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 from kling_async.testing import Emulator, Scenario
+from kling_async.testing.emulator.images import save_images
 from kling_async.testing.media import film
 from kling_async.testing.sample_files import DEMO, FOLDER
 
@@ -37,14 +37,9 @@ if TYPE_CHECKING:
     from kling_async.inputs.base import Input
     from kling_async.results import TaskRef
 
-# In any text of a row, this is replaced by the emulator's origin.
+# In any text of a row, this is replaced by the emulator's origin; by another one for a check.
 _PLACEHOLDER = "{emulator}"
-
-# An origin with which rows are checked before there is an emulator.
 _SOME_ORIGIN = "http://127.0.0.1"
-
-# USD of play money, which must not run out.
-_BALANCE = 1_000_000.0
 
 # The vendor's figures in seconds: the fastest video, the usual one by its length, the slowest.
 _FASTEST = 60.0
@@ -71,7 +66,7 @@ async def run_demo(args: Namespace) -> int:
     _parse_rows(rows, _SOME_ORIGIN)
     emulator = Emulator(
         speed=args.speed,
-        balance=_BALANCE,
+        balance=1_000_000.0,  # must not run out
         scenario=Scenario.parse(args.fault),
         video=args.video,
         samples=FOLDER,
@@ -166,7 +161,7 @@ class _DemoRun:
         with self._progress:
             async with asyncio.TaskGroup() as group:
                 urls = [url for _, sent in rows for url in _image_urls(sent)]
-                saving = group.create_task(save_pictures(urls, self._folder))
+                saving = group.create_task(save_images(urls, self._folder))
                 tasks = [
                     group.create_task(self._generate(f"{number:0{digits}}", sent))
                     for number, sent in rows

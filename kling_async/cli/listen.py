@@ -28,7 +28,7 @@ from kling_async.cli.callback_log import (
 )
 from kling_async.cli.format import format_os_error
 from kling_async.cli.output import write_line
-from kling_async.cli.streams import failure_of
+from kling_async.cli.process import failure_of
 from kling_async.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ async def run_listen(args: Namespace) -> int:
             raise ConfigurationError(
                 f"cannot listen on {args.host} port {args.port}: {format_os_error(error)}"
             ) from None
-        _print_address(args, runner.addresses[0][1])
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        origin = f"http://{host}:{runner.addresses[0][1]}"
+        if args.json:
+            write_line(sys.stdout, json.dumps({"listening": origin}))
+        else:
+            write_line(sys.stderr, f"Listening on {origin} until Ctrl-C.")
         left: int | None = args.count
         while left != 0 and failure_of(sys.stdout) is None:
             entry = await server.entries.get()
@@ -68,15 +73,6 @@ async def run_listen(args: Namespace) -> int:
         # Every request that was printed is answered.
         await runner.cleanup()
     return exit_codes.OK
-
-
-def _print_address(args: Namespace, port: int) -> None:
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    origin = f"http://{host}:{port}"
-    if args.json:
-        write_line(sys.stdout, json.dumps({"listening": origin}))
-    else:
-        write_line(sys.stderr, f"Listening on {origin} until Ctrl-C.")
 
 
 def _format_entry(args: Namespace, entry: LogEntry) -> str:
@@ -121,27 +117,20 @@ class CallbackServer(web.Server):
             # A query may contain secrets; the service adds none.
             f"{request.path}?…" if request.query_string else request.path,
         )
-        try:
-            await _read_body(request, body)
-            snapshot = read_callback(request.path, bytes(body))
-        except _RejectedError as error:
-            entry = evolve(entry, status=error.status, problem=str(error))
-        except ContractError as error:
-            entry = evolve(entry, status=400, problem=describe_problem(bytes(body), error))
-        else:
-            times = self._counter.count(snapshot.ref.task_id)
-            entry = evolve(entry, status=self._status, snapshot=snapshot, times=times)
+        status, problem = await _read_body(request, body)
+        if not problem:
+            try:
+                snapshot = read_callback(request.path, bytes(body))
+            except ContractError as error:
+                status, problem = 400, describe_problem(bytes(body), error)
+            else:
+                times = self._counter.count(snapshot.ref.task_id)
+                entry = evolve(entry, snapshot=snapshot, times=times)
+                status = self._status
         size = max(len(body), request.content_length or 0)
-        self.entries.put_nowait(evolve(entry, size_bytes=size))
-        return _response(entry.status, entry.problem)
-
-
-class _RejectedError(Exception):
-    """A request that cannot be a callback; without a status, no response can be sent."""
-
-    def __init__(self, status: int | None, problem: str) -> None:
-        super().__init__(problem)
-        self.status = status
+        entry = evolve(entry, status=status, problem=problem, size_bytes=size)
+        self.entries.put_nowait(entry)
+        return _response(status, problem)
 
 
 class _ListenerConnection(web.RequestHandler):
@@ -203,27 +192,26 @@ class _ListenerConnection(web.RequestHandler):
         self.force_close()
 
 
-async def _read_body(request: web.BaseRequest, body: bytearray) -> None:
-    """Read the body of a request, or raise `_RejectedError`."""
-    too_large = _RejectedError(413, f"the body is too large: more than {MAX_BYTES} bytes")
+async def _read_body(request: web.BaseRequest, body: bytearray) -> tuple[int | None, str]:
+    """Read the body of a request; return a status and why it cannot be a callback, if so."""
+    too_large = (413, f"the body is too large: more than {MAX_BYTES} bytes")
     if request.method != "POST":
-        raise _RejectedError(405, "not a POST; callbacks are POSTs")
+        return 405, "not a POST; callbacks are POSTs"
     if (request.content_length or 0) > MAX_BYTES:
-        raise too_large
+        return too_large
     if encoding := request.headers.get("Content-Encoding"):
-        raise _RejectedError(415, f"the body is encoded ({encoding}); callbacks are not")
+        return 415, f"the body is encoded ({encoding}); callbacks are not"
     try:
         async with asyncio.timeout(SECONDS):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise too_large
+                    break
     except TimeoutError:
-        problem = f"too slow: only {len(body)} bytes of the body in {SECONDS:g} s"
-        raise _RejectedError(408, problem) from None
-    except ConnectionError:
-        problem = f"the connection was closed after {len(body)} bytes of the body"
-        raise _RejectedError(None, problem) from None
+        return 408, f"too slow: only {len(body)} bytes of the body in {SECONDS:g} s"
+    except ConnectionError:  # no response can be sent
+        return None, f"the connection was closed after {len(body)} bytes of the body"
+    return too_large if len(body) > MAX_BYTES else (None, "")
 
 
 def _response(status: int | None, problem: str) -> web.Response:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from kling_async.cli import arguments, exit_codes
 from kling_async.cli.output import Output, log_to_stderr
-from kling_async.cli.signals import call_on_signals
-from kling_async.cli.streams import guarded_streams
+from kling_async.cli.process import call_on_signals, guarded_streams
 from kling_async.errors import KlingError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
-from kling_async.cli.streams import failure_of
+from kling_async.cli.process import failure_of
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
 
 if TYPE_CHECKING:

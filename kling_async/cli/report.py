@@ -17,11 +17,11 @@ from attrs import evolve
 from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
-from kling_async.cli.csv_file import write_csv_row
 from kling_async.cli.format import STATE_NAMES, format_os_error
 from kling_async.cli.output import write_line
+from kling_async.cli.process import GuardedStream, failure_of
+from kling_async.cli.row_files import write_csv_row
 from kling_async.cli.row_values import COLUMNS
-from kling_async.cli.streams import GuardedStream, failure_of
 from kling_async.errors import ConfigurationError
 from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.opening import journal_at, shown

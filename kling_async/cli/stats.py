@@ -23,17 +23,12 @@ _WINDOW = 300.0
 
 
 class BatchStats:
-    """Measures a batch while it runs.
-
-    Attributes:
-        counts: Returns the number of items that the batch has read, by their state.
-        unsure: The errors of submits that may have been charged.
-    """
+    """Measures a batch while it runs; ``unsure`` are submits that may have been charged."""
 
     def __init__(
         self, rows: int, *, saving: bool, expected: float, clock: Callable[[], float]
     ) -> None:
-        self.counts: Callable[[], Mapping[ItemState, int]] = Counter
+        self.counts: Callable[[], Mapping[ItemState, int]] = Counter  # of the items read so far
         self.unsure: list[KlingError] = []
         self._rows = rows
         self._saving = saving

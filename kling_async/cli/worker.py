@@ -12,7 +12,7 @@ from kling_async.cli.commands import client_from
 from kling_async.cli.format import format_counts
 from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome
 from kling_async.cli.output import PROGRAM, Output
-from kling_async.cli.signals import call_on_signals
+from kling_async.cli.process import call_on_signals
 from kling_async.errors import KlingError
 from kling_async.fleet import Worker
 from kling_async.journal.address import Address

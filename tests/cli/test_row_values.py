@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.csv_file import read_csv
-from kling_async.cli.jsonl import read_jsonl
+from kling_async.cli.row_files import read_csv, read_jsonl
 from kling_async.cli.row_values import COLUMNS, InvalidRows, row_fields, row_input
 from kling_async.errors import InputError, Problem
 from tests.cli.conftest import read_file

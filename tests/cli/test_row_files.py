@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.csv_file import read_csv, write_csv_row
+from kling_async.cli.row_files import read_csv, write_csv_row
 from kling_async.cli.row_values import COLUMNS
 from kling_async.errors import InputError
 from tests.cli.conftest import read_file

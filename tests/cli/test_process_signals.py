@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.signals import call_on_signals
+from kling_async.cli.process import call_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Standard streams whose errors never end a command.
+"""The process of a command: standard streams whose errors never end it, and the signals that do.
 
 stdout or stderr may be closed (``>&-``) or full (``/dev/full``), lose its reader or terminal, or
 have an encoding that cannot represent a row's key. None of these stops a batch that is being paid
@@ -7,10 +7,13 @@ for: the error is kept, and later output is dropped.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import signal
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
@@ -110,3 +113,30 @@ def _redirect_to_null(descriptor: int) -> None:
 
 def _encodable(text: str, encoding: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def call_on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
+    """Call ``stop`` on the running loop at SIGTERM, and at SIGHUP unless that is ignored.
+
+    SIGHUP counts once, and not after SIGTERM: a shell that exits sends it, and then the kernel
+    sends it again. With ``interrupt``, SIGINT counts too, in place of asyncio's own handler. Where
+    signals cannot be handled (on Windows, outside the main thread), this does nothing.
+    """
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(hangup)
+    stopped = False
+
+    def handle(number: int) -> None:
+        nonlocal stopped
+        if number != hangup or not stopped:
+            stopped = True
+            stop()
+
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, partial(handle, number))
+        except (NotImplementedError, RuntimeError):
+            return

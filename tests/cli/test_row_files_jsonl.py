@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.jsonl import read_jsonl
+from kling_async.cli.row_files import read_jsonl
 from kling_async.errors import InputError
 from tests.cli.conftest import read_file
 

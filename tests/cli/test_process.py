@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async.cli.output import Output, write_line
-from kling_async.cli.streams import GuardedStream, failure_of, guarded_streams
+from kling_async.cli.process import GuardedStream, failure_of, guarded_streams
 from kling_async.results import TaskRef
 from tests.cli.conftest import COMMAND, Ended
 

@@ -1,12 +1,13 @@
-"""Rows from CSV as spreadsheets write it, and CSV that spreadsheets can read.
+"""Rows from JSON Lines, from CSV as spreadsheets write it, and CSV that spreadsheets can read.
 
-The first line names the columns. Cells are separated by a comma, a semicolon or a tab: the one that
-the first line has most of, since no column's name contains any of them.
+The first line of CSV names the columns. Cells are separated by a comma, a semicolon or a tab: the
+one that the first line has most of, since no column's name contains any of them.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -103,3 +104,24 @@ def _without_formula(cell: object) -> object:
         text = f"'{text}"
     # A lone carriage return would be written without quotes, and end the row.
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict[str, object] | InputError]]:
+    """Yield the number of each row with the fields that are set, or with its error."""
+    for number, line in read_lines(path, file):
+        if line.strip():
+            try:
+                yield number, row_fields(_parse_object(line))
+            except InputError as error:
+                yield number, error
+
+
+def _parse_object(line: str) -> dict[str, object]:
+    try:
+        value: object = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"not JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise InputError("must be a JSON object in braces")
+    return value
