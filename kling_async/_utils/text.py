@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MINUTE, _HOUR = 60, 3600
+_KILO = 1000
 
 # A shorter secret is no real key, and replacing it would garble the text.
 _SHORTEST_SECRET = 8
@@ -18,6 +19,17 @@ def format_duration(seconds: float) -> str:
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE} s".removesuffix(" 0 s")
     return f"{whole // _HOUR:,} h {whole % _HOUR // _MINUTE} min".removesuffix(" 0 min")
+
+
+def format_size(size_bytes: int) -> str:
+    """Return a size in kilobytes or megabytes."""
+    kilobytes = size_bytes / _KILO
+    return f"{kilobytes:.0f} kB" if kilobytes < _KILO else f"{kilobytes / _KILO:.1f} MB"
+
+
+def printable(text: str) -> str:
+    """Escape control characters: text of the service or of a user may contain any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def redact(text: str, secret: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands that speak to the service."""
+"""The commands for single tasks."""
 
 from __future__ import annotations
 
@@ -6,166 +6,153 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
-from kling_async.cli import codes
-from kling_async.cli.arguments import input_of
+from kling_async._display.opening import open_progress
+from kling_async._display.progress import ProgressLine, wait_with_progress
+from kling_async.cli import exit_codes
+from kling_async.cli.arguments import input_from
 from kling_async.cli.output import Output
-from kling_async.cli.progress import Progress, follow, progress, tell
 from kling_async.cli.text_file import STDIN, read_stdin
 from kling_async.client import KlingClient
 from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
+from kling_async.limits.base import Limits
 from kling_async.policy.durations import Kind, vendor_estimate
 from kling_async.policy.polling import Polling
 from kling_async.protocol import responses
-from kling_async.results import Result, Snapshot, TaskRef, TaskState
+from kling_async.results import Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from pathlib import Path
 
+    from kling_async._display.progress import Progress
     from kling_async.inputs.base import Input
-    from kling_async.limits.base import Limits
 
 
-def connect(
-    args: Namespace,
-    hooks: Iterable[Hook],
-    *,
-    polling: Polling | None = None,
-    limits: Limits | None = None,
-) -> KlingClient:
-    """Make a client as the command line and the environment say.
-
-    Raises:
-        ConfigurationError: There is no key.
-    """
+def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
+    """Return the client that the options and the environment describe."""
     if not os.environ.get("APIXO_API_KEY", "").strip():
         raise ConfigurationError("no API key: set the environment variable APIXO_API_KEY")
+    given = vars(args)
+    limits = None
+    if "requests_per_minute" in given:
+        limits = Limits(args.requests_per_minute, args.concurrent_tasks)
     return KlingClient(
         base_url=args.base_url,
-        polling=polling,
+        polling=Polling(first=given.get("first_poll")),
         limits=limits,
-        limiter=vars(args).get("limiter"),
+        limiter=given.get("limiter"),
         hooks=hooks,
     )
 
 
 @asynccontextmanager
-async def service(
-    args: Namespace,
-    shown: Progress,
-    awaited: Iterable[TaskRef] = (),
-    polling: Polling | None = None,
+async def open_client(
+    args: Namespace, progress: Progress, refs: Iterable[TaskRef] = ()
 ) -> AsyncIterator[KlingClient]:
-    """Open a client; should the command be ended from outside, tell what still runs.
-
-    Args:
-        args: The command line.
-        shown: Where retries are told.
-        awaited: Tasks that count as running, whether the client has seen them or not.
-        polling: When tasks are asked after.
-    """
+    """Open a client; on cancellation, print which tasks are still running, ``refs`` included."""
     unsure: list[KlingError] = []
 
-    def hook(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, SubmitFailed) and event.error.may_have_charged:
             unsure.append(event.error)
 
-    kling = connect(args, [hook, partial(tell, shown)], polling=polling)
+    kling = client_from(args, on_event, progress.on_event)
     try:
-        # Leaving it lets a submit under way be answered, so that no reference is missing below.
+        # The exit waits for the response of a running submit, so that no reference is missing.
         async with kling:
             yield kling
     except asyncio.CancelledError:
-        Output(json=args.json).interrupted(dict.fromkeys((*awaited, *kling.running)), unsure)
+        running = dict.fromkeys((*refs, *kling.running))
+        Output(json=args.json).print_interrupted(running, unsure)
         raise
 
 
-async def generate(args: Namespace) -> int:
-    """Submit, wait, and print the result."""
-    sent = await _input(args)
+async def run_generate(args: Namespace) -> int:
+    """Submit an input, wait for the task, and print the result."""
+    sent = await _read_input(args)
     if args.download_to is not None:
         await asyncio.to_thread(check_folder, args.download_to)
-    shown = progress(silent=args.json)
-    polling = Polling(first=args.first_poll)
-    known = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
-    usual = (known.early + known.late) / 2 if known else None
-    async with service(args, shown, polling=polling) as kling:
-        with shown:
-            line = shown.line(sent.mode, usual)
+    progress = open_progress(silent=args.json)
+    durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
+    usual = (durations.early + durations.late) / 2 if durations else None
+    async with open_client(args, progress) as kling:
+        with progress:
+            line = ProgressLine(progress, sent.mode, usual)
             try:
                 task = await kling.submit(sent)
-                shown.note(f"submitted {task.ref}")
-                result = await follow(task, line, args.timeout)
+                progress.print(f"submitted {task.ref}")
+                result = await wait_with_progress(task, line, args.timeout)
             except KlingError:
-                line.end(ok=False)
+                line.finish(ok=False)
                 raise
-            line.end("success", ok=True)
+            line.finish("success", ok=True)
         lines: Iterable[str] = result.result_urls
         fields = result.to_dict()
         if args.download_to is not None:
-            lines = fields["files"] = await _save(kling, result, args.download_to)
-        Output(json=args.json).result(lines, fields, new=task.ref)
-    return codes.OK
+            lines = fields["files"] = [
+                str(path) for path in await kling.download(result, args.download_to)
+            ]
+        Output(json=args.json).print_result(lines, fields, new=task.ref)
+    return exit_codes.OK
 
 
-async def submit(args: Namespace) -> int:
-    """Submit, and print the reference."""
-    sent = await _input(args)
-    shown = progress(silent=args.json)
-    async with service(args, shown) as kling:
+async def run_submit(args: Namespace) -> int:
+    """Submit an input, and print the task's reference."""
+    sent = await _read_input(args)
+    async with open_client(args, open_progress(silent=args.json)) as kling:
         task = await kling.submit(sent, callback_url=args.callback_url)
-        Output(json=args.json).result([str(task.ref)], {"ref": str(task.ref)}, new=task.ref)
-    return codes.OK
+        output = Output(json=args.json)
+        output.print_result([str(task.ref)], {"ref": str(task.ref)}, new=task.ref)
+    return exit_codes.OK
 
 
-async def wait(args: Namespace) -> int:
-    """Wait for tasks; print each as it ends."""
-    refs = _refs(args)
+async def run_wait(args: Namespace) -> int:
+    """Wait for tasks, and print each when it ends."""
+    refs = _parse_refs(args)
     pending = dict.fromkeys(refs)
-    ends: dict[TaskRef, int] = {}
+    codes: dict[TaskRef, int] = {}
     output = Output(json=args.json)
-    shown = progress(silent=args.json, total=len(refs))
+    progress = open_progress(silent=args.json, total=len(refs))
 
-    async def one(kling: KlingClient, ref: TaskRef) -> None:
-        line = shown.line(str(ref))
+    async def wait_for(kling: KlingClient, ref: TaskRef) -> None:
+        line = ProgressLine(progress, str(ref))
         try:
-            result = await follow(kling.attach(ref), line, args.timeout)
+            result = await wait_with_progress(kling.attach(ref), line, args.timeout)
         except KlingError as error:
-            line.end(ok=False)
-            ends[ref] = output.error(error)
+            line.finish(ok=False)
+            codes[ref] = output.print_error(error)
         else:
-            line.end("success", ok=True)
-            output.result([f"{ref} {url}" for url in result.result_urls], result.to_dict())
+            line.finish("success", ok=True)
+            output.print_result([f"{ref} {url}" for url in result.result_urls], result.to_dict())
         del pending[ref]
 
-    async with service(args, shown, pending) as kling:
-        with shown:
+    async with open_client(args, progress, pending) as kling:
+        with progress:
             async with asyncio.TaskGroup() as group:
                 for ref in refs:
-                    group.create_task(one(kling, ref))
-    return _first(refs, ends)
+                    group.create_task(wait_for(kling, ref))
+    return _first_code(refs, codes)
 
 
-async def status(args: Namespace) -> int:
-    """Ask once after each task, in the order given."""
-
-    async def one(kling: KlingClient, ref: TaskRef) -> None:
-        snapshot = await kling.status(ref)
-        output.result([_status_line(snapshot)], snapshot.to_dict())
-
+async def run_status(args: Namespace) -> int:
+    """Print the state of tasks, in the given order."""
     output = Output(json=args.json)
-    return await _each(args, one)
+
+    async def print_status(kling: KlingClient, ref: TaskRef) -> None:
+        snapshot = await kling.status(ref)
+        output.print_result([_status_line(snapshot)], snapshot.to_dict())
+
+    return await _for_each(args, print_status)
 
 
-async def download(args: Namespace) -> int:
-    """Save the videos of each task, in the order given."""
+async def run_download(args: Namespace) -> int:
+    """Save the videos of tasks, in the given order."""
+    output = Output(json=args.json)
 
-    async def one(kling: KlingClient, ref: TaskRef) -> None:
+    async def save(kling: KlingClient, ref: TaskRef) -> None:
         snapshot = await kling.status(ref)
         if not snapshot.state.ended:
             raise TaskTimeoutError(
@@ -174,57 +161,50 @@ async def download(args: Namespace) -> int:
                 snapshot=snapshot,
             )
         result = responses.result_from(snapshot)
-        files = await _save(kling, result, args.to, overwrite=args.overwrite)
-        output.result(files, {"ref": str(ref), "files": files})
+        paths = await kling.download(result, args.to, overwrite=args.overwrite)
+        files = [str(path) for path in paths]
+        output.print_result(files, {"ref": str(ref), "files": files})
 
-    output = Output(json=args.json)
     await asyncio.to_thread(check_folder, args.to)
-    return await _each(args, one)
+    return await _for_each(args, save)
 
 
-async def balance(args: Namespace) -> int:
+async def run_balance(args: Namespace) -> int:
     """Print the balance."""
-    shown = progress(silent=args.json)
-    async with service(args, shown) as kling:
+    async with open_client(args, open_progress(silent=args.json)) as kling:
         dollars = await kling.balance()
-    Output(json=args.json).result([f"{dollars:.2f}"], {"balance": dollars})
-    return codes.OK
+    Output(json=args.json).print_result([f"{dollars:.2f}"], {"balance": dollars})
+    return exit_codes.OK
 
 
-async def _input(args: Namespace) -> Input:
-    """Build the input that the options describe, with its prompt from stdin if that is ``-``."""
+async def _read_input(args: Namespace) -> Input:
+    """Return the input that the options describe; the prompt ``-`` is read from stdin."""
     if args.prompt == str(STDIN):
         args.prompt = await read_stdin()
-    return input_of(args)
+    return input_from(args)
 
 
-async def _each(args: Namespace, one: Callable[[KlingClient, TaskRef], Awaitable[None]]) -> int:
-    """Do something with every task; a failure never hides the rest."""
-    refs = _refs(args)
-    ends: dict[TaskRef, int] = {}
-    async with service(args, progress(silent=args.json)) as kling:
+async def _for_each(args: Namespace, act: Callable[[KlingClient, TaskRef], Awaitable[None]]) -> int:
+    """Call a function for every task; an error does not prevent the other calls."""
+    refs = _parse_refs(args)
+    codes: dict[TaskRef, int] = {}
+    async with open_client(args, open_progress(silent=args.json)) as kling:
         for ref in refs:
             try:
-                await one(kling, ref)
+                await act(kling, ref)
             except KlingError as error:
-                ends[ref] = Output(json=args.json).error(error)
-    return _first(refs, ends)
+                codes[ref] = Output(json=args.json).print_error(error)
+    return _first_code(refs, codes)
 
 
-async def _save(
-    kling: KlingClient, result: Result, folder: Path, *, overwrite: bool = False
-) -> list[str]:
-    return [str(path) for path in await kling.download(result, folder, overwrite=overwrite)]
-
-
-def _refs(args: Namespace) -> list[TaskRef]:
-    """Read the references, each once; a wrong one is found before anything is sent."""
+def _parse_refs(args: Namespace) -> list[TaskRef]:
+    """Return each reference once; an invalid one raises before anything is sent."""
     return list(dict.fromkeys(TaskRef.parse(text) for text in args.refs))
 
 
-def _first(refs: list[TaskRef], ends: dict[TaskRef, int]) -> int:
-    """Return the exit code of the first task that went wrong, in the order given."""
-    return next((ends[ref] for ref in refs if ref in ends), codes.OK)
+def _first_code(refs: list[TaskRef], codes: dict[TaskRef, int]) -> int:
+    """Return the exit code of the first task with an error, in the given order."""
+    return next((codes[ref] for ref in refs if ref in codes), exit_codes.OK)
 
 
 def _status_line(snapshot: Snapshot) -> str:

@@ -1,200 +1,225 @@
-"""``kling-async demo``: a file of inputs, made at once by the emulator, and a sheet of them."""
+"""``kling-async demo``: videos of the emulator for a file of inputs, and their contact sheet."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 
+from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
+from kling_async._display.opening import open_progress
+from kling_async._display.progress import Progress, ProgressLine, wait_with_progress
 from kling_async._utils.extras import install_command
-from kling_async.cli import codes
-from kling_async.cli.contact_sheet import Card, Fact, Picture, Video, page
-from kling_async.cli.output import write
-from kling_async.cli.pictures import save_pictures
-from kling_async.cli.progress import Progress, follow, progress, tell
-from kling_async.cli.rows import Row, parse, read
+from kling_async.cli import exit_codes
+from kling_async.cli.format import format_os_error
+from kling_async.cli.output import PROGRAM, write_line
+from kling_async.cli.row_files import read_jsonl
+from kling_async.cli.row_values import InvalidRows, row_input
+from kling_async.cli.text_file import open_input
 from kling_async.client import KlingClient
-from kling_async.errors import ConfigurationError, DownloadError, KlingError
+from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 from kling_async.testing import Emulator, Scenario
-from kling_async.testing.media import film as media
+from kling_async.testing.emulator.images import save_images
+from kling_async.testing.media import film
 from kling_async.testing.sample_files import DEMO, FOLDER
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from kling_async.inputs.base import Input
     from kling_async.results import TaskRef
 
-# A valid origin, for checking rows before there is an emulator.
-_SOMEWHERE = "http://127.0.0.1"
+# In any text of a row, this is replaced by the emulator's origin; by another one for a check.
+_PLACEHOLDER = "{emulator}"
+_SOME_ORIGIN = "http://127.0.0.1"
 
-# USD. Nobody wants to run out of play money.
-_BALANCE = 1_000_000.0
-
-# Seconds, the vendor's figures: the least for any video, the usual by its length, the most.
-_QUICKEST = 60.0
+# The vendor's figures in seconds: the fastest video, the usual one by its length, the slowest.
+_FASTEST = 60.0
 _USUAL: Mapping[object, float] = {5: 75.0, 10: 105.0}
-_LONGEST = 120.0
+_SLOWEST = 120.0
 
-# Polls a second, of all tasks together: well inside 10,000 requests a minute.
-_POLLS = 100.0
+# Polls per second of all tasks: far below 10,000 requests a minute.
+_POLL_RATE = 100.0
 _SHORTEST = 0.25
 
-# Seconds beyond the longest before a task counts as stuck, on a machine that is busy rendering.
-_PATIENCE = 60.0
+# Seconds after the slowest until a task counts as stuck, on a machine that is busy rendering.
+_GRACE = 60.0
 
-_FOOTER = (
-    "Made by an emulator on this machine. The videos show their inputs; no model has seen them."
-)
-
-_WITHOUT_EXTRA = (
-    "Every video will be the same small clip. To see your own pictures and prompts move: "
-)
+_FOOTER = "Made by an emulator on this machine. The videos show their inputs; no model was used."
 
 
-async def demo(args: Namespace) -> int:
+async def run_demo(args: Namespace) -> int:
     """Generate every row, download the videos, write ``index.html``, and print its path."""
-    raw = read(args.file or DEMO)
-    parse(raw, _SOMEWHERE)
+    path = args.file or DEMO
+    async with open_input(path) as file:
+        rows = list(read_jsonl(path, file))
+    if not rows:
+        raise InputError(f"{path}: there are no rows in it")
+    _parse_rows(rows, _SOME_ORIGIN)
     emulator = Emulator(
         speed=args.speed,
-        balance=_BALANCE,
-        scenario=Scenario.parse(args.faults),
+        balance=1_000_000.0,  # must not run out
+        scenario=Scenario.parse(args.fault),
         video=args.video,
         samples=FOLDER,
     )
-    shown = progress(total=len(raw))
-    if args.video == "auto" and not media.can_render():
-        shown.note(_WITHOUT_EXTRA + install_command("emulator"))
-    begun = asyncio.get_running_loop().time()
+    progress = open_progress(total=len(rows))
+    if args.video == "auto" and not film.can_render():
+        progress.print(
+            "Every video will be the same small clip. For videos of your own images and prompts:"
+            f" {install_command('emulator')}"
+        )
+    clock = asyncio.get_running_loop().time
+    started = clock()
     try:
-        with _staging(args.to) as staging:
-            async with emulator, _client(emulator, shown, args.speed, len(raw)) as kling:
-                maker = _Maker(kling, args.to, Path(staging), args.speed)
-                cards = await maker.all(parse(raw, emulator.origin), shown)
-            seconds = asyncio.get_running_loop().time() - begun
-            sheet = page(cards, _facts(cards, seconds, args.speed), _FOOTER)
-            index = await asyncio.to_thread(_write, args.to, sheet, Path(staging))
+        with _staging_folder(args.to) as staging:
+            async with emulator, _client(emulator, progress, args.speed, len(rows)) as kling:
+                demo_run = _DemoRun(kling, progress, args, staging)
+                cards = await demo_run.generate_all(_parse_rows(rows, emulator.origin))
+            seconds = clock() - started
+            page = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
+            index = await asyncio.to_thread(_write_page, args.to, page, staging)
     except asyncio.CancelledError:
-        shown.note(f"kling-async: interrupted; the emulator has ended, {args.to} is not complete")
+        progress.print(f"{PROGRAM}: interrupted; the emulator is stopped, {args.to} is incomplete")
         raise
-    made = sum(card.video is not None for card in cards)
-    shown.note(f"{made} of {len(cards)} videos in {seconds:.1f} s. Open in a browser:")
-    write(sys.stdout, str(index))
-    return codes.OK if made == len(cards) else codes.FAILED
+    done = sum(card.video is not None for card in cards)
+    progress.print(f"{done} of {len(cards)} videos in {seconds:.1f} s. Open in a browser:")
+    write_line(sys.stdout, str(index))
+    return exit_codes.OK if done == len(cards) else exit_codes.FAILED
+
+
+def _parse_rows(
+    rows: Iterable[tuple[int, dict[str, object] | InputError]], origin: str
+) -> list[tuple[int, Input]]:
+    """Return the numbers and inputs of rows; one `InputError` names all invalid rows."""
+    inputs: list[tuple[int, Input]] = []
+    invalid = InvalidRows()
+    for number, row in rows:
+        try:
+            if isinstance(row, InputError):
+                raise row
+            fields = {name: _fill(value, origin) for name, value in row.items()}
+            inputs.append((number, row_input(fields)))
+        except InputError as error:
+            invalid.add(number, error)
+    if invalid.messages:
+        raise invalid.error()
+    return inputs
+
+
+def _fill(value: object, origin: str) -> object:
+    if isinstance(value, list):
+        return [_fill(element, origin) for element in value]
+    return value.replace(_PLACEHOLDER, origin) if isinstance(value, str) else value
 
 
 @contextmanager
-def _staging(folder: Path) -> Iterator[str]:
-    """Make the folder, and in it one for what is not complete yet."""
+def _staging_folder(folder: Path) -> Iterator[Path]:
+    """Create the folder, and in it a temporary one for incomplete files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".demo-", dir=folder) as staging:
-            yield staging
+            yield Path(staging)
     except OSError as error:
-        raise ConfigurationError(f"cannot write to {folder}: {error.strerror or error}") from None
+        raise ConfigurationError(f"cannot write to {folder}: {format_os_error(error)}") from None
 
 
-def _client(emulator: Emulator, shown: Progress, speed: float, rows: int) -> KlingClient:
+def _client(emulator: Emulator, progress: Progress, speed: float, rows: int) -> KlingClient:
     limits = Limits()
-    shortest = max(_SHORTEST, min(rows, limits.concurrent_tasks) / _POLLS)
+    shortest = max(_SHORTEST, min(rows, limits.concurrent_tasks) / _POLL_RATE)
     return KlingClient(
         api_key=emulator.key,
         base_url=emulator.origin,
         limits=limits,
-        polling=Polling(first=_QUICKEST / speed, shortest=shortest, longest=15.0 + shortest),
-        hooks=[partial(tell, shown)],
+        polling=Polling(first=_FASTEST / speed, shortest=shortest, longest=15.0 + shortest),
+        hooks=[progress.on_event],
     )
 
 
-class _Maker:
-    """Makes the cards of the sheet, one for each row."""
+class _DemoRun:
+    """Generates the videos of all rows at once, and a card for each."""
 
-    def __init__(self, kling: KlingClient, folder: Path, staging: Path, speed: float) -> None:
+    def __init__(
+        self, kling: KlingClient, progress: Progress, args: Namespace, staging: Path
+    ) -> None:
         self._kling = kling
-        self._folder = folder
+        self._progress = progress
+        self._folder: Path = args.to
+        self._speed: float = args.speed
         self._staging = staging
-        self._speed = speed
 
-    async def all(self, rows: list[Row], shown: Progress) -> list[Card]:
-        """Make all rows at once."""
-        digits = max(2, len(str(rows[-1].number)))
-        with shown:
+    async def generate_all(self, rows: list[tuple[int, Input]]) -> list[Card]:
+        digits = max(2, len(str(rows[-1][0])))
+        with self._progress:
             async with asyncio.TaskGroup() as group:
-                urls = (url for row in rows for url in _image_urls(row))
-                saving = group.create_task(save_pictures(urls, self._folder))
-                making = [
-                    group.create_task(self._one(row, f"{row.number:0{digits}}", shown))
-                    for row in rows
+                urls = [url for _, sent in rows for url in _image_urls(sent)]
+                saving = group.create_task(save_images(urls, self._folder))
+                tasks = [
+                    group.create_task(self._generate(f"{number:0{digits}}", sent))
+                    for number, sent in rows
                 ]
-        names = saving.result()
-        return [
-            evolve(
-                made.result(), pictures=[Picture(url, names.get(url)) for url in _image_urls(row)]
-            )
-            for row, made in zip(rows, making, strict=True)
-        ]
+        names, cards = saving.result(), []
+        for (_, sent), task in zip(rows, tasks, strict=True):
+            pictures = [Picture(url, names.get(url)) for url in _image_urls(sent)]
+            cards.append(evolve(task.result(), pictures=pictures))
+        return cards
 
-    async def _one(self, row: Row, number: str, shown: Progress) -> Card:
-        fields = row.input.to_dict()
-        line = shown.line(
-            f"{number} {row.input.mode}",
-            _USUAL[fields["duration"]] / self._speed,
-            str(fields["prompt"]),
-        )
+    async def _generate(self, number: str, sent: Input) -> Card:
+        fields = sent.to_dict()
         card = Card(number, fields)
-        video = self._folder / f"{number}-{row.input.mode}.mp4"
+        name = f"{number}-{sent.mode}"
+        usual = _USUAL[fields["duration"]] / self._speed
+        line = ProgressLine(self._progress, f"{number} {sent.mode}", usual, str(fields["prompt"]))
+        clock = asyncio.get_running_loop().time
         try:
-            task = await self._kling.submit(row.input)
-            accepted = asyncio.get_running_loop().time()
-            line.say("submitted")
-            result = await follow(task, line, _PATIENCE + _LONGEST / self._speed)
-            took = asyncio.get_running_loop().time() - accepted
-            card = evolve(card, seconds=took, cost_time=result.cost_time)
-            line.say("saving")
-            saved = await self._kling.download(result, self._staging)
-            card = evolve(card, video=await asyncio.to_thread(_put, saved[0], video, result.ref))
+            task = await self._kling.submit(sent)
+            accepted = clock()
+            line.update("submitted")
+            result = await wait_with_progress(task, line, _GRACE + _SLOWEST / self._speed)
+            card = evolve(card, seconds=clock() - accepted, cost_time=result.cost_time)
+            line.update("saving")
+            saved, *_ = await self._kling.save(result, self._staging, name=name)
+            await asyncio.to_thread(self._publish, saved.name, result.ref)
         except KlingError as error:
-            line.end(str(error), ok=False)
+            line.finish(str(error), ok=False)
             return evolve(card, failure=str(error))
-        line.end("done", ok=True)
-        return card
+        line.finish("done", ok=True)
+        return evolve(card, video=Video(saved.name, saved.size_bytes))
+
+    def _publish(self, name: str, ref: TaskRef) -> None:
+        """Move a complete file to the folder; it replaces the file of an earlier demo."""
+        try:
+            (self._staging / name).replace(self._folder / name)
+        except OSError as error:
+            reason = format_os_error(error)
+            raise DownloadError(f"cannot write {self._folder / name}: {reason}", ref=ref) from None
 
 
 def _facts(cards: list[Card], seconds: float, speed: float) -> list[Fact]:
-    made = sum(card.video is not None for card in cards)
-    failed = len(cards) - made
+    done = sum(card.video is not None for card in cards)
+    failed = len(cards) - done
     return [
-        Fact(str(made), "video" if made == 1 else "videos"),
+        Fact(str(done), "video" if done == 1 else "videos"),
         *([Fact(str(failed), "failed", bad=True)] if failed else []),
         Fact(f"{seconds:.1f} s", "in all"),
         Fact(f"{speed:g}", "× the service's speed", before="emulator at"),
     ]
 
 
-def _image_urls(row: Row) -> list[str]:
-    fields = row.input.to_dict()
+def _image_urls(sent: Input) -> list[str]:
+    fields = sent.to_dict()
     return [str(fields[name]) for name in ("image_url", "end_image_url") if name in fields]
 
 
-def _put(saved: Path, place: Path, ref: TaskRef) -> Video:
-    """Give a file its final name, in the place of one of an earlier demo."""
-    try:
-        saved.replace(place)
-        return Video(place.name, place.stat().st_size)
-    except OSError as error:
-        raise DownloadError(f"cannot write {place}: {error.strerror}", ref=ref) from None
-
-
-def _write(folder: Path, sheet: str, staging: Path) -> Path:
+def _write_page(folder: Path, page: str, staging: Path) -> Path:
     part = staging / "index.html"
-    part.write_text(sheet, encoding="utf-8", errors="replace")
+    part.write_text(page, encoding="utf-8", errors="replace")
     return part.replace(folder / part.name).resolve()

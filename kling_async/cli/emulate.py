@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kling_async._utils.urls import is_unencrypted
-from kling_async.cli.output import write
+from kling_async.cli.format import format_os_error
+from kling_async.cli.output import write_line
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.sample_files import FOLDER
@@ -19,16 +20,16 @@ from kling_async.testing.sample_files import FOLDER
 if TYPE_CHECKING:
     from argparse import Namespace
 
-# Addresses that mean every one of this machine: the family, an address elsewhere (reserved for
-# documentation), and what can be reached without a network.
-_EVERYWHERE = {
-    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),  # noqa: S104 - what users write
+# The addresses that mean all addresses of this machine: their family, an address elsewhere
+# (reserved for documentation), and the loopback address.
+_WILDCARDS = {
+    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),  # noqa: S104 - users may choose it
     "::": (socket.AF_INET6, "2001:db8::1", "::1"),
 }
 
 
-async def emulate(args: Namespace) -> int:
-    """Run an emulator until the command is ended from outside."""
+async def run_emulate(args: Namespace) -> int:
+    """Run an emulator until a signal."""
     emulator = Emulator(
         host=args.host,
         port=args.port,
@@ -37,7 +38,7 @@ async def emulate(args: Namespace) -> int:
         concurrent_tasks=args.concurrent_tasks,
         speed=args.speed,
         balance=args.balance,
-        scenario=Scenario.parse(args.faults),
+        scenario=Scenario.parse(args.fault),
         retry_after=args.retry_after,
         video=args.video,
         samples=FOLDER,
@@ -47,18 +48,18 @@ async def emulate(args: Namespace) -> int:
             await stack.enter_async_context(emulator)
         except OSError as error:
             raise ConfigurationError(
-                f"cannot listen on {args.host} port {args.port}: {error.strerror or error}"
+                f"cannot listen on {args.host} port {args.port}: {format_os_error(error)}"
             ) from None
-        origin = await asyncio.to_thread(_reachable, emulator.origin)
-        write(sys.stderr, f"Listening on {origin} until Ctrl-C. In another shell:")
-        # At once: a script may wait for the first line and read the file then.
-        write(sys.stdout, "\n".join(_settings(origin, emulator.key)))
+        origin = await asyncio.to_thread(_reachable_origin, emulator.origin)
+        write_line(sys.stderr, f"Listening on {origin} until Ctrl-C. In another shell:")
+        # In one piece: a script may wait for the first line and read all of them then.
+        write_line(sys.stdout, "\n".join(_exports(origin, emulator.key)))
         await asyncio.Event().wait()
-    raise AssertionError("nothing sets that event")  # pragma: no cover
+    raise AssertionError("the event is never set")  # pragma: no cover
 
 
-def _settings(origin: str, key: str) -> list[str]:
-    """Return the shell's lines with which a client uses an emulator."""
+def _exports(origin: str, key: str) -> list[str]:
+    """Return the shell commands that configure a client."""
     return [
         f"export APIXO_BASE_URL={shlex.quote(origin)}",
         f"export APIXO_API_KEY={shlex.quote(key)}",
@@ -66,25 +67,20 @@ def _settings(origin: str, key: str) -> list[str]:
     ]
 
 
-def _reachable(origin: str) -> str:
-    """Return where an emulator can be reached, also if it listens on all addresses."""
+def _reachable_origin(origin: str) -> str:
+    """Return an origin with an address of this machine in place of a wildcard."""
     parts = urlsplit(origin)
-    host = _own_address(parts.hostname or "")
+    host = parts.hostname or ""
+    if host in _WILDCARDS:
+        host = _address_towards(*_WILDCARDS[host])
     return f"http://[{host}]:{parts.port}" if ":" in host else f"http://{host}:{parts.port}"
 
 
-def _own_address(host: str) -> str:
-    """Return an address of this machine in place of the one that means all of them."""
-    if host not in _EVERYWHERE:
-        return host
-    return _address_towards(*_EVERYWHERE[host])
-
-
 def _address_towards(family: int, elsewhere: str, loopback: str) -> str:
-    """Return this machine's address on the way to another; without a way, its loopback address."""
+    """Return this machine's address on the route to another, or the loopback address."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((elsewhere, 9))  # sends nothing: it asks for the route
+            probe.connect((elsewhere, 9))  # sends nothing, but selects the route
             return str(probe.getsockname()[0])
     except OSError:  # there is no network
         return loopback

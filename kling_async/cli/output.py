@@ -1,68 +1,64 @@
-"""What a command says: results on stdout, errors on stderr, as words or as JSON Lines."""
+"""What a command prints: results on stdout, errors on stderr, as text or as JSON Lines."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from kling_async.cli import codes
-from kling_async.cli.streams import failure_of
+from kling_async._utils.text import printable
+from kling_async.cli import exit_codes
+from kling_async.cli.process import failure_of
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
     from kling_async.results import TaskRef
 
 PROGRAM = "kling-async"
 
-_log = logging.getLogger("kling_async")
+# Lines of one error that are printed: a file may have very many invalid rows.
+_MAX_LINES = 20
 
-# A file may have very many wrong rows.
-_MOST_LINES = 20
+_log = logging.getLogger("kling_async")
 
 
 class Output:
-    """Writes for a reader, or, with ``json``, for a program: one JSON object on each line."""
+    """Prints text for a reader, or, with ``json``, one JSON object on each line."""
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
-    def result(
+    def print_result(
         self, lines: Iterable[str], fields: Mapping[str, object], *, new: TaskRef | None = None
     ) -> None:
-        """Write a result to stdout: its lines for a reader, its fields for a program.
+        """Write a result to stdout: lines for a reader, or fields as JSON.
 
-        Args:
-            lines: For a reader.
-            fields: For a program.
-            new: The task that this command has started. If stdout cannot be written, its
-                reference goes to stderr.
+        If stdout cannot be written, the reference of a new task is written to stderr.
         """
         if self.json:
-            written = write(sys.stdout, json.dumps(fields))
+            written = write_line(sys.stdout, json.dumps(fields))
         else:
             shown = [printable(line) for line in lines]
-            written = not shown or write(sys.stdout, "\n".join(shown))
+            written = not shown or write_line(sys.stdout, "\n".join(shown))
         if written or new is None:
             return
         if self.json:
-            self.error(_lost(new))
+            self.print_error(_output_error(new))
         else:
-            self._complain(f"To go on: {PROGRAM} wait {new}")
+            _write_stderr(f"To continue: {PROGRAM} wait {new}")
 
-    def end(self, code: int) -> int:
-        """Return the exit code of a command; report it if stdout could not be written."""
-        sys.stdout.flush()
-        if failure_of(sys.stdout) is None:
-            return code
-        lost = self.error(_lost())
-        return code if code != codes.OK else lost
+    def print_status(self, line: str) -> None:
+        """Write a line for a reader to stderr; with ``json``, nothing."""
+        if not self.json:
+            write_line(sys.stderr, printable(line))
 
-    def error(self, error: KlingError, code: int | None = None) -> int:
-        """Write an error to stderr; return its exit code, or the one that is given."""
-        code = codes.code_of(error) if code is None else code
+    def print_error(self, error: KlingError, code: int | None = None) -> int:
+        """Write an error to stderr and return its exit code, or the given one."""
+        code = exit_codes.exit_code_of(error) if code is None else code
         if self.json:
             fields = {
                 "error": type(error).__name__,
@@ -72,59 +68,95 @@ class Output:
                 "retryable": error.retryable,
                 "ref": error.ref and str(error.ref),
             }
-            self._complain(json.dumps(fields))
+            _write_stderr(json.dumps(fields))
             return code
         lines = str(error).split("\n")
-        for line in lines[:_MOST_LINES]:
-            self._complain(f"{PROGRAM}: {printable(line)}")
-        if len(lines) > _MOST_LINES:
-            self._complain(f"{PROGRAM}: and {len(lines) - _MOST_LINES} more")
-        if error.ref is not None and (verb := _next_command(error)):
-            self._complain(f"To go on: {PROGRAM} {verb} {error.ref}")
+        for line in lines[:_MAX_LINES]:
+            _write_stderr(f"{PROGRAM}: {printable(line)}")
+        if len(lines) > _MAX_LINES:
+            _write_stderr(f"{PROGRAM}: and {len(lines) - _MAX_LINES} more")
+        if error.ref is not None and (command := _next_command(error)):
+            _write_stderr(f"To continue: {PROGRAM} {command} {error.ref}")
         return code
 
-    def interrupted(self, running: Iterable[TaskRef], unsure: Sequence[KlingError]) -> None:
-        """Say what goes on at the service although the command ends."""
+    def print_interrupted(self, running: Iterable[TaskRef], unsure: Sequence[KlingError]) -> None:
+        """Write which tasks are still running, and which submits may have been charged."""
         refs = [str(ref) for ref in running]
         if self.json:
             lost = [str(error) for error in unsure]
-            self._complain(json.dumps({"error": "interrupted", "running": refs, "unsure": lost}))
+            _write_stderr(json.dumps({"error": "interrupted", "running": refs, "unsure": lost}))
             return
         for error in unsure:
-            self._complain(f"{PROGRAM}: {printable(str(error))}")
+            _write_stderr(f"{PROGRAM}: {printable(str(error))}")
         if refs:
-            self._complain(f"{PROGRAM}: interrupted; still running at the service:")
+            _write_stderr(f"{PROGRAM}: interrupted; still running at the service:")
             for ref in refs:
-                self._complain(f"  {ref}")
-            self._complain(f"To go on: {PROGRAM} wait {' '.join(refs)}")
+                _write_stderr(f"  {ref}")
+            _write_stderr(f"To continue: {PROGRAM} wait {' '.join(refs)}")
         elif not unsure:
-            self._complain(f"{PROGRAM}: interrupted; no task is known to be running")
+            _write_stderr(f"{PROGRAM}: interrupted; no task is known to be running")
 
-    def _complain(self, line: str) -> None:
-        # A reference may be in it: what stderr does not take is left to the log.
-        if not write(sys.stderr, line):
-            _log.error("%s", line)
+    def final_code(self, code: int) -> int:
+        """Return the exit code of a command; print an error if stdout could not be written."""
+        sys.stdout.flush()
+        if failure_of(sys.stdout) is None:
+            return code
+        lost = self.print_error(_output_error())
+        return lost if code == exit_codes.OK else code
 
 
-def write(stream: TextIO, line: str) -> bool:
-    """Write a line at once, since its reader may wait for it; return whether that worked."""
+def write_line(stream: TextIO, line: str) -> bool:
+    """Write and flush a line, since its reader may wait for it; return whether that worked."""
     stream.write(f"{line}\n")
     stream.flush()
     return failure_of(stream) is None
 
 
-def _lost(ref: TaskRef | None = None) -> codes.OutputError:
+def _write_stderr(line: str) -> None:
+    # It may contain a reference: a line that stderr does not accept is logged.
+    if not write_line(sys.stderr, line):
+        _log.error("%s", line)
+
+
+def _output_error(ref: TaskRef | None = None) -> exit_codes.OutputError:
     reason = failure_of(sys.stdout)
-    return codes.OutputError(f"the results cannot be written to stdout: {reason}", ref=ref)
-
-
-def printable(text: str) -> str:
-    """Show control characters instead of sending them: a service's words may hold any."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return exit_codes.OutputError(f"the results cannot be written to stdout: {reason}", ref=ref)
 
 
 def _next_command(error: KlingError) -> str | None:
-    """Name the command that goes on where an error has stopped."""
+    """Return the command that continues after an error."""
     if isinstance(error, DownloadError):
         return None if isinstance(error, ResultExpiredError) else "download"
     return "wait" if error.retryable or isinstance(error, TaskTimeoutError) else None
+
+
+@contextmanager
+def log_to_stderr(*, as_json: bool) -> Iterator[None]:
+    """Write warnings and errors of the package's log to stderr, unless logging is configured.
+
+    Records about abandoned tasks are left out: each command reports those tasks itself, with the
+    command that waits for them.
+    """
+    handler = logging.NullHandler() if _log.hasHandlers() else _StderrHandler(as_json=as_json)
+    _log.addHandler(handler)
+    _log.addFilter(_is_not_about_abandoned)
+    try:
+        yield
+    finally:
+        _log.removeFilter(_is_not_about_abandoned)
+        _log.removeHandler(handler)
+
+
+def _is_not_about_abandoned(record: logging.LogRecord) -> bool:
+    return record.module != "abandoned"
+
+
+class _StderrHandler(logging.Handler):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._as_json = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        line = json.dumps({"warning": text}) if self._as_json else f"{PROGRAM}: {printable(text)}"
+        write_line(sys.stderr, line)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async._utils.text import format_duration, format_value, redact
+from kling_async._utils.text import format_duration, format_size, format_value, printable, redact
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -96,3 +96,14 @@ def test_anything_can_be_shown(value: object) -> None:
     shown = format_value(value)
     assert len(shown) <= 850  # each of 80 characters may be written as an escape of ten
     assert shown.isprintable()
+
+
+def test_printable_keeps_letters() -> None:
+    """Letters of every script stay as they are."""
+    assert printable("Besançon 東京\n") == "Besançon 東京\\n"
+
+
+@pytest.mark.parametrize(("size", "text"), [(80_490, "80 kB"), (2_300_000, "2.3 MB")])
+def test_sizes(size: int, text: str) -> None:
+    """Sizes are in kilobytes, from a megabyte on in megabytes."""
+    assert format_size(size) == text

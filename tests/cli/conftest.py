@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 from aiohttp import web
@@ -20,7 +20,10 @@ from kling_async.testing.clock import VirtualLoop
 from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from pathlib import Path
+
+_Rows = TypeVar("_Rows")
 
 KEY = "a-secret-key-of-the-tests"
 # Without "-X dev": a loop in debug mode reports on stderr that a machine is slow.
@@ -34,6 +37,12 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("real_time"):
         return {"real": asyncio.SelectorEventLoop}
     return {"virtual": VirtualLoop}
+
+
+def read_file(read: Callable[[Path, IO[bytes]], Iterable[_Rows]], path: Path) -> list[_Rows]:
+    """Return all that a function yields of a file."""
+    with path.open("rb") as file:
+        return list(read(path, file))
 
 
 @frozen

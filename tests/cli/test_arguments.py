@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.arguments import input_of, parser
+from kling_async.cli.arguments import input_from, parser
 from kling_async.errors import InputError
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
@@ -47,7 +47,7 @@ END = "https://example.com/den.jpg"
 )
 def test_options_become_an_input(options: list[str], expected: Input) -> None:
     """The mode is the one that is named, else the one that the images ask for."""
-    assert input_of(parser().parse_args(["generate", "a fox", *options])) == expected
+    assert input_from(parser().parse_args(["generate", "a fox", *options])) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_options_become_an_input(options: list[str], expected: Input) -> None:
 def test_options_that_make_no_input(options: list[str], field: str) -> None:
     """An option that breaks a rule is named."""
     with pytest.raises(InputError) as caught:
-        input_of(parser().parse_args(["submit", "a fox", *options]))
+        input_from(parser().parse_args(["submit", "a fox", *options]))
     assert [problem.field for problem in caught.value.problems] == [field]
 
 

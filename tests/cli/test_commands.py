@@ -50,7 +50,7 @@ async def test_generate_for_a_program(serve: Serve, command: Command, tmp_path: 
     assert ended.err == ""
 
 
-async def test_generate_asks_first_when_told(serve: Serve, command: Command) -> None:
+async def test_generate_polls_first_when_given(serve: Serve, command: Command) -> None:
     """The first status call comes after the seconds that are given."""
     emulator = await serve(duration=(5.0, 5.0))
     await command("generate", "a fox", "--first-poll", "7")
@@ -68,11 +68,11 @@ async def test_failed_task(serve: Serve, command: Command) -> None:
 
 
 async def test_deadline(serve: Serve, command: Command) -> None:
-    """A task that does not end in time ends the command with 3 and says how to go on."""
+    """A task that does not end in time ends the command with 3, and the next command is printed."""
     emulator = await serve("task:1=stuck")
     ended = await command("generate", "a fox", "--timeout", "120")
     assert ended.code == 3
-    assert f"To go on: kling-async wait {_refs(emulator)[0]}\n" in ended.err
+    assert f"To continue: kling-async wait {_refs(emulator)[0]}\n" in ended.err
 
 
 async def test_lost_answer(serve: Serve, command: Command) -> None:
@@ -95,15 +95,15 @@ async def test_refused_submit(serve: Serve, command: Command) -> None:
 
 
 async def test_failed_download(serve: Serve, command: Command, tmp_path: Path) -> None:
-    """A download that fails ends the command with 5 and says how to go on."""
+    """A download that fails ends the command with 5, and the next command is printed."""
     emulator = await serve("file:*=500")
     ended = await command("generate", "a fox", "--download-to", tmp_path)
     assert (ended.code, ended.out) == (5, "")
-    assert f"To go on: kling-async download {_refs(emulator)[0]}\n" in ended.err
+    assert f"To continue: kling-async download {_refs(emulator)[0]}\n" in ended.err
 
 
-async def test_retries_are_told(serve: Serve, command: Command) -> None:
-    """A wait for another try is explained on stderr, and the command goes on."""
+async def test_retries_are_printed(serve: Serve, command: Command) -> None:
+    """A wait for another try is explained on stderr, and the command continues."""
     await serve("balance:1=503")
     ended = await command("balance")
     assert (ended.code, ended.out) == (0, "1000.00\n")
@@ -190,7 +190,7 @@ async def test_wait_for_a_program(serve: Serve, command: Command) -> None:
 
 
 async def test_wrong_reference_is_found_first(serve: Serve, command: Command) -> None:
-    """A reference that is none stops the command before anything is sent."""
+    """An invalid reference stops the command before anything is sent."""
     emulator = await serve()
     ended = await command("wait", "kling-2-1/task_1", "nonsense")
     assert ended.code == 2
@@ -198,7 +198,7 @@ async def test_wrong_reference_is_found_first(serve: Serve, command: Command) ->
     assert emulator.requests == ()
 
 
-async def test_status_tells_every_state(serve: Serve, command: Command) -> None:
+async def test_status_prints_every_state(serve: Serve, command: Command) -> None:
     """Each task has one line with its state, and with its URLs or why it failed."""
     emulator = await serve("task:2=fail:NSFW", duration=(60.0, 60.0))
     await command("submit", "a")
@@ -251,7 +251,7 @@ async def test_download_of_a_failed_task(serve: Serve, command: Command, tmp_pat
 
 
 async def test_download_keeps_files(serve: Serve, command: Command, tmp_path: Path) -> None:
-    """A file that is there is kept, unless it shall be overwritten."""
+    """A file that is there is kept, unless --overwrite is given."""
     emulator = await serve()
     await command("submit", "a")
     await asyncio.sleep(61)
@@ -288,7 +288,7 @@ async def test_interrupted_generate_names_its_task(
     assert f"kling-async wait {_refs(emulator)[0]}\n" in capsys.readouterr().err
 
 
-async def test_interrupted_submit_hears_the_answer(
+async def test_interrupted_submit_waits_for_the_answer(
     serve: Serve, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A submit under way is answered before the command ends, so that its task is named."""
@@ -302,7 +302,7 @@ async def test_interrupted_submit_hears_the_answer(
 async def test_interrupted_submit_without_an_answer(
     serve: Serve, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If the answer to a submit under way is lost, the money that it may have cost is told."""
+    """If the answer to a submit under way is lost, the possible charge is reported."""
     await serve("submit:1=hang")
     await _cancel(command, "submit", "a fox", after=5)
     assert "may have been started and charged" in capsys.readouterr().err

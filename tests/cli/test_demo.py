@@ -48,8 +48,8 @@ async def test_sample_of_all_modes(
     assert len(videos) == 9
 
 
-async def test_states_are_told(command: Command, tmp_path: Path) -> None:
-    """Every row's states are told on stderr until it is done."""
+async def test_states_are_printed(command: Command, tmp_path: Path) -> None:
+    """The states of every row are on stderr until it is done."""
     ended = await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small")
     states = re.findall(r"^01 master-text-to-video: (\w+)", ended.err, re.MULTILINE)
     assert states[0] == "submitted"
@@ -67,7 +67,7 @@ async def test_speed_shortens_the_time(command: Command, tmp_path: Path) -> None
 
 
 async def test_failures_hide_nothing(command: Command, tmp_path: Path) -> None:
-    """Rows that fail are told in words, the others are made, and the exit code is 1."""
+    """Rows that fail have their reason, the others their video, and the exit code is 1."""
     rows = _rows(
         tmp_path,
         TEXT,
@@ -99,7 +99,7 @@ async def test_stuck_task_is_given_up(command: Command, tmp_path: Path) -> None:
 
 
 async def test_failed_download_is_a_failed_row(command: Command, tmp_path: Path) -> None:
-    """A video that cannot be fetched is told, with the timings that are known."""
+    """A video that cannot be fetched is a failure, with the timings that are known."""
     rows = _rows(tmp_path, TEXT)
     ended = await command(
         "demo", rows, "--to", tmp_path, "--video", "small", "--fault", "file:*=500"
@@ -134,8 +134,40 @@ async def test_wrong_rows_start_nothing(command: Command, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+async def test_all_invalid_rows_are_named(command: Command, tmp_path: Path) -> None:
+    """Each invalid row has a line with its number; what is not JSON hides no other."""
+    path = tmp_path / "my.jsonl"
+    path.write_text('{"a": }\n\n{"mode": "master-text", "prompt": "a", "duration": 7}')
+    ended = await command("demo", path, "--to", tmp_path / "out")
+    assert ended.code == 2
+    first, second = ended.err.splitlines()
+    assert first.startswith("kling-async: row 1: not JSON")
+    assert second.startswith("kling-async: row 3: duration: must be one of 5, 10")
+
+
+async def test_file_without_rows(command: Command, tmp_path: Path) -> None:
+    """A file without rows is refused."""
+    (tmp_path / "my.jsonl").write_text("\n  \n")
+    ended = await command("demo", tmp_path / "my.jsonl", "--to", tmp_path / "out")
+    assert (ended.code, "there are no rows in it" in ended.err) == (2, True)
+
+
+async def test_placeholder_of_the_emulator(command: Command, tmp_path: Path) -> None:
+    """The emulator's origin replaces its placeholder in any text, also within a list."""
+    urls = ["{emulator}/samples/fox.jpg", "{emulator}/samples/lake-day.jpg"]
+    rows = _rows(
+        tmp_path,
+        {"prompt": "at {emulator}", "image_url": urls[0]},
+        {"mode": "pro", "prompt": "b", "image_urls": urls, "duration": 10},
+    )
+    ended = await command("demo", rows, "--to", tmp_path, "--video", "small")
+    assert ended.code == 0
+    assert "{emulator}" not in _sheet(tmp_path)
+    assert re.search(r"at http://127\.0\.0\.1:\d+", _sheet(tmp_path))
+
+
 async def test_wrong_fault_starts_nothing(command: Command, tmp_path: Path) -> None:
-    """A rule that is none ends the demo before it begins."""
+    """An invalid rule ends the demo before it begins."""
     ended = await command("demo", "--to", tmp_path / "out", "--fault", "nonsense")
     assert ended.code == 2
     assert not (tmp_path / "out").exists()
@@ -190,5 +222,5 @@ async def test_interrupted_demo(
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert "interrupted; the emulator has ended" in capsys.readouterr().err
+    assert "interrupted; the emulator is stopped" in capsys.readouterr().err
     assert {path.suffix for path in tmp_path.iterdir()} <= {".jpg", ".png", ".webp"}

@@ -9,7 +9,7 @@ import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Retry, StandardImageToVideo
 from kling_async.cli import arguments
-from kling_async.cli.emulate import _address_towards, _reachable, _settings
+from kling_async.cli.emulate import _address_towards, _exports, _reachable_origin
 from kling_async.cli.main import run
 from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
 
@@ -88,7 +88,7 @@ async def test_account_of_the_emulator(emulating: Emulating) -> None:
 
 
 async def test_port_that_is_taken(serve: Serve, command: Command) -> None:
-    """A port that somebody else has is one sentence and code 2."""
+    """A port in use is one sentence and code 2."""
     port = (await serve()).origin.rpartition(":")[2]
     ended = await command("emulate", "--port", port)
     assert (ended.code, ended.out) == (2, "")
@@ -128,13 +128,13 @@ async def test_emulator_for_other_machines(
 )
 def test_plain_http_is_allowed_where_it_must_be(origin: str, allowed: bool) -> None:  # noqa: FBT001
     """The switch is printed with addresses that a client refuses without it, and only there."""
-    assert _reachable(origin) == origin
-    assert ("export APIXO_ALLOW_HTTP=1" in _settings(origin, "k")) == allowed
+    assert _reachable_origin(origin) == origin
+    assert ("export APIXO_ALLOW_HTTP=1" in _exports(origin, "k")) == allowed
 
 
 def test_all_addresses_of_version_6() -> None:
     """An address of version 6 is put in brackets."""
-    assert re.fullmatch(r"http://\[[0-9a-f:]+\]:5", _reachable("http://[::]:5"))
+    assert re.fullmatch(r"http://\[[0-9a-f:]+\]:5", _reachable_origin("http://[::]:5"))
 
 
 def test_no_network() -> None:

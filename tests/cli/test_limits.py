@@ -1,4 +1,4 @@
-"""``kling-async limits``: what it tells of a real engine."""
+"""``kling-async limits``: what it reports of a real server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells the requests, the slots by holder, those that end first, and the pause."""
+    """It reports the requests, the slots by holder, those that end first, and the pause."""
     monkeypatch.setenv("APIXO_API_KEY", KEY)
     async with (
         SharedLimiter(url, limits=LIMITS, recovery_delay=0) as one,
@@ -43,12 +43,12 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
         await asyncio.sleep(0.1)
         one.pause(300.0, permit)
         await asyncio.sleep(0.1)
-        told = await command("limits", url)
+        ended = await command("limits", url)
         listed = await command("limits", url, "--json")
 
-    assert (told.code, told.err) == (0, "")
+    assert (ended.code, ended.err) == (0, "")
     assert (listed.code, listed.err) == (0, "")
-    lines = told.out.splitlines()
+    lines = ended.out.splitlines()
     assert re.fullmatch(r"requests in the last minute  \d of 60,000", lines[0])
     assert lines[1] == "slots in use                 13 of 14"
     assert re.fullmatch(r"pause after a refusal        (4 min 5\d s|5 min)", lines[2])
@@ -59,7 +59,7 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
         assert re.fullmatch(rf"\d s {left}", " ".join(words[2:]))
     assert lines[8].split() == ["slots", "that", "end", "first", "held", "for", "ends", "in", "by"]
     assert len(lines) == 9 + 10 + 1
-    assert lines[-1] == "and 3 more; --json has them all"
+    assert lines[-1] == "and 3 more; --json has all of them"
 
     (fields,) = listed.objects
     leases = fields.pop("leases")
@@ -86,49 +86,51 @@ async def test_limits_after_refusals(url: str, command: Command) -> None:
             (await limiter.slot()).confirm(TaskRef("kling-2-1", f"task_{number}"))
         limiter.refused(await limiter.slot())
         await asyncio.sleep(0.2)
-        told = await command("limits", url, "--name", "studio")
+        ended = await command("limits", url, "--name", "studio")
         listed = await command("limits", url, "--name", "studio", "--json")
-    assert told.out.splitlines()[1:3] == [
+    assert ended.out.splitlines()[1:3] == [
         "slots in use                 3 of 14",
-        "slots after refusals         3 at the most, for now",
+        "slots after refusals         at most 3 for now",
     ]
     assert listed.objects[0]["effective_tasks"] == 3
 
 
-async def test_limits_nobody_uses(url: str, command: Command) -> None:
-    """Of limits that nobody has used, that is said; of unused ones, what little there is."""
-    told = await command("limits", url, "--name", "studio")
-    assert (told.code, told.err) == (0, "")
-    assert told.out == "Nobody has used limits of the name studio there.\n"
+async def test_unused_limits(url: str, command: Command) -> None:
+    """Limits that were never used are unknown; unused ones have no slots."""
+    ended = await command("limits", url, "--name", "studio")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "There are no limits of the name studio: no process has used them.\n"
     async with SharedLimiter(url, limits=LIMITS, name="studio", recovery_delay=0) as limiter:
         await limiter.request()
-        told = await command("limits", url, "--name", "studio")
-    assert (told.code, told.err) == (0, "")
-    assert re.sub(r"\d of", "n of", told.out).splitlines() == [
+        ended = await command("limits", url, "--name", "studio")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.sub(r"\d of", "n of", ended.out).splitlines() == [
         "requests in the last minute  n of 60,000",
         "slots in use                 0",
         "pause after a refusal        none",
     ]
     async with SharedLimiter(url, limits=LIMITS, name="studio", recovery_delay=0) as limiter:
         slot = await limiter.slot()
-        told = await command("limits", url, "--name", "studio")
+        ended = await command("limits", url, "--name", "studio")
         slot.release()
-    assert (told.code, told.err) == (0, "")
-    assert len(told.out.splitlines()) == 3 + 3 + 3
+    assert (ended.code, ended.err) == (0, "")
+    assert len(ended.out.splitlines()) == 3 + 3 + 3
 
 
-async def test_limits_of_whom(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_limits_without_a_name(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a name and without a key it is not known whose limits are meant."""
     monkeypatch.delenv("APIXO_API_KEY", raising=False)
-    told = await command("limits", "redis://cache")
-    assert (told.code, told.out) == (2, "")
-    assert "pass --name, or set APIXO_API_KEY" in told.err
+    ended = await command("limits", "redis://cache")
+    assert (ended.code, ended.out) == (2, "")
+    assert "pass --name, or set APIXO_API_KEY" in ended.err
 
 
 async def test_limits_at_no_engine(command: Command) -> None:
     """An engine that is not there is said so, without its password, and nothing waits."""
     with held() as port:
-        told = await command("limits", f"redis://:c0rrect-h0rse@127.0.0.1:{port}/0", "--name", "me")
-    assert (told.code, told.out) == (1, "")
-    assert f"the limits at redis://127.0.0.1:{port}/0 cannot be read: " in told.err
-    assert "c0rrect-h0rse" not in told.err
+        ended = await command(
+            "limits", f"redis://:c0rrect-h0rse@127.0.0.1:{port}/0", "--name", "me"
+        )
+    assert (ended.code, ended.out) == (1, "")
+    assert f"the limits at redis://127.0.0.1:{port}/0 cannot be read: " in ended.err
+    assert "c0rrect-h0rse" not in ended.err

@@ -158,7 +158,7 @@ async def test_callbacks_of_the_emulator(
 
 
 async def test_a_port_that_is_taken(command: Command) -> None:
-    """A port that somebody else has is one sentence and code 2."""
+    """A port in use is one sentence and code 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = await command("listen", "--port", port)

@@ -57,14 +57,14 @@ def test_generate_from_process_to_process(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_names_what_still_runs(emulate: Emulate, start: Start, number: int) -> None:
-    """Ctrl-C and SIGTERM end a command with 130, and the task's reference is told."""
+    """Ctrl-C and SIGTERM end a command with 130, and the task's reference is out."""
     process = start("generate", "a fox", env=emulate("--fault", "task:*=stuck"))
     ref = _line(process, err=True).removeprefix("submitted ").strip()
     assert ref.startswith("kling-2-1/task_")
     process.send_signal(number)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
-    assert f"To go on: kling-async wait {ref}\n" in err
+    assert f"To continue: kling-async wait {ref}\n" in err
     assert "Traceback" not in err
 
 
@@ -96,7 +96,7 @@ def test_closed_pipe_names_what_still_runs(emulate: Emulate, start: Start) -> No
     """A reference that cannot be written to stdout is written to stderr."""
     process = start("submit", "a fox", env=emulate("--fault", "submit:1=slow:0.2"))
     first, last = _deaf(process).splitlines(keepends=True)
-    assert first.startswith("To go on: kling-async wait kling-2-1/task_")
+    assert first.startswith("To continue: kling-async wait kling-2-1/task_")
     assert (last, process.wait()) == (LOST, 7)
 
 
@@ -106,9 +106,9 @@ def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: St
     env = emulate("--speed", "1000", "--fault", "status:1=slow:0.5")
     refs = [execute("submit", prompt, env=env).out.strip() for prompt in "ab"]
     process = start("wait", *refs, env=env)
-    told = _deaf(process)
-    assert told.count(": success") == 2
-    assert told.endswith(LOST)
+    out = _deaf(process)
+    assert out.count(": success") == 2
+    assert out.endswith(LOST)
     assert process.wait() == 7
 
 
@@ -117,7 +117,7 @@ def test_closed_pipe_of_many_tasks(emulate: Emulate, execute: Execute, start: St
 def test_signal_ends_a_batch(
     emulate: Emulate, execute: Execute, start: Start, tmp_path: Path, number: int
 ) -> None:
-    """Ctrl-C and SIGTERM end a batch with 130; the same command goes on and repeats nothing."""
+    """Ctrl-C and SIGTERM end a batch with 130; the same command continues and repeats nothing."""
     env = emulate("--speed", "100", "--fault", "task:2=stuck")
     rows = tmp_path / "clips.csv"
     rows.write_text("key,mode,prompt\na,master-text-to-video,a fox\nb,master-text-to-video,a cat\n")
@@ -127,9 +127,9 @@ def test_signal_ends_a_batch(
     process.send_signal(number)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
-    assert "Tasks that go on at the service: 1\n" in err
-    assert "unattended" not in err  # the journal has it, and nobody need write it down
-    assert f"To go on: kling-async {' '.join(argv)}\n" in err
+    assert "Tasks still running at the service: 1\n" in err
+    assert "unattended" not in err  # the journal has it
+    assert f"To continue: kling-async {' '.join(argv)}\n" in err
     assert "Traceback" not in err
     ended = execute(*argv, "--timeout", "0.5", env=env)
     assert (ended.code, ended.out) == (3, first)
@@ -144,9 +144,9 @@ def test_closed_pipe_of_a_batch(emulate: Emulate, start: Start, tmp_path: Path) 
     rows.write_text("\n".join(json.dumps({**row, "key": key}) for key in "ab"))
     argv = ("batch", str(rows), "--in-flight", "1", "--first-poll", "0.7")
     process = start(*argv, env=emulate("--speed", "100"))
-    told = _deaf(process)
-    assert "  finished           2\n" in told
-    assert told.endswith(LOST)
+    out = _deaf(process)
+    assert "  finished           2\n" in out
+    assert out.endswith(LOST)
     assert process.wait() == 7
 
 

@@ -105,7 +105,7 @@ async def test_table_of_very_many(tmp_path: Path, command: Command) -> None:
         await journal.plan([Planned(f"{n:04}", FOX) for n in range(1234)])
     lines = (await command("report", tmp_path / "j")).out.splitlines()
     assert lines[-2].startswith("0099 ")
-    assert lines[-1] == "and 1,134 more; --format csv has them all"
+    assert lines[-1] == "and 1,134 more; --format csv has all of them"
     assert len(lines) == 3 + 100 + 1
 
 
@@ -126,6 +126,15 @@ async def test_spreadsheet(journal: Path, command: Command, tmp_path: Path) -> N
     assert bad["reason"] == "content"
     assert (lost["state"], lost["may_have_charged"]) == ("unsure", "True")
     assert lost["image_url"] == "https://example.com/fox.jpg"
+
+
+async def test_spreadsheet_without_items(command: Command, tmp_path: Path) -> None:
+    """The report of an empty journal has the header."""
+    async with SqliteJournal(tmp_path / "j"):
+        pass
+    ended = await command("report", tmp_path / "j", "--format", "csv")
+    assert ended.out.startswith("key,model,mode,")
+    assert len(ended.out.splitlines()) == 1
 
 
 async def test_spreadsheet_in_a_pipe(journal: Path, command: Command) -> None:
@@ -180,7 +189,7 @@ async def test_page(journal: Path, command: Command, tmp_path: Path) -> None:
 
 
 async def test_place_of_the_page(journal: Path, command: Command, tmp_path: Path) -> None:
-    """Unless told otherwise the page is index.html beside the videos, or beside the journal."""
+    """By default the page is index.html beside the videos, or beside the journal."""
     videos = tmp_path / "videos"
     videos.mkdir()
     argv = ("report", journal, "--format", "html")

@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.text_file import STDIN, is_lasting, lines, open_input, read_stdin, spool
+from kling_async.cli.text_file import (
+    STDIN,
+    is_regular_file,
+    open_input,
+    read_lines,
+    read_stdin,
+    temporary_file,
+)
 from kling_async.errors import InputError
-from tests.cli.conftest import COMMAND, Ended
+from tests.cli.conftest import COMMAND, Ended, read_file
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Emulate, Start
@@ -55,14 +62,17 @@ def file(folder: Path, content: bytes) -> Path:
 )
 def test_encodings_and_line_ends(content: bytes, tmp_path: Path) -> None:
     """UTF-8 and UTF-16 are read, with a mark or without, and lines with any of the three ends."""
-    read = [(number, line.rstrip("\r\n")) for number, line in lines(file(tmp_path, content))]
+    read = [
+        (number, line.rstrip("\r\n"))
+        for number, line in read_file(read_lines, file(tmp_path, content))
+    ]
     assert read == [(1, "a"), (2, "b\xe9")]
 
 
 def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
     """U+2028, a form feed and NEL in a prompt end no line."""
     content = "a\u2028b\x0cc\x85d\n"
-    assert list(lines(file(tmp_path, content.encode()))) == [(1, content)]
+    assert read_file(read_lines, file(tmp_path, content.encode())) == [(1, content)]
 
 
 @pytest.mark.parametrize(
@@ -78,21 +88,33 @@ def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
 def test_what_is_not_text(content: bytes, said: str, tmp_path: Path) -> None:
     """What cannot be read is refused with words that say what to do."""
     with pytest.raises(InputError, match=said):
-        list(lines(file(tmp_path, content)))
+        read_file(read_lines, file(tmp_path, content))
 
 
-def test_lines_of_no_file(tmp_path: Path) -> None:
-    """A file that is not there is an error, and so is a folder."""
-    with pytest.raises(InputError, match="No such file"):
-        list(lines(tmp_path / "none"))
-    with pytest.raises(InputError, match="directory"):
-        list(lines(tmp_path))
+class Unreadable(io.BytesIO):
+    def read(self, _size: int | None = -1) -> bytes:
+        raise IsADirectoryError(21, "Is a directory")
+
+
+def test_lines_of_what_cannot_be_read() -> None:
+    """An error of the operating system names the file."""
+    with pytest.raises(InputError, match="rows: Is a directory"):
+        list(read_lines(Path("rows"), Unreadable()))
+
+
+@pytest.mark.real_time
+async def test_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    """A missing file raises, and so does a folder."""
+    for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(InputError, match=reason):
+            async with open_input(path):
+                pass
 
 
 def test_file_that_is_closed_early() -> None:
-    """Whoever stops reading may close the file first."""
+    """A reader that stops may close the file first."""
     opened = io.BytesIO(b"a\nb\n")
-    reading = lines(Path("rows"), opened)
+    reading = read_lines(Path("rows"), opened)
     next(reading)
     opened.close()
     reading.close()  # type: ignore[attr-defined]  # it is a generator
@@ -102,15 +124,15 @@ def test_what_lasts(tmp_path: Path) -> None:
     """Only a regular file that is not among the devices can be found again."""
     rows = file(tmp_path, b"x")
     os.mkfifo(tmp_path / "fifo")
-    assert is_lasting(rows)
-    assert not is_lasting(tmp_path / "fifo")
-    assert not is_lasting(STDIN)
+    assert is_regular_file(rows)
+    assert not is_regular_file(tmp_path / "fifo")
+    assert not is_regular_file(STDIN)
     with pytest.raises(InputError, match="is a folder"):
-        is_lasting(tmp_path)
+        is_regular_file(tmp_path)
     with pytest.raises(InputError, match="File name too long"):
-        is_lasting(Path("x" * 300))
+        is_regular_file(Path("x" * 300))
     with rows.open() as opened:
-        assert not is_lasting(Path(f"/dev/fd/{opened.fileno()}"))
+        assert not is_regular_file(Path(f"/dev/fd/{opened.fileno()}"))
 
 
 @pytest.mark.real_time
@@ -168,7 +190,7 @@ async def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without any folder for temporary files, memory takes their place."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with spool() as copy:
+    with temporary_file() as copy:
         copy.write(b"x")
         copy.seek(0)
         assert copy.read() == b"x"

@@ -6,19 +6,28 @@ The contract's "10 MB" is read as 10 * 1024 * 1024 bytes.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from kling_async._network.proxies import Proxies, route
 from kling_async.testing.emulator.cache import SharedCache
 from kling_async.testing.media.film import TooManyPixelsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 MAX_BYTES: Final = 10 * 1024 * 1024
 _REDIRECTS: Final = 5
 _WITHIN: Final = 10.0
 _AT_ONCE: Final = 32
 _OK: Final = 200
+
+_SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_AT_ONCE_SAVED: Final = 8
 
 # Prepared pictures are about 100 kB each.
 _CACHE_BYTES: Final = 32 * 1024 * 1024
@@ -73,7 +82,7 @@ class ImageReader:
 
     async def _read_image(self, url: str) -> bytes:
         async with self._room:
-            data = await _download_image(self._session, url)
+            data = await download_image(self._session, url)
             if sniff(data) is None:
                 raise ImageProblem("UNSUPPORTED_FORMAT", "The image is not JPEG, PNG or WebP")
             if not self._decode:
@@ -88,7 +97,8 @@ class ImageReader:
                 raise ImageProblem("UNSUPPORTED_FORMAT", str(error)) from error
 
 
-async def _download_image(session: aiohttp.ClientSession, url: str) -> bytes:
+async def download_image(session: aiohttp.ClientSession, url: str) -> bytes:
+    """Return a file of at most `MAX_BYTES`. Raises `ImageProblem`."""
     if not _is_http(url):
         raise ImageProblem("INVALID_IMAGE_URL", f"Not an absolute http(s) URL: {url[:200]}")
     data = bytearray()
@@ -116,3 +126,38 @@ def _is_http(url: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname)
     except ValueError:
         return False
+
+
+async def save_images(urls: Iterable[str], folder: Path) -> dict[str, str]:
+    """Save each image once, as ``image-01.jpg`` and so on; return the names by URL.
+
+    An image that cannot be downloaded, or is no JPEG, PNG or WebP of at most 10 MB, is left out:
+    the service itself reports images that it cannot use.
+    """
+    names: dict[str, str] = {}
+    semaphore = asyncio.Semaphore(_AT_ONCE_SAVED)
+
+    async def save(session: aiohttp.ClientSession, number: int, url: str) -> None:
+        with suppress(ImageProblem, OSError):
+            async with semaphore:
+                content = await download_image(session, url)
+            if (kind := sniff(content)) is not None:
+                name = f"image-{number:02}{_SUFFIXES[kind]}"
+                await asyncio.to_thread((folder / name).write_bytes, content)
+                names[url] = name
+
+    jar = aiohttp.DummyCookieJar()
+    async with (
+        aiohttp.ClientSession(cookie_jar=jar, middlewares=(_through_proxy,)) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        for number, url in enumerate(dict.fromkeys(urls), 1):
+            group.create_task(save(session, number, url))
+    return names
+
+
+async def _through_proxy(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    proxy = await asyncio.to_thread(Proxies().find, request.url)
+    return await route(proxy)(request, handler)

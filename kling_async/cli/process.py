@@ -1,0 +1,142 @@
+"""The process of a command: standard streams whose errors never end it, and the signals that do.
+
+stdout or stderr may be closed (``>&-``) or full (``/dev/full``), lose its reader or terminal, or
+have an encoding that cannot represent a row's key. None of these stops a batch that is being paid
+for: the error is kept, and later output is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import sys
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CLOSED = "it is closed"
+
+
+class GuardedStream(io.TextIOBase):
+    """A text stream that does not raise: ``failure`` is why it cannot be written."""
+
+    def __init__(self, inner: TextIO | None) -> None:
+        self._inner = io.StringIO() if inner is None else inner
+        self.failure: str | None = None if inner is not None else _CLOSED
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
+        """The encoding of the inner stream."""
+        return getattr(self._inner, "encoding", None) or "utf-8"
+
+    def reconfigure(self, *, encoding: str) -> None:
+        """Change the encoding, if the inner stream has one."""
+        if self.failure is None and isinstance(self._inner, io.TextIOWrapper):
+            self._inner.reconfigure(encoding=encoding)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether this is a terminal that can be written to."""
+        with suppress(OSError, ValueError):
+            return self.failure is None and self._inner.isatty()
+        return False
+
+    def fileno(self) -> int:
+        """Return the descriptor; `OSError` without one."""
+        return self._inner.fileno()
+
+    def write(self, text: str) -> int:
+        """Write a text; characters that the encoding cannot represent are escaped."""
+        self._attempt(lambda: self._inner.write(_encodable(text, self.encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._attempt(self._inner.flush)
+
+    def _attempt(self, operation: Callable[[], object]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            operation()
+        except (OSError, ValueError) as error:  # ValueError: it has been closed
+            self.failure = (error.strerror if isinstance(error, OSError) else None) or _CLOSED
+            # The interpreter flushes the buffer at its exit, which would fail once more.
+            with suppress(OSError, ValueError):
+                _redirect_to_null(self.fileno())
+
+
+def failure_of(stream: TextIO) -> str | None:
+    """Return why a stream cannot be written; None as long as it can."""
+    return cast("str | None", getattr(stream, "failure", None))
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Replace ``sys.stdout`` and ``sys.stderr`` by guarded streams, and restore them at the end."""
+    _fill_closed_descriptors()
+    before = sys.stdout, sys.stderr
+    out, err = GuardedStream(sys.stdout), GuardedStream(sys.stderr)
+    sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
+    try:
+        yield
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _fill_closed_descriptors() -> None:
+    """Prevent that a file or socket gets the descriptor of a closed standard stream."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor: this one
+
+
+def _redirect_to_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, descriptor)
+    finally:
+        os.close(null)
+
+
+def _encodable(text: str, encoding: str) -> str:
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def call_on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:
+    """Call ``stop`` on the running loop at SIGTERM, and at SIGHUP unless that is ignored.
+
+    SIGHUP counts once, and not after SIGTERM: a shell that exits sends it, and then the kernel
+    sends it again. With ``interrupt``, SIGINT counts too, in place of asyncio's own handler. Where
+    signals cannot be handled (on Windows, outside the main thread), this does nothing.
+    """
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(hangup)
+    stopped = False
+
+    def handle(number: int) -> None:
+        nonlocal stopped
+        if number != hangup or not stopped:
+            stopped = True
+            stop()
+
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, partial(handle, number))
+        except (NotImplementedError, RuntimeError):
+            return

@@ -1,0 +1,146 @@
+"""The values of a row: the same rules for JSON Lines and CSV.
+
+Table tools write ``null`` for an empty cell, ``5.0`` for a 5 in a column with empty cells, and a
+numeric key as a number. Spreadsheets convert ``16:9`` to a time of day.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, get_args
+
+import attrs
+
+from kling_async.errors import InputError, Problem
+from kling_async.inputs.base import parse_input
+from kling_async.inputs.kling_2_1 import (
+    AspectRatio,
+    MasterImageToVideo,
+    MasterTextToVideo,
+    ProImageToVideo,
+    StandardImageToVideo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kling_async.inputs.base import Input
+
+_CLASSES = (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)
+
+# The fields of all inputs: first those that differ between the classes.
+FIELDS = tuple(
+    dict.fromkeys(
+        field.name
+        for inherited in (False, True)
+        for cls in _CLASSES
+        for field in attrs.fields(cls)
+        if field.inherited is inherited
+    )
+)
+COLUMNS = ("key", "model", "mode", *FIELDS)
+
+MODES = {
+    "standard": StandardImageToVideo.mode,
+    "pro": ProImageToVideo.mode,
+    "master-text": MasterTextToVideo.mode,
+    "master-image": MasterImageToVideo.mode,
+}
+DEFAULT_MODE = StandardImageToVideo.mode
+
+_TEXTS = frozenset({"prompt", "negative_prompt"})
+_NUMBERS = frozenset({"duration", "cfg_scale"})
+
+# Some locales have a decimal comma.
+_NUMBER = re.compile(r"[0-9]{1,9}(?:[.,][0-9]{1,9})?")
+
+# 16:09, 09:16:00, 4:09 PM
+_TIME = re.compile(
+    r"(?P<hours>[0-9]{1,2}):(?P<minutes>[0-9]{1,2})(?::00(?:\.0+)?)?(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?"
+)
+
+_NO_MODE = (
+    f"the row has no mode, so {DEFAULT_MODE} was assumed: for a video from text alone, set mode"
+    f" to {MasterTextToVideo.mode}"
+)
+_NO_RATIO = "if a spreadsheet has changed the aspect ratio, format its column as text"
+
+
+class InvalidRows:
+    """The errors of a file's rows: one message for each, with its number."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self._problems: list[Problem] = []
+
+    def add(self, number: int, error: InputError) -> None:
+        """Add the error of a row."""
+        self.messages.append(f"row {number}: {error}")
+        self._problems += error.problems
+
+    def error(self) -> InputError:
+        """Return one error for all invalid rows."""
+        return InputError("\n".join(self.messages), problems=self._problems)
+
+
+def column_name(text: str) -> str:
+    """Return the field that a column's name means; spreadsheets like capitals."""
+    lower = text.strip().lower()
+    return lower if lower in COLUMNS else text.strip()
+
+
+def row_fields(cells: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields of a row that are set, with the values that an input accepts."""
+    fields: dict[str, object] = {}
+    for name, cell in cells.items():
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            continue
+        field = column_name(name)
+        if field in fields:
+            raise InputError(f"{field} is given twice")
+        fields[field] = _value_of(field, cell)
+    return fields
+
+
+def row_input(fields: Mapping[str, object]) -> Input:
+    """Return the input of a row; an error mentions what a table tool may have caused."""
+    try:
+        return parse_input(fields)
+    except InputError as error:
+        hints = [
+            *([_NO_MODE] if "mode" not in fields else []),
+            *([_NO_RATIO] if any(p.field == "aspect_ratio" for p in error.problems) else []),
+        ]
+        raise InputError("; ".join([str(error), *hints]), problems=error.problems) from None
+
+
+def _value_of(field: str, cell: object) -> object:
+    if field in _TEXTS:
+        return cell
+    if isinstance(cell, str):
+        return _parse_text(field, cell.strip())
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    if field == "key" and isinstance(cell, int | float) and not isinstance(cell, bool):
+        return str(cell)
+    return cell
+
+
+def _parse_text(field: str, text: str) -> object:
+    if field in _NUMBERS and _NUMBER.fullmatch(text):
+        number = float(text.replace(",", "."))
+        return int(number) if number.is_integer() else number
+    if field == "mode":
+        return MODES.get(text.lower(), text)
+    if field == "aspect_ratio" and (match := _TIME.fullmatch(text)):
+        return _ratio_of_time(match) or text
+    return text
+
+
+def _ratio_of_time(match: re.Match[str]) -> str | None:
+    """Return the ratio that a spreadsheet has converted to a time of day."""
+    hours, minutes, half = int(match["hours"]), int(match["minutes"]), match["half"]
+    if half:
+        hours = hours % 12 + 12 * (half in "Pp")
+    ratio = f"{hours}:{minutes}"
+    return ratio if ratio in get_args(AspectRatio) else None
