@@ -93,6 +93,12 @@ async def test_what_is_sent(serve_app: ServeApp) -> None:
     assert KEY not in repr(response)
 
 
+def test_a_session_of_another_type() -> None:
+    """A session that is not aiohttp's raises ConfigurationError."""
+    with pytest.raises(ConfigurationError, match="session must be an aiohttp"):
+        AiohttpTransport(base_url="https://a/api/v1", api_key=KEY, connections=1, session=5)  # type: ignore[arg-type] # on purpose
+
+
 async def test_compressed_answers(serve_app: ServeApp) -> None:
     """A compressed answer is unpacked."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from attrs import frozen
 from fastapi import FastAPI, Query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kling_async import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
+from kling_async._utils.pydantic import Value
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -324,3 +326,14 @@ def test_without_docstrings() -> None:
     counts = printed(code, "-OO")
     assert counts[1::2] == ["2", "2"]
     assert [int(count) > 0 for count in counts[::2]] == [True, True]
+
+
+@frozen
+class Bare(Value):
+    size: int
+
+
+def test_a_field_without_a_description() -> None:
+    """A field that no docstring describes has a schema without a description."""
+    schema = TypeAdapter(Bare).json_schema()
+    assert schema["properties"] == {"size": {"title": "Size", "type": "integer"}}
