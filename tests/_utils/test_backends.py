@@ -13,7 +13,7 @@ from kling_async._utils.backends import answer_timeout, load_backend, shut_down_
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("http://cache", "the cat can be at redis://, .*; not at http://"),
         ("me:word@cache:6379", "not at anything else"),
@@ -21,9 +21,9 @@ from kling_async._utils.backends import answer_timeout, load_backend, shut_down_
         ("", "not at anything else"),
     ],
 )
-def test_addresses_of_no_known_kind(url: str, told: str) -> None:
+def test_addresses_of_no_known_kind(url: str, message: str) -> None:
     """A URL with an unknown scheme raises an error that shows nothing secret."""
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         load_backend(url, "kling_async.limits.shared.{}", "the cat")
     assert "word" not in str(caught.value)
 

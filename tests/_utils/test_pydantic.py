@@ -89,7 +89,7 @@ def printed(code: str, *options: str) -> list[str]:
 def test_answers_come_back(cls: type[Told]) -> None:
     """What is written is `to_dict`, fits the schemas of both ways, and is read again."""
     adapter: TypeAdapter[Told] = TypeAdapter(cls)
-    told = Draft202012Validator(adapter.json_schema(mode="serialization"))
+    written = Draft202012Validator(adapter.json_schema(mode="serialization"))
     taken = Draft202012Validator(adapter.json_schema(mode="validation"))
 
     @FREELY
@@ -99,7 +99,7 @@ def test_answers_come_back(cls: type[Told]) -> None:
         assert adapter.dump_python(answer) == adapter.dump_python(answer, mode="json") == plain
         text = adapter.dump_json(answer)
         assert json.loads(text) == json.loads(json.dumps(plain)) == plain
-        told.validate(plain)
+        written.validate(plain)
         taken.validate(plain)
         again = adapter.validate_json(text)
         assert again == adapter.validate_python(plain) == answer
@@ -133,7 +133,7 @@ def test_a_snapshot_as_json() -> None:
 
 
 @pytest.mark.parametrize("cls", ANSWERS)
-def test_every_field_is_told_and_described(cls: type[Told]) -> None:
+def test_every_field_is_written_and_described(cls: type[Told]) -> None:
     """An answer's schema requires every field and has the docstrings' words for each."""
     schema = TypeAdapter(cls).json_schema(mode="serialization")
     assert schema["required"] == list(schema["properties"])
@@ -241,9 +241,9 @@ def test_references_beside_others(value: object) -> None:
 def test_answers_beside_others(value: object) -> None:
     """In a union, each answer is written by its own class."""
     union: TypeAdapter[object] = TypeAdapter(SavedFile | Result | TaskRef | int)
-    told = union.dump_python(value, mode="json")
-    assert told == (value.to_dict() if isinstance(value, Result | SavedFile) else told)
-    assert union.validate_python(told) == value
+    written = union.dump_python(value, mode="json")
+    assert written == (value.to_dict() if isinstance(value, Result | SavedFile) else written)
+    assert union.validate_python(written) == value
 
 
 def test_models_hold_answers() -> None:
