@@ -93,6 +93,12 @@ async def test_what_is_sent(serve_app: ServeApp) -> None:
     assert KEY not in repr(response)
 
 
+def test_a_session_of_another_type() -> None:
+    """A session that is not aiohttp's raises ConfigurationError."""
+    with pytest.raises(ConfigurationError, match="session must be an aiohttp"):
+        AiohttpTransport(base_url="https://a/api/v1", api_key=KEY, connections=1, session=5)  # type: ignore[arg-type] # on purpose
+
+
 async def test_compressed_answers(serve_app: ServeApp) -> None:
     """A compressed answer is unpacked."""
 
@@ -314,7 +320,7 @@ async def test_a_certificate_that_cannot_be_verified() -> None:
 
 
 async def test_no_tls_there(serve_raw: ServeRaw) -> None:
-    """A server that does not speak TLS proves that nothing was sent, and that https is wrong."""
+    """A server that does not use TLS proves that nothing was sent, and that https is wrong."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
@@ -527,7 +533,7 @@ async def test_closing_and_sending_again(emulate: Emulate) -> None:
 
 
 def test_a_loop_that_was_never_wound_up() -> None:
-    """A loop that ends without winding up leaves no session that nobody can close."""
+    """A loop that ends without shutting down its generators leaves no open session."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -565,7 +571,7 @@ async def test_many_first_requests_share_a_session(emulate: Emulate) -> None:
 
 
 class Deaf:
-    """A server that no longer listens to the connections which were open when it was told so.
+    """A server that no longer reads from the connections that were open at a moment.
 
     Like one that closes idle connections, while the closing is still on its way: what is sent
     on them is lost.
@@ -636,7 +642,7 @@ async def test_a_lent_session_with_our_connector(serve_raw: ServeRaw) -> None:
 
 
 async def test_submits_do_not_use_the_connections_of_reads(serve_raw: ServeRaw) -> None:
-    """A connection that reads have kept open is none for a submit."""
+    """A submit does not use a connection that reads have kept open."""
     server = Deaf()
     async with transport(await serve_raw(server)) as door:
         await door.send(STATUS, 30.0)

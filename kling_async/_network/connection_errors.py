@@ -76,5 +76,5 @@ def advice(error: BaseException, proxy: URL | None, *, address: str = "URL") -> 
     if isinstance(error, aiohttp.ClientConnectorSSLError) and _NO_TLS.search(str(error)):
         at_proxy = proxy is not None and (error.host, error.port) == (proxy.raw_host, proxy.port)
         whose = "proxy URL" if at_proxy else address
-        return f"the port does not speak TLS: is the {whose}'s scheme http?"
+        return f"the port does not use TLS: is the {whose}'s scheme http?"
     return ""

@@ -68,8 +68,8 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        assert self._timer is not None  # noqa: S101 - it was set on entry
+        self._timer.cancel()
         self._group.active.discard(self)
         # If something else has cancelled the task, too, its CancelledError continues.
         alone = self._expired and self._task.uncancel() <= self._cancelling

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+import attrs
 from attrs import field, frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
@@ -58,8 +59,10 @@ def build_submit(sent: Input, callback_url: str | None = None) -> Request:
             rule = "must be an absolute https URL (plain http on loopback only)"
             raise InputError(problems=[Problem("callback_url", rule, repr(callback_url)[:80])])
         body = {"request_type": "callback", "callback_url": callback_url}
-    fields: dict[str, object] = {**sent.to_dict()}
-    del fields["model"]  # it is in the path
+    fields: dict[str, object] = {"mode": sent.mode}
+    for one in attrs.fields(type(sent)):
+        if (value := getattr(sent, one.name)) is not None:
+            fields[one.name] = value
     if "provider" in fields:
         body["provider"] = fields.pop("provider")
     if "image_url" in fields:

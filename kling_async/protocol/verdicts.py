@@ -94,7 +94,7 @@ CONSEQUENCES: Final[Mapping[Verdict, Consequence]] = MappingProxyType(
             "the envelope says 400, 403 (content), 404, 413 or 422", fate=ItemFate.FAILED
         ),
         Verdict.ACCOUNT_REFUSED: Consequence(
-            "the envelope says 401, 402, or speaks of credits or a permission",
+            "the envelope says 401, 402, or mentions credits or a permission",
             fate=ItemFate.STOP,
         ),
         Verdict.BUSY: Consequence(

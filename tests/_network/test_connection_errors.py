@@ -26,7 +26,7 @@ def connection_key(tls: ssl.SSLContext | bool = True) -> ConnectionKey:  # noqa:
 def test_words_of_openssl(text: str) -> None:
     """However a version of OpenSSL puts it, a port without TLS is recognised."""
     error = aiohttp.ClientConnectorSSLError(connection_key(), ssl.SSLError(1, text))
-    assert advice(error, None) == "the port does not speak TLS: is the URL's scheme http?"
+    assert advice(error, None) == "the port does not use TLS: is the URL's scheme http?"
     assert "is the proxy URL's scheme http?" in advice(error, URL("https://u:p@example.com:443"))
 
 

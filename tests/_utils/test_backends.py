@@ -1,4 +1,4 @@
-"""Addresses of servers that processes share."""
+"""Servers that several processes share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from kling_async import ConfigurationError
+from kling_async import ConfigurationError, MissingExtraError
 from kling_async._utils.backends import answer_timeout, load_backend, shut_down_socket
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("http://cache", "the cat can be at redis://, .*; not at http://"),
         ("me:word@cache:6379", "not at anything else"),
@@ -21,9 +21,9 @@ from kling_async._utils.backends import answer_timeout, load_backend, shut_down_
         ("", "not at anything else"),
     ],
 )
-def test_addresses_of_no_known_kind(url: str, told: str) -> None:
-    """An address that nothing here can speak to is refused; what may be secret is not told."""
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_addresses_of_no_known_kind(url: str, message: str) -> None:
+    """A URL with an unknown scheme raises an error that shows nothing secret."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
         load_backend(url, "kling_async.limits.shared.{}", "the cat")
     assert "word" not in str(caught.value)
 
@@ -35,13 +35,13 @@ def test_addresses_of_no_known_kind(url: str, told: str) -> None:
         ("postgres://", "kling_async.limits.shared.postgres"),
     ],
 )
-def test_who_speaks_to_them(url: str, name: str) -> None:
-    """The scheme of an address says which module is loaded."""
+def test_modules(url: str, name: str) -> None:
+    """The scheme of the URL selects the module."""
     assert load_backend(url, "kling_async.limits.shared.{}", "the cat").__name__ == name
 
 
 def test_cut() -> None:
-    """Who waits for the other side hears at once that it is gone; a second time does no harm."""
+    """Both sides read the end of the data; a second call has no effect."""
     here, there = socket.socketpair()
     with here, there:
         shut_down_socket(here.fileno())
@@ -50,18 +50,18 @@ def test_cut() -> None:
         shut_down_socket(here.fileno())
 
 
-async def test_an_answer_that_came_while_we_stood_still() -> None:
-    """It is in time, however late it is read, also if the server stood still as long."""
+async def test_an_answer_while_the_loop_was_blocked() -> None:
+    """Time in which the event loop was blocked does not count."""
     here, there = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=here)
 
-    def stand_still() -> None:
+    def block() -> None:
         time.sleep(0.3)
         asyncio.get_running_loop().call_later(0.02, there.send, b"yes")
 
     with there:
         async with answer_timeout(0.2):
-            asyncio.get_running_loop().call_soon(stand_still)
+            asyncio.get_running_loop().call_soon(block)
             assert await reader.read(3) == b"yes"
     writer.close()
     await writer.wait_closed()
@@ -69,7 +69,7 @@ async def test_an_answer_that_came_while_we_stood_still() -> None:
 
 @pytest.mark.virtual_time
 async def test_no_answer() -> None:
-    """Who does not answer is given up; what was in time is left alone afterwards."""
+    """Without an answer, TimeoutError is raised; after the block, nothing is cancelled."""
     begun = asyncio.get_running_loop().time()
     with pytest.raises(TimeoutError):
         async with answer_timeout(5):
@@ -78,3 +78,15 @@ async def test_no_answer() -> None:
     async with answer_timeout(5):
         await asyncio.sleep(4)
     await asyncio.sleep(60)
+
+
+async def test_without_a_limit() -> None:
+    """None waits without a limit."""
+    async with answer_timeout(None):
+        await asyncio.sleep(0)
+
+
+def test_a_missing_driver() -> None:
+    """If the module cannot be imported, the error names the extra to install."""
+    with pytest.raises(MissingExtraError, match=r"the cat at redis:// needs .*\[redis\]"):
+        load_backend("redis://cache", "kling_async.limits.no_{}", "the cat")

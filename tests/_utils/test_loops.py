@@ -25,7 +25,7 @@ URLS = {"resultUrls": ["https://example.com/a.mp4"]}
 
 
 async def script(request: Request) -> Response:
-    """Accept each submit; a task has ended when it is asked after."""
+    """Accept each submit; a task has ended when it is polled."""
     await asyncio.sleep(0)
     if request.kind == "submit":
         return answer({"taskId": "task_1"})

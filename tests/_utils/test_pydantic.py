@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from attrs import frozen
 from fastapi import FastAPI, Query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kling_async import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
+from kling_async._utils.pydantic import Value
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -87,7 +89,7 @@ def printed(code: str, *options: str) -> list[str]:
 def test_answers_come_back(cls: type[Told]) -> None:
     """What is written is `to_dict`, fits the schemas of both ways, and is read again."""
     adapter: TypeAdapter[Told] = TypeAdapter(cls)
-    told = Draft202012Validator(adapter.json_schema(mode="serialization"))
+    written = Draft202012Validator(adapter.json_schema(mode="serialization"))
     taken = Draft202012Validator(adapter.json_schema(mode="validation"))
 
     @FREELY
@@ -97,7 +99,7 @@ def test_answers_come_back(cls: type[Told]) -> None:
         assert adapter.dump_python(answer) == adapter.dump_python(answer, mode="json") == plain
         text = adapter.dump_json(answer)
         assert json.loads(text) == json.loads(json.dumps(plain)) == plain
-        told.validate(plain)
+        written.validate(plain)
         taken.validate(plain)
         again = adapter.validate_json(text)
         assert again == adapter.validate_python(plain) == answer
@@ -131,7 +133,7 @@ def test_a_snapshot_as_json() -> None:
 
 
 @pytest.mark.parametrize("cls", ANSWERS)
-def test_every_field_is_told_and_described(cls: type[Told]) -> None:
+def test_every_field_is_written_and_described(cls: type[Told]) -> None:
     """An answer's schema requires every field and has the docstrings' words for each."""
     schema = TypeAdapter(cls).json_schema(mode="serialization")
     assert schema["required"] == list(schema["properties"])
@@ -239,9 +241,9 @@ def test_references_beside_others(value: object) -> None:
 def test_answers_beside_others(value: object) -> None:
     """In a union, each answer is written by its own class."""
     union: TypeAdapter[object] = TypeAdapter(SavedFile | Result | TaskRef | int)
-    told = union.dump_python(value, mode="json")
-    assert told == (value.to_dict() if isinstance(value, Result | SavedFile) else told)
-    assert union.validate_python(told) == value
+    written = union.dump_python(value, mode="json")
+    assert written == (value.to_dict() if isinstance(value, Result | SavedFile) else written)
+    assert union.validate_python(written) == value
 
 
 def test_models_hold_answers() -> None:
@@ -324,3 +326,14 @@ def test_without_docstrings() -> None:
     counts = printed(code, "-OO")
     assert counts[1::2] == ["2", "2"]
     assert [int(count) > 0 for count in counts[::2]] == [True, True]
+
+
+@frozen
+class Bare(Value):
+    size: int
+
+
+def test_a_field_without_a_description() -> None:
+    """A field that no docstring describes has a schema without a description."""
+    schema = TypeAdapter(Bare).json_schema()
+    assert schema["properties"] == {"size": {"title": "Size", "type": "integer"}}

@@ -289,7 +289,7 @@ def test_no_images_for_text() -> None:
 
 
 def test_wrong_images_hide_nothing_else() -> None:
-    """Beside a wrong list of images, other missing fields are told of, and the image is not."""
+    """With a wrong list of images, other missing fields are reported, but not image_url."""
     with pytest.raises(InputError) as caught:
         StandardImageToVideo.from_dict({"image_urls": []})
     assert [problem.field for problem in caught.value.problems] == ["image_urls", "prompt"]

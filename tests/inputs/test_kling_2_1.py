@@ -50,7 +50,7 @@ def broken(make: Maker, **fields: object) -> dict[str, str]:
 
 @pytest.mark.parametrize(("cls", "mode"), MODES.items())
 def test_model_and_mode(cls: type[Input], mode: str) -> None:
-    """Each class stands for one mode of kling-2-1."""
+    """Each class is one mode of kling-2-1."""
     assert (cls.model, cls.mode) == ("kling-2-1", mode)
 
 

@@ -173,13 +173,13 @@ def test_unions_write_their_members(value: object) -> None:
     union: TypeAdapter[object] = TypeAdapter(
         MasterTextToVideo | ProImageToVideo | Input | str | int
     )
-    told = union.dump_python(value, mode="json")
-    assert told == (value.to_dict() if isinstance(value, Input) else value)
-    assert union.validate_python(told) == value
+    written = union.dump_python(value, mode="json")
+    assert written == (value.to_dict() if isinstance(value, Input) else value)
+    assert union.validate_python(written) == value
 
 
 def test_unions_by_mode() -> None:
-    """Where a union is told by the mode, only the class meant complains."""
+    """In a union with a discriminator, only the selected class reports errors."""
     body = {"mode": "pro-image-to-video", "prompt": "x", "image_url": CAT, "duration": 7}
     place = ("pro-image-to-video", "duration")
     assert entries(Picked, body) == [(place, "must be one of 5, 10", 7)]
@@ -269,7 +269,7 @@ async def test_refusals(body: object, place: str | None, words: str, value: obje
         assert entry["input"] == value
 
 
-async def test_unknown_modes_are_told_the_known_ones() -> None:
+async def test_unknown_modes_are_written_the_known_ones() -> None:
     """An unknown mode is answered with those there are."""
     (entry,) = (await post("/videos", {"mode": "pro"})).json()["detail"]
     assert entry["loc"] == ["body", "mode"]
@@ -277,7 +277,7 @@ async def test_unknown_modes_are_told_the_known_ones() -> None:
 
 
 async def test_the_vendors_list_is_no_field_of_a_body() -> None:
-    """A body with the vendor's `image_urls` is told of the unknown key and the missing one."""
+    """A body with the vendor's `image_urls` has errors for the unknown key and the missing one."""
     answer = await post("/pros", {"prompt": "x", "image_urls": [CAT]})
     assert [(entry["loc"][1], entry["msg"]) for entry in answer.json()["detail"]] == [
         ("image_urls", "unknown key for pro-image-to-video"),

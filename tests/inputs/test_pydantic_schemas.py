@@ -117,7 +117,7 @@ def schema_of(cls: type[Input], mode: Any = "validation") -> dict[str, Any]:  # 
 
 ADAPTERS: dict[type[Input], TypeAdapter[Input]] = {cls: TypeAdapter(cls) for cls in CLASSES}
 TAKEN = {cls: Validator(schema_of(cls)) for cls in CLASSES}
-TOLD = {cls: Validator(schema_of(cls, "serialization")) for cls in CLASSES}
+WRITTEN = {cls: Validator(schema_of(cls, "serialization")) for cls in CLASSES}
 
 
 def read(cls: type[Input], body: object, *, as_text: bool = False) -> Input | None:
@@ -171,21 +171,21 @@ def test_read_as_files_are(body: dict[str, object]) -> None:
 
 @FREELY
 @given(BODIES, st.sampled_from(CLASSES))
-def test_what_is_told(body: dict[str, object], cls: type[Input]) -> None:
+def test_what_is_written(body: dict[str, object], cls: type[Input]) -> None:
     """What is written is `to_dict`, fits both schemas of its class, and comes back."""
     if (one := read(cls, body)) is None:
         return
-    told = ADAPTERS[cls].dump_python(one, mode="json")
-    assert told == ADAPTERS[cls].dump_python(one) == one.to_dict()
-    assert json.loads(ADAPTERS[cls].dump_json(one)) == told
-    assert TOLD[cls].is_valid(told)
-    assert TAKEN[cls].is_valid(told)
-    assert read(cls, told) == read(cls, told, as_text=True) == one
+    written = ADAPTERS[cls].dump_python(one, mode="json")
+    assert written == ADAPTERS[cls].dump_python(one) == one.to_dict()
+    assert json.loads(ADAPTERS[cls].dump_json(one)) == written
+    assert WRITTEN[cls].is_valid(written)
+    assert TAKEN[cls].is_valid(written)
+    assert read(cls, written) == read(cls, written, as_text=True) == one
 
 
 @pytest.mark.parametrize("one", [*FULL, MasterTextToVideo("x")])
-def test_required_is_what_is_always_told(one: Input) -> None:
-    """An answer's required fields are those that are told whether the user has set them or not."""
+def test_required_is_what_is_always_written(one: Input) -> None:
+    """The fields that are always written are required in the schema of answers."""
     schema = schema_of(type(one), "serialization")
     unset = {"negative_prompt", "cfg_scale", "provider", "end_image_url"}
     assert set(schema["required"]) == set(schema["properties"]) - unset
@@ -249,7 +249,7 @@ def test_every_field_is_described(cls: type[Input]) -> None:
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
 def test_any_input_is_one_of_all(mode: str) -> None:
-    """The schema of `Input` names every class, told apart by the mode."""
+    """The schema of `Input` names every class, with the mode as discriminator."""
     schema = schema_of(Input, mode)
     refs = [choice["$ref"] for choice in schema["oneOf"]]
     assert refs == [f"#/$defs/{cls.__name__}" for cls in ONES]

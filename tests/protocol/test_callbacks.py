@@ -73,7 +73,7 @@ def test_any_place() -> None:
 @FREELY
 @given(models, nonces, st.data())
 def test_parts_do_not_run_together(model: str, nonce: str, data: st.DataObject) -> None:
-    """A proof of one model and nonce is none of another, where the same letters follow."""
+    """A signature is valid for its model and nonce only, even if their letters are the same."""
     proof = write_token(model, nonce, SECRET).rpartition("~")[2]
     letters = model + nonce
     cut = data.draw(st.integers(1, len(letters) - 1))
@@ -174,7 +174,7 @@ def test_a_failure() -> None:
 
 @pytest.mark.parametrize("code", [500, "200", None, "none"])
 def test_the_code_beside_it(code: object) -> None:
-    """The envelope's code is not looked at: what became of the task stands in the data."""
+    """The envelope's code is ignored: the state of the task is in the data."""
     envelope = json.loads(body()) | {"code": code}
     if code is None:
         del envelope["code"]
@@ -183,7 +183,7 @@ def test_the_code_beside_it(code: object) -> None:
 
 @pytest.mark.parametrize("state", ["pending", "processing", "processing_r2", "Success", 1])
 def test_unfinished(state: object) -> None:
-    """A state that is not an end, known or not, is none here either."""
+    """Any other state, known or not, is not final."""
     assert not parse_callback(body(state=state), MODEL).state.ended
 
 

@@ -98,7 +98,7 @@ WORDS = st.lists(st.sampled_from(_PARTS)).map("".join)
 @FREELY
 @given(WORDS)
 def test_a_refused_output_is_never_taken_for_the_input(code: str) -> None:
-    """Only a refusal that does not speak of the output is one that the same input meets again."""
+    """Only a refusal that does not mention the output will be repeated for the same input."""
     folded, reason = code.casefold(), reason_for(code)
     refused = any(word in folded for word in ("sensitive", "nsfw", "prohibited", "violation"))
     assert refused is (reason in {FailReason.CONTENT, FailReason.CONTENT_OUTPUT})

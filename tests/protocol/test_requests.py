@@ -374,6 +374,12 @@ def test_plain_http_can_be_allowed(url: str) -> None:
         normalize_base_url("ftp://emulator", allow_http=True)
 
 
+def test_a_base_url_of_another_type() -> None:
+    """A base URL that is not text raises ConfigurationError."""
+    with pytest.raises(ConfigurationError, match="must be a text such as https://api"):
+        normalize_base_url(5)  # type: ignore[arg-type] # on purpose
+
+
 def test_refusal_of_plain_http_names_the_switch() -> None:
     """Who needs plain http is given the switch."""
     with pytest.raises(ConfigurationError, match=r"APIXO_ALLOW_HTTP=1 or KlingClient\(allow_http"):

@@ -80,7 +80,7 @@ def outcome(kind: str, response: Response) -> object:
 
 
 def refusal(kind: str, response: Response) -> KlingError:
-    """Read an answer that is none and give our error."""
+    """Return the error that an answer raises."""
     error = outcome(kind, response)
     assert isinstance(error, APIError | ContractError)
     return error
@@ -214,7 +214,7 @@ def test_urls_and_reasons_only_where_due(state: str) -> None:
     assert snapshot({"state": "success", "failCode": "NSFW"}).reason is None
 
 
-# ----------------------------------------------------------------------- answers that are none
+# ----------------------------------------------------------------------- answers of other servers
 
 
 @pytest.mark.parametrize(
@@ -530,7 +530,7 @@ def test_words_are_one_printable_line() -> None:
 
 
 def test_long_words_are_cut() -> None:
-    """Of the service's words, 200 characters are told."""
+    """Of the service's message, 200 characters are shown."""
     error = refusal("status", answer(envelope(401, message="x" * 10_000), 401))
     assert isinstance(error, APIError)
     assert error.message == "x" * 200
@@ -632,12 +632,12 @@ def test_any_snapshot_of_an_ended_task(data: object) -> None:
 
 
 def parts_of_the_key(text: str) -> list[str]:
-    """Give what of the key stands in a text, in pieces long enough to tell it."""
+    """Return the parts of the key in a text that are long enough to reveal it."""
     return [KEY[at : at + 8] for at in range(len(KEY) - 7) if KEY[at : at + 8] in text]
 
 
-def told(error: BaseException) -> str:
-    """Give everything that an error tells."""
+def texts_of(error: BaseException) -> str:
+    """Return all texts of an error."""
     return f"{error} {error!r} {vars(error)} {error.__cause__!r}"
 
 
@@ -670,7 +670,7 @@ def test_no_error_tells_the_key(
     if isinstance(read, Snapshot):
         read = failure(read)
     assert isinstance(read, KlingError)
-    assert parts_of_the_key(told(read)) == []
+    assert parts_of_the_key(texts_of(read)) == []
 
 
 def failure(read: Snapshot) -> KlingError:
@@ -689,7 +689,7 @@ def test_snapshots_do_not_tell_the_key() -> None:
 
 
 def test_an_answer_does_not_show_its_key() -> None:
-    """How an answer shows itself does not tell the key that went with the request."""
+    """The repr of an answer does not contain the key."""
     assert KEY not in repr(Response(200, b"", {}, secret=KEY))
 
 
@@ -780,7 +780,7 @@ def test_any_retry_after(value: str) -> None:
 @pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("status", [200, 400, 429, 503])
 def test_errors_carry_retry_after(kind: str, status: int) -> None:
-    """Whatever the error, it tells for how long the service asks to be left alone."""
+    """Any error has the service's Retry-After."""
     body = envelope(429 if status == 200 else status)
     error = refusal(kind, answer(body, status, headers={"retry-after": "7"}))
     assert isinstance(error, APIError)
