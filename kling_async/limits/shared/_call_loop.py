@@ -49,8 +49,8 @@ class CallLoop:
             return
         self._is_running = True
         task = self._loop.create_task(self._make_calls())
-        if not task.done():  # an eager task factory runs it at once, and perhaps to its end
-            self._task = task
+        # An eager task factory runs it at once, and perhaps to its end.
+        self._task = self._task if task.done() else task
 
     def report_change(self) -> None:
         """Note that there is something to report with the next call."""
