@@ -39,8 +39,8 @@ class CallLoop:
 
     def update(self) -> None:
         """Find out when the next call is due, and make it then."""
-        if self.stopped or self._is_running or self._loop.is_closed():
-            return
+        if self.stopped or self._is_running or not self._loop.is_running():
+            return  # a slot may be released when its event loop has ended
         when = self._next_call()
         if when is None:
             return
