@@ -28,10 +28,6 @@ _MAX_BURST = 100
 # window keeps the limit whatever the burst is.
 _SMALL_BURST = 4
 
-# While no request waits, so many tokens are taken from the bucket at a time: taking one costs as
-# much. Only from a bucket that holds several times as many, so that a small limit is kept evenly.
-_TOKENS = 8
-
 
 class LocalLimiter(LoopLimiter[LoopState]):
     """Keeps one process within the limits. Several clients may share it.
@@ -88,8 +84,7 @@ class _RequestQueue:
         burst = max(min(_SMALL_BURST, requests_per_minute), requests_per_minute // 60)
         burst = min(_MAX_BURST, burst)
         self._bucket = AsyncLimiter(burst, burst * 60 / requests_per_minute)
-        self._batch = _TOKENS if burst >= 4 * _TOKENS else 1
-        self._tokens = 0  # taken from the bucket, and not used yet
+        self._has_token = False  # taken from the bucket, and not used yet
         self._lock = asyncio.Lock()  # aiolimiter alone lets newcomers overtake
         self._waiting = 0
         self.answer: asyncio.Future[None] | None = None  # awaited by the first in line
@@ -103,11 +98,11 @@ class _RequestQueue:
         """Wait until one more request may be sent, and return its permit."""
         if not self._waiting:
             now = self.loop.time()
-            if not self._tokens and self._bucket.has_capacity(self._batch):
-                await self._bucket.acquire(self._batch)  # does not wait
-                self._tokens = self._batch
-            if self._tokens and self._pause.ends_at <= now and self.window.grant(now):
-                self._tokens -= 1
+            if not self._has_token and self._bucket.has_capacity():
+                await self._bucket.acquire()  # does not wait
+                self._has_token = True
+            if self._has_token and self._pause.ends_at <= now and self.window.grant(now):
+                self._has_token = False
                 return _RequestPermit(self, now)
         self._waiting += 1
         try:
@@ -117,16 +112,16 @@ class _RequestQueue:
             self._waiting -= 1
 
     async def _wait_in_line(self) -> _RequestPermit:
-        if not self._tokens:
+        if not self._has_token:
             await self._bucket.acquire()
-            self._tokens = 1  # if this waiter is cancelled, the next one uses it
+            self._has_token = True  # if this waiter is cancelled, the next one uses it
         # A pause may begin, or grow, meanwhile; the window may be full after it.
         while True:
             now = self.loop.time()
             if now < self._pause.ends_at:
                 await asyncio.sleep(self._pause.ends_at - now)
             elif self.window.grant(now):
-                self._tokens -= 1
+                self._has_token = False
                 return _RequestPermit(self, now)
             elif (when := self.window.next_grant(now)) is not None:
                 await asyncio.sleep(when - now)

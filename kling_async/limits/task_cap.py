@@ -5,8 +5,8 @@ this program does not know: of another program, or of the run before a crash. Th
 answers 429 to a submit. Three rules follow from that:
 
 - *Fall.* A refusal shows that no more tasks fit than run now, so the cap becomes their number.
-  After it, the next task starts when one has ended, or, since unknown tasks end unseen, when
-  some seconds have passed.
+  After it, the next task starts when one has ended, or after some seconds, since the end of an
+  unknown task is not seen.
 - *Rise.* While the cap keeps tasks waiting and no refusal comes, it rises: by 1, 2, 4, ... every
   10 s. A cap of 1 where 1,000 are allowed is overcome in 100 s. A rise that is refused was in
   vain, and the next one comes later: after 20, 40, 80, then 120 s.
@@ -14,7 +14,7 @@ answers 429 to a submit. Three rules follow from that:
   first 20 tasks start, and then twice as many as have been accepted. That is one more round trip
   for each doubling. Submits that hang do not hold up the others: the ramp doubles each second too.
 
-Pure: no clock is read, moments come in as arguments. They must not go backwards.
+Pure: no clock is read, times are arguments. They must not go backwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RAMP_EVERY = 1.0
 
 @define(eq=False)
 class TaskCap:
-    """The most tasks that may run now; of what it is asked and what it learns.
+    """How many tasks may run now, and what is known about it.
 
     Attributes:
         limit: The configured limit; the cap is never above it.
@@ -59,11 +59,11 @@ class TaskCap:
         self._ramp = min(RAMP_START, self.limit)
 
     def try_admit(self, held: int, now: float) -> bool:
-        """Return whether one more task may start. Ask only for one that is ready to.
+        """Return whether one more task may start now; if so, it counts as started.
 
         Args:
             held: How many run or are being submitted.
-            now: The moment.
+            now: The time.
         """
         if held >= self.cap:
             self._rise(now)
@@ -104,7 +104,7 @@ class TaskCap:
         Args:
             started: When `try_admit` let the submit start.
             running: How many tasks are known to run now.
-            now: The moment.
+            now: The time.
         """
         self.cap = min(self.limit, max(1, running))
         self._ramp = self.limit

@@ -1,4 +1,4 @@
-"""Shared limits: four processes, 500 waiters in each, real engines, the vendor's figures.
+"""Shared limits: four processes, 500 waiters in each, real backends, the vendor's figures.
 
 ``python -m tests.bench shared`` takes about two minutes, ``shared-full`` watches 150 s. The
 crowds run at the same time, each with limits of a name of its own. Moments are those of the
@@ -55,34 +55,34 @@ LEASES_FOR = 34.0
 
 
 class Counted:
-    """Counts the calls of an engine."""
+    """Counts the calls of a backend."""
 
-    def __init__(self, engine: LimitsBackend) -> None:
-        self._engine = engine
+    def __init__(self, backend: LimitsBackend) -> None:
+        self._backend = backend
         self.calls = 0
 
     async def reserve(self, number: int, report: Report, pace: RequestSchedule) -> Reservation:
         """Count, and pass it on."""
         self.calls += 1
-        return await self._engine.reserve(number, report, pace)
+        return await self._backend.reserve(number, report, pace)
 
     async def pause(self, delay: float, age: float) -> PauseStatus:
         """Count, and pass it on."""
         self.calls += 1
-        return await self._engine.pause(delay, age)
+        return await self._backend.pause(delay, age)
 
     async def update_leases(self, change: LeaseUpdate) -> LeaseStatus:
         """Count, and pass it on."""
         self.calls += 1
-        return await self._engine.update_leases(change)
+        return await self._backend.update_leases(change)
 
     async def peek(self) -> Usage:
         """Pass it on."""
-        return await self._engine.peek()
+        return await self._backend.peek()
 
     async def close(self) -> None:
         """Pass it on."""
-        await self._engine.close()
+        await self._backend.close()
 
 
 class WrongLoop(asyncio.SelectorEventLoop):
@@ -93,19 +93,19 @@ class WrongLoop(asyncio.SelectorEventLoop):
         return super().time() + WRONG
 
 
-async def begin(engine: LimitsBackend) -> None:
+async def begin(backend: LimitsBackend) -> None:
     """Connect, say so, and wait for the word to begin."""
-    await engine.peek()
+    await backend.peek()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
 
 async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
-    """Let a crowd ask without end; tell what came of it."""
-    engine = Counted(create_backend(url, name))
-    limiter = SharedLimiter(engine, limits=Limits(LIMIT), name=name)
+    """Let a crowd ask without end; return the figures."""
+    backend = Counted(create_backend(url, name))
+    limiter = SharedLimiter(backend, limits=Limits(LIMIT), name=name)
     moments: list[float] = []
-    await begin(engine)
+    await begin(backend)
     end, cpu = time.monotonic() + seconds, time.process_time()
 
     async def one() -> None:
@@ -122,16 +122,16 @@ async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
         waiter.cancel()
     await asyncio.wait(waiters)
     await limiter.close()
-    await engine.close()
-    return {"moments": moments, "calls": engine.calls, "cpu": cpu}
+    await backend.close()
+    return {"moments": moments, "calls": backend.calls, "cpu": cpu}
 
 
 async def hold(url: str, name: str, seconds: float) -> None:
-    """Take slots and give them back without end; tell of each at once, since we may be killed."""
-    engine = create_backend(url, name)
+    """Acquire and release slots without end; print each at once, since it may be killed."""
+    backend = create_backend(url, name)
     limits = Limits(concurrent_tasks=SLOTS, presumed_lifetime=LIFETIME)
-    limiter = SharedLimiter(engine, limits=limits, name=name)
-    await begin(engine)
+    limiter = SharedLimiter(backend, limits=limits, name=name)
+    await begin(backend)
     end = time.monotonic() + seconds
 
     async def one(number: int) -> None:
@@ -152,7 +152,7 @@ async def hold(url: str, name: str, seconds: float) -> None:
         worker.cancel()
     await asyncio.wait(workers)
     await limiter.close()
-    await engine.close()
+    await backend.close()
 
 
 def be(what: str, url: str, name: str, seconds: str, wrong: str) -> None:
@@ -188,15 +188,15 @@ class Child:
             limit=64 * 1024 * 1024,
         )
         made = cls(process)
-        told = await made._from.readline()
-        assert told == b"ready\n", told
+        line = await made._from.readline()
+        assert line == b"ready\n", line
         return made
 
     def begin(self) -> None:
-        """Give the word."""
+        """Let it begin."""
         self._to.write(b"go\n")
 
-    async def told(self) -> list[Any]:
+    async def read_results(self) -> list[Any]:
         """Return all that it says to its end."""
         lines = (await self._from.read()).splitlines()
         await self.process.wait()
@@ -216,9 +216,9 @@ class Crowd:
 
 async def watch(crowd: Crowd, children: list[Child]) -> None:
     """Print the figures of one crowd."""
-    told = [(await child.told())[0] for child in children]
-    shares = [len(one["moments"]) for one in told]
-    moments = sorted(moment for one in told for moment in one["moments"])
+    results = [(await child.read_results())[0] for child in children]
+    shares = [len(one["moments"]) for one in results]
+    moments = sorted(moment for one in results for moment in one["moments"])
     used = (len(moments) - 1) / (moments[-1] - moments[0]) * 60 / LIMIT
     equal = len(moments) / PROCESSES
     figures.row(
@@ -226,8 +226,8 @@ async def watch(crowd: Crowd, children: list[Child]) -> None:
         f"{fullest(moments):,}",
         f"{used:.1%}",
         f"{min(shares) / equal:.3f}-{max(shares) / equal:.3f}",
-        f"{sum(one['calls'] for one in told) / len(moments):.3f}",
-        f"{sum(one['cpu'] for one in told) / len(moments) * 1e6:.0f} µs",
+        f"{sum(one['calls'] for one in results) / len(moments):.3f}",
+        f"{sum(one['cpu'] for one in results) / len(moments) * 1e6:.0f} µs",
     )
 
 
@@ -277,17 +277,17 @@ async def leases(title: str, url: str) -> None:
     for one in children:
         one.begin()
     begun = time.monotonic()
-    reading = [asyncio.create_task(one.told()) for one in children]
+    reading = [asyncio.create_task(one.read_results()) for one in children]
     await asyncio.sleep(KILLED_AT)
     children[0].process.kill()
     killed = time.monotonic()
-    told = await asyncio.gather(*reading)
+    results = await asyncio.gather(*reading)
     changes: list[tuple[float, int]] = []
-    for number, events in enumerate(told):
+    for number, events in enumerate(results):
         begins = {ref: at for ref, taken, at in events if taken}
         ends = {ref: at for ref, taken, at in events if not taken}
         for ref, at in begins.items():
-            # What the dead one held goes on at the service: its lease counts to the end.
+            # Tasks of the dead one still run at the service: its lease counts to the end.
             end = ends.get(ref, at + LIFETIME - 0.1 if number == 0 else float("inf"))
             changes += [(at, 1), (end, -1)]
     changes.sort()
@@ -296,7 +296,7 @@ async def leases(title: str, url: str) -> None:
         used += change
         most = max(most, used)
         levels.append((at, used))
-    alive = sorted((at, 1 if taken else -1) for events in told[1:] for _ref, taken, at in events)
+    alive = sorted((at, 1 if taken else -1) for events in results[1:] for _ref, taken, at in events)
     lives, again = 0, float("inf")
     for at, change in alive:
         lives += change
@@ -315,7 +315,7 @@ async def leases(title: str, url: str) -> None:
         f"{share(begun + 6, killed):.1%}",
         f"{again:.1f} s",
         f"{share(lost, begun + LEASES_FOR - 1):.1%}",
-        f"{mean(len(events) for events in told[1:]) / 2:.0f}",
+        f"{mean(len(events) for events in results[1:]) / 2:.0f}",
     )
 
 

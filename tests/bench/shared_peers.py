@@ -152,7 +152,7 @@ async def measure(library: str, server: Server, *, wrong: bool) -> list[str]:
     ]
     for child in children:
         child.begin()
-    shares = [(await child.told())[0] for child in children]
+    shares = [(await child.read_results())[0] for child in children]
     moments = sorted(at for share in shares for _, at in share)
     waits = sorted(at - asked for share in shares for asked, at in share)
     equal = len(moments) / PROCESSES

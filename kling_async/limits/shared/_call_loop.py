@@ -39,8 +39,8 @@ class CallLoop:
 
     def update(self) -> None:
         """Find out when the next call is due, and make it then."""
-        if self.stopped or self._is_running or self._loop.is_closed():
-            return
+        if self.stopped or self._is_running or not self._loop.is_running():
+            return  # a slot may be released when its event loop has ended
         when = self._next_call()
         if when is None:
             return
@@ -49,8 +49,8 @@ class CallLoop:
             return
         self._is_running = True
         task = self._loop.create_task(self._make_calls())
-        if not task.done():  # an eager task factory runs it at once, and perhaps to its end
-            self._task = task
+        # An eager task factory runs it at once, and perhaps to its end.
+        self._task = self._task if task.done() else task
 
     def report_change(self) -> None:
         """Note that there is something to report with the next call."""

@@ -435,3 +435,36 @@ def test_a_permit_of_another_loop() -> None:
     again.answered()
     run(limiter.close())
     assert run(backend.peek()).requests == 3
+
+
+async def test_a_refusal_while_another_one_is_reported(share: Share) -> None:
+    """A pause that is extended while its report is in flight is reported again."""
+    backend = MemoryLimitsBackend(round_trip=0.2)
+    limiter = share(backend, FAST)
+    first = await limiter.request()
+    await asyncio.sleep(0.1)
+    second = await limiter.request()
+    assert limiter.pause(5.0, first)
+    await asyncio.sleep(0.05)
+    assert limiter.pause(9.0, second)
+    await asyncio.sleep(0.5)
+    assert 8 < (await backend.peek()).pause < 9
+
+
+def test_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was forked reports under a name of its own, and nothing of its parent's."""
+    backend = MemoryLimitsBackend(lambda: 0.0)
+    limiter = SharedLimiter(backend, limits=Limits(60), recovery_delay=0)
+
+    async def ask() -> set[str]:
+        await limiter.request()
+        await limiter.slot()
+        return {lease.holder for lease in (await backend.peek()).leases}
+
+    parent = run(ask())
+    monkeypatch.setattr("os.getpid", lambda: 12_345)
+    both = run(ask())
+    assert len(parent) == 1
+    assert any(":12345:" in holder for holder in both - parent)
+    assert run(backend.peek()).requests == 2
+    run(limiter.close())
