@@ -169,7 +169,7 @@ class Batch:
             raise ConfigurationError("a run of this batch has not ended: end its loop first")
         self._idle.clear()
         try:
-            if (folder := self._options.folder) is not None:  # before anything is paid
+            if (folder := run.folder) is not None:  # before anything is paid
                 await run_in_thread(lambda: check_folder(folder))
             run.guard.started = (await self._journal.summary()).attempts
             self._run = run

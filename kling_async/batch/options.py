@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from math import isfinite
-from pathlib import Path
 from typing import TypedDict
 
 from attrs import frozen
@@ -83,11 +82,6 @@ class BatchOptions:
                 f"min_balance must be a number of US dollars, not {self.min_balance!r}"
             )
         check_timeout(self.timeout)
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder for the videos, as a path."""
-        return None if self.download_to is None else Path(self.download_to)
 
 
 class BatchKeywords(TypedDict, total=False):

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,6 @@ from kling_async.tasks.fan_out import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
-    from pathlib import Path
 
     from kling_async.batch.claims import Claims
     from kling_async.batch.options import BatchOptions
@@ -75,7 +75,7 @@ class BatchRun:
         self.client = client
         self.journal = journal
         self.options = options
-        self.folder = options.folder
+        self.folder = None if options.download_to is None else Path(options.download_to)
         self.guard = guard
         self.claims = claims
         self.counts: Counter[ItemState] = Counter()

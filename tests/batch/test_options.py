@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -17,8 +16,7 @@ def test_defaults() -> None:
     assert not (options.resubmit_unsure)
     assert not (options.resubmit_rejected)
     assert not (options.resubmit_failed)
-    assert options.folder is None
-    assert BatchOptions(download_to="videos").folder == Path("videos")
+    assert options.download_to is None
 
 
 def test_keywords_are_the_fields() -> None:
