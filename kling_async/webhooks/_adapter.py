@@ -61,7 +61,7 @@ async def open_client(client: Client, relay: Relay | None = None) -> AsyncIterat
 
 
 def require_client(kling: object, remedy: str) -> KlingClient:
-    """Return the open client; raise an error with the remedy if there is none."""
+    """Return the open client; raise an error with the remedy if no client is open."""
     if not isinstance(kling, KlingClient):
         raise ConfigurationError(f"no client is open here: {remedy}")
     return kling
