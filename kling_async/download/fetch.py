@@ -27,8 +27,14 @@ from kling_async._utils.shielding import run_in_thread
 from kling_async.download import files
 from kling_async.download.names import alternative_names
 from kling_async.download.parts import Part, remove_stale
-from kling_async.download.source import CHUNK_BYTES, GRACE, NotReadyError, Source
-from kling_async.errors import AnswerLostError, APIError, DownloadError, RequestError
+from kling_async.download.source import CHUNK_BYTES, GRACE, Source
+from kling_async.errors import (
+    AnswerLostError,
+    APIError,
+    DownloadError,
+    RequestError,
+    ResultExpiredError,
+)
 from kling_async.policy.retry import backoff
 from kling_async.results import SavedFile
 
@@ -64,10 +70,10 @@ class FileDownload:
             try:
                 async with self._job.session.slots:
                     return await self._attempt()
-            except NotReadyError as error:
+            except ResultExpiredError as error:
                 missing_since = min(missing_since, clock())
-                if clock() - missing_since >= GRACE:
-                    raise self._source.expired(error.status, young=True) from None
+                if not error.retryable or clock() - missing_since >= GRACE:
+                    raise
                 chance = (1 + random()) / 2  # noqa: S311 - jitter
                 delay = backoff(attempt, retry.base, _GRACE_CAP, chance)
             except OSError as error:

@@ -100,14 +100,6 @@ def is_young(ended_at: Collection[datetime], now: Collection[datetime]) -> bool:
     return any(moment - ended < _YOUNG for ended in ended_at for moment in now)
 
 
-class NotReadyError(Exception):
-    """A file does not exist yet."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
 class Source:
     """One URL of a download."""
 
@@ -121,8 +113,7 @@ class Source:
 
         Raises:
             RequestError, APIError: The attempt failed; another one may succeed.
-            NotReadyError: The file does not exist yet.
-            ResultExpiredError: The URL is dead.
+            ResultExpiredError: The URL is dead; if retryable, the file may not exist yet.
             DownloadError: Another attempt would fail, too.
             NoSpaceError, OSError: The part cannot be written.
         """
@@ -178,12 +169,10 @@ class Source:
         status = response.status
         if status in _DEAD:
             now = [datetime.now(UTC), *_date(response)]
-            young = self._job.patient and is_young(self._job.ended_at, now)
-            if young and status != _GONE:
-                raise NotReadyError(status)
-            if not self._job.renewable:
+            young = self._job.patient and status != _GONE and is_young(self._job.ended_at, now)
+            if not young and not self._job.renewable:
                 part.reset()  # no later attempt can resume it
-            raise self.expired(status)
+            raise self._expired(status, young=young)
         if status == PROXY_AUTHENTICATION:
             raise self.error(f"{self._url} cannot be fetched: {PROXY_REFUSES_CREDENTIALS}")
         if status != _OK:
@@ -234,8 +223,7 @@ class Source:
         if data:
             await run_in_thread(write)
 
-    def expired(self, status: int, *, young: bool = False) -> ResultExpiredError:
-        """Return the error of a URL that is dead, or that has not become available in time."""
+    def _expired(self, status: int, *, young: bool) -> ResultExpiredError:
         text = f"{self._url} is dead (HTTP {status}); result URLs live for 15 days at most"
         if young:
             text = (

@@ -60,9 +60,11 @@ async def open_client(client: Client, relay: Relay | None = None) -> AsyncIterat
         yield kling
 
 
-def no_client(remedy: str) -> ConfigurationError:
-    """Return the error of a handler that requests a client where none is open."""
-    return ConfigurationError(f"no client is open here: {remedy}")
+def require_client(kling: object, remedy: str) -> KlingClient:
+    """Return the open client; raise an error with the remedy if no client is open."""
+    if not isinstance(kling, KlingClient):
+        raise ConfigurationError(f"no client is open here: {remedy}")
+    return kling
 
 
 def error_response(error: KlingError) -> ProblemResponse:

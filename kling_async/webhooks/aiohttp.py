@@ -82,9 +82,7 @@ def client(request: web.Request) -> KlingClient:
     It is found within sub-applications, too.
     """
     kling = request.config_dict.get(CLIENT)
-    if kling is None:
-        raise _adapter.no_client("append aiohttp.lifespan(kling) to app.cleanup_ctx")
-    return kling
+    return _adapter.require_client(kling, "append aiohttp.lifespan(kling) to app.cleanup_ctx")
 
 
 @web.middleware

@@ -66,9 +66,7 @@ def client(scope: Mapping[str, object]) -> KlingClient:
     """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`."""
     state = scope.get("state")
     kling = state.get(STATE) if isinstance(state, Mapping) else None
-    if kling is None:
-        raise _adapter.no_client("wrap the application in asgi.lifespan(kling, app), and run that")
-    return cast("KlingClient", kling)
+    return _adapter.require_client(kling, "wrap the application in asgi.lifespan(kling, app)")
 
 
 def answer_errors(app: App) -> App:

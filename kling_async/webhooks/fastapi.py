@@ -75,12 +75,9 @@ async def client(connection: HTTPConnection) -> KlingClient:
 
     Use it as a dependency: ``Depends(client)``.
     """
-    state = connection.scope.get("state", {})
-    if (kling := state.get(asgi.STATE)) is None:
-        raise _adapter.no_client(
-            "use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state"
-        )
-    return cast("KlingClient", kling)
+    kling = connection.scope.get("state", {}).get(asgi.STATE)
+    remedy = "use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state"
+    return _adapter.require_client(kling, remedy)
 
 
 def answer_errors(app: FastAPI) -> None:

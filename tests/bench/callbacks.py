@@ -56,20 +56,20 @@ def emulator() -> Iterator[tuple[str, str]]:
 
 @asynccontextmanager
 async def receiving(arrived: dict[str, float]) -> AsyncIterator[Inbox]:
-    """Run a server for callbacks beside the client, and note when each was taken."""
+    """Run a server for callbacks beside the client, and record when each has arrived."""
     app = web.Application()
     runner = web.AppRunner(app, access_log=None)
 
-    class Noting(Inbox):
-        def handle(self, method: str, path: str, query: str, body: bytes) -> int:
+    class RecordingInbox(Inbox):
+        def deliver(self, token: tuple[str, str], body: bytes) -> int:
             arrived.setdefault(json.loads(body)["data"]["taskId"], time.monotonic())
-            return super().handle(method, path, query, body)
+            return super().deliver(token, body)
 
     door = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1")
     port = door.sockets[0].getsockname()[1]
     door.close()
     await door.wait_closed()
-    inbox = Noting(f"http://127.0.0.1:{port}/kling", secret=SECRET)
+    inbox = RecordingInbox(f"http://127.0.0.1:{port}/kling", secret=SECRET)
     app.add_routes(aiohttp.routes(inbox, prefix="/kling"))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -106,7 +106,7 @@ async def generate(url: str, key: str, *, called_back: bool) -> Seen:
 
     async with receiving(arrived) as inbox:
         make = partial(KlingClient, key, base_url=url, hooks=[count_calls])
-        # Without callbacks it is told when such tasks end here, as it would learn by itself.
+        # Without callbacks it is given the duration of such tasks, as it would learn by itself.
         kling = make(inbox=inbox) if called_back else make(polling=Polling(first=60 / SPEED))
         async with kling, asyncio.TaskGroup() as waiters:
             for number in range(TASKS):
@@ -131,8 +131,8 @@ def waking() -> None:
     figures.row("a callback's arrival until the waiter knows", f"{median(woken) * 1000:.1f} ms")
 
 
-class Heard:
-    """Stands for clients with any number of tasks."""
+class KnowsAll:
+    """A listener in place of clients with any number of tasks."""
 
     def handle(self, callback: Callback) -> bool:
         """Know every task."""
@@ -140,9 +140,9 @@ class Heard:
 
 
 def serve(edge: str) -> None:
-    """Take callbacks through one edge until standard input ends."""
-    inbox, heard = Inbox("http://127.0.0.1:1", secret=SECRET), Heard()
-    inbox.join(heard)
+    """Receive callbacks through one adapter until standard input ends."""
+    inbox, listener = Inbox("http://127.0.0.1:1", secret=SECRET), KnowsAll()
+    inbox.join(listener)
     app = web.Application()
     app.add_routes(aiohttp.routes(inbox))
 
@@ -247,8 +247,8 @@ def taking() -> None:
         name = {"aiohttp": "aiohttp.routes", "asgi": "asgi.app, uvicorn with h11"}[edge]
         rates = genuine / alone, forged / flood, (among + others) / both, among / SENDING
         figures.row(name, *(f"{rate:,.0f}" for rate in rates[:3]), f"{rates[3]:,.0f} /s")
-    inbox, heard = Inbox("http://127.0.0.1:1", secret=SECRET), Heard()
-    inbox.join(heard)
+    inbox, listener = Inbox("http://127.0.0.1:1", secret=SECRET), KnowsAll()
+    inbox.join(listener)
     for name, secret in (("genuine", SECRET), ("forged", "what a stranger made up")):
         make = requests(secret)
         sent = [make() for _ in range(20_000)]

@@ -104,6 +104,33 @@ async def test_types_that_hosts_give(kind: str, serve_app: ServeApp, tmp_path: P
     assert (tmp_path / "task_1.mp4").read_bytes() == VIDEO
 
 
+# ----------------------------------------------------------------------- what waiting does not help
+
+
+async def test_a_port_without_tls(serve_app: ServeApp, tmp_path: Path) -> None:
+    """A failure that no attempt would overcome is raised at once, with what to do."""
+
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(body=VIDEO)
+
+    url = (await serve_app(serve)).replace("http://", "https://")
+    with pytest.raises(DownloadError, match="does not speak TLS") as caught:
+        await download(result(f"{url}/x.mp4"), tmp_path)
+    assert not caught.value.retryable
+    assert asyncio.get_running_loop().time() < 1
+
+
+async def test_a_proxy_that_requires_a_password(serve_app: ServeApp, tmp_path: Path) -> None:
+    """407 is the answer of a proxy that was given no credentials, or wrong ones."""
+
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(status=407)
+
+    with pytest.raises(DownloadError, match=r"the proxy .* user and password") as caught:
+        await download(result(f"{await serve_app(serve)}/x.mp4"), tmp_path)
+    assert not caught.value.retryable
+
+
 # ------------------------------------------------------------------------------ not there, or dead
 
 

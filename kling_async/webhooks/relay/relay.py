@@ -36,23 +36,19 @@ from kling_async.webhooks.relay._message import MAX_LENGTH, format_line, parse_l
 from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kling_async.protocol.callbacks import Callback
     from kling_async.webhooks.inbox import Inbox
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")
 
-# Callbacks that wait to be published. While the backend is unavailable, new ones replace the
-# oldest: by then, polls have found the ends of those tasks.
+# Callbacks that wait to be published. New ones replace the oldest, whose ends polls have found.
 _MAX_PENDING: Final = 2_000
 
 # Lines that are published in one call.
 _BATCH: Final = 200
 
-# Callbacks of one submit that are published. The service sends each four times at most, and a
-# stranger who learns a URL cannot have more of them relayed.
+# Callbacks of one submit that are published: as many as the service sends at most.
 _MAX_PUBLISHED: Final = 4
 
 # Submits, and lines, that are remembered: those of a minute at the highest known limits.
@@ -147,12 +143,7 @@ class Relay:
         self._inbox.join(self)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     @property
