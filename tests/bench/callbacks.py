@@ -106,7 +106,7 @@ async def generate(url: str, key: str, *, called_back: bool) -> Seen:
 
     async with receiving(arrived) as inbox:
         make = partial(KlingClient, key, base_url=url, hooks=[count_calls])
-        # Without callbacks it is told when such tasks end here, as it would learn by itself.
+        # Without callbacks it is notified here when such tasks end, as it would find out by itself.
         kling = make(inbox=inbox) if called_back else make(polling=Polling(first=60 / SPEED))
         async with kling, asyncio.TaskGroup() as waiters:
             for number in range(TASKS):
@@ -131,8 +131,8 @@ def waking() -> None:
     figures.row("a callback's arrival until the waiter knows", f"{median(woken) * 1000:.1f} ms")
 
 
-class Heard:
-    """Stands for clients with any number of tasks."""
+class Receiver:
+    """Replaces clients with any number of tasks."""
 
     def handle(self, callback: Callback) -> bool:
         """Know every task."""
@@ -141,8 +141,8 @@ class Heard:
 
 def serve(edge: str) -> None:
     """Take callbacks through one edge until standard input ends."""
-    inbox, heard = Inbox("http://127.0.0.1:1", secret=SECRET), Heard()
-    inbox.join(heard)
+    inbox, receiver = Inbox("http://127.0.0.1:1", secret=SECRET), Receiver()
+    inbox.join(receiver)
     app = web.Application()
     app.add_routes(aiohttp.routes(inbox))
 
@@ -247,8 +247,8 @@ def taking() -> None:
         name = {"aiohttp": "aiohttp.routes", "asgi": "asgi.app, uvicorn with h11"}[edge]
         rates = genuine / alone, forged / flood, (among + others) / both, among / SENDING
         figures.row(name, *(f"{rate:,.0f}" for rate in rates[:3]), f"{rates[3]:,.0f} /s")
-    inbox, heard = Inbox("http://127.0.0.1:1", secret=SECRET), Heard()
-    inbox.join(heard)
+    inbox, receiver = Inbox("http://127.0.0.1:1", secret=SECRET), Receiver()
+    inbox.join(receiver)
     for name, secret in (("genuine", SECRET), ("forged", "what a stranger made up")):
         make = requests(secret)
         sent = [make() for _ in range(20_000)]

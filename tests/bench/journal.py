@@ -3,7 +3,7 @@
 It is written to a file, and to a PostgreSQL on this machine that waits for its disk, too.
 
 Each brings items of its own through the four transitions of a batch. A turn of the loop is what
-it does between two looks at its sockets. The longest turn is told twice: by the clock, which
+it does between two looks at its sockets. The longest turn is reported twice: by the clock, which
 other programs on the machine lengthen, and in CPU time of the loop's thread, which they do not.
 The lag of a timer holds all of that, and the waits for the interpreter while the journal's
 thread has it. Beside it stands an idle loop: what the machine does by itself.
@@ -50,7 +50,7 @@ class Selector(selectors.DefaultSelector):
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self.clock = self.cpu = 0.0
         self._begun = time.perf_counter(), time.thread_time()
 
@@ -108,7 +108,7 @@ async def write(journal: Journal, selector: Selector) -> dict[str, float]:
         counts = (await journal.summary()).counts
     assert counts[ItemState.SAVED] == len(items)
     done = 4 * len(items)
-    return {"pace": done / took, "pace_cpu": done / cpu, **told(moments, selector)}
+    return {"pace": done / took, "pace_cpu": done / cpu, **reported(moments, selector)}
 
 
 async def idle(selector: Selector) -> dict[str, float]:
@@ -118,10 +118,10 @@ async def idle(selector: Selector) -> dict[str, float]:
     selector.forget()
     await asyncio.sleep(IDLE)
     ticking.cancel()
-    return told(moments, selector)
+    return reported(moments, selector)
 
 
-def told(moments: list[float], selector: Selector) -> dict[str, float]:
+def reported(moments: list[float], selector: Selector) -> dict[str, float]:
     """Return how long the loop was busy, and how late."""
     late = [max(0.0, after - before - TICK) for before, after in pairwise(moments)]
     return {

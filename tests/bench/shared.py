@@ -101,7 +101,7 @@ async def begin(engine: LimitsBackend) -> None:
 
 
 async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
-    """Let a crowd ask without end; tell what came of it."""
+    """Let a crowd ask without end; report what came of it."""
     engine = Counted(create_backend(url, name))
     limiter = SharedLimiter(engine, limits=Limits(LIMIT), name=name)
     moments: list[float] = []
@@ -127,7 +127,7 @@ async def ask(url: str, name: str, seconds: float) -> dict[str, Any]:
 
 
 async def hold(url: str, name: str, seconds: float) -> None:
-    """Take slots and give them back without end; tell of each at once, since we may be killed."""
+    """Acquire and release slots without end; report each at once: the process may be killed."""
     engine = create_backend(url, name)
     limits = Limits(concurrent_tasks=SLOTS, presumed_lifetime=LIFETIME)
     limiter = SharedLimiter(engine, limits=limits, name=name)
@@ -188,15 +188,15 @@ class Child:
             limit=64 * 1024 * 1024,
         )
         made = cls(process)
-        told = await made._from.readline()
-        assert told == b"ready\n", told
+        reported = await made._from.readline()
+        assert reported == b"ready\n", reported
         return made
 
     def begin(self) -> None:
         """Give the word."""
         self._to.write(b"go\n")
 
-    async def told(self) -> list[Any]:
+    async def read_all(self) -> list[Any]:
         """Return all that it says to its end."""
         lines = (await self._from.read()).splitlines()
         await self.process.wait()
@@ -216,9 +216,9 @@ class Crowd:
 
 async def watch(crowd: Crowd, children: list[Child]) -> None:
     """Print the figures of one crowd."""
-    told = [(await child.told())[0] for child in children]
-    shares = [len(one["moments"]) for one in told]
-    moments = sorted(moment for one in told for moment in one["moments"])
+    reported = [(await child.read_all())[0] for child in children]
+    shares = [len(one["moments"]) for one in reported]
+    moments = sorted(moment for one in reported for moment in one["moments"])
     used = (len(moments) - 1) / (moments[-1] - moments[0]) * 60 / LIMIT
     equal = len(moments) / PROCESSES
     figures.row(
@@ -226,8 +226,8 @@ async def watch(crowd: Crowd, children: list[Child]) -> None:
         f"{fullest(moments):,}",
         f"{used:.1%}",
         f"{min(shares) / equal:.3f}-{max(shares) / equal:.3f}",
-        f"{sum(one['calls'] for one in told) / len(moments):.3f}",
-        f"{sum(one['cpu'] for one in told) / len(moments) * 1e6:.0f} µs",
+        f"{sum(one['calls'] for one in reported) / len(moments):.3f}",
+        f"{sum(one['cpu'] for one in reported) / len(moments) * 1e6:.0f} µs",
     )
 
 
@@ -277,17 +277,17 @@ async def leases(title: str, url: str) -> None:
     for one in children:
         one.begin()
     begun = time.monotonic()
-    reading = [asyncio.create_task(one.told()) for one in children]
+    reading = [asyncio.create_task(one.read_all()) for one in children]
     await asyncio.sleep(KILLED_AT)
     children[0].process.kill()
     killed = time.monotonic()
-    told = await asyncio.gather(*reading)
+    reported = await asyncio.gather(*reading)
     changes: list[tuple[float, int]] = []
-    for number, events in enumerate(told):
+    for number, events in enumerate(reported):
         begins = {ref: at for ref, taken, at in events if taken}
         ends = {ref: at for ref, taken, at in events if not taken}
         for ref, at in begins.items():
-            # What the dead one held goes on at the service: its lease counts to the end.
+            # What the dead one held continues at the service: its lease counts to the end.
             end = ends.get(ref, at + LIFETIME - 0.1 if number == 0 else float("inf"))
             changes += [(at, 1), (end, -1)]
     changes.sort()
@@ -296,7 +296,8 @@ async def leases(title: str, url: str) -> None:
         used += change
         most = max(most, used)
         levels.append((at, used))
-    alive = sorted((at, 1 if taken else -1) for events in told[1:] for _ref, taken, at in events)
+    living = [event for events in reported[1:] for event in events]
+    alive = sorted((at, 1 if taken else -1) for _ref, taken, at in living)
     lives, again = 0, float("inf")
     for at, change in alive:
         lives += change
@@ -315,7 +316,7 @@ async def leases(title: str, url: str) -> None:
         f"{share(begun + 6, killed):.1%}",
         f"{again:.1f} s",
         f"{share(lost, begun + LEASES_FOR - 1):.1%}",
-        f"{mean(len(events) for events in told[1:]) / 2:.0f}",
+        f"{mean(len(events) for events in reported[1:]) / 2:.0f}",
     )
 
 

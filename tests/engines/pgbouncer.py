@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.engines.ports import held
-from tests.engines.postgres import NOBODY, PASSWORD
+from tests.engines.postgres import PASSWORD, UNPRIVILEGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +66,9 @@ def serving(server: Server) -> Iterator[int]:
             SETTINGS.format(host=server.host, server=server.port, password=PASSWORD, port=port)
         )
         if os.geteuid() == 0:
-            who = {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
+            who = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": ()}
             for path in (folder, file):
-                os.chown(path, NOBODY, NOBODY)
+                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
         keep = ["/bin/sh", "-c", KEEPER, "sh", found, str(file)]
         with subprocess.Popen(keep, stdin=subprocess.PIPE, cwd=folder, **who):
             assert _answers(port), (folder / "log").read_text()

