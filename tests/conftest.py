@@ -55,8 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run more tests at once than there are cores: many wait for servers and processes."""
-    return 2 * (os.cpu_count() or 1)
+    """Run more tests at once than there are cores: many wait for servers and processes.
+
+    Not many more: each worker imports and collects all tests for itself.
+    """
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -130,7 +130,6 @@ def test_every_module_has_a_test_file(figure: Figure) -> None:
     assert not missing, listing(missing)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_every_folder_of_tests_mirrors_one_of_the_package() -> None:
     """A folder with tests has the name and the place of a folder of the package."""
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
@@ -142,7 +141,6 @@ def test_every_folder_of_tests_mirrors_one_of_the_package() -> None:
     assert not strange, listing(strange)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_no_test_file_is_too_long(figure: Figure) -> None:
     """A test file that can be read at one sitting has at most 1,000 lines."""
     lengths = {
@@ -155,7 +153,6 @@ def test_no_test_file_is_too_long(figure: Figure) -> None:
     assert not too_long, listing(too_long)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_every_place_that_contributing_names_exists(figure: Figure) -> None:
     """Each path in CONTRIBUTING's table "Where is ..." is a file or a folder."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -283,7 +280,6 @@ def defines_nothing(node: ast.stmt) -> bool:
             return False
 
 
-@pytest.mark.xfail(strict=False, reason="the lazy loader is still being shared")
 def test_init_files_define_nothing() -> None:
     """An `__init__.py` has a docstring, imports, `__all__` and the lazy face, and no code."""
     found = [

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 GRACE = 0.0005
 
 # Virtual seconds that one turn of the loop takes. Without them, code that sets a timer for a
-# moment too near to be told from now would turn forever.
+# moment that is too near to differ from now would run forever.
 TICK = 1e-8
 
 

@@ -12,4 +12,4 @@ FOLDER: Final = Path(__file__).parent / "samples"
 """Serve it: ``Emulator(samples=FOLDER)`` answers under ``/samples/fox.jpg`` and so on."""
 
 DEMO: Final = FOLDER / "demo.jsonl"
-"""Inputs as JSON Lines, in which ``{emulator}`` stands for the emulator's origin."""
+"""Inputs as JSON Lines, in which ``{emulator}`` is replaced by the emulator's origin."""

@@ -1,4 +1,4 @@
-"""A transport that answers from a script: the real client, with no network at all."""
+"""A transport that answers from a script: the real client without a network."""
 
 from __future__ import annotations
 

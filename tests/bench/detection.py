@@ -18,10 +18,10 @@ OURS: dict[str, tuple[Case, float | None]] = {
     "1,000 running": (Case(8_000, FULL, staggered=True), 0.8),
     "1,000 running, submitted together": (Case(8_000, FULL), None),
     "1,000 running, answered at once": (Case(8_000, FULL, latency=AT_ONCE, staggered=True), None),
-    "1,000 running, times not told": (Case(8_000, FULL, told=False, staggered=True), None),
+    "1,000 running, times not reported": (Case(8_000, FULL, reported=False, staggered=True), None),
     "100 running": (Case(3_000, TENTH), 0.6),
     "100 running, answered at once": (Case(3_000, TENTH, latency=AT_ONCE), None),
-    "100 running, times not told": (Case(3_000, TENTH, told=False), None),
+    "100 running, times not reported": (Case(3_000, TENTH, reported=False), None),
 }
 FIXED = {
     f"{name}{', within the limit' * kept}": Case(4_000, schedule=name, unlimited=not kept)

@@ -24,7 +24,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def quartiles(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Tell how far the ratios of single rounds lie apart."""
+    """Return how far the ratios of single rounds lie apart."""
     low, _, high = quantiles([one / other for one, other in zip(ours, theirs, strict=True)], n=4)
     return f"{low:.2f}-{high:.2f}"
 

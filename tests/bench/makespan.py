@@ -13,7 +13,7 @@ from tests.bench.simulation import DURATION, Case, Figures, simulate, simulate_a
 CAP = Case(20_000)
 CASES = {
     "20,000 tasks": CAP,
-    "times not told": Case(5_000, told=False),
+    "times not reported": Case(5_000, reported=False),
     "tasks after 200 s take twice as long": Case(5_000, slow_after=200.0),
     "1 % take half an hour, waited for 10 min": Case(5_000, stuck=0.01, timeout=600.0),
     "10 requests a minute, 3 slots": Case(60, Limits(10, 3)),
@@ -52,7 +52,7 @@ def show_bound(figure: Figures) -> None:
 
 def main() -> None:
     """Print the table."""
-    figures.title("Simulated: makespan, at 1,000 slots unless told otherwise")
+    figures.title("Simulated: makespan, at 1,000 slots unless stated otherwise")
     head()
     for name, figure in zip(CASES, simulate_all(CASES.values()), strict=True):
         show(name, figure)

@@ -70,12 +70,12 @@ async def work(many: int, folder: Path | None) -> dict[str, float]:
 
 def measure(many: int, *journal: str) -> dict[str, float]:
     """Return the figures of a process that does nothing else."""
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-m", "tests.bench.memory", str(many), *journal],
         check=True,
         stdout=subprocess.PIPE,
     )
-    figure: dict[str, float] = json.loads(told.stdout)
+    figure: dict[str, float] = json.loads(reported.stdout)
     return figure
 
 

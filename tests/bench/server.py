@@ -18,7 +18,7 @@ _ids = count()
 
 
 class Settings(argparse.Namespace):
-    """What the server is told on its command line, all in seconds."""
+    """The arguments of the server, all in seconds."""
 
     duration = 0.0  # that a task runs
     idle = 3600.0  # without a request until a connection is closed
@@ -60,7 +60,7 @@ class Service(asyncio.Protocol):
             self._timer = loop.call_later(self._settings.idle, self._turn_away)
 
     def _turn_away(self) -> None:
-        # From here on nothing is heard, but a client so far away does not know it yet.
+        # From here on nothing is received, but a client so far away does not know it yet.
         self._transport.pause_reading()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._settings.distance, self._transport.abort)

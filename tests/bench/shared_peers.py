@@ -2,7 +2,7 @@
 
 It needs ``pip install pyrate-limiter throttled-py self-limiters``, and takes a good minute: all
 run at the same time, each with a Redis of its own, and each twice: with one clock 1.5 s wrong
-the second time, where the clock of a process is asked at all. Of the calls, those of scripts are
+the second time, where the clock of a process is read. Of the calls, those of scripts are
 counted, by the server.
 """
 

@@ -58,7 +58,7 @@ class Case:
         schedule: A name among those above; without one, the client's own polls.
         unlimited: The client keeps no limit of requests.
         latency: Seconds that a request takes there and back, at the least and at the most.
-        told: The service tells when tasks began and ended.
+        reported: The service reports when tasks began and ended.
         slow_after: Tasks that begin after this moment take twice as long.
         stuck: The share of tasks that take half an hour.
         timeout: Seconds that the caller waits for a task.
@@ -71,7 +71,7 @@ class Case:
     schedule: str | None = None
     unlimited: bool = False
     latency: tuple[float, float] = LATENCY
-    told: bool = True
+    reported: bool = True
     slow_after: float = float("inf")
     stuck: float = 0.0
     timeout: float = 3600.0
@@ -129,12 +129,12 @@ class Service:
         limits: Limits,
         *,
         latency: tuple[float, float] = LATENCY,
-        told: bool = True,
+        reported: bool = True,
     ) -> None:
         self._duration = duration
         self._limits = limits
         self._latency = latency
-        self._told = told
+        self._reported = reported
         self._dice, self._roads = Random(1), Random(2)  # noqa: S311 - seeded on purpose
         self._running: dict[str, tuple[int, float, float]] = {}
         self._ends: list[float] = []
@@ -153,10 +153,10 @@ class Service:
             return await self._back(f'{{"taskId":"{self._submit(now)}"}}')
         task_id = request.ref.task_id
         number, began, ends = self._running[task_id]
-        created = f',"createTime":{began * 1000:.0f}' if self._told else ""
+        created = f',"createTime":{began * 1000:.0f}' if self._reported else ""
         if now < ends:
             return await self._back(f'{{"taskId":"{task_id}","state":"processing"{created}}}')
-        completed = f',"completeTime":{ends * 1000:.0f}' if self._told else ""
+        completed = f',"completeTime":{ends * 1000:.0f}' if self._reported else ""
         response = await self._back(
             f'{{"taskId":"{task_id}","state":"success"{created}{completed},'
             '"resultJson":"{\\"resultUrls\\":[\\"https://cdn.example.com/fox.mp4\\"]}"}'
@@ -245,7 +245,7 @@ async def by_schedule(
 
 async def _run(case: Case) -> Figures:
     kept = evolve(case.limits, requests_per_minute=ENOUGH) if case.unlimited else case.limits
-    service = Service(case.duration, case.limits, latency=case.latency, told=case.told)
+    service = Service(case.duration, case.limits, latency=case.latency, reported=case.reported)
     begun_cpu, loop = time.process_time(), asyncio.get_running_loop()
     begun = loop.time()
     async with KlingClient("a-key", transport=service, limits=kept) as client:

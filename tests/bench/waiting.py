@@ -59,12 +59,12 @@ async def wait_for_all(origin: str) -> dict[str, float]:
 def main() -> None:
     """Print the figures of a process that does nothing else."""
     with server.running(duration=DURATION) as origin:
-        told = subprocess.run(
+        reported = subprocess.run(
             [sys.executable, "-m", "tests.bench.waiting", origin],
             check=True,
             stdout=subprocess.PIPE,
         )
-    figure: dict[str, float] = json.loads(told.stdout)
+    figure: dict[str, float] = json.loads(reported.stdout)
     figures.title(f"{TASKS} tasks waiting at once, for {figure['took']:.0f} s, default limits")
     figures.row("resident memory, at the most", f"{figure['largest_bytes'] / 1e6:.0f} MB")
     figures.row("lag of the loop, 50th percentile", f"{figure['late_p50'] * 1000:.1f} ms")

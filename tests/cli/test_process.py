@@ -57,6 +57,7 @@ def env(emulate: Emulate) -> dict[str, str]:
     return emulate("--speed", "1000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirection", "reason"),
     [
@@ -82,6 +83,7 @@ def test_batch_without_stdout(
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_batch_without_stderr(env: dict[str, str], tmp_path: Path, redirection: str) -> None:
     """Progress that cannot be written is no failure: the results are on stdout, the code is 0."""
@@ -91,6 +93,7 @@ def test_batch_without_stderr(env: dict[str, str], tmp_path: Path, redirection: 
     assert sorted(line.split("\t")[0] for line in ended.out.splitlines()) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 def test_reference_goes_to_stderr(env: dict[str, str], tmp_path: Path, redirection: str) -> None:
     """The reference of a paid task that stdout does not take is on stderr, in words or as JSON."""
@@ -105,6 +108,7 @@ def test_reference_goes_to_stderr(env: dict[str, str], tmp_path: Path, redirecti
     assert (last["error"], last["exit_code"], last["ref"]) == ("OutputError", 7, None)
 
 
+@pytest.mark.slow
 def test_help_that_cannot_be_written(env: dict[str, str], tmp_path: Path) -> None:
     """Help that cannot be written ends with its code, too; wrong usage stays wrong usage."""
     ended = shell('kling --help >/dev/full 2>"$ERR"', env, tmp_path)
@@ -112,12 +116,14 @@ def test_help_that_cannot_be_written(env: dict[str, str], tmp_path: Path) -> Non
     assert shell('kling nonsense >/dev/full 2>"$ERR"', env, tmp_path).code == 2
 
 
+@pytest.mark.slow
 def test_code_of_the_work_comes_first(env: dict[str, str], tmp_path: Path) -> None:
     """What went wrong with the work is worse than a lost stdout."""
     ended = shell('kling status kling-2-1/task_0 >/dev/full 2>"$ERR"', env, tmp_path)
     assert ended.code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
@@ -149,6 +155,7 @@ def test_key_that_the_encoding_does_not_have(
     assert list(csv.reader(io.StringIO(table.out)))[1][0] == KEY
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_report_ends_with_its_reader(env: dict[str, str], tmp_path: Path) -> None:
     """A report of very many rows is not read to its end for a stdout that is lost."""

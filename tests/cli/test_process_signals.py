@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Emulate, Start
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP"),
+    pytest.mark.slow,  # each test starts two or three processes
+]
 
 
 @pytest.fixture

@@ -251,3 +251,4 @@ def test_first_words(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         assert line.startswith("kling-async: worker of postgresql://me@127.0.0.1:")
         assert "batch=foxes: connects, then processes up to 100 items of its queue" in line
         assert "hidden" not in line
+        worker.kill()  # it would wait for the database first

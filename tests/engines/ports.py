@@ -1,7 +1,7 @@
-"""Ports that nobody else is given, while a server starts or where none is to be.
+"""Ports that no other test gets, while a server starts or where none may be.
 
-A port that was free a moment ago may be another test's when a slow server opens it, and whoever
-asks then whether the server is there is answered by the wrong one. A held port stays bound.
+A port that was free a moment ago may be another test's when a slow server opens it, and then a
+client that connects reaches the wrong server. A held port stays bound.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["held"]
 
 @contextmanager
 def held() -> Iterator[int]:
-    """Hold a port of this machine: only a server that is told its number may listen there."""
+    """Hold a port of this machine: only a server that knows its number may listen there."""
     with socket.socket() as holder:
         # With it Linux lets one socket listen where others are only bound, if they all have it, as
         # every server that is started here. Elsewhere the port is let go.

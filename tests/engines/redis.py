@@ -25,7 +25,7 @@ from tests.engines.ports import held
 
 __all__ = ["PASSWORD", "Server", "program", "redis_server", "redis_url", "serving"]
 
-# Not a word that stands in a message by chance.
+# Not a word that a message contains by chance.
 PASSWORD: Final = "c0rrect-h0rse"
 
 PATIENCE = 10.0

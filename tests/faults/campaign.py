@@ -130,7 +130,7 @@ def _rule(kind: str, what: str) -> ScenarioRule:
 
 @define
 class Books:
-    """What callers have been told."""
+    """What callers know."""
 
     refs: set[TaskRef] = field(factory=set)  # by outcomes, errors, journals and reports
     accepted: dict[TaskRef, str] = field(factory=dict)  # by the event: the prompt
@@ -395,8 +395,8 @@ class Campaign:
             if paid[prompt] > 1:
                 books.problems.append(f"{prompt} is paid {paid[prompt]} times")
             if ref not in known and prompt not in books.unsure:
-                heard = "only by an event" if ref in books.accepted else "by nothing"
-                books.problems.append(f"{prompt}: {ref} is paid, and reported {heard}")
+                path = "only by an event" if ref in books.accepted else "by nothing"
+                books.problems.append(f"{prompt}: {ref} is paid, and reported {path}")
         started = {TaskRef(entry.model, entry.task_id) for entry in self.emulator.ledger}
         for ref in known - started:
             books.problems.append(f"{ref} was reported, and never started")
@@ -479,7 +479,7 @@ async def _main(plan: Plan) -> Report:
         books = campaign.books
         requests = len(emulator.requests)
         paid = len(emulator.ledger)
-    gc.collect()  # what was never retrieved is told now
+    gc.collect()  # what was never retrieved is reported now
     await asyncio.sleep(1)
     problems = (*books.problems, *unhandled)
     return Report(plan, paid, len(books.unsure), books.abandoned, requests, problems)

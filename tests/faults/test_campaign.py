@@ -24,10 +24,8 @@ MINUTE = 60.0
 WARM_UP = 90.0  # until it is known how little time these tasks take
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [7, pytest.param(18, marks=pytest.mark.slow), pytest.param(39, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, 18, 39])
 def test_campaign(seed: int) -> None:
     """Whatever goes wrong, nothing is paid twice, exceeds a limit, gets lost or is left over."""
     report = campaign.run(seed, tasks=100)

@@ -325,6 +325,7 @@ async def test_deep_bodies(path: str) -> None:
         assert answer.status_code in {400, 422}
 
 
+@pytest.mark.slow
 def test_any_body_is_answered() -> None:
     """No JSON makes an application stumble: it is taken or refused."""
     with asyncio.Runner() as runner:

@@ -131,6 +131,7 @@ def read(cls: type[Input], body: object, *, as_text: bool = False) -> Input | No
 
 
 @OFTEN
+@pytest.mark.slow
 @given(BODIES, st.sampled_from(CLASSES))
 @example(BARE, Input)
 @example({"prompt": "x"}, Input)

@@ -655,7 +655,7 @@ def city() -> None:
         s.glow(*lamp, 92 if y > 680 else 56, "#ffd08a", 0.85)
         s.ellipse(*lamp, 7, 4.5, "#fff3d2")
         s.box(lamp[0] - 5, y + 6, lamp[0] + 5, y + 150, (255, 200, 130, 74), blur=6)
-    # Somebody with an umbrella, walking away.
+    # A person with an umbrella, walking away.
     s.ellipse(214, 872, 46, 7, (6, 8, 26, 190), blur=4)
     s.shape([(196, 862), (204, 800), (216, 800), (213, 868), (203, 870)], "#0d1129")
     s.shape([(216, 800), (227, 800), (236, 862), (226, 868)], "#0d1129")

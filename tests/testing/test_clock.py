@@ -19,7 +19,7 @@ def now() -> float:
 
 
 def test_time_starts_at_zero() -> None:
-    """Each loop's time begins at 0, and passes without anybody waiting."""
+    """Each loop's time begins at 0, and advances without a real wait."""
 
     async def main() -> float:
         assert now() < 0.001
@@ -75,8 +75,8 @@ async def test_sockets_come_before_the_clock() -> None:
     await server.wait_closed()
 
 
-async def test_a_peer_in_a_thread_is_heard() -> None:
-    """A peer outside the loop that answers at once is heard before the clock jumps far."""
+async def test_a_peer_in_a_thread() -> None:
+    """A peer outside the loop that answers at once is read before the clock jumps far."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -95,7 +95,7 @@ async def test_a_peer_in_a_thread_is_heard() -> None:
 
 
 async def test_sockets_get_a_real_moment() -> None:
-    """While a socket is open, the clock gives whoever is behind it a moment before each jump."""
+    """While a socket is open, the clock gives its peer a moment before each jump."""
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     before = time.monotonic()
     for _ in range(40):
@@ -106,7 +106,7 @@ async def test_sockets_get_a_real_moment() -> None:
 
 
 async def test_the_clock_waits_for_threads() -> None:
-    """While a job runs in a thread time stands still, and goes on afterwards."""
+    """While a job runs in a thread time stands still, and advances afterwards."""
     reached, gate = threading.Event(), threading.Event()
 
     def job() -> str:
@@ -141,7 +141,7 @@ async def test_a_job_that_is_abandoned() -> None:
 
 
 async def test_a_job_that_fails() -> None:
-    """A job that raises lets the clock go on."""
+    """After a job that raises the clock advances."""
 
     def job() -> None:
         raise ZeroDivisionError
@@ -178,7 +178,7 @@ async def test_calls_from_threads_wake_the_loop() -> None:
     assert event.is_set()
 
 
-async def test_a_moment_too_near_to_be_told() -> None:
+async def test_a_moment_too_near_to_differ() -> None:
     """A loop that sets timers for the present moment still moves on."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(1e6)

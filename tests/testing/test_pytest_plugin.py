@@ -157,7 +157,7 @@ def test_the_ini_option(run: pytest.Pytester) -> None:
 
 
 def test_the_marker_is_documented(run: pytest.Pytester) -> None:
-    """`pytest --markers` and `pytest --fixtures` tell of what is there."""
+    """`pytest --markers` and `pytest --fixtures` list the marker and the fixtures."""
     output = start(run, "--markers", "--fixtures").stdout.str()
     assert "@pytest.mark.virtual_time: run this asynchronous test on virtual time" in output
 

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
-from typing import Final, NoReturn, TypeGuard
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, NoReturn, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
 MODEL: Final = "kling-2-1"
+
+Check: TypeAlias = Callable[[str, object], None]
+"""Raises `Refusal` if the named field has a wrong value."""
 
 
 class Refusal(Exception):  # noqa: N818 - a value that is raised, not an error of ours
@@ -47,21 +51,14 @@ class Refusal(Exception):  # noqa: N818 - a value that is raised, not an error o
         return body
 
 
-@frozen
-class ModeRule:
-    """How many images a mode needs, and whether it has an aspect ratio."""
-
-    fewest_images: int
-    most_images: int
-    aspect_ratio: bool = False
-
-
-MODES: Final[Mapping[str, ModeRule]] = {
-    "standard-image-to-video": ModeRule(1, 1),
-    "pro-image-to-video": ModeRule(1, 2),
-    "master-text-to-video": ModeRule(0, 0, aspect_ratio=True),
-    "master-image-to-video": ModeRule(1, 1),
+# How many images each mode needs.
+MODES: Final[Mapping[str, range]] = {
+    "standard-image-to-video": range(1, 2),
+    "pro-image-to-video": range(1, 3),
+    "master-text-to-video": range(1),
+    "master-image-to-video": range(1, 2),
 }
+_WITH_ASPECT_RATIO: Final = frozenset({"master-text-to-video"})
 _DEFAULT_MODE: Final = "standard-image-to-video"
 _ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1")
 _DURATIONS: Final = (5, 10)
@@ -89,28 +86,15 @@ class Order:
 def read_order(raw: bytes) -> Order:
     """Parse the body of a submit. Raises `Refusal` (400) that names the first thing wrong."""
     body = _parse_object(raw)
-    _check_names("", body, _BODY)
-    fields = body.get("input", _ABSENT)
-    if fields is _ABSENT:
-        _reject_missing("input")
-    if not _is_object(fields):
-        _reject_value("input", fields, "an object")
-    _check_names("input.", fields, _INPUT)
-    for name, check in _BODY.items():
-        if name in body:
-            check(name, body[name])
-    for name, check in _INPUT.items():
-        if name in fields:
-            check(f"input.{name}", fields[name])
-    if "prompt" not in fields:
-        _reject_missing("input.prompt")
+    _check_fields("", body, _BODY, required="input")
+    fields = cast("Mapping[str, object]", body["input"])
+    _check_fields("input.", fields, _INPUT, required="prompt")
     mode = str(fields.get("mode", _DEFAULT_MODE))
-    images = _images_for_mode(mode, fields)
     return Order(
         mode=mode,
         prompt=str(fields["prompt"]),
-        duration=10 if fields.get("duration") == 10 else 5,  # noqa: PLR2004 - the number is the rule
-        image_urls=images,
+        duration=cast("int", fields.get("duration", _DURATIONS[0])),
+        image_urls=_images_for_mode(mode, fields),
         aspect_ratio=_aspect_ratio_for_mode(mode, fields),
         callback_url=_callback_url(body),
         input=dict(fields),
@@ -122,7 +106,7 @@ def _parse_object(raw: bytes) -> Mapping[str, object]:
         body: object = json.loads(raw, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         _reject(f"Request body is not valid JSON: {error}")
-    if not _is_object(body):
+    if not isinstance(body, dict):
         _reject("Request body must be a JSON object")
     return body
 
@@ -132,30 +116,36 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _check_names(prefix: str, found: Mapping[str, object], allowed: Mapping[str, object]) -> None:
+def _check_fields(
+    prefix: str, found: Mapping[str, object], checks: Mapping[str, Check], *, required: str
+) -> None:
     for name in found:
-        if name not in allowed:
-            _reject(f"Unknown field: {prefix}{name} (allowed: {', '.join(allowed)})")
+        if name not in checks:
+            _reject(f"Unknown field: {prefix}{name} (allowed: {', '.join(checks)})")
+    if required not in found:
+        _reject_missing(f"{prefix}{required}")
+    for name, check in checks.items():
+        if name in found:
+            check(f"{prefix}{name}", found[name])
 
 
 def _images_for_mode(mode: str, fields: Mapping[str, object]) -> tuple[str, ...]:
-    rule = MODES[mode]
-    if rule.most_images == 0:
-        if "image_urls" in fields:
-            _reject(f"input.image_urls does not apply to mode {mode}")
-        return ()
+    counts = MODES[mode]
     if "image_urls" not in fields:
-        _reject_missing("input.image_urls")
-    found = fields["image_urls"]
-    urls = tuple(str(url) for url in found) if isinstance(found, list) else ()
-    if not rule.fewest_images <= len(urls) <= rule.most_images:
-        due = "1" if rule.most_images == 1 else f"{rule.fewest_images} to {rule.most_images}"
-        _reject(f"input.image_urls: mode {mode} takes {due}, got {len(urls)}")
+        if 0 not in counts:
+            _reject_missing("input.image_urls")
+        return ()
+    if 1 not in counts:
+        _reject(f"input.image_urls does not apply to mode {mode}")
+    urls = tuple(cast("list[str]", fields["image_urls"]))
+    if len(urls) not in counts:
+        expected = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+        _reject(f"input.image_urls: mode {mode} takes {expected}, got {len(urls)}")
     return urls
 
 
 def _aspect_ratio_for_mode(mode: str, fields: Mapping[str, object]) -> str | None:
-    if MODES[mode].aspect_ratio:
+    if mode in _WITH_ASPECT_RATIO:
         return str(fields.get("aspect_ratio", _ASPECT_RATIOS[0]))
     if "aspect_ratio" in fields:
         _reject(f"input.aspect_ratio does not apply to mode {mode}")
@@ -186,7 +176,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], None]:
+def _one_of(allowed: Collection[str]) -> Check:
     def check(name: str, value: object) -> None:
         if not isinstance(value, str) or value not in allowed:
             _reject_value(name, value, f"one of {', '.join(allowed)}")
@@ -194,7 +184,7 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], None]:
     return check
 
 
-def _text(shortest: int, longest: int) -> Callable[[str, object], None]:
+def _text(shortest: int = 0, longest: int = sys.maxsize) -> Check:
     def check(name: str, value: object) -> None:
         if not isinstance(value, str):
             _reject_value(name, value, "a string")
@@ -207,13 +197,9 @@ def _text(shortest: int, longest: int) -> Callable[[str, object], None]:
     return check
 
 
-def _string(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        _reject_value(name, value, "a string")
-
-
-def _any_value(_name: str, _value: object) -> None:
-    """Accept anything; `read_order` checks this field itself."""
+def _object(name: str, value: object) -> None:
+    if not isinstance(value, dict):
+        _reject_value(name, value, "an object")
 
 
 def _duration(name: str, value: object) -> None:
@@ -236,26 +222,21 @@ def _strings(name: str, value: object) -> None:
         _reject_value(name, value, "an array of strings")
 
 
-_BODY: Final[Mapping[str, Callable[[str, object], None]]] = {
+_BODY: Final[Mapping[str, Check]] = {
     "request_type": _one_of(_REQUEST_TYPES),
-    "callback_url": _string,
+    "callback_url": _text(),
     "provider": _one_of(_PROVIDERS),
-    "input": _any_value,
+    "input": _object,
 }
-_INPUT: Final[Mapping[str, Callable[[str, object], None]]] = {
-    "mode": _one_of(tuple(MODES)),
+_INPUT: Final[Mapping[str, Check]] = {
+    "mode": _one_of(MODES),
     "prompt": _text(1, _PROMPT_MAX),
     "duration": _duration,
-    "negative_prompt": _text(0, _NEGATIVE_PROMPT_MAX),
+    "negative_prompt": _text(longest=_NEGATIVE_PROMPT_MAX),
     "cfg_scale": _cfg_scale,
     "image_urls": _strings,
     "aspect_ratio": _one_of(_ASPECT_RATIOS),
 }
-_ABSENT: Final = object()
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, object]]:
-    return isinstance(value, dict)
 
 
 def _reject_missing(name: str) -> NoReturn:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.bench import figures
 from tests.bench.peers import environment
 from tests.bench.peers.client import CLIENTS, OURS, PATIENCE, TASKS
-from tests.bench.peers.told import Counts, Lost, Waited
+from tests.bench.peers.messages import Counts, Lost, Waited
 
 # Seconds. The longest client is stopped far earlier by itself.
 HUNG = 120.0
@@ -44,7 +44,7 @@ ENDS: dict[str, Column] = {
 
 
 def run(python: str, name: str, part: str, *server: str) -> tuple[bytes, Counts]:
-    """Let one client do its part against a server of its own; return what both told."""
+    """Let one client do its part against a server of its own; return what both reported."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.bench.peers.server", *server],
         stdin=subprocess.PIPE,
@@ -54,7 +54,7 @@ def run(python: str, name: str, part: str, *server: str) -> tuple[bytes, Counts]
         assert process.stdout
         origin = f"http://127.0.0.1:{int(process.stdout.readline())}"
         client = sys.executable if name.startswith(OURS) else python
-        told = subprocess.run(
+        reported = subprocess.run(
             # One of the clients announces on standard error that its video API will end.
             [client, "-W", "ignore", "-m", "tests.bench.peers.client", name, part, origin],
             check=True,
@@ -63,7 +63,7 @@ def run(python: str, name: str, part: str, *server: str) -> tuple[bytes, Counts]
             timeout=HUNG,
         )
         counts, _ = process.communicate()
-    return told.stdout, Counts(*json.loads(counts))
+    return reported.stdout, Counts(*json.loads(counts))
 
 
 def wait(
@@ -72,10 +72,10 @@ def wait(
     """Let each client wait for tasks that take so many seconds; return the rows."""
     rows = {}
     for name in CLIENTS:
-        told, counts = run(
+        reported, counts = run(
             python, name, "waiting", f"--shortest={shortest}", f"--longest={longest}"
         )
-        waited = Waited(*json.loads(told))
+        waited = Waited(*json.loads(reported))
         rows[name] = [cell(counts, waited) for cell in columns.values()]
     return rows
 
@@ -84,8 +84,8 @@ def lose(python: str) -> dict[str, list[str]]:
     """Let each client submit once to a server that hangs up; return the rows."""
 
     def one(name: str) -> list[str]:
-        told, counts = run(python, name, "lost", "--lose")
-        return [f"{counts.started}", f"{counts.keyed}", Lost(*json.loads(told)).error]
+        reported, counts = run(python, name, "lost", "--lose")
+        return [f"{counts.started}", f"{counts.keyed}", Lost(*json.loads(reported)).error]
 
     names = [name for name in CLIENTS if "," not in name]  # that one only waits in another way
     with ThreadPoolExecutor() as threads:  # most of it is pauses between attempts

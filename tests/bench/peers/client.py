@@ -16,7 +16,7 @@ from itertools import pairwise
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from tests.bench.peers.told import WARM, Lost, Waited
+from tests.bench.peers.messages import WARM, Lost, Waited
 
 TASKS = 1_000
 PATIENCE = 20.0
@@ -176,8 +176,8 @@ async def _awaited(call: Awaitable[object]) -> object:
 
 async def _report(name: str, part: str, origin: str) -> None:
     calls = CLIENTS[name](origin)
-    told: Waited | Lost = await (waiting(calls) if part == "waiting" else lost(calls))
-    print(json.dumps(told), flush=True)
+    reported: Waited | Lost = await (waiting(calls) if part == "waiting" else lost(calls))
+    print(json.dumps(reported), flush=True)
     # Waiters are left as they are: their ends are not part of the measurement.
     os._exit(0)
 

@@ -12,7 +12,7 @@ PEERS = ("runwayml==5.24.0", "openai==3.54.0", "replicate==1.0.7", "fal-client==
 # What they speak HTTP with, as it comes.
 BELOW = ("httpx", "httpx2")
 
-# What the clients would read their settings from. They shall have their defaults.
+# What the clients would read their settings from. They must have their defaults.
 SETTINGS = ("APIXO_", "FAL_", "OPENAI_", "REPLICATE_", "RUNWAYML_")
 
 _VERSIONS = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
@@ -36,10 +36,10 @@ def plain() -> dict[str, str]:
 
 
 def versions(python: str) -> Sequence[str]:
-    """Tell what is compared, as installed."""
+    """Return what is compared, as installed."""
     names = [*(peer.partition("==")[0] for peer in PEERS), *BELOW]
-    told = subprocess.run(
+    reported = subprocess.run(
         [python, "-c", _VERSIONS, *names], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.split()
     ours = [("kling_async", version("kling-async")), ("aiohttp", version("aiohttp"))]
-    return [f"{name} {number}" for name, number in (*ours, *zip(names, told, strict=True))]
+    return [f"{name} {number}" for name, number in (*ours, *zip(names, reported, strict=True))]

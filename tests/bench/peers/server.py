@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from tests.bench.peers.told import WARM, Counts
+from tests.bench.peers.messages import WARM, Counts
 
 VIDEO = "https://cdn.example.com/video.mp4"
 
@@ -55,7 +55,7 @@ class Ledger:
         self.tasks[task.id] = task
         return task
 
-    def tell(self, task: Remote) -> None:
+    def notify(self, task: Remote) -> None:
         if task.ended and task.id != WARM:
             self._found.setdefault(task.id, time.time() - task.ends)
 
@@ -144,7 +144,7 @@ def application(ledger: Ledger, *, lose: bool) -> web.Application:
 
     def routes(submit_path: str, status_path: str, body: Callable[[Remote, str], Body]) -> None:
         def answer(request: web.Request, task: Remote) -> web.Response:
-            ledger.tell(task)
+            ledger.notify(task)
             return web.json_response(body(task, str(request.url.origin())))
 
         async def submit(request: web.Request) -> web.Response:

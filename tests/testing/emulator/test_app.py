@@ -131,7 +131,7 @@ async def test_bodies_beyond_one_mebibyte(start: Start) -> None:
 
 
 async def test_images_are_read(start: Start, serve_app: ServeApp) -> None:
-    """A good image lets the task go on, a bad one fails it about a second later."""
+    """A good image lets the task start, a bad one fails it about a second later."""
     good = io.BytesIO()
     Image.new("RGB", (16, 9)).save(good, "PNG")
 
@@ -234,7 +234,7 @@ async def submit_forever(peer: Peer) -> int:
 
 
 async def test_limits_hold_under_load(start: Start) -> None:
-    """Hammering gets no more than the window's share, however long it goes on."""
+    """A client that never stops sending gets no more than the window's share."""
     peer = await start(requests_per_minute=20)
     assert await submit_forever(peer) == 60
     at = [submission.at for submission in peer.emulator.ledger]

@@ -41,7 +41,7 @@ async def test_cancelling_one_does_not_disturb_others() -> None:
 
 
 async def test_failures_are_shared_but_not_kept() -> None:
-    """All who wait see the failure, and the next one tries anew."""
+    """All callers that wait get the failure, and the next one tries again."""
     cache, make = SharedCache(100), Maker(error=ValueError("no"))
     found = await asyncio.gather(*(cache.get("k", make) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in found] == ["no"] * 3
@@ -94,7 +94,7 @@ async def test_close_ends_what_is_being_made() -> None:
     assert asyncio.get_running_loop().time() < 1
 
 
-async def test_a_failure_nobody_waits_for_is_no_noise() -> None:
+async def test_a_failure_without_callers_is_not_reported() -> None:
     """If all waiters have gone, a failure is not reported as overlooked."""
     reports: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))

@@ -122,7 +122,7 @@ async def test_an_answer_must_come_within_30_s(
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://127.0.0.1:99999/x"])
-async def test_nobody_listens(url: str, start: Start) -> None:
+async def test_no_server(url: str, start: Start) -> None:
     """A callback that cannot be delivered is abandoned after four attempts."""
     peer = await start()
     await peer.submit(callback_url=url)
@@ -268,7 +268,7 @@ async def test_overtaken_by_one_that_is_refused(start: Start, serve_app: ServeAp
     assert receiver.tasks == [tasks[1], tasks[0], tasks[1]]
 
 
-async def test_overtaken_by_nobody(start: Start, serve_app: ServeApp) -> None:
+async def test_overtaken_by_none(start: Start, serve_app: ServeApp) -> None:
     """Where no other falls due, an overtaken callback comes 60 s late."""
     receiver = Receiver()
     peer = await start("callback:1=overtaken")

@@ -32,7 +32,7 @@ async def test_addresses() -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_addresses_of_ipv6() -> None:
-    """An IPv6 address stands in brackets."""
+    """An IPv6 address is written in brackets."""
     assert Emulator(host="::1", port=9).origin == "http://[::1]:9"
 
 

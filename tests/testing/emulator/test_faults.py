@@ -78,7 +78,7 @@ async def test_hang(start: Start) -> None:
 
 
 async def test_lost_answer(start: Start) -> None:
-    """The task starts and is paid for, but nobody is told."""
+    """The task starts and is paid for, but the client gets no answer."""
     peer = await start("submit:1=lost-answer")
     with pytest.raises(aiohttp.ServerDisconnectedError):
         await peer.post(TEXT)

@@ -137,7 +137,7 @@ async def test_if_range(start: Start) -> None:
 
 
 async def test_head(start: Start) -> None:
-    """HEAD tells the size and sends no body."""
+    """HEAD returns the size and sends no body."""
     peer = await start(video="small")
     status, body, headers = await get(peer, await url_of(peer), method="HEAD")
     assert (status, body) == (200, b"")

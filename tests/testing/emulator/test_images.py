@@ -141,8 +141,8 @@ async def test_downloads_that_fail(
     assert await problem(reader, f"{await serve_app(handler)}{path}") == "IMAGE_DOWNLOAD_FAILED"
 
 
-async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
-    """A port at which nobody listens is IMAGE_DOWNLOAD_FAILED."""
+async def test_no_server(session: aiohttp.ClientSession) -> None:
+    """A port without a server is IMAGE_DOWNLOAD_FAILED."""
     reader = ImageReader(session, decode=False)
     assert await problem(reader, "http://127.0.0.1:1/a.jpg") == "IMAGE_DOWNLOAD_FAILED"
     assert await problem(reader, "http://127.0.0.1:99999/a.jpg") == "IMAGE_DOWNLOAD_FAILED"
@@ -191,6 +191,6 @@ async def test_one_reading_for_many(serve_app: ServeApp, session: aiohttp.Client
 
 
 def test_sniffing() -> None:
-    """The first bytes tell the format."""
+    """The first bytes show the format."""
     assert [sniff(picture(kind)) for kind in ("JPEG", "PNG", "WEBP")] == ["JPEG", "PNG", "WEBP"]
     assert sniff(picture("GIF")) is None

@@ -82,13 +82,13 @@ def test_films_move() -> None:
 
 
 def test_the_text_is_seen_from_the_first_frame() -> None:
-    """The first frame, which stands for the film in a list, already shows the prompt in white."""
+    """The first frame, which represents the film in a list, already shows the prompt in white."""
     first = next(scene(Film("HHHHHHHH", 5))[1]).convert("L")
     assert max(first.tobytes()) == 255
 
 
 def test_prompts_have_colours_of_their_own() -> None:
-    """Two prompts can be told apart by their grounds, and one has always the same."""
+    """Two prompts have different backgrounds, and one has always the same."""
     one, again, other = (next(scene(Film(p, 5))[1]) for p in ("a fox", "a fox", "a whale"))
     assert ImageChops.difference(one, again).getbbox() is None
     corner = (0, 0, 640, 40)

@@ -1,4 +1,4 @@
-"""What the processes tell each other: JSON arrays of these."""
+"""What the processes send each other: JSON arrays of these."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ class Counts(NamedTuple):
     keyed: int  # how many of them carried an idempotency key
     polls: int  # questions after a task's state
     ended: int  # tasks that had ended when it stopped
-    found: int  # tasks whose end was told
-    late: float  # seconds between a task's end and the telling, on average
+    found: int  # tasks whose end was reported
+    late: float  # seconds between a task's end and its report, on average
 
 
 class Waited(NamedTuple):
@@ -30,6 +30,6 @@ class Waited(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """What the caller of a submit was told."""
+    """What the caller of a submit got."""
 
     error: str
