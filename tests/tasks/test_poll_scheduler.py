@@ -783,7 +783,7 @@ async def test_submits_come_first() -> None:
 
     async def submit() -> None:
         while now() < 100:
-            scheduler.count_submit()
+            scheduler.queues.get().submits.append(now())
             await asyncio.sleep(1)
 
     tasks = [scheduler.track(NEW, 10.0) for _ in range(3)]
