@@ -75,7 +75,7 @@ class Service:
         self.moments: list[float] = []  # of status calls
         self.takes = 0.0  # an answer to a status call
         self.submit_takes = 0.0
-        self.refuses: list[KlingError] = []  # the next submits
+        self.refuses: list[Exception] = []  # the next submits
         self.events: list[Event] = []
         self.limiter = LocalLimiter(Limits(concurrent_tasks=50))
 
@@ -602,10 +602,11 @@ async def test_a_lost_answer_and_a_task_that_runs_on() -> None:
         assert service.limiter.slots_in_use == 0
 
 
-async def test_a_lost_answer_whose_callback_was_first() -> None:
-    """Where the callback came before the answer was lost, the submit gives its task."""
+@pytest.mark.parametrize("error", [lost(), ZeroDivisionError()])
+async def test_a_lost_answer_whose_callback_was_first(error: Exception) -> None:
+    """Where the callback came before the answer was lost, the submit returns its task."""
     service = Service()
-    service.refuses = [lost()]
+    service.refuses = [error]
     service.submit_takes = 5.0
     async with service.client() as kling:
         result = asyncio.create_task(kling.generate(FOX))
