@@ -506,7 +506,7 @@ class KlingClient:
         try:
             await self._closing.run(self._clean_up(abandoned, error, closer))
         except asyncio.CancelledError as cancellation:
-            abandoned.note(cancellation)
+            abandoned.add_note_to(cancellation)
             raise
 
     async def _clean_up(

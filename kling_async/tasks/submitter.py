@@ -150,7 +150,7 @@ class Submitter:
             return await self._executor.execute(
                 request,
                 partial(self._send_once, pending),
-                prepare=partial(self._prepare, pending),
+                prepare=partial(self._acquire, pending),
                 patience=getattr(observer, "patience", None),
             )
         except asyncio.CancelledError as error:
@@ -203,7 +203,7 @@ class Submitter:
             )
             await asyncio.wait(waiting)
 
-    async def _prepare(self, pending: PendingSubmit, attempt: int) -> None:
+    async def _acquire(self, pending: PendingSubmit, attempt: int) -> None:
         """Wait for a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)

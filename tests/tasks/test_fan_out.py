@@ -384,7 +384,7 @@ async def test_broken_off_without_closing(
     await left_alone(emulator, events, leftovers, caplog, reported)
 
 
-async def test_what_had_ended_and_was_not_told(
+async def test_what_had_ended_and_was_not_yielded(
     emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The references of ended tasks are reported, too, if their outcomes had not come yet."""
@@ -512,7 +512,7 @@ async def test_an_error_in_the_iterable(
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_what_is_known_is_told_before_an_error(
+async def test_what_is_known_is_yielded_before_an_error(
     ordered: bool,  # noqa: FBT001
     emulate: Emulate,
     connect: Connect,
