@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -24,7 +22,6 @@ from attrs import evolve
 
 from kling_async._network.proxies import Proxies
 from kling_async._utils.shielding import Cleanups
-from kling_async._utils.urls import is_unencrypted
 from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
 from kling_async.inputs.base import Input
@@ -44,6 +41,8 @@ from kling_async.tasks.arguments import (
     check_methods,
     check_timeout,
     checked_hooks,
+    find_api_key,
+    find_base_url,
 )
 from kling_async.tasks.callback_router import CallbackRouter
 from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
@@ -54,6 +53,7 @@ from kling_async.tasks.task_registry import TaskRegistry, kind_of
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
     import aiohttp
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from kling_async.tasks.callback_router import CallbackSource
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
-
-_log = logging.getLogger("kling_async")
 
 _T = TypeVar("_T")
 
@@ -145,17 +143,17 @@ class KlingClient:
         if isinstance(limiter, str):
             from kling_async.limits.shared.limiter import SharedLimiter, name_of
 
-            name = name_of(_checked_key(api_key))
+            name = name_of(find_api_key(api_key))
             limiter = self._owned_limiter = SharedLimiter(limiter, limits=limits, name=name)
         check_methods("limiter", limiter, "request", "pause", "slot", "adopt", "refused")
         limiter = limiter or LocalLimiter(limits)
         proxies = None if session is not None else Proxies(proxy, trust_env=trust_env)
         url: str | None = None  # that of a given transport is not known
         if transport is None:
-            url = _checked_base_url(base_url, allow_http=allow_http)
+            url = find_base_url(base_url, allow_http=allow_http)
             transport = AiohttpTransport(
                 base_url=url,
-                api_key=_checked_key(api_key),
+                api_key=find_api_key(api_key),
                 connections=limiter.limits.connections,
                 session=session,
                 proxies=proxies,
@@ -508,7 +506,7 @@ class KlingClient:
         try:
             await self._closing.run(self._clean_up(abandoned, error, closer))
         except asyncio.CancelledError as cancellation:
-            abandoned.note(cancellation)
+            abandoned.add_note_to(cancellation)
             raise
 
     async def _clean_up(
@@ -535,34 +533,3 @@ class KlingClient:
         """Report the tasks that run and have not been reported yet."""
         running = self._registry.tasks.values()
         abandoned.report([task.ref for task in running if not task.reported], error)
-
-
-def _checked_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
-    given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
-    if allow_http is None:
-        allow_http = _switch("APIXO_ALLOW_HTTP")
-    normal = requests.normalize_base_url(given, allow_http=allow_http)
-    if is_unencrypted(normal):
-        _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
-    return normal
-
-
-def _switch(name: str) -> bool:
-    """Read an environment variable that is on or off."""
-    value = os.environ.get(name, "").strip().lower()
-    if value in {"", "0", "false", "no", "off"}:
-        return False
-    if value in {"1", "true", "yes", "on"}:
-        return True
-    raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
-
-
-def _checked_key(api_key: str | None) -> str:
-    if api_key is not None and not isinstance(api_key, str):
-        raise ConfigurationError(f"api_key must be a text, not of type {type(api_key).__name__}")
-    key = (api_key or os.environ.get("APIXO_API_KEY") or "").strip()
-    if not key:
-        raise ConfigurationError("no API key: pass api_key=, or set APIXO_API_KEY")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError("the API key has invalid characters")
-    return key

@@ -15,20 +15,21 @@ _URLS = _pydantic.in_schema(items={"type": "string", "format": "uri"})
 
 
 class TaskState(StrEnum):
-    """The state of a task. A state that is not in the contract is read as ``PROCESSING``."""
+    """The state of a task. A state that is not in the contract is read as ``PROCESSING``.
+
+    Attributes:
+        ended: Whether the state is final.
+    """
+
+    ended: bool
 
     PENDING = "pending"
     PROCESSING = "processing"
     SUCCESS = "success"
     FAILED = "failed"
 
-    @property
-    def ended(self) -> bool:
-        """Whether the state is final."""
-        return self in _ENDED
-
-
-_ENDED = (TaskState.SUCCESS, TaskState.FAILED)
+    def __init__(self, value: str) -> None:
+        self.ended = value in {"success", "failed"}
 
 
 class FailReason(StrEnum):

@@ -688,7 +688,7 @@ async def test_a_submit_of_ones_own(emulate: Emulate) -> None:
     assert sent == [FOX] * 3
 
 
-async def test_nobody_listens(emulate: Emulate) -> None:
+async def test_no_server_listens(emulate: Emulate) -> None:
     """A refused connection is repeated for free, and then said to be one."""
     emulator = await emulate()
     await emulator.__aexit__(None, None, None)
@@ -769,7 +769,7 @@ async def test_reads_that_are_refused(
 # ----------------------------------------------------------------------------------------- events
 
 
-async def test_what_hooks_are_told(
+async def test_the_events(
     emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Hooks get submits, polls, repetitions and ends; one that fails is logged and forgotten."""

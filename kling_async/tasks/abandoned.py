@@ -82,7 +82,7 @@ class AbandonedTasks:
                     _log.exception("reporting failed: %s", describe(claimed))
         return new
 
-    def note(self, error: BaseException) -> None:
+    def add_note_to(self, error: BaseException) -> None:
         """Add a note with all reported references to an exception.
 
         That is for a second cancellation during the clean-up: it replaces the first exception.

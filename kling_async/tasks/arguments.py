@@ -1,13 +1,19 @@
-"""Checks of arguments: where they are given, before anything is sent."""
+"""Arguments of a client: checked where they are given, or found in the environment."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
 from math import inf
 
+from kling_async._utils.urls import is_unencrypted
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
+from kling_async.protocol import requests
+
+_log = logging.getLogger("kling_async")
 
 # Seconds. The vendor's figure is two minutes at the most; half an hour is a service in trouble.
 DEFAULT_TIMEOUT = 1800.0
@@ -71,3 +77,36 @@ def check_aware(name: str, value: object) -> None:
             f"{name} must be a datetime with a time zone, such as datetime.now(UTC),"
             f" not {value!r:.80}"
         )
+
+
+def find_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
+    """Return the base URL that is given, or that of the environment, or the vendor's."""
+    given = base_url or os.environ.get("APIXO_BASE_URL") or requests.DEFAULT_BASE_URL
+    if allow_http is None:
+        allow_http = _read_switch("APIXO_ALLOW_HTTP")
+    normal = requests.normalize_base_url(given, allow_http=allow_http)
+    if is_unencrypted(normal):
+        _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
+    return normal
+
+
+def _read_switch(name: str) -> bool:
+    """Read an environment variable that is on or off."""
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"", "0", "false", "no", "off"}:
+        return False
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
+
+
+def find_api_key(api_key: str | None) -> str:
+    """Return the key that is given, or that of the environment."""
+    if api_key is not None and not isinstance(api_key, str):
+        raise ConfigurationError(f"api_key must be a text, not of type {type(api_key).__name__}")
+    key = (api_key or os.environ.get("APIXO_API_KEY") or "").strip()
+    if not key:
+        raise ConfigurationError("no API key: pass api_key=, or set APIXO_API_KEY")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError("the API key has invalid characters")
+    return key

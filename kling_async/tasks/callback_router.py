@@ -167,7 +167,7 @@ class CallbackRouter:
             if pending.callback is None or snapshot.state.ended:
                 pending.callback = callback
             if pending.lost and self._recover(pending, callback) is not None:
-                self._start(_report_recovered(pending, snapshot.ref))
+                self._start_attendant(_report_recovered(pending, snapshot.ref))
         elif (task := self._registry.find(snapshot.ref, callback.nonce)) is not None:
             self._wake(task, callback)
 
@@ -199,9 +199,9 @@ class CallbackRouter:
         ended = snapshot.state.ended
         waited_for = task.notify_ended() if ended else task.notify_running()
         if not waited_for and not self._closed:
-            self._start(poll_unattended(task, once=not ended))
+            self._start_attendant(poll_unattended(task, once=not ended))
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
+    def _start_attendant(self, work: Coroutine[object, object, None]) -> None:
         attendants = self._attendants.get()
         attendant = asyncio.create_task(work)
         attendants.add(attendant)

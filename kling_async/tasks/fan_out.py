@@ -212,7 +212,7 @@ class FanOut(Generic[_T]):
         What ``items`` raises ends the run, and is raised. A generator is closed at the end.
         """
         outcomes = self._outcomes
-        self._reader = asyncio.create_task(self._read(items))
+        self._reader = asyncio.create_task(self._start_items(items))
         if outcomes.error is not None:  # pragma: no cover - an eager task failed: Python 3.12 on
             self._reader.cancel()
         try:
@@ -248,7 +248,7 @@ class FanOut(Generic[_T]):
     def _stopped(self) -> bool:
         return self._outcomes.error is not None or self._cleanup is not None
 
-    async def _read(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
+    async def _start_items(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
         """Read the items as long as there is room, and start the work on each."""
         indices, counters, running = count(), self._counters, self._running
         try:
@@ -314,7 +314,7 @@ class FanOut(Generic[_T]):
         try:
             await await_task(self._abandon(error))
         except asyncio.CancelledError as again:  # replaces the error
-            self._abandoned.note(again)
+            self._abandoned.add_note_to(again)
             raise
 
     def _abandon(self, error: BaseException | None) -> asyncio.Task[None]:

@@ -277,11 +277,6 @@ class PollScheduler:
             history.durations if history else vendor_estimate(kind), accepted=False
         )
 
-    def count_submit(self) -> None:
-        """Record that a submit takes its share of the request limit."""
-        queue = self.queues.get()
-        queue.submits.append(queue.loop.time())
-
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""
         queue = self.queues.get()

@@ -150,7 +150,7 @@ class Submitter:
             return await self._executor.execute(
                 request,
                 partial(self._send_once, pending),
-                prepare=partial(self._prepare, pending),
+                prepare=partial(self._acquire, pending),
                 patience=getattr(observer, "patience", None),
             )
         except asyncio.CancelledError as error:
@@ -203,31 +203,27 @@ class Submitter:
             )
             await asyncio.wait(waiting)
 
-    async def _prepare(self, pending: PendingSubmit, attempt: int) -> None:
+    async def _acquire(self, pending: PendingSubmit, attempt: int) -> None:
         """Wait for a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
+        submits, limiter = self._submits.get(), self._executor.limiter
         if pending.slot is None:  # the service may have refused the one of the last attempt
-            pending.slot = await self._acquire_slot(first=attempt > 1)
-            if self._executor.limiter.effective_tasks != self._limit:
+            submits.waiting_for_slot += 1
+            if submits.sweep_timer is None:  # most submits have their slots long before it expires
+                loop = asyncio.get_running_loop()
+                submits.sweep_timer = loop.call_later(_SWEEP_EVERY, self._start_sweep, submits)
+            try:
+                pending.slot = await limiter.slot(first=attempt > 1)
+            finally:
+                submits.waiting_for_slot -= 1
+                if not submits.waiting_for_slot and submits.sweeper is not None:
+                    submits.sweeper.cancel()
+                    submits.sweeper = None
+            if limiter.effective_tasks != self._limit:
                 self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
-            pending.attempt = await self._submits.get().outage.wait()
-
-    async def _acquire_slot(self, *, first: bool) -> Slot:
-        """Wait for a slot. Tasks for which nothing waits must not hold all of them for ever."""
-        submits = self._submits.get()
-        submits.waiting_for_slot += 1
-        if submits.sweep_timer is None:  # most submits have their slots long before it expires
-            loop = asyncio.get_running_loop()
-            submits.sweep_timer = loop.call_later(_SWEEP_EVERY, self._start_sweep, submits)
-        try:
-            return await self._executor.limiter.slot(first=first)
-        finally:
-            submits.waiting_for_slot -= 1
-            if not submits.waiting_for_slot and submits.sweeper is not None:
-                submits.sweeper.cancel()
-                submits.sweeper = None
+            pending.attempt = await submits.outage.wait()
 
     def _start_sweep(self, submits: _LoopSubmits) -> None:
         submits.sweep_timer = None
@@ -235,7 +231,7 @@ class Submitter:
             submits.sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
-        """Wait for all running tasks, so that their ends are noticed."""
+        """Wait for all running tasks: those without waiters must not hold all slots for ever."""
         attended: set[TaskRef] = set()
         async with asyncio.TaskGroup() as waiters:
             while True:
@@ -247,14 +243,15 @@ class Submitter:
 
     async def _send_once(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
         """Start sending the request, and wait for the outcome."""
-        self._scheduler.count_submit()
+        loop, sending = asyncio.get_running_loop(), self._submits.get().sending
+        # It takes its share of the request limit from the polls.
+        self._scheduler.queues.get().submits.append(loop.time())
         if pending.observer is not None:
             try:
                 await pending.observer.before_send()
             except BaseException:
                 permit.answered()
                 raise
-        loop, sending = asyncio.get_running_loop(), self._submits.get().sending
         response: asyncio.Future[Task | Failed] = loop.create_future()
         pending.response, pending.may_run = response, True
         if pending.callback is not None and pending.slot is not None and self._router is not None:

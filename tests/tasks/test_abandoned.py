@@ -80,11 +80,11 @@ def test_an_exception_that_replaces_the_first() -> None:
     """The note for a later exception names all that was reported, and nothing if nothing was."""
     abandoned = AbandonedTasks(len)
     error = ValueError()
-    abandoned.note(error)
+    abandoned.add_note_to(error)
     assert notes(error) == []
     abandoned.report([ONE])
     abandoned.report([TWO])
-    abandoned.note(error)
+    abandoned.add_note_to(error)
     assert notes(error) == [describe((ONE, TWO))]
 
 

@@ -75,7 +75,7 @@ class Service:
         self.moments: list[float] = []  # of status calls
         self.takes = 0.0  # an answer to a status call
         self.submit_takes = 0.0
-        self.refuses: list[KlingError] = []  # the next submits
+        self.refuses: list[Exception] = []  # the next submits
         self.events: list[Event] = []
         self.limiter = LocalLimiter(Limits(concurrent_tasks=50))
 
@@ -602,10 +602,11 @@ async def test_a_lost_answer_and_a_task_that_runs_on() -> None:
         assert service.limiter.slots_in_use == 0
 
 
-async def test_a_lost_answer_whose_callback_was_first() -> None:
-    """Where the callback came before the answer was lost, the submit gives its task."""
+@pytest.mark.parametrize("error", [lost(), ZeroDivisionError()])
+async def test_a_lost_answer_whose_callback_was_first(error: Exception) -> None:
+    """Where the callback came before the answer was lost, the submit returns its task."""
     service = Service()
-    service.refuses = [lost()]
+    service.refuses = [error]
     service.submit_takes = 5.0
     async with service.client() as kling:
         result = asyncio.create_task(kling.generate(FOX))
@@ -715,7 +716,7 @@ def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
-async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
+async def test_a_callback_without_a_waiter(state: str, leftovers: Leftovers) -> None:
     """Where no caller waits for a task, its callback has the end noticed all the same."""
     service = Service()
     async with service.client() as kling:
@@ -738,7 +739,7 @@ async def test_nobody_waits(state: str, leftovers: Leftovers) -> None:
     assert service.asked == {"task_1": 1}
 
 
-async def test_nobody_waits_and_it_was_not_true(leftovers: Leftovers) -> None:
+async def test_an_untrue_callback_without_a_waiter(leftovers: Leftovers) -> None:
     """A client that is closed stops what polls tasks without waiters."""
     service = Service()
     async with service.client() as kling:
@@ -827,7 +828,7 @@ async def test_an_attached_task_of_an_earlier_process() -> None:
     assert inbox.counts == Counts(delivered=2)
 
 
-async def test_an_attached_task_that_nobody_waits_for() -> None:
+async def test_an_attached_task_without_a_waiter() -> None:
     """The end of an attached task is noticed, too, while a caller holds it."""
     service = Service()
     await service.client().submit(FOX)

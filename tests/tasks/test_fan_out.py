@@ -384,7 +384,7 @@ async def test_broken_off_without_closing(
     await left_alone(emulator, events, leftovers, caplog, reported)
 
 
-async def test_what_had_ended_and_was_not_told(
+async def test_what_had_ended_and_was_not_yielded(
     emulate: Emulate, connect: Connect, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The references of ended tasks are reported, too, if their outcomes had not come yet."""
@@ -512,7 +512,7 @@ async def test_an_error_in_the_iterable(
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_what_is_known_is_told_before_an_error(
+async def test_what_is_known_is_yielded_before_an_error(
     ordered: bool,  # noqa: FBT001
     emulate: Emulate,
     connect: Connect,
@@ -573,7 +573,7 @@ async def test_an_error_while_the_caller_is_busy(emulate: Emulate, connect: Conn
     ],
 )
 def test_not_an_iterable_of_inputs(inputs: Iterable[Input]) -> None:
-    """A single input, a text, a mapping, a class, or what is not iterable is refused at the call."""
+    """A single input, a text, a mapping, a class, or anything not iterable is refused at once."""
     with pytest.raises(InputError, match=r"pass an iterable of inputs, such as \["):
         KlingClient(KEY).generate_many(inputs)
 
@@ -768,7 +768,7 @@ async def test_never_begun(emulate: Emulate, connect: Connect) -> None:
 
 
 async def test_work_that_lands_early() -> None:
-    """A work_item that has landed makes room for another, up to as many as may be in flight."""
+    """An item whose task has ended makes room for another, up to as many as may run."""
     kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
     flying = landed = most_flying = most_landed = 0
 
@@ -811,6 +811,55 @@ async def test_work_at_the_door() -> None:
     assert begun == [0, 1, 2, 3]
     await waiting
     assert len(begun) == 100
+
+
+async def test_work_that_is_parked() -> None:
+    """An item that waits for another worker makes room for others, until it continues."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
+    started: list[int] = []
+    resumed = asyncio.Event()
+
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
+        started.append(work_item.index)
+        if work_item.index == 0:
+            work_item.park()
+            await resumed.wait()
+            work_item.unpark()
+        elif work_item.index == 1:
+            resumed.set()
+        await asyncio.sleep(10)
+        return None
+
+    assert [one async for one in kling.run_many(work, range(3), in_flight=1)] == []
+    assert started == [0, 1, 2]
+
+
+async def test_finished() -> None:
+    """A run that was left is finished when the clean-up of its work has ended."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
+    cleaned = False
+
+    async def work(_: WorkItem[int]) -> Outcome | None:
+        nonlocal cleaned
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(5)
+            cleaned = True
+        return None
+
+    run = kling.fan_out(work)
+    await run.finished()  # it has not been left
+    first = asyncio.ensure_future(anext(run.outcomes(range(3))))
+    await asyncio.sleep(1)
+    for _ in range(2):
+        first.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not cleaned
+    await run.finished()
+    assert cleaned
 
 
 @pytest.mark.parametrize("busy", [False, True])

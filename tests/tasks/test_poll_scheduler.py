@@ -337,7 +337,7 @@ async def test_hastened(called_back: bool) -> None:  # noqa: FBT001
     assert await asyncio.gather(*waits) == about(10, 99 if called_back else 60)
 
 
-async def test_hastened_before_anybody_waits() -> None:
+async def test_woken_before_the_first_wait() -> None:
     """A later waiter of a task that was woken is let through at once."""
     scheduler = PollScheduler(Polling(), Limits())
     tasks = [
@@ -414,7 +414,7 @@ async def test_hastened_and_cancelled(at: str) -> None:
     assert [await gap(scheduler)] == about(ALONE)
 
 
-def test_hastened_on_the_next_loop() -> None:
+def test_woken_on_the_next_loop() -> None:
     """Waiters of a loop that ends late take nothing from the one who waits on the next."""
     scheduler = Counted(Polling(), FEW)
     made: list[TrackedTask] = []
@@ -576,7 +576,7 @@ def test_nothing_is_left_over(steps: list[tuple[str, int, float]], says: Snapsho
         runner.run(main())
 
 
-async def test_those_who_were_hastened_are_swept() -> None:
+async def test_woken_waiters_are_swept() -> None:
     """The sweeping forgets waiters that have gone, and none of those that stay, woken or not."""
     scheduler = Counted(Polling(first=60.0), Limits())
     held = [
@@ -668,7 +668,7 @@ async def test_what_a_callback_leads_to_is_no_miss() -> None:
     assert await first_poll(scheduler) > 75
 
 
-def test_trust_begins_anew() -> None:
+def test_trust_is_not_kept_for_the_next_loop() -> None:
     """On the next event loop callbacks are presumed to come again."""
     scheduler = PollScheduler(Polling(), Limits())
 
@@ -783,7 +783,7 @@ async def test_submits_come_first() -> None:
 
     async def submit() -> None:
         while now() < 100:
-            scheduler.count_submit()
+            scheduler.queues.get().submits.append(now())
             await asyncio.sleep(1)
 
     tasks = [scheduler.track(NEW, 10.0) for _ in range(3)]

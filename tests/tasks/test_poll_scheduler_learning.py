@@ -232,7 +232,7 @@ async def test_a_crowd_is_judged_as_a_whole() -> None:
     assert (await live(scheduler, FIVE, 88.0))[-1] < 90
 
 
-async def test_those_whom_nobody_asks_after() -> None:
+async def test_tasks_that_are_never_polled() -> None:
     """Others learn without those that are never asked after; what these took counts at last."""
     scheduler = PollScheduler(Polling(), Limits())
     left = scheduler.track(FIVE)

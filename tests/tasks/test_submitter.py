@@ -137,7 +137,7 @@ async def test_an_answer_without_waiting() -> None:
     assert ended() == before
 
 
-async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) -> None:
+async def test_a_failure_without_a_waiter(emulate: Emulate, connect: Connect) -> None:
     """A task that fails, or cannot be asked after, keeps no submit from its turn."""
     emulator = await emulate("task:2=fail:NSFW", "task:1=stuck", "status:1=401")
     kling = await connect(emulator, limits=Limits(concurrent_tasks=2))
@@ -146,7 +146,7 @@ async def test_a_failure_while_nobody_waits(emulate: Emulate, connect: Connect) 
     assert now() < 200
 
 
-async def test_nobody_is_asked_after_without_need(emulate: Emulate, connect: Connect) -> None:
+async def test_no_poll_without_need(emulate: Emulate, connect: Connect) -> None:
     """As long as there are slots, tasks without waiters are not polled."""
     emulator = await emulate()
     kling = await connect(emulator, limits=Limits(concurrent_tasks=3))
@@ -334,7 +334,7 @@ async def test_an_attached_task_that_is_old(age: float, slots: int) -> None:
 # ---------------------------------------------------------------------------------- the observer
 
 
-async def test_what_a_witness_is_told(emulate: Emulate, connect: Connect) -> None:
+async def test_the_calls_of_an_observer(emulate: Emulate, connect: Connect) -> None:
     """An observer is called before each sending, of each refusal, and of the acceptance."""
     emulator = await emulate("submit:1=503", "submit:2=429:7", "submit:3=reset")
     kling = await connect(emulator)
@@ -357,7 +357,7 @@ async def test_a_witness_of_a_refusal(emulate: Emulate, connect: Connect) -> Non
     assert observer.calls == ["sending", ServerError, "sending", RefusedError]
 
 
-async def test_a_witness_is_told_after_the_limits(emulate: Emulate, connect: Connect) -> None:
+async def test_an_observer_is_called_after_the_limits(emulate: Emulate, connect: Connect) -> None:
     """The observer is called before a sending when slot and permit are there, not before."""
     kling = await connect(await emulate(), limits=Limits(requests_per_minute=1))
     await kling.balance()
@@ -403,7 +403,7 @@ async def test_cancelled_before_it_is_sent_again(emulate: Emulate, connect: Conn
     assert limiter.slots_in_use == 0
 
 
-async def test_a_witness_hears_though_the_caller_has_gone(
+async def test_an_observer_is_called_though_the_caller_has_gone(
     emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
     """The acceptance is reported completely though the caller was cancelled."""

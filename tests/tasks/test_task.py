@@ -299,7 +299,7 @@ async def test_a_hint_while_it_is_asked_after() -> None:
     assert service.asked == pytest.approx([7, 12], abs=0.01)
 
 
-async def test_a_hint_while_nobody_waits() -> None:
+async def test_a_hint_without_a_waiter() -> None:
     """If there is no waiter, that is returned, and the first one polls at once."""
     service = Service((0, "processing"), (7, "success"))
     task = service.task(Polling())

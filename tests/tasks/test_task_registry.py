@@ -230,7 +230,7 @@ async def test_held() -> None:
     ("own", "nonce", "speaks"),
     [("mine", "mine", True), ("mine", "other", False), ("", "other", True), ("mine", "", False)],
 )
-async def test_whom_a_callback_speaks_of(own: str, nonce: str, speaks: bool) -> None:  # noqa: FBT001
+async def test_the_task_of_a_callback(own: str, nonce: str, speaks: bool) -> None:  # noqa: FBT001
     """A callback speaks of a task at its own URL only, or at any if that is not known."""
     service = Service()
     task = await service.begin(own)
@@ -299,7 +299,7 @@ async def test_attending_with_a_foreign_error(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("ended", [SUCCESS, FAILED])
-async def test_the_end_is_told_once(ended: Snapshot) -> None:
+async def test_the_end_is_reported_once(ended: Snapshot) -> None:
     """The end of a task is one event, after the event of the answer that says so."""
     service = Service()
     await service.begin()
