@@ -39,8 +39,8 @@ async def run_batch(args: Namespace) -> int:
     exists = journal is not None and await journal_exists(journal)
     if journal is not None and exists and not args.resume:
         raise ConfigurationError(
-            f"there is a journal at {redact_location(journal)} already: name another with --journal, or"
-            " continue with it, without --no-resume"
+            f"there is a journal at {redact_location(journal)} already: name another with"
+            " --journal, or continue with it, without --no-resume"
         )
     if args.enqueue and not is_postgres_url(args.journal):
         raise ConfigurationError(
@@ -105,8 +105,8 @@ def _check_rows(args: Namespace, rows: InputFile, journal: Path | str | None) ->
         raise InputError(f"{args.file}: there are no {'valid ' * invalid}rows in it")
     if journal is not None and rows.foreign and not args.enqueue:
         raise ConfigurationError(
-            f"the journal {redact_location(journal)} has {rows.foreign:,} running tasks of other rows,"
-            f" and none of the rows of {args.file}: name another with --journal"
+            f"the journal {redact_location(journal)} has {rows.foreign:,} running tasks of other"
+            f" rows, and none of the rows of {args.file}: name another with --journal"
         )
 
 

@@ -573,7 +573,7 @@ async def test_an_error_while_the_caller_is_busy(emulate: Emulate, connect: Conn
     ],
 )
 def test_not_an_iterable_of_inputs(inputs: Iterable[Input]) -> None:
-    """A single input, a text, a mapping, a class, or anything not iterable is refused at once."""
+    """A single input, a text, a mapping, a class, or what is not iterable is refused."""
     with pytest.raises(InputError, match=r"pass an iterable of inputs, such as \["):
         KlingClient(KEY).generate_many(inputs)
 
