@@ -129,7 +129,7 @@ class ConnectionManager:
             end = loop.time() + patience
             for attempt in count(1):
                 try:
-                    result = await self._attempt(work, timeout)
+                    result = await self._run_once(work, timeout)
                 except (UnreachableError, *BUSY):
                     # Even if there is no time left, another connection may work.
                     is_over = self._hurry is not None or loop.time() >= end
@@ -158,7 +158,7 @@ class ConnectionManager:
         if db is not None:
             await db.close()
 
-    async def _attempt(
+    async def _run_once(
         self, work: Callable[[Connection], Awaitable[_T]], timeout: float | None
     ) -> _T:
         if self._hurry is not None:

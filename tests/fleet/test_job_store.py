@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -294,6 +295,19 @@ async def test_hurry() -> None:
     async with asyncio.timeout(30):
         with pytest.raises(JournalError, match="cannot be reached"):
             await jobs.count_open()
+
+
+async def test_no_right_to_install(postgres_url: str) -> None:
+    """A user that may not create the tables gets an error that says so."""
+    await execute(postgres_url, "DROP ROLE IF EXISTS visitor; CREATE ROLE visitor LOGIN")
+    try:
+        await execute(postgres_url, "ALTER ROLE visitor PASSWORD 'v1sitor'")
+        parts = urlsplit(postgres_url)
+        url = f"postgresql://visitor:v1sitor@{parts.hostname}:{parts.port}{parts.path}"
+        with pytest.raises(JournalError, match="grant the user that right"):
+            await JobStore(Address.parse(url)).__aenter__()
+    finally:
+        await execute(postgres_url, "DROP ROLE visitor")
 
 
 async def test_not_allowed(address: Address, postgres_url: str) -> None:
