@@ -222,7 +222,7 @@ async def test_a_server_that_never_greets(timeout: float, serve_raw: ServeRaw) -
     assert now() <= min(timeout, 10.0) + 1.1
 
 
-async def test_nobody_there() -> None:
+async def test_a_refused_connection() -> None:
     """A refused connection proves that nothing was sent; the error names the task."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening

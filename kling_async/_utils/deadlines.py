@@ -56,10 +56,10 @@ class Deadline:
     def __enter__(self) -> None:
         now = self.loop.time()
         if self._due > now:
-            self._timer = self.loop.call_at(self._due, self._check)
+            self._timer = self.loop.call_at(self._due, self._on_timer)
         else:
             self._due = now
-            self._timer = self.loop.call_soon(self._check)  # before any later timer
+            self._timer = self.loop.call_soon(self._on_timer)  # before any later timer
         self._group.active.add(self)
 
     def __exit__(
@@ -82,14 +82,14 @@ class Deadline:
             self._expired = True
             self._task.cancel()
 
-    def _check(self) -> None:
+    def _on_timer(self) -> None:
         now = self.loop.time()
         if now - self._due > _BLOCKED:
             self._group.blocked_at = now
         # Others that are due at this moment may be hardly late, but the loop was blocked for all.
         if now - self._group.blocked_at < _BLOCKED and not self._extended:
             self._extended = True
-            self._timer = self.loop.call_at(now + _EXTENSION, self._check)
+            self._timer = self.loop.call_at(now + _EXTENSION, self._on_timer)
             self._due = now + _EXTENSION
         else:
             self.expire()

@@ -123,7 +123,7 @@ class Durations:
 
 
 def vendor_estimate(kind: Kind) -> Durations | None:
-    """Return the vendor's estimate of a kind, or None if there is none."""
+    """Return the vendor's estimate of a kind, or None if it has not given one."""
     figures = _VENDOR.get((kind.model, kind.duration))
     if figures is None:
         return None

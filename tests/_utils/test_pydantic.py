@@ -20,7 +20,7 @@ from kling_async._utils.pydantic import Value
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
-Told = Result | Snapshot | SavedFile
+Written = Result | Snapshot | SavedFile
 
 REF = TaskRef("kling-2-1", "task_12345678")
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -32,7 +32,7 @@ REFS = st.builds(
 )
 TIMES = st.none() | st.datetimes(timezones=st.just(UTC))
 SECONDS = st.none() | st.floats(0, 1e6)
-ANSWERS: dict[type[Told], st.SearchStrategy[Any]] = {
+ANSWERS: dict[type[Written], st.SearchStrategy[Any]] = {
     Result: st.builds(Result, REFS, st.lists(URLS, max_size=3).map(tuple), TIMES, TIMES, SECONDS),
     Snapshot: st.builds(
         Snapshot,
@@ -52,7 +52,7 @@ app = FastAPI()
 
 @app.get("/results/{ref:path}")
 async def result(ref: TaskRef) -> Result:
-    """Tell of a result, by its reference in the path."""
+    """Return a result by its reference in the path."""
     return Result(ref, ("https://example.com/a.mp4",), cost_time=60.5)
 
 
@@ -60,7 +60,7 @@ async def result(ref: TaskRef) -> Result:
 async def snapshots(
     ref: Annotated[list[TaskRef], Query()], last: TaskRef = REF
 ) -> dict[TaskRef, Snapshot]:
-    """Tell of several tasks, by references in the query."""
+    """Return several tasks by references in the query."""
     return {one: Snapshot(one, TaskState.PENDING) for one in [*ref, last]}
 
 
@@ -86,15 +86,15 @@ def printed(code: str, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("cls", ANSWERS)
-def test_answers_come_back(cls: type[Told]) -> None:
+def test_answers_come_back(cls: type[Written]) -> None:
     """What is written is `to_dict`, fits the schemas of both ways, and is read again."""
-    adapter: TypeAdapter[Told] = TypeAdapter(cls)
+    adapter: TypeAdapter[Written] = TypeAdapter(cls)
     written = Draft202012Validator(adapter.json_schema(mode="serialization"))
     taken = Draft202012Validator(adapter.json_schema(mode="validation"))
 
     @FREELY
     @given(ANSWERS[cls])
-    def come_back(answer: Told) -> None:
+    def come_back(answer: Written) -> None:
         plain = answer.to_dict()
         assert adapter.dump_python(answer) == adapter.dump_python(answer, mode="json") == plain
         text = adapter.dump_json(answer)
@@ -133,7 +133,7 @@ def test_a_snapshot_as_json() -> None:
 
 
 @pytest.mark.parametrize("cls", ANSWERS)
-def test_every_field_is_written_and_described(cls: type[Told]) -> None:
+def test_every_field_is_written_and_described(cls: type[Written]) -> None:
     """An answer's schema requires every field and has the docstrings' words for each."""
     schema = TypeAdapter(cls).json_schema(mode="serialization")
     assert schema["required"] == list(schema["properties"])

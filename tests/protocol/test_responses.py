@@ -499,7 +499,7 @@ def test_insufficient_elsewhere() -> None:
     assert type(error) is RefusedError
 
 
-def test_what_an_error_tells() -> None:
+def test_the_message_of_an_error() -> None:
     """An error carries status, code, the service's words with the detail, and what to do."""
     body = {
         "code": 400,
@@ -651,7 +651,7 @@ def texts_of(error: BaseException) -> str:
     st.integers(1, 30),
     st.sampled_from(["raw", "message", "error", "code", "data", "state", "failed", "url"]),
 )
-def test_no_error_tells_the_key(
+def test_no_error_shows_the_key(
     kind: str, status: int, before: int, filler: str, times: int, place: str
 ) -> None:
     """However an answer echoes the key, no error has it, nor a part of it where it was cut."""
@@ -680,7 +680,7 @@ def failure(read: Snapshot) -> KlingError:
     return caught.value
 
 
-def test_snapshots_do_not_tell_the_key() -> None:
+def test_snapshots_do_not_show_the_key() -> None:
     """The vendor's words in a snapshot are free of the key, and one printable line."""
     echo = f"a\x1b{KEY}\nb"
     read = snapshot({"state": "failed", "failCode": echo, "failMsg": echo})
