@@ -51,7 +51,7 @@ _IS_BEGUN = """EXISTS (
 #
 # The number of the commit says whether it was written if the answer is lost. A message that arrives
 # late finds another number, and writes nothing.
-_WRITE = f"""
+_BEGIN = """
     SELECT FROM kling_async_workers WHERE id = %(worker)s FOR UPDATE;
     SELECT pg_advisory_xact_lock(%(lock)s, %(batch)s) WHERE %(has_new)s;
     SELECT FROM kling_async_items WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE;
@@ -67,7 +67,9 @@ _WRITE = f"""
             LEFT JOIN kling_async_items AS item ON item.id = known.id
             WHERE item.xmin::text IS DISTINCT FROM known.version)
     RETURNING id;
-
+"""
+_STATEMENT_OF_BEGINNING = 3
+_PLAN = f"""
     WITH new AS (
         INSERT INTO kling_async_items (batch, key, input, state, attempt, changed_at)
         SELECT %(batch)s, key, input, 'planned', 1, %(now)s
@@ -78,7 +80,8 @@ _WRITE = f"""
     )
     INSERT INTO kling_async_history (item, attempt, state, at, worker)
     SELECT *, %(worker)s::bigint FROM new ORDER BY id;
-
+"""  # noqa: S608 - constants
+_CHANGE = f"""
     UPDATE kling_async_items AS item SET
         state = new.state, attempt = new.attempt, changed_at = new.changed_at, ref = new.ref,
         result = new.result, failure = new.failure, files = new.files,
@@ -88,13 +91,13 @@ _WRITE = f"""
         id bigint, state text, attempt integer, changed_at timestamptz, ref text, result text,
         failure text, files text, worker bigint, held boolean, moved boolean)
     WHERE item.id = new.id AND {_IS_BEGUN};
-
+"""  # noqa: S608 - constants
+_LOG = f"""
     INSERT INTO kling_async_history (worker, item, state, attempt, at, ref, result, failure, files)
     SELECT %(worker)s, item, state, attempt, at, ref, result, failure, files
     FROM json_populate_recordset(NULL::kling_async_history, %(log)s) WITH ORDINALITY
     WHERE {_IS_BEGUN} ORDER BY ordinality
 """  # noqa: S608 - constants
-_STATEMENT_OF_BEGINNING = 3
 
 _ENDS = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
 
@@ -184,7 +187,9 @@ class Changes:
             "rows": json.dumps([_row_values(row) for row in changed], default=str),
             "log": json.dumps(self._log, default=str),
         }
-        answers = await db.send(_WRITE, values)
+        parts = ((self._new, _PLAN), (changed, _CHANGE), (self._log, _LOG))
+        query = _BEGIN + "".join(part for needed, part in parts if needed)
+        answers = await db.send(query, values)
         return bool(answers[_STATEMENT_OF_BEGINNING])
 
     def _plan(self, items: Sequence[Planned]) -> list[Entry]:
