@@ -449,7 +449,9 @@ failing = pytest.mark.parametrize("error", [JournalError("the disk is full"), My
 
 
 @failing
-async def test_an_observer_that_forbids(error: Exception, emulate: Emulate, connect: Connect) -> None:
+async def test_an_observer_that_forbids(
+    error: Exception, emulate: Emulate, connect: Connect
+) -> None:
     """What an observer raises before the sending is raised, with nothing sent and the slot free."""
     emulator = await emulate()
     limiter = LocalLimiter()
