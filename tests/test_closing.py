@@ -230,7 +230,7 @@ async def test_a_failure_that_is_not_repeated(emulate: Emulate) -> None:
     assert len(transport.requests) == 1
 
 
-async def test_a_witness_that_closes_the_client() -> None:
+async def test_an_observer_that_closes_the_client() -> None:
     """An observer may close the client: its own submit is sent all the same."""
 
     class Closing:

@@ -532,7 +532,7 @@ async def test_an_early_callback_of_another_task() -> None:
         assert now() < 12
 
 
-async def test_a_witness_that_fails_after_an_early_callback() -> None:
+async def test_an_observer_that_fails_after_an_early_callback() -> None:
     """What an observer raises reaches the caller, also where the callback was there already."""
     service = Service()
     service.submit_takes = 5.0

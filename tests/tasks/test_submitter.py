@@ -348,7 +348,7 @@ async def test_the_calls_of_an_observer(emulate: Emulate, connect: Connect) -> N
     assert observer.calls == ["sending", task.ref]
 
 
-async def test_a_witness_of_a_refusal(emulate: Emulate, connect: Connect) -> None:
+async def test_an_observer_of_a_refusal(emulate: Emulate, connect: Connect) -> None:
     """A submit that is refused for good ends with the refusal."""
     kling = await connect(await emulate("submit:1=503", "submit:2=403"))
     observer = SubmitObserver()
@@ -420,7 +420,7 @@ async def test_an_observer_is_called_though_the_caller_has_gone(
 
 
 @pytest.mark.parametrize("patience", [None, 1000.0])
-async def test_a_witness_with_patience(
+async def test_an_observer_with_patience(
     patience: float | None, emulate: Emulate, connect: Connect
 ) -> None:
     """An observer may have patience: the submit is repeated for that time, instead of six times."""
@@ -449,7 +449,9 @@ failing = pytest.mark.parametrize("error", [JournalError("the disk is full"), My
 
 
 @failing
-async def test_a_witness_that_forbids(error: Exception, emulate: Emulate, connect: Connect) -> None:
+async def test_an_observer_that_forbids(
+    error: Exception, emulate: Emulate, connect: Connect
+) -> None:
     """What an observer raises before the sending is raised, with nothing sent and the slot free."""
     emulator = await emulate()
     limiter = LocalLimiter()
@@ -463,7 +465,7 @@ async def test_a_witness_that_forbids(error: Exception, emulate: Emulate, connec
 
 
 @failing
-async def test_a_witness_that_forbids_a_repetition(
+async def test_an_observer_that_forbids_a_repetition(
     error: Exception, emulate: Emulate, connect: Connect
 ) -> None:
     """The same holds if it raises before the second sending, after a refusal of the first."""
@@ -484,7 +486,7 @@ async def test_a_witness_that_forbids_a_repetition(
 
 
 @failing
-async def test_a_witness_that_fails_on_a_refusal(
+async def test_an_observer_that_fails_on_a_refusal(
     error: Exception, emulate: Emulate, connect: Connect
 ) -> None:
     """What an observer raises on a refusal is raised at once; nothing is sent again, or charged."""
@@ -502,7 +504,7 @@ retryable = JournalError("the disk is busy", retryable=True)
 
 
 @pytest.mark.parametrize("error", [JournalError("full"), retryable, MyError()], ids=repr)
-async def test_a_witness_that_fails_on_the_acceptance(
+async def test_an_observer_that_fails_on_the_acceptance(
     error: Exception, emulate: Emulate, connect: Connect
 ) -> None:
     """What on_accepted raises is raised with the reference; nothing is repeated."""
@@ -527,7 +529,7 @@ async def test_a_witness_that_fails_on_the_acceptance(
 
 
 @failing
-async def test_what_a_witness_that_forbids_gives_back(error: Exception) -> None:
+async def test_what_an_observer_that_forbids_gives_back(error: Exception) -> None:
     """An observer that raises before the sending is asked once, and the permit is given back."""
     transport = ScriptedTransport(lambda _: answer({"taskId": "task_1"}))
     kling = KlingClient(KEY, transport=transport, limits=Limits(requests_per_minute=1))
@@ -542,7 +544,7 @@ async def test_what_a_witness_that_forbids_gives_back(error: Exception) -> None:
 
 @failing
 @pytest.mark.parametrize("step", ["refused", "accepted"])
-async def test_a_witness_that_fails_when_the_caller_has_gone(
+async def test_an_observer_that_fails_when_the_caller_has_gone(
     error: Exception, step: str, emulate: Emulate, connect: Connect, leftovers: Leftovers
 ) -> None:
     """What an observer raises when the caller has left is dropped; an accepted task is reported."""
@@ -660,7 +662,7 @@ async def test_cancelled_in_the_moment_of_a_failed_acceptance(error: Exception) 
     ("refused", "kinds", "slots"),
     [(False, [Submitted, TasksAbandoned], 1), (True, [], 0)],
 )
-def test_a_loop_that_ends_while_the_witness_notes(
+def test_a_loop_that_ends_while_the_observer_records(
     refused: bool,  # noqa: FBT001
     kinds: list[type[Event]],
     slots: int,
