@@ -17,7 +17,6 @@ from kling_async.cli.commands import client_from
 from kling_async.cli.format import STATE_NAMES, format_states
 from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome
 from kling_async.cli.output import PROGRAM, Output
-from kling_async.cli.row_values import DEFAULT_MODE
 from kling_async.cli.stats import BatchStats, show_stats
 from kling_async.cli.text_file import STDIN
 from kling_async.errors import ConfigurationError, JournalError, KlingError, TaskFailedError
@@ -49,17 +48,7 @@ def hinting_at_journal_option(args: Namespace) -> Iterator[None]:
         raise JournalError(f"{error}; or name another place with --journal") from None
 
 
-def list_remarks(rows: InputFile) -> list[str]:
-    """Return what the user may not have intended."""
-    remarks = []
-    if rows.without_mode:
-        remarks.append(f"{rows.without_mode:,} rows have no mode: {DEFAULT_MODE} is assumed")
-    if rows.not_in_file:
-        remarks.append(f"{rows.not_in_file:,} items of the journal are not in the file")
-    return remarks
-
-
-class BatchRun:
+class BatchCommand:
     """Generates videos from the rows of a file."""
 
     def __init__(self, args: Namespace, rows: InputFile, journal: Path | str) -> None:
@@ -94,7 +83,7 @@ class BatchRun:
         before = (await batch.summary()).counts
         if any(before.values()):
             self._output.print_status(f"resuming {self._journal_name}: {format_states(before)}")
-        for remark in list_remarks(self._rows):
+        for remark in self._rows.remarks():
             self._output.print_status(remark)
         error: KlingError | None = None
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ _TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})~([A-Za-z0-9_-]{0,4})[A-Z
 
 _MAX_COLUMN = 1_000  # characters
 _EXCERPT = 60
-_MAX_TASKS = 10_000
 
 
 @frozen
@@ -41,21 +39,6 @@ class LogEntry:
     snapshot: Snapshot | None = None  # the content of a callback
     problem: str = ""  # why it is not a callback
     times: int = 1  # callbacks of this task so far
-
-
-class CallbackCounter:
-    """Counts the callbacks of each of the latest ten thousand tasks."""
-
-    def __init__(self, max_tasks: int = _MAX_TASKS) -> None:
-        self._max_tasks = max_tasks
-        self._counts: OrderedDict[str, int] = OrderedDict()
-
-    def count(self, task_id: str) -> int:
-        """Count a callback of a task and return the number of its callbacks."""
-        count = self._counts[task_id] = self._counts.pop(task_id, 0) + 1
-        if len(self._counts) > self._max_tasks:
-            self._counts.popitem(last=False)
-        return count
 
 
 def read_callback(path: str, body: bytes) -> Snapshot:

@@ -77,7 +77,7 @@ async def run_generate(args: Namespace) -> int:
         await asyncio.to_thread(check_folder, args.download_to)
     progress = open_progress(silent=args.json)
     durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
-    usual = (durations.early + durations.late) / 2 if durations else None
+    usual = durations.mean if durations else None
     async with open_client(args, progress) as kling:
         with progress:
             line = ProgressLine(progress, sent.mode, usual)

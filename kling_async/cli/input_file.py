@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from kling_async.batch.decisions import Item, Step, content_key, next_step
 from kling_async.cli.format import format_os_error
-from kling_async.cli.row_values import InvalidRows, row_input
+from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, row_input
 from kling_async.cli.text_file import temporary_file
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.journal.base import ItemState
@@ -124,6 +124,13 @@ class InputFile:
             assert isinstance(item, Item)  # noqa: S101 - for the type checker
             yield item
 
+    def remarks(self) -> Iterator[str]:
+        """Yield what the user may not have intended."""
+        if self.without_mode:
+            yield f"{self.without_mode:,} rows have no mode: {DEFAULT_MODE} is assumed"
+        if self.not_in_file:
+            yield f"{self.not_in_file:,} items of the journal are not in the file"
+
     def estimate(self, limits: Limits, in_flight: int | None = None) -> float:
         """Return how many seconds all rows will take, according to the vendor's figures."""
         tasks = self.steps[Step.SUBMIT] + self.steps[Step.RESUBMIT] + self.steps[Step.WAIT]
@@ -173,4 +180,4 @@ def _check_row(
 @cache
 def _usual_duration(model: str, duration: int | None) -> float:
     durations = vendor_estimate(Kind(model, duration=duration))
-    return (durations.early + durations.late) / 2 if durations else _USUAL
+    return durations.mean if durations else _USUAL

@@ -31,15 +31,12 @@ async def run_limits(args: Namespace) -> int:
         usage = await limiter.peek()
     fields = asdict(usage, recurse=False)
     fields |= {"name": limiter.name, "slots": len(usage.leases)}
-    fields["leases"] = [_lease_fields(lease) for lease in usage.leases]
+    fields["leases"] = leases = [asdict(lease) for lease in usage.leases]
+    for lease in leases:
+        key = lease.pop("key")
+        lease["ref"] = key if "/" in key else None  # unknown until the submit is accepted
     Output(json=args.json).print_result(_format_lines(usage, limiter.name), fields)
     return exit_codes.OK
-
-
-def _lease_fields(lease: Lease) -> dict[str, object]:
-    fields = asdict(lease)
-    key = fields.pop("key")
-    return {"ref": key if "/" in key else None, **fields}  # unknown until a submit is accepted
 
 
 def _format_lines(usage: Usage, name: str) -> Iterator[str]:

@@ -19,7 +19,6 @@ from attrs import evolve
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
 from kling_async.cli.callback_log import (
-    CallbackCounter,
     LogEntry,
     describe_problem,
     entry_columns,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 256
+MAX_TASKS: Final = 10_000
 SECONDS: Final = 10.0
 
 # The first bytes of a TLS client.
@@ -96,7 +96,7 @@ class CallbackServer(web.Server):
     def __init__(self, status: int) -> None:
         super().__init__(self._handle)
         self._status = status
-        self._counter = CallbackCounter()
+        self._counts: dict[str, int] = {}  # callbacks of the latest tasks
         # Needs no bound: what one iteration of the loop adds is removed in the next.
         self.entries: asyncio.Queue[LogEntry] = asyncio.Queue()
 
@@ -124,9 +124,11 @@ class CallbackServer(web.Server):
             except ContractError as error:
                 status, problem = 400, describe_problem(bytes(body), error)
             else:
-                times = self._counter.count(snapshot.ref.task_id)
+                status, task_id = self._status, snapshot.ref.task_id
+                times = self._counts[task_id] = self._counts.pop(task_id, 0) + 1
+                if len(self._counts) > MAX_TASKS:
+                    del self._counts[next(iter(self._counts))]
                 entry = evolve(entry, snapshot=snapshot, times=times)
-                status = self._status
         size = max(len(body), request.content_length or 0)
         entry = evolve(entry, status=status, problem=problem, size_bytes=size)
         self.entries.put_nowait(entry)

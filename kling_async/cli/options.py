@@ -19,9 +19,7 @@ _SERVICE: Options = {
     "--json": "print one JSON object on each line: results on stdout, errors on stderr",
 }
 _TIMEOUT: Options = {f"--timeout SECONDS={DEFAULT_TIMEOUT:g}": "how long to wait for a task"}
-_FIRST_POLL: Options = {
-    "--first-poll SECONDS": "age of a task at its first poll (default: when the fastest end)"
-}
+_FIRST_POLL: Options = {"--first-poll SECONDS": "time of a task's first poll (default: 60 or 90)"}
 _REFS: Options = {"refs REF...": "a reference such as kling-2-1/task_12345678"}
 _INPUT: Options = {
     "prompt PROMPT": "what the video shows; - reads it from stdin",
@@ -49,7 +47,6 @@ _PROCESSING: Options = {  # of batch and worker
     " the limits",
     **_SERVICE,
 }
-_ADDRESS: Options = {"--host HOST=127.0.0.1": "address to listen on"}
 _EMULATOR: Options = {
     "--video {auto,rendered,small}=auto": "rendered: made from the input, requires the extra"
     " emulator; small: the same clip for every task; auto: rendered if the extra is installed",
@@ -134,7 +131,7 @@ COMMANDS: dict[str, tuple[str, Options]] = {
     "listen": (
         "print the callbacks that arrive on a port until Ctrl-C, to test a tunnel or a proxy",
         {
-            **_ADDRESS,
+            "--host HOST=127.0.0.1": "address to listen on",
             "--port PORT=8080": "port to listen on; 0: any free one",
             "--answer STATUS=200": "status that answers callbacks; the service repeats a callback"
             " that is answered with any other than 200",
@@ -145,7 +142,7 @@ COMMANDS: dict[str, tuple[str, Options]] = {
     "emulate": (
         "run a local emulator of the service until Ctrl-C",
         {
-            **_ADDRESS,
+            "--host HOST=127.0.0.1": "address to listen on",
             "--port PORT=0": "port to listen on; 0: any free one",
             "--api-key KEY": "the only accepted key (default: any)",
             "--balance USD=1000": "initial balance",

@@ -14,6 +14,7 @@ import signal
 import sys
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class GuardedStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write a text; characters that the encoding cannot represent are escaped."""
-        self._attempt(lambda: self._inner.write(_encodable(text, self.encoding)))
+        escaped = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        self._attempt(lambda: self._inner.write(escaped))
         return len(text)
 
     def flush(self) -> None:
@@ -70,8 +72,8 @@ class GuardedStream(io.TextIOBase):
         except (OSError, ValueError) as error:  # ValueError: it has been closed
             self.failure = (error.strerror if isinstance(error, OSError) else None) or _CLOSED
             # The interpreter flushes the buffer at its exit, which would fail once more.
-            with suppress(OSError, ValueError):
-                _redirect_to_null(self.fileno())
+            with suppress(OSError, ValueError), Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), self.fileno())
 
 
 def failure_of(stream: TextIO) -> str | None:
@@ -101,18 +103,6 @@ def _fill_closed_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor: this one
-
-
-def _redirect_to_null(descriptor: int) -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, descriptor)
-    finally:
-        os.close(null)
-
-
-def _encodable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def call_on_signals(stop: Callable[[], object], *, interrupt: bool = False) -> None:

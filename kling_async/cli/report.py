@@ -92,7 +92,7 @@ async def _write_csv(journal: Journal, stream: TextIO) -> None:
     write_csv_row(stream, [*COLUMNS, *_FIELDS])
     async for entry in journal.entries():
         given = (entry.input.get(name) for name in COLUMNS[1:])
-        values = _fields_of(entry).values()
+        values = [value_of(entry) for value_of in _FIELDS.values()]
         cells = (" ".join(value) if isinstance(value, list) else value for value in values)
         write_csv_row(stream, [entry.key, *given, *cells])
         if failure_of(stream):
@@ -101,7 +101,8 @@ async def _write_csv(journal: Journal, stream: TextIO) -> None:
 
 async def _write_json(journal: Journal, stream: TextIO) -> None:
     async for entry in journal.entries():
-        fields = {"key": entry.key, "input": entry.input, **_fields_of(entry)}
+        state = {name: value_of(entry) for name, value_of in _FIELDS.items()}
+        fields = {"key": entry.key, "input": entry.input, **state}
         stream.write(f"{json.dumps(fields)}\n")
         if failure_of(stream):
             return
@@ -151,10 +152,6 @@ def _describe(entry: Entry) -> str:
     if entry.result is not None:
         return " ".join(entry.result.result_urls)
     return str(entry.ref or "")
-
-
-def _fields_of(entry: Entry) -> dict[str, object]:
-    return {name: value_of(entry) for name, value_of in _FIELDS.items()}
 
 
 def _cards_of(entry: Entry, videos: Path, folder: Path) -> Iterator[Card]:

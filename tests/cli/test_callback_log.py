@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async.cli.callback_log import (
-    CallbackCounter,
     LogEntry,
     describe_problem,
     entry_columns,
@@ -173,9 +172,3 @@ def test_a_long_column_is_cut() -> None:
     fields = entry_columns(LogEntry(AT, problem="x" * 100_000))[2]
     assert fields == f"{'x' * 999}…"
     assert entry_columns(LogEntry(AT, problem="x" * 1000))[2] == "x" * 1000
-
-
-def test_old_tasks_are_forgotten() -> None:
-    """Callbacks are counted by task, and the task that was longest not called is forgotten."""
-    counter = CallbackCounter(max_tasks=2)
-    assert [counter.count(task) for task in "ababacb"] == [1, 1, 2, 2, 3, 1, 1]

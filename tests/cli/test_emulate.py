@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Polling, Retry, StandardImageToVideo
 from kling_async.cli import arguments
-from kling_async.cli.emulate import _address_towards, _exports, _reachable_origin
+from kling_async.cli.emulate import _exports
 from kling_async.cli.main import run
 from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
 
@@ -128,16 +127,4 @@ async def test_emulator_for_other_machines(
 )
 def test_plain_http_is_allowed_where_it_must_be(origin: str, allowed: bool) -> None:  # noqa: FBT001
     """The switch is printed with addresses that a client refuses without it, and only there."""
-    assert _reachable_origin(origin) == origin
     assert ("export APIXO_ALLOW_HTTP=1" in _exports(origin, "k")) == allowed
-
-
-def test_all_addresses_of_version_6() -> None:
-    """An address of version 6 is put in brackets."""
-    assert re.fullmatch(r"http://\[[0-9a-f:]+\]:5", _reachable_origin("http://[::]:5"))
-
-
-def test_no_network() -> None:
-    """Where there is no way to anywhere else, it is the loopback address."""
-    nowhere = (socket.AF_INET, "255.255.255.255", "127.0.0.1")
-    assert _address_towards(*nowhere) == "127.0.0.1"

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from attrs import define
 
+from kling_async.cli import listen
 from kling_async.cli.listen import MAX_BYTES, MAX_CONNECTIONS, CallbackServer
 
 if TYPE_CHECKING:
@@ -201,3 +202,13 @@ async def test_a_flood_is_not_kept(line: Line) -> None:
     assert entry.status == 413
     assert entry.size_bytes < 4 * MAX_BYTES
     assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_old_tasks_are_forgotten(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callbacks are counted by task; the task without a callback for the longest is forgotten."""
+    monkeypatch.setattr(listen, "MAX_TASKS", 2)
+    times = []
+    for name in "ababacb":
+        entry, _ = await line.send(post(BODY.replace(b"task_1", name.encode())))
+        times.append(entry.times)
+    assert times == [1, 1, 2, 2, 3, 1, 1]
