@@ -12,7 +12,7 @@ from attrs import asdict
 from kling_async._utils.text import format_duration
 from kling_async.batch.decisions import Step
 from kling_async.cli import exit_codes
-from kling_async.cli.batch_run import BatchRun, hinting_at_journal_option, list_remarks
+from kling_async.cli.batch_run import BatchCommand, hinting_at_journal_option, list_remarks
 from kling_async.cli.format import format_states
 from kling_async.cli.input_file import InputFile, JournaledItem, read_journal
 from kling_async.cli.outcomes import batch_options_from
@@ -63,7 +63,7 @@ async def run_batch(args: Namespace) -> int:
         assert journal is not None  # noqa: S101 - only a dry run can be without
         if args.download_to is not None:
             await asyncio.to_thread(check_folder, args.download_to)
-        return await BatchRun(args, rows, journal).run()
+        return await BatchCommand(args, rows, journal).run()
 
 
 def _journal_of(args: Namespace) -> Path | str | None:

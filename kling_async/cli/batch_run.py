@@ -59,7 +59,7 @@ def list_remarks(rows: InputFile) -> list[str]:
     return remarks
 
 
-class BatchRun:
+class BatchCommand:
     """Generates videos from the rows of a file."""
 
     def __init__(self, args: Namespace, rows: InputFile, journal: Path | str) -> None:

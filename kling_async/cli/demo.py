@@ -187,14 +187,14 @@ class _DemoRun:
             card = evolve(card, seconds=clock() - accepted, cost_time=result.cost_time)
             line.update("saving")
             saved, *_ = await self._kling.save(result, self._staging, name=name)
-            await asyncio.to_thread(self._publish, saved.name, result.ref)
+            await asyncio.to_thread(self._move_to_folder, saved.name, result.ref)
         except KlingError as error:
             line.finish(str(error), ok=False)
             return evolve(card, failure=str(error))
         line.finish("done", ok=True)
         return evolve(card, video=Video(saved.name, saved.size_bytes))
 
-    def _publish(self, name: str, ref: TaskRef) -> None:
+    def _move_to_folder(self, name: str, ref: TaskRef) -> None:
         """Move a complete file to the folder; it replaces the file of an earlier demo."""
         try:
             (self._staging / name).replace(self._folder / name)
