@@ -57,14 +57,14 @@ class GuardedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write a text; characters that the encoding cannot represent are escaped."""
         escaped = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
-        self._attempt(lambda: self._inner.write(escaped))
+        self._unless_failed(lambda: self._inner.write(escaped))
         return len(text)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        self._attempt(self._inner.flush)
+        self._unless_failed(self._inner.flush)
 
-    def _attempt(self, operation: Callable[[], object]) -> None:
+    def _unless_failed(self, operation: Callable[[], object]) -> None:
         if self.failure is not None:
             return
         try:
