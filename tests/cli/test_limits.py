@@ -33,8 +33,8 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
     """It reports the requests, the slots by holder, those that end first, and the pause."""
     monkeypatch.setenv("APIXO_API_KEY", KEY)
     async with (
-        SharedLimiter(url, limits=LIMITS, recovery_delay=0) as one,
-        SharedLimiter(url, limits=LIMITS, recovery_delay=0) as other,
+        SharedLimiter(url, limits=LIMITS, settle=0) as one,
+        SharedLimiter(url, limits=LIMITS, settle=0) as other,
     ):
         await one.request()
         permit = await one.request()
@@ -81,7 +81,7 @@ async def test_limits_in_use(url: str, command: Command, monkeypatch: pytest.Mon
 
 async def test_limits_after_refusals(url: str, command: Command) -> None:
     """It reports how many slots there are since the service has refused some."""
-    async with SharedLimiter(url, limits=LIMITS, name="studio", recovery_delay=0) as limiter:
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
         for number in range(3):
             (await limiter.slot()).confirm(TaskRef("kling-2-1", f"task_{number}"))
         limiter.refused(await limiter.slot())
@@ -100,7 +100,7 @@ async def test_unused_limits(url: str, command: Command) -> None:
     ended = await command("limits", url, "--name", "studio")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == "There are no limits of the name studio: no process has used them.\n"
-    async with SharedLimiter(url, limits=LIMITS, name="studio", recovery_delay=0) as limiter:
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
         await limiter.request()
         ended = await command("limits", url, "--name", "studio")
     assert (ended.code, ended.err) == (0, "")
@@ -109,7 +109,7 @@ async def test_unused_limits(url: str, command: Command) -> None:
         "slots in use                 0",
         "pause after a refusal        none",
     ]
-    async with SharedLimiter(url, limits=LIMITS, name="studio", recovery_delay=0) as limiter:
+    async with SharedLimiter(url, limits=LIMITS, name="studio", settle=0) as limiter:
         slot = await limiter.slot()
         ended = await command("limits", url, "--name", "studio")
         slot.release()

@@ -34,9 +34,7 @@ async def share() -> AsyncIterator[Share]:
     async with AsyncExitStack() as stack:
 
         def share(backend: Any, limits: Limits, **options: Any) -> SharedLimiter:  # noqa: ANN401
-            limiter = SharedLimiter(
-                backend, limits=limits, **{"name": "n", "recovery_delay": 0, **options}
-            )
+            limiter = SharedLimiter(backend, limits=limits, **{"name": "n", "settle": 0, **options})
             stack.push_async_callback(limiter.close)
             return limiter
 
@@ -94,7 +92,7 @@ def change(**changes: object) -> LeaseUpdate:
         "cap": changes.get("limit", 3),
         "lifetime": 100.0,
         "holder": "me",
-        "recovery_delay": 0.0,
+        "settle": 0.0,
         "schedule": PACE,
     }
     return LeaseUpdate(**{**values, **changes})  # type: ignore[arg-type]  # each has its own
@@ -184,8 +182,7 @@ async def crowds(
     """Let one process for each backend ask without end; give the moments of each."""
     moments: list[list[float]] = [[] for _ in backends]
     limiters = [
-        SharedLimiter(backend, limits=limits, **{"recovery_delay": 0, **options})
-        for backend in backends
+        SharedLimiter(backend, limits=limits, **{"settle": 0, **options}) for backend in backends
     ]
     async with asyncio.TaskGroup() as group:
         for limiter, mine in zip(limiters, moments, strict=True):

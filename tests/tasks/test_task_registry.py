@@ -116,8 +116,8 @@ async def test_the_slot_of_a_process_that_died() -> None:
     """A process that finds a task ended, or running, has the slot that another one took for it."""
     engine, limits = MemoryLimitsBackend(), Limits(concurrent_tasks=2)
     async with (
-        SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as dead,
-        SharedLimiter(engine, limits=limits, name="n", recovery_delay=0) as alive,
+        SharedLimiter(engine, limits=limits, name="n", settle=0) as dead,
+        SharedLimiter(engine, limits=limits, name="n", settle=0) as alive,
     ):
         service, other = Service(dead), Service(alive)
         for ref in (REF, TaskRef("kling-2-1", "task_2")):

@@ -43,7 +43,7 @@ if set_back > 0 then -- processes report again what they have, and since when
 end
 if redis.call('HGET', STATE, 'run') ~= run or not redis.call('ZSCORE', EXPIRY, '')
     or redis.call('HEXISTS', WINDOW, 'run') == 0 then
-  local start = text(math.max(number('next'), now + a.schedule.recovery_delay))
+  local start = text(math.max(number('next'), now + a.schedule.settle))
   redis.call('HSET', STATE, 'run', run, 'born', text(now), 'next', start)
   redis.call('ZADD', EXPIRY, '+inf', '')
   redis.call('HSET', WINDOW, 'run', run)
@@ -160,7 +160,7 @@ for _, lease in ipairs(a.renew) do
   end
 end
 local free, acquired = 0, {{}}
-if now - epoch >= a.recovery_delay then free = a.cap - (redis.call('ZCARD', EXPIRY) - 1) end
+if now - epoch >= a.settle then free = a.cap - (redis.call('ZCARD', EXPIRY) - 1) end
 for i = 1, math.min(#a.acquire, free) do
   acquired[i] = a.acquire[i]
   keep(acquired[i], 0, a.lifetime)

@@ -16,7 +16,7 @@ from kling_async.policy.retry import backoff
 if TYPE_CHECKING:
     from kling_async.limits.shared.backend import LimitsBackend
 
-OnUnavailable: TypeAlias = Literal["wait", "raise", "local"]
+WhenGone: TypeAlias = Literal["wait", "raise", "local"]
 
 _T = TypeVar("_T")
 
@@ -46,15 +46,15 @@ class MonitoredBackend:
     Args:
         backend: The backend.
         label: Where it is, for messages.
-        on_unavailable: What the limiter does while it is unavailable; only for messages.
+        when_gone: What the limiter does while it is unavailable; only for messages.
         epoch: The last one that was seen on an earlier event loop.
     """
 
     def __init__(
-        self, backend: LimitsBackend, label: str, on_unavailable: OnUnavailable, epoch: str = ""
+        self, backend: LimitsBackend, label: str, when_gone: WhenGone, epoch: str = ""
     ) -> None:
         self.backend = backend
-        self.on_unavailable: OnUnavailable = on_unavailable
+        self.when_gone: WhenGone = when_gone
         self.epoch = epoch
         self.on_state_lost: list[Callable[[], None]] = []
         self.retry_at: float = -inf  # of the loop's time: it is of no use to call earlier
@@ -136,7 +136,7 @@ class MonitoredBackend:
                 _log.error("%s", message)
             self._has_refused = True
         elif not self._failures:
-            _log.warning("%s; %s", message, _CONSEQUENCES[self.on_unavailable])
+            _log.warning("%s; %s", message, _CONSEQUENCES[self.when_gone])
         self._failures += 1
         # Not all processes at the same time.
         chance = 0.5 + random() / 2  # noqa: S311 - no secret

@@ -88,7 +88,7 @@ class LeaseUpdate:
             and at the start.
         lifetime: Seconds until a new lease expires.
         holder: This process.
-        recovery_delay: Seconds for which a backend that has lost its state grants no lease, so
+        settle: Seconds for which a backend that has lost its state grants no lease, so
             that processes can first report what they hold.
         schedule: The schedule of the requests.
         learned: The text about the learned cap to be replaced, and the new one. None: no change.
@@ -102,7 +102,7 @@ class LeaseUpdate:
     cap: int
     lifetime: float
     holder: str
-    recovery_delay: float
+    settle: float
     schedule: RequestSchedule
     learned: tuple[str, str] | None = None
 

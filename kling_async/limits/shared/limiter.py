@@ -23,7 +23,7 @@ from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from kling_async.limits.loop_limiter import LoopLimiter, LoopState
-from kling_async.limits.shared.availability import MonitoredBackend, OnUnavailable
+from kling_async.limits.shared.availability import MonitoredBackend, WhenGone
 from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.request_grants import RequestGrants
 from kling_async.limits.shared.schedule import RequestSchedule
@@ -48,7 +48,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
     those of :class:`~kling_async.limits.Limiter`. They raise ConfigurationError if the backend
     refuses access, or if the limiter is in use on another loop that is running. `request` and
     `slot` raise LimiterError if the limiter is closed, or if the backend cannot be reached and
-    ``on_unavailable`` is ``"raise"``.
+    ``when_gone`` is ``"raise"``.
 
     Args:
         backend: Where the numbers are kept: a URL of scheme ``redis``, ``rediss``, ``valkey``,
@@ -57,11 +57,11 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         limits: What the account may do. All processes must pass the same.
         name: Limiters with the same name share one budget. Default: a checksum of the key in
             ``APIXO_API_KEY``, which is also the name that a client uses for its key.
-        on_unavailable: What to do while the backend cannot be reached. ``"wait"``: everything
+        when_gone: What to do while the backend cannot be reached. ``"wait"``: everything
             waits until it is back. ``"raise"``: calls raise ``LimiterError``. ``"local"``: this
             process keeps within its own share of the limits.
         share: That share, from 0 to 1; only for ``"local"``. All shares should add up to 1.
-        recovery_delay: Seconds for which a backend that has lost its state, or is new, grants
+        settle: Seconds for which a backend that has lost its state, or is new, grants
             nothing. None: as long as earlier grants may still be used. Tests pass 0.
 
     Raises:
@@ -75,15 +75,15 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         *,
         limits: Limits | None = None,
         name: str | None = None,
-        on_unavailable: OnUnavailable = "wait",
+        when_gone: WhenGone = "wait",
         share: float | None = None,
-        recovery_delay: float | None = None,
+        settle: float | None = None,
     ) -> None:
         super().__init__(limits)
         self._backend = backend
         self._name = _check_name(name, backend)
-        self._on_unavailable: OnUnavailable = on_unavailable
-        self._local = _local_share(self._limits, on_unavailable, share)
+        self._when_gone: WhenGone = when_gone
+        self._local = _local_share(self._limits, when_gone, share)
         if isinstance(backend, str):
             self._label = redact_url(backend)
             create_backend(backend, self._name)  # raises what is wrong with the URL
@@ -91,8 +91,8 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
             self._label = type(backend).__name__
         self._settings = LeaseSettings(
             self._limits,
-            RequestSchedule.for_limits(self._limits, recovery_delay),
-            RECOVERY_DELAY if recovery_delay is None else recovery_delay,
+            RequestSchedule.for_limits(self._limits, settle),
+            RECOVERY_DELAY if settle is None else settle,
             self._local.limits.concurrent_tasks if self._local else 0,
             holder="",
         )
@@ -117,7 +117,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         return self._name
 
     async def peek(self) -> Usage:
-        """Return what all processes use together, whatever ``on_unavailable`` is.
+        """Return what all processes use together, whatever ``when_gone`` is.
 
         Raises:
             LimiterError: The backend cannot be reached.
@@ -154,7 +154,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         backend = MonitoredBackend(
             create_backend(source, self._name) if isinstance(source, str) else source,
             self._label,
-            self._on_unavailable,
+            self._when_gone,
             self._state.backend.epoch if self._state else "",
         )
         if self._state is None or self._state.process != os.getpid():
@@ -211,13 +211,11 @@ def _check_name(name: str | None, backend: str | LimitsBackend) -> str:
     return name
 
 
-def _local_share(limits: Limits, on_unavailable: str, share: float | None) -> LocalLimiter | None:
-    if on_unavailable not in {"wait", "raise", "local"}:
-        raise ConfigurationError(
-            f'on_unavailable is "wait", "raise" or "local", not {on_unavailable!r}'
-        )
-    if (on_unavailable == "local") != (share is not None):
-        raise ConfigurationError('on_unavailable="local" needs share=, and nothing else takes it')
+def _local_share(limits: Limits, when_gone: str, share: float | None) -> LocalLimiter | None:
+    if when_gone not in {"wait", "raise", "local"}:
+        raise ConfigurationError(f'when_gone is "wait", "raise" or "local", not {when_gone!r}')
+    if (when_gone == "local") != (share is not None):
+        raise ConfigurationError('when_gone="local" needs share=, and nothing else takes it')
     if share is None:
         return None
     if not 0 < share <= 1:

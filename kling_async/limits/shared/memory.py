@@ -129,7 +129,7 @@ class MemoryLimitsBackend:
             held, expires_at = leases.get(lease.key), now + lease.ends_in
             if held is None or held.holder == holder or held.expires_at <= expires_at:
                 leases[lease.key] = _StoredLease(holder, now - lease.held_for, expires_at)
-        is_settled = now - stored.began_at >= update.recovery_delay
+        is_settled = now - stored.began_at >= update.settle
         acquired = update.acquire[: max(0, update.cap - len(leases)) if is_settled else 0]
         leases |= {key: _StoredLease(holder, now, now + update.lifetime) for key in acquired}
         for key in update.release:
@@ -191,7 +191,7 @@ class MemoryLimitsBackend:
             )
         if not stored.epoch:
             stored.epoch, stored.began_at = str(next(_epochs)), now
-            stored.next_grant = now + schedule.recovery_delay
+            stored.next_grant = now + schedule.settle
         stored.seen_at = max(now, stored.seen_at)
         return now, set_back
 

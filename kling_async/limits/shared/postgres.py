@@ -53,7 +53,7 @@ class PostgresLimitsBackend:
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Apply a report, and reserve the next grants."""
         values = {
-            "grant_delay": schedule.recovery_delay,
+            "grant_delay": schedule.settle,
             "burst": schedule.burst,
             "number": number,
             "interval": schedule.interval,
@@ -87,8 +87,8 @@ class PostgresLimitsBackend:
         """Renew, acquire and release leases in one step."""
         old_learned, new_learned = update.learned or ("", "")
         values = {
-            "grant_delay": update.schedule.recovery_delay,
-            "lease_delay": update.recovery_delay,
+            "grant_delay": update.schedule.settle,
+            "lease_delay": update.settle,
             "limit": update.limit,
             "cap": update.cap,
             "lifetime": update.lifetime,

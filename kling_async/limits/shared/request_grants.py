@@ -74,7 +74,7 @@ class RequestGrants:
         loop: The event loop.
         backend: The backend, which other processes use too.
         schedule: The rate.
-        local: Grants of this process's own share, for ``on_unavailable="local"``.
+        local: Grants of this process's own share, for ``when_gone="local"``.
         holder: The name of this process.
     """
 
@@ -198,7 +198,7 @@ class RequestGrants:
             times.append(grants[0].due - ANSWER_LIFETIME / 2)
         if not times:
             return None
-        if self._waiters and backend.on_unavailable == "raise":
+        if self._waiters and backend.when_gone == "raise":
             return min(times)
         return max(min(times), backend.retry_at)
 
@@ -212,7 +212,7 @@ class RequestGrants:
                 is_early = self._loop.time() < self._next_reservation()
                 await self._reserve(0 if is_probe or is_early else max(0, self._missing()))
         except LimiterError as error:
-            if self._backend.on_unavailable == "raise":
+            if self._backend.when_gone == "raise":
                 self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
             if self.local is None or not was_unavailable:

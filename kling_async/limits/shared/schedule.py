@@ -33,7 +33,7 @@ class RequestSchedule:
         interval: Seconds between grants.
         burst: Seconds back in time from which unused grants are still given.
         batch: The most grants that one reservation may be for.
-        recovery_delay: Seconds before the first grant of a backend that does not know what was
+        settle: Seconds before the first grant of a backend that does not know what was
             reserved before: one that is new, was restarted, or took over from another.
     """
 
@@ -41,15 +41,15 @@ class RequestSchedule:
     interval: float
     burst: float
     batch: int
-    recovery_delay: float
+    settle: float
 
     @classmethod
-    def for_limits(cls, limits: Limits, recovery_delay: float | None = None) -> RequestSchedule:
+    def for_limits(cls, limits: Limits, settle: float | None = None) -> RequestSchedule:
         """Return the schedule for these limits.
 
         Args:
             limits: What the account may do.
-            recovery_delay: Seconds. None: as long as a grant given before may still be used.
+            settle: Seconds. None: as long as a grant given before may still be used.
         """
         rpm = limits.requests_per_minute
         interval = 60.0 / rpm
@@ -57,6 +57,6 @@ class RequestSchedule:
         # burst is only for processes that were idle.
         burst = max(1, min(20, rpm // 500))
         batch = max(1, int(_BATCH_SECONDS / interval))
-        if recovery_delay is None:
-            recovery_delay = ANSWER_LIFETIME + GRANT_LIFETIME + interval
-        return cls(rpm, interval, (burst - 1) * interval, batch, recovery_delay)
+        if settle is None:
+            settle = ANSWER_LIFETIME + GRANT_LIFETIME + interval
+        return cls(rpm, interval, (burst - 1) * interval, batch, settle)

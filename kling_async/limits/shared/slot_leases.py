@@ -87,14 +87,14 @@ class LeaseSettings:
     Attributes:
         limits: What the account may do.
         schedule: The schedule of the requests.
-        recovery_delay: Seconds for which a backend that has lost its state grants no slot.
+        settle: Seconds for which a backend that has lost its state grants no slot.
         local_slots: How many slots this process may hold while the backend is unavailable.
         holder: The name of this process.
     """
 
     limits: Limits
     schedule: RequestSchedule
-    recovery_delay: float
+    settle: float
     local_slots: int
     holder: str
 
@@ -234,7 +234,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         try:
             await self._exchange()
         except LimiterError as error:
-            if self._backend.on_unavailable == "raise":
+            if self._backend.when_gone == "raise":
                 self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
             self._waiters.set_exception(error)
@@ -259,7 +259,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             cap=self._learned.most(len(acquire), len(self._by_ref)),
             lifetime=lifetime,
             holder=self._settings.holder,
-            recovery_delay=self._settings.recovery_delay,
+            settle=self._settings.settle,
             schedule=self._settings.schedule,
             learned=self._learned.unreported(),
         )

@@ -26,7 +26,7 @@ from tests.limits.conftest import (
 
 if TYPE_CHECKING:
     from kling_async.limits.base import Permit
-    from kling_async.limits.shared.availability import OnUnavailable
+    from kling_async.limits.shared.availability import WhenGone
     from kling_async.limits.shared.backend import LeaseStatus, LeaseUpdate, PauseStatus, Reservation
     from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
@@ -45,7 +45,7 @@ async def test_giving_up_as_the_answer_comes(share: Share, *, fails: bool) -> No
     """A caller that is cancelled as the answer arrives is skipped, even if the call failed."""
     backend = Canceller()
     backend.at_once, backend.unreachable = True, fails
-    limiter = share(backend, FAST, on_unavailable="raise")
+    limiter = share(backend, FAST, when_gone="raise")
     for call in (limiter.request, limiter.slot):
         first: asyncio.Task[object] = asyncio.create_task(call())
         second: asyncio.Task[object] = asyncio.create_task(call())
@@ -79,9 +79,9 @@ async def test_waiting_for_the_backend(share: Share, caplog: pytest.LogCaptureFi
 
 
 async def test_raising(share: Share) -> None:
-    """With on_unavailable="raise" each waiting caller gets an error of its own."""
+    """With when_gone="raise" each waiting caller gets an error of its own."""
     backend = MemoryLimitsBackend()
-    limiter = share(backend, FAST, on_unavailable="raise")
+    limiter = share(backend, FAST, when_gone="raise")
     await limiter.request()
     backend.unreachable = True
     results = await asyncio.gather(
@@ -98,10 +98,10 @@ async def test_raising(share: Share) -> None:
 
 
 async def test_a_local_share(share: Share) -> None:
-    """With on_unavailable="local" a process keeps to its share while the backend is unavailable."""
+    """With when_gone="local" a process keeps to its share while the backend is unavailable."""
     backend = MemoryLimitsBackend()
     limits = Limits(600, 8)
-    limiter = share(backend, limits, on_unavailable="local", share=0.25)
+    limiter = share(backend, limits, when_gone="local", share=0.25)
     slots = [await limiter.slot()]
     backend.unreachable = True
     moments: list[float] = []
@@ -123,7 +123,7 @@ async def test_a_local_share(share: Share) -> None:
 async def test_a_local_share_for_few_requests(share: Share) -> None:
     """A process that asks now and then, too, returns to a backend that is back."""
     backend = MemoryLimitsBackend()
-    limiter = share(backend, Limits(600), on_unavailable="local", share=0.5)
+    limiter = share(backend, Limits(600), when_gone="local", share=0.5)
     backend.unreachable = True
     for _ in range(5):
         await limiter.request()
@@ -138,7 +138,7 @@ async def test_a_local_share_for_few_requests(share: Share) -> None:
 async def test_a_grant_of_a_local_share_that_is_not_used(share: Share) -> None:
     """It counts for neither limit for longer than a minute."""
     backend = MemoryLimitsBackend()
-    limiter = share(backend, Limits(60), on_unavailable="local", share=0.1)
+    limiter = share(backend, Limits(60), when_gone="local", share=0.1)
     backend.unreachable = True
     for _ in range(5):
         await granted(limiter)
@@ -175,7 +175,7 @@ async def test_a_local_share_while_a_backend_fails(share: Share) -> None:
             return await super().reserve(number, report, pace)
 
     backend = Failing()
-    limiter = share(backend, Limits(600), on_unavailable="local", share=0.5)
+    limiter = share(backend, Limits(600), when_gone="local", share=0.5)
     backend.unreachable = True
     await crowd(limiter, 3, 10.0, [])
     assert 5 <= backend.asked <= 12
@@ -184,7 +184,7 @@ async def test_a_local_share_while_a_backend_fails(share: Share) -> None:
 async def test_a_pause_without_the_backend(share: Share) -> None:
     """A process that keeps to its own share pauses, too."""
     backend = MemoryLimitsBackend()
-    limiter = share(backend, FAST, on_unavailable="local", share=0.5)
+    limiter = share(backend, FAST, when_gone="local", share=0.5)
     backend.unreachable = True
     limiter.pause(7.0, await limiter.request())
     begun = now()
@@ -199,7 +199,7 @@ def test_the_bound_with_local_shares(processes: int) -> None:
     async def main() -> list[float]:
         backend = MemoryLimitsBackend()
         breaking = asyncio.create_task(Breaking(backend, 40, 30, 20, 5).run())
-        options: dict[str, Any] = {"on_unavailable": "local", "share": 1 / processes}
+        options: dict[str, Any] = {"when_gone": "local", "share": 1 / processes}
         shares = await crowds([backend] * processes, Limits(1_000), 150, 20, **options)
         await breaking
         return [moment for share in shares for moment in share]
@@ -210,7 +210,7 @@ def test_the_bound_with_local_shares(processes: int) -> None:
 
 
 async def test_a_backend_that_refuses(share: Share) -> None:
-    """A configuration error is raised at once, whatever on_unavailable is."""
+    """A configuration error is raised at once, whatever when_gone is."""
 
     class Refusing(MemoryLimitsBackend):
         refuses = True
@@ -249,7 +249,7 @@ async def test_a_local_share_while_a_backend_refuses(share: Share) -> None:
             return await super().reserve(number, report, pace)
 
     backend = Turning()
-    limiter = share(backend, Limits(600), on_unavailable="local", share=0.5)
+    limiter = share(backend, Limits(600), when_gone="local", share=0.5)
     backend.unreachable = True
     moments: list[float] = []
     await crowd(limiter, 5, 60.0, moments)
@@ -340,7 +340,7 @@ async def test_unexpected_errors_of_a_backend(share: Share) -> None:
 async def test_a_silent_backend(share: Share, caplog: pytest.LogCaptureFixture) -> None:
     """A backend that does not answer within two seconds is unavailable."""
     backend = MemoryLimitsBackend(round_trip=100.0)
-    limiter = share(backend, FAST, on_unavailable="raise")
+    limiter = share(backend, FAST, when_gone="raise")
     with pytest.raises(LimiterError, match="no answer within 2 s"):
         await limiter.request()
     assert now() == pytest.approx(2, abs=0.01)
@@ -351,7 +351,7 @@ async def test_a_silent_backend(share: Share, caplog: pytest.LogCaptureFixture) 
 async def test_a_slow_backend(share: Share) -> None:
     """With answers that come too late nothing is granted, until they are fast again."""
     backend = MemoryLimitsBackend(round_trip=0.6)
-    patient, other = share(backend, FAST), share(backend, FAST, on_unavailable="raise")
+    patient, other = share(backend, FAST), share(backend, FAST, when_gone="raise")
     waiting = asyncio.create_task(granted(patient))
     with pytest.raises(LimiterError, match="answers take too long"):
         await other.request()
@@ -363,14 +363,12 @@ async def test_a_slow_backend(share: Share) -> None:
     await other.request()
 
 
-@pytest.mark.parametrize("on_unavailable", ["raise", "local"])
-async def test_a_slow_backend_while_slots_are_held(
-    share: Share, on_unavailable: OnUnavailable
-) -> None:
+@pytest.mark.parametrize("when_gone", ["raise", "local"])
+async def test_a_slow_backend_while_slots_are_held(share: Share, when_gone: WhenGone) -> None:
     """That answers to calls which do not mind come late does not hide that others do."""
     backend = MemoryLimitsBackend()
-    part = 0.5 if on_unavailable == "local" else None
-    limiter = share(backend, Limits(600, 2), on_unavailable=on_unavailable, share=part)
+    part = 0.5 if when_gone == "local" else None
+    limiter = share(backend, Limits(600, 2), when_gone=when_gone, share=part)
     await limiter.request()
     await limiter.slot()
     await limiter.slot()
@@ -379,7 +377,7 @@ async def test_a_slow_backend_while_slots_are_held(
     asking = asyncio.create_task(limiter.request())
     await asyncio.sleep(5)
     assert asking.done()
-    assert isinstance(asking.exception(), LimiterError) is (on_unavailable == "raise")
+    assert isinstance(asking.exception(), LimiterError) is (when_gone == "raise")
     waiting.cancel()
 
 
@@ -406,15 +404,15 @@ def test_a_backend_that_is_slow_now_and_then() -> None:
     assert len(moments) > 0.3 * 1_000 * 130 / 60
 
 
-@pytest.mark.parametrize("on_unavailable", ["wait", "raise", "local"])
+@pytest.mark.parametrize("when_gone", ["wait", "raise", "local"])
 async def test_a_client_while_the_backend_is_away(
-    share: Share, emulate: Emulate, on_unavailable: OnUnavailable
+    share: Share, emulate: Emulate, when_gone: WhenGone
 ) -> None:
     """A submit waits, raises, or is sent; a task that is waited for is polled in the end."""
     emulator, backend = await emulate(), MemoryLimitsBackend()
     limits = Limits(600, 5)
-    part = 0.5 if on_unavailable == "local" else None
-    limiter = share(backend, limits, on_unavailable=on_unavailable, share=part)
+    part = 0.5 if when_gone == "local" else None
+    limiter = share(backend, limits, when_gone=when_gone, share=part)
     async with KlingClient(emulator.key, base_url=emulator.base_url, limiter=limiter) as kling:
         task = await kling.submit(FOX)
         waiting = asyncio.create_task(task.wait())
@@ -422,16 +420,16 @@ async def test_a_client_while_the_backend_is_away(
         backend.unreachable = True
         submitting = asyncio.create_task(kling.submit(FOX))
         await asyncio.sleep(50)
-        assert submitting.done() is (on_unavailable != "wait")
-        assert waiting.done() is (on_unavailable == "local")
+        assert submitting.done() is (when_gone != "wait")
+        assert waiting.done() is (when_gone == "local")
         backend.unreachable = False
         assert (await waiting).ref == task.ref
-        if on_unavailable == "raise":
+        if when_gone == "raise":
             with pytest.raises(LimiterError, match="cannot be kept"):
                 await submitting
         else:
             await submitting
         await asyncio.sleep(3)
         keys = [lease.key for lease in (await backend.peek()).leases]
-        assert keys == ([] if on_unavailable == "raise" else [str(submitting.result().ref)])
-    assert len(emulator.ledger) == 2 - (on_unavailable == "raise")
+        assert keys == ([] if when_gone == "raise" else [str(submitting.result().ref)])
+    assert len(emulator.ledger) == 2 - (when_gone == "raise")

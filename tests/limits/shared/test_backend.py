@@ -173,10 +173,10 @@ async def test_a_backend_that_knows_nothing(backends: Connect) -> None:
     backend = backends()
     careful = RequestSchedule(60_000, 0.001, 0.01, 100, 30.0)
     first = await backend.update_leases(
-        change(renew=(Lease("h", "me", 0.0, 9.0),), acquire=("a",), recovery_delay=0.2)
+        change(renew=(Lease("h", "me", 0.0, 9.0),), acquire=("a",), settle=0.2)
     )
     assert first.acquired == ()
-    await backend.update_leases(change(release=("h",), recovery_delay=0.2, schedule=careful))
+    await backend.update_leases(change(release=("h",), settle=0.2, schedule=careful))
     assert (await backend.reserve(1, plain(), PACE)).delays[
         0
     ] < 0.01  # it was created by a call without a delay
@@ -187,9 +187,7 @@ async def test_a_backend_that_knows_nothing(backends: Connect) -> None:
     assert 20 < again.delays[0] < 30.001
     assert again.epoch == got.epoch
     await asyncio.sleep(0.2)
-    assert (await backend.update_leases(change(acquire=("a",), recovery_delay=0.2))).acquired == (
-        "a",
-    )
+    assert (await backend.update_leases(change(acquire=("a",), settle=0.2))).acquired == ("a",)
 
 
 async def test_reports(backends: Connect) -> None:

@@ -45,7 +45,7 @@ async def test_peek(share: Share) -> None:
 
 async def test_a_new_backend(share: Share) -> None:
     """A new backend grants nothing at first: for a second requests, for a few seconds slots."""
-    limiter = share(MemoryLimitsBackend(), FULL, recovery_delay=None)
+    limiter = share(MemoryLimitsBackend(), FULL, settle=None)
     assert await granted(limiter) == pytest.approx(1.16, abs=0.01)
     await limiter.slot()
     assert 3.5 < now() < 3.7
@@ -54,7 +54,7 @@ async def test_a_new_backend(share: Share) -> None:
 async def test_closing_with_a_local_share(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """After closing, a backend that is unavailable is not called any more."""
     backend = MemoryLimitsBackend()
-    limiter = share(backend, FAST, on_unavailable="local", share=0.5)
+    limiter = share(backend, FAST, when_gone="local", share=0.5)
     backend.unreachable = True
     waiting = [asyncio.create_task(limiter.request()) for _ in range(1_000)]
     await asyncio.sleep(0.5)
@@ -77,7 +77,7 @@ def test_a_second_loop() -> None:
 
     backend = MemoryLimitsBackend(backend_time)
     limiter = SharedLimiter(
-        backend, limits=Limits(concurrent_tasks=1, presumed_lifetime=100), recovery_delay=0
+        backend, limits=Limits(concurrent_tasks=1, presumed_lifetime=100), settle=0
     )
 
     async def first() -> Slot:
@@ -158,7 +158,7 @@ async def test_calls_while_it_is_being_closed(
 
 def test_after_the_loop_has_begun_to_end() -> None:
     """What comes after the loop's generators have ended is refused, and begins nothing."""
-    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), recovery_delay=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), settle=0)
 
     async def main() -> None:
         permit = await limiter.request()
@@ -175,7 +175,7 @@ def test_after_the_loop_has_begun_to_end() -> None:
 def test_closing_on_another_loop() -> None:
     """A slot released on a loop that has ended is reported when it is closed on another one."""
     backend = MemoryLimitsBackend(lambda: 0.0)
-    limiter = SharedLimiter(backend, limits=FAST, recovery_delay=0)
+    limiter = SharedLimiter(backend, limits=FAST, settle=0)
 
     async def use() -> None:
         (await limiter.slot()).release()
@@ -200,7 +200,7 @@ async def test_closing_without_the_backend(share: Share) -> None:
 async def test_in_a_context(share: Share, leftovers: Callable[[], set[str]]) -> None:
     """As a context manager it closes itself."""
     backend = MemoryLimitsBackend()
-    async with SharedLimiter(backend, limits=FAST, recovery_delay=0) as limiter:
+    async with SharedLimiter(backend, limits=FAST, settle=0) as limiter:
         await limiter.slot()
         await asyncio.sleep(10)
         calls = backend.calls
@@ -238,11 +238,11 @@ def test_repr() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"on_unavailable": "weep"}, "on_unavailable is"),
-        ({"on_unavailable": "local"}, "needs share="),
+        ({"when_gone": "weep"}, "when_gone is"),
+        ({"when_gone": "local"}, "needs share="),
         ({"share": 0.5}, "nothing else takes it"),
-        ({"on_unavailable": "local", "share": 0.0}, "between 0 and 1"),
-        ({"on_unavailable": "local", "share": 1.1}, "between 0 and 1"),
+        ({"when_gone": "local", "share": 0.0}, "between 0 and 1"),
+        ({"when_gone": "local", "share": 1.1}, "between 0 and 1"),
     ],
 )
 def test_wrong_settings(options: dict[str, Any], words: str) -> None:

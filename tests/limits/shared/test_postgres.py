@@ -72,7 +72,7 @@ async def test_no_server(share: Share) -> None:
     """Where no server listens, calls raise if they are to."""
     async with Proxy("127.0.0.1", 1) as proxy:
         url = f"postgresql://u:{PASSWORD}@127.0.0.1:{proxy.port}/db"
-    limiter = share(url, FAST, on_unavailable="raise")
+    limiter = share(url, FAST, when_gone="raise")
     for call in (limiter.request, limiter.slot):
         with pytest.raises(LimiterError, match="OperationalError") as caught:
             await call()
@@ -96,7 +96,7 @@ async def test_a_lost_connection(postgres_url: str, share: Share) -> None:
 
 async def test_a_connection_that_ends_while_it_is_idle(postgres_url: str, share: Share) -> None:
     """A connection that was closed while it was idle is replaced without an error."""
-    limiter = share(postgres_url, FAST, on_unavailable="raise")
+    limiter = share(postgres_url, FAST, when_gone="raise")
     await limiter.request()
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as admin:
         others = "FROM pg_stat_activity WHERE datname = current_database()"
@@ -131,7 +131,7 @@ async def test_a_cut_network(
     """When the network is cut, calls raise within two seconds, and later succeed by themselves."""
     async with Proxy(postgres_server.host, postgres_server.port) as proxy:
         url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
-        patient, other = share(url, FAST), share(url, FAST, on_unavailable="raise")
+        patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
         if connected:
             await patient.request()
             await other.request()
@@ -182,7 +182,7 @@ async def test_a_far_server(postgres_url: str, postgres_server: Server, share: S
 
 def test_connections_end_with_their_loop(postgres_url: str) -> None:
     """A limiter that is used in several loops, and never closed, leaves no connection open."""
-    limiter = SharedLimiter(postgres_url, limits=FAST, name="n", recovery_delay=0)
+    limiter = SharedLimiter(postgres_url, limits=FAST, name="n", settle=0)
 
     async def use() -> None:
         await granted(limiter)

@@ -89,7 +89,7 @@ from kling_async.limits.shared.limiter import SharedLimiter
 
 async def main():
     limits = Limits(60_000, 3)
-    async with SharedLimiter(sys.argv[1], limits=limits, name="n", recovery_delay=0) as limiter:
+    async with SharedLimiter(sys.argv[1], limits=limits, name="n", settle=0) as limiter:
         async def one():
             while True:
                 slot = await limiter.slot()
@@ -138,7 +138,7 @@ async def test_isolation_levels(postgres_url: str, share: Share, level: str) -> 
         name = sql.Identifier(postgres_url.rpartition("/")[2])
         setting = sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}")
         await admin.execute(setting.format(name, sql.Literal(level)))
-    limiters = [share(postgres_url, Limits(60_000, 200), on_unavailable="raise") for _ in range(4)]
+    limiters = [share(postgres_url, Limits(60_000, 200), when_gone="raise") for _ in range(4)]
 
     async def one(limiter: SharedLimiter) -> None:
         for _ in range(20):
@@ -167,7 +167,7 @@ async def test_a_lock_that_another_client_holds(postgres_url: str, share: Share)
 
 async def test_a_clock_that_was_set_back(postgres_url: str) -> None:
     """Processes report again what they have; leases last as long as they would have."""
-    backend, pace = create_backend(postgres_url, "n"), evolve(NO_REST, recovery_delay=0.5)
+    backend, pace = create_backend(postgres_url, "n"), evolve(NO_REST, settle=0.5)
     first = await backend.update_leases(change(acquire=("a", "m/1")))
     await backend.reserve(3, Report("a", 1), pace)
     await backend.pause(5.0, 0.0)

@@ -77,7 +77,7 @@ async def test_no_server(share: Share) -> None:
     """Where no server listens, calls wait, or raise if they are to."""
     with held() as port:
         url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
-        limiter = share(url, FAST, on_unavailable="raise")
+        limiter = share(url, FAST, when_gone="raise")
         with pytest.raises(LimiterError, match="ConnectionError") as caught:
             await limiter.request()
         assert PASSWORD not in str(caught.value)
@@ -94,7 +94,7 @@ async def test_no_server(share: Share) -> None:
 async def test_a_restart(share: Share) -> None:
     """A restarted server without data grants nothing at first, and gets what is held."""
     with own_server() as server:
-        one, other = (share(server.url(), Limits(60_000, 2), recovery_delay=1.2) for _ in range(2))
+        one, other = (share(server.url(), Limits(60_000, 2), settle=1.2) for _ in range(2))
         backend = create_backend(server.url(), "n")
         begun = asyncio.get_running_loop().time()
         await one.request()
@@ -127,7 +127,7 @@ async def test_a_cut_network(share: Share) -> None:
     with own_server() as server:
         async with Proxy("127.0.0.1", server.port) as proxy:
             url = server.url().replace(str(server.port), str(proxy.port))
-            patient, other = share(url, FAST), share(url, FAST, on_unavailable="raise")
+            patient, other = share(url, FAST), share(url, FAST, when_gone="raise")
             slot = await patient.slot()
             await other.request()
             proxy.cut = True
@@ -226,7 +226,7 @@ async def test_what_a_server_answers(share: Share, answer: str, *, waits: bool) 
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        limiter = share(f"redis://127.0.0.1:{port}", FAST, on_unavailable="raise")
+        limiter = share(f"redis://127.0.0.1:{port}", FAST, when_gone="raise")
         for call in (limiter.request, limiter.slot):
             with pytest.raises(LimiterError if waits else ConfigurationError) as caught:
                 await call()
@@ -236,7 +236,7 @@ async def test_what_a_server_answers(share: Share, answer: str, *, waits: bool) 
 
 def test_connections_end_with_their_loop(redis_url: str) -> None:
     """A limiter that is used in several loops, and never closed, leaves no connection open."""
-    limiter = SharedLimiter(redis_url, limits=FAST, name="n", recovery_delay=0)
+    limiter = SharedLimiter(redis_url, limits=FAST, name="n", settle=0)
 
     async def use() -> None:
         await granted(limiter)

@@ -50,7 +50,7 @@ async def test_an_eviction(redis_url: str, what: str) -> None:
     assert (await backend.reserve(0, plain(), NO_REST)).epoch == first.epoch
     async with Redis.from_url(redis_url) as admin:
         await admin.delete(f"kling_async:{{n}}:{what}")
-    again = await backend.update_leases(change(acquire=("c",), limit=2, recovery_delay=60.0))
+    again = await backend.update_leases(change(acquire=("c",), limit=2, settle=60.0))
     assert again.acquired == ()
     assert again.epoch != first.epoch
     assert (await backend.reserve(0, plain(), NO_REST)).epoch == again.epoch
@@ -72,7 +72,7 @@ async def test_an_eviction_of_holders(redis_url: str) -> None:
 async def test_a_failover(redis_url: str) -> None:
     """A server with another run_id may know less than was reserved, and grants nothing at first."""
     backend = create_backend(redis_url, "n")
-    pace = evolve(NO_REST, recovery_delay=0.5)
+    pace = evolve(NO_REST, settle=0.5)
     first = await backend.reserve(1, plain(), pace)
     async with Redis.from_url(redis_url) as admin:
         await admin.hset("kling_async:{n}:pace", "run", "another")
@@ -85,7 +85,7 @@ async def test_a_failover(redis_url: str) -> None:
 
 async def test_a_clock_that_was_set_back(redis_url: str) -> None:
     """Processes report again what they have; leases last as long as they would have."""
-    backend, pace = create_backend(redis_url, "n"), evolve(NO_REST, recovery_delay=0.5)
+    backend, pace = create_backend(redis_url, "n"), evolve(NO_REST, settle=0.5)
     first = await backend.update_leases(change(acquire=("a", "m/1")))
     await backend.reserve(3, Report("a", 1), pace)
     await backend.pause(5.0, 0.0)

@@ -140,7 +140,7 @@ def test_cancelled_waiters(
     async def main() -> list[float]:
         backend = MemoryLimitsBackend(round_trip=round_trip)
         limits = Limits(requests_per_minute)
-        limiters = [SharedLimiter(backend, limits=limits, recovery_delay=0) for _ in range(3)]
+        limiters = [SharedLimiter(backend, limits=limits, settle=0) for _ in range(3)]
         moments = []
 
         async def one(which: int, start: float, patience: float | None) -> None:
@@ -165,7 +165,7 @@ def test_cancelled_waiters(
 
 async def test_first_come_first_served() -> None:
     """In one process permits go out in the order in which they were asked for."""
-    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), recovery_delay=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=Limits(600), settle=0)
     order: list[int] = []
 
     async def one(number: int) -> None:
@@ -364,7 +364,7 @@ def test_no_minute_is_over_the_limit_when_the_backend_forgets(seconds: list[floa
                 backend.lose_state()
 
         losing = asyncio.create_task(lose())
-        shares = await crowds([backend] * 3, Limits(1_000), 100, 15, recovery_delay=None)
+        shares = await crowds([backend] * 3, Limits(1_000), 100, 15, settle=None)
         await losing
         return [moment for share in shares for moment in share]
 
@@ -378,7 +378,7 @@ async def test_grants_that_the_backend_has_forgotten(share: Share) -> None:
     """A grant far ahead is used only if the backend still knows of it: others may have it, too."""
     backend = MemoryLimitsBackend()
     limits = Limits(6)  # a grant every ten seconds
-    one, other = (share(backend, limits, recovery_delay=None) for _ in range(2))
+    one, other = (share(backend, limits, settle=None) for _ in range(2))
     await granted(one)
     begun = now()
     asked = [asyncio.create_task(granted(one))]
@@ -422,7 +422,7 @@ async def test_a_pause_that_only_we_know_of(share: Share) -> None:
 def test_a_permit_of_another_loop() -> None:
     """Requests of a loop that has ended count as answered when another one is begun."""
     backend = MemoryLimitsBackend(lambda: 0.0)
-    limiter = SharedLimiter(backend, limits=Limits(60), recovery_delay=0)
+    limiter = SharedLimiter(backend, limits=Limits(60), settle=0)
 
     async def ask() -> Permit:
         return await limiter.request()
@@ -454,7 +454,7 @@ async def test_a_refusal_while_another_one_is_reported(share: Share) -> None:
 def test_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was forked reports under a name of its own, and nothing of its parent's."""
     backend = MemoryLimitsBackend(lambda: 0.0)
-    limiter = SharedLimiter(backend, limits=Limits(60), recovery_delay=0)
+    limiter = SharedLimiter(backend, limits=Limits(60), settle=0)
 
     async def ask() -> set[str]:
         await limiter.request()

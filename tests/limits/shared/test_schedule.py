@@ -13,5 +13,5 @@ def test_the_pace_of_a_limit(requests_per_minute: int) -> None:
     assert pace.interval * requests_per_minute == pytest.approx(60)
     assert 0 <= pace.burst <= 0.121
     assert 1 <= pace.batch <= max(1, 0.1 / pace.interval)
-    assert pace.recovery_delay == pytest.approx(ANSWER_LIFETIME + GRANT_LIFETIME + pace.interval)
-    assert RequestSchedule.for_limits(Limits(requests_per_minute), 3.0).recovery_delay == 3.0
+    assert pace.settle == pytest.approx(ANSWER_LIFETIME + GRANT_LIFETIME + pace.interval)
+    assert RequestSchedule.for_limits(Limits(requests_per_minute), 3.0).settle == 3.0

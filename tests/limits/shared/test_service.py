@@ -48,7 +48,7 @@ class Traffic:
 
     async def process(self, seconds: float, waiters: int) -> None:
         """Be a process that lives for so long, and is then killed without a word."""
-        limiter = SharedLimiter(self.backend, limits=self.limits, recovery_delay=0)
+        limiter = SharedLimiter(self.backend, limits=self.limits, settle=0)
         share = len(self.shares)
         self.shares.append(0)
 

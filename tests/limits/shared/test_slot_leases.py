@@ -241,7 +241,7 @@ async def test_a_cap_that_the_backend_forgets(share: Share) -> None:
 async def test_a_refusal_without_the_backend(share: Share) -> None:
     """A process that keeps to its own share learns, too, and does not ask again at once."""
     backend, account = MemoryLimitsBackend(), Account(2)
-    limiter = share(backend, Limits(600, 40), on_unavailable="local", share=0.5)
+    limiter = share(backend, Limits(600, 40), when_gone="local", share=0.5)
     backend.unreachable = True
     await asyncio.gather(*(account.generate(limiter, 10.0) for _ in range(20)))
     assert account.refused < 40
@@ -261,7 +261,7 @@ async def test_whose_slots_can_be_refused(share: Share) -> None:
 
 def test_one_limiter_on_two_running_loops() -> None:
     """It is refused where it is not used first, in words that say what to do."""
-    limiter = SharedLimiter(MemoryLimitsBackend(), limits=ONE, recovery_delay=0)
+    limiter = SharedLimiter(MemoryLimitsBackend(), limits=ONE, settle=0)
     used, done = threading.Event(), threading.Event()
 
     async def first() -> None:
@@ -302,9 +302,7 @@ def test_processes_agree_on_the_cap(changes: list[tuple[int, str, float]]) -> No
 
     async def main() -> None:
         backend = MemoryLimitsBackend()
-        limiters = [
-            SharedLimiter(backend, limits=Limits(600, 8), recovery_delay=0) for _ in range(2)
-        ]
+        limiters = [SharedLimiter(backend, limits=Limits(600, 8), settle=0) for _ in range(2)]
         held: list[Slot] = []
         for which, what, wait in changes:
             if what == "release" and held:
@@ -357,7 +355,7 @@ def test_freed_slots_go_to_all_processes_alike() -> None:
     async def main() -> list[int]:
         backend = MemoryLimitsBackend(round_trip=0.001)
         limits = Limits(concurrent_tasks=20)
-        limiters = [SharedLimiter(backend, limits=limits, recovery_delay=0) for _ in range(3)]
+        limiters = [SharedLimiter(backend, limits=limits, settle=0) for _ in range(3)]
         counts = [0, 0, 0]
         dice = Random(1)  # noqa: S311 - durations, not secrets
 
@@ -400,7 +398,7 @@ def test_slots_never_leak(
     async def main() -> None:
         backend = MemoryLimitsBackend(round_trip=round_trip)
         limits = Limits(concurrent_tasks=concurrent_tasks)
-        limiters = [SharedLimiter(backend, limits=limits, recovery_delay=0) for _ in range(3)]
+        limiters = [SharedLimiter(backend, limits=limits, settle=0) for _ in range(3)]
         holding = 0
 
         async def one(which: int, start: float, patience: float, work: float) -> None:
@@ -609,7 +607,7 @@ async def test_a_backend_that_loses_its_state(share: Share) -> None:
     """After a failover to an empty one, processes report what they hold before it gives any."""
     backend = MemoryLimitsBackend()
     limits = Limits(concurrent_tasks=3, presumed_lifetime=1_000)
-    one, other = (share(backend, limits, recovery_delay=None) for _ in range(2))
+    one, other = (share(backend, limits, settle=None) for _ in range(2))
     await one.slot()
     (await one.slot()).confirm(REF)
     await other.slot()
