@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define
 
-from kling_async._utils.deadlines import Deadlines
-from kling_async._utils.loops import PerLoop
+from kling_async._utils.loops import Deadlines, PerLoop
 from kling_async.policy.callback_health import CallbackHealth
 from kling_async.policy.durations import (
     Durations,
