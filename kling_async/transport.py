@@ -22,8 +22,7 @@ from kling_async._network.connection_errors import (
 )
 from kling_async._network.connector import connector, warn_about_idle_connections
 from kling_async._network.proxies import Proxies, route
-from kling_async._utils.deadlines import Deadline, Deadlines
-from kling_async._utils.loops import LoopResources
+from kling_async._utils.loops import Deadlines, LoopResources
 from kling_async._utils.text import redact
 from kling_async._utils.urls import is_loopback
 from kling_async._utils.version import __version__
@@ -159,7 +158,7 @@ class AiohttpTransport:
         )
         body = bytearray()
         try:
-            with Deadline(self._deadlines, loop.time() + timeout):
+            with self._deadlines.expire_at(loop.time() + timeout):
                 async with await session.request(
                     hdrs.METH_POST if request.kind == "submit" else hdrs.METH_GET,
                     URL(self._base + request.path, encoded=True),

@@ -1,15 +1,23 @@
-"""State and resources that belong to one event loop."""
+"""What belongs to one event loop: state, resources, and deadlines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
+
+from attrs import define
 
 from kling_async.errors import ConfigurationError
 
 _T = TypeVar("_T")
 _State = TypeVar("_State")
+
+# Seconds. If a timer runs so late, the event loop was blocked, for example by a debugger. Data that
+# has arrived meanwhile is still unread, so the deadline is extended, once.
+_BLOCKED = 0.1
+_EXTENSION = 1.0
 
 
 class PerLoop(Generic[_State]):
@@ -91,3 +99,88 @@ class LoopResources(dict[asyncio.AbstractEventLoop, _T]):
             self.pop(loop, None)
             self._guards.pop(loop, None)
             await self._close(value)
+
+
+class DeadlinesClosedError(TimeoutError):
+    """A deadline was closed by :meth:`Deadlines.close` before its moment."""
+
+
+class Deadlines:
+    """Deadlines that can be closed together, and that allow for a blocked event loop."""
+
+    def __init__(self) -> None:
+        self._active: set[_Deadline] = set()
+        self._blocked_at: float = float("-inf")  # when a timer last ran late
+
+    @contextmanager
+    def expire_at(self, when: float) -> Iterator[None]:
+        """Cancel the code in the ``with`` block at a moment of the running loop's time.
+
+        Like ``asyncio.timeout_at``, but for a plain ``with``.
+
+        Raises:
+            TimeoutError: The block was cancelled.
+            DeadlinesClosedError: It was cancelled by :meth:`close`.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - only a task can be cancelled
+        loop, cancelling = task.get_loop(), task.cancelling()
+        now = loop.time()
+        deadline = _Deadline(task, max(when, now))
+        # One that has passed already expires before any later timer.
+        deadline.timer = (
+            loop.call_at(when, self._on_timer, deadline)
+            if when > now
+            else loop.call_soon(self._on_timer, deadline)
+        )
+        self._active.add(deadline)
+        error: type[TimeoutError] | None = None
+        try:
+            try:
+                yield
+            finally:
+                deadline.timer.cancel()
+                self._active.discard(deadline)
+                # If something else has cancelled the task, too, its CancelledError continues.
+                if deadline.error is not None and task.uncancel() <= cancelling:
+                    error = deadline.error
+        except asyncio.CancelledError as cancellation:
+            if error is None:
+                raise
+            raise error from cancellation
+
+    def close(self) -> None:
+        """Let all deadlines of the running event loop expire now, as closed."""
+        loop = asyncio.get_running_loop()
+        for deadline in list(self._active):
+            if deadline.task.get_loop() is loop:
+                deadline.expire(DeadlinesClosedError)
+
+    def _on_timer(self, deadline: _Deadline) -> None:
+        loop = deadline.task.get_loop()
+        now = loop.time()
+        if now - deadline.due > _BLOCKED:
+            self._blocked_at = now
+        # Others that are due at this moment may be hardly late, but the loop was blocked for all.
+        if now - self._blocked_at < _BLOCKED and not deadline.extended:
+            deadline.extended, deadline.due = True, now + _EXTENSION
+            deadline.timer = loop.call_at(deadline.due, self._on_timer, deadline)
+        else:
+            deadline.expire(TimeoutError)
+
+
+@define(eq=False)
+class _Deadline:
+    """One block with a deadline."""
+
+    task: asyncio.Task[object]
+    due: float
+    extended: bool = False
+    timer: asyncio.Handle | None = None
+    error: type[TimeoutError] | None = None  # what the block raises; None: it has not expired
+
+    def expire(self, error: type[TimeoutError]) -> None:
+        """Cancel the block."""
+        if self.error is None:
+            self.error = error
+            self.task.cancel()

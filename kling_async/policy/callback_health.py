@@ -15,7 +15,9 @@ _MOST_MISSED = 3
 
 @frozen
 class CallbackHealth:
-    """The state of one client's callbacks. Moments are in seconds, of any one clock.
+    """The state of one client's callbacks; each that is received begins a new one.
+
+    Moments are in seconds, of any one clock.
 
     Attributes:
         received_at: When the last callback was received.
@@ -29,10 +31,6 @@ class CallbackHealth:
     def stopped(self) -> bool:
         """Whether to poll as if no callbacks were expected."""
         return self.missed >= _MOST_MISSED
-
-    def received(self, now: float) -> CallbackHealth:
-        """Return the state after a callback was received."""
-        return CallbackHealth(now)
 
     def missed_end(self, ended_at: float) -> CallbackHealth:
         """Return the state after a poll found the end of a task without a callback."""

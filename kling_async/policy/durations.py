@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
-from math import inf, sqrt
+from math import sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import field, frozen
@@ -76,6 +76,8 @@ class Durations:
         mean: The average duration.
         weight: The integral of the square root of :meth:`running` between the marks. A task that
             is polled every ``spacing * sqrt(running(age))`` seconds has ``weight / spacing`` polls.
+        lifetime: Seconds after which an accepted task is presumed to have ended, since the last
+            answer that said that it runs.
     """
 
     seen: tuple[float, ...]
@@ -84,6 +86,7 @@ class Durations:
     late: float
     mean: float
     weight: float
+    lifetime: float
     _ages: list[float] = field(eq=False, repr=False)
     _shares: list[float] = field(eq=False, repr=False)
 
@@ -103,7 +106,8 @@ class Durations:
             weight += (later - age) * (sqrt(shares[-1]) + sqrt(share)) / 2
             shares.append(share)
         mean = sum(seen) / number
-        self.__attrs_init__(seen, seeds, early, late, mean, weight, ages, shares)
+        lifetime = max(late * _ACCEPTED_FACTOR, late + _ACCEPTED_MARGIN)
+        self.__attrs_init__(seen, seeds, early, late, mean, weight, lifetime, ages, shares)
 
     def running(self, age: float) -> float:
         """Return the share of tasks that still run at an age: more than 0, and at most 1."""
@@ -134,19 +138,12 @@ def vendor_estimate(kind: Kind) -> Durations | None:
     return Durations(tuple(spread), _SEEDS)
 
 
-def presumed_lifetime(known: Durations | None, *, accepted: bool) -> float:
-    """Return the number of seconds after which a task is presumed to have ended.
+def unsure_lifetime(known: Durations | None) -> float:
+    """Return the seconds after which a task has ended that a submit without an answer may start.
 
     Args:
         known: The durations of such tasks, or None if they are unknown.
-        accepted: The service has accepted the task. The seconds count from the last answer that
-            said that it runs; they are infinite if ``known`` is None. Otherwise it is uncertain
-            whether the submit has started a task, and the seconds count from the submit.
     """
-    if accepted:
-        if known is None:
-            return inf
-        return max(known.late * _ACCEPTED_FACTOR, known.late + _ACCEPTED_MARGIN)
     return _UNSURE_UNKNOWN if known is None else known.late * _UNSURE_FACTOR + _UNSURE_MARGIN
 
 

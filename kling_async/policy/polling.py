@@ -12,10 +12,11 @@ The polls of all tasks
     All tasks have the same spacing: the one with which their polls are as many as the limit
     allows. A task has ``weight / spacing`` polls while it runs (:attr:`Durations.weight`) and one
     more that finds its end, and each end is followed by a submit. The sum of these over all tasks,
-    each divided by the duration of the task, is the rate of requests. :func:`poll_spacing` solves
-    this for the spacing. It considers whole lives of tasks; :class:`PollBudget` counts what is left
-    of the limit at one moment. Polls that exceed it wait, and are made in the order in which they
-    are due. Tasks that were submitted together have the same age and the same claim.
+    each divided by the duration of the task, is the rate of requests. :meth:`PollBudget.spacing`
+    solves this for the spacing. It considers whole lives of tasks, while
+    :meth:`PollBudget.time_until_poll` counts what is left of the limit at one moment. Polls that
+    exceed it wait, and are made in the order in which they are due. Tasks that were submitted
+    together have the same age and the same claim.
 
 While a callback is expected, a task is not polled until the callback is overdue, and rarely then.
 After the late mark, waits grow with the unknown time by which a task is late.
@@ -137,7 +138,7 @@ class Polling:
         Args:
             known: The durations of such tasks, or None if they are unknown.
             called_back: A callback is expected.
-            spacing: See :func:`poll_spacing`.
+            spacing: See :meth:`PollBudget.spacing`.
         """
         if self.first is not None:
             return self.first
@@ -189,19 +190,6 @@ class Polling:
         return known.late + max(_TRAVEL, known.late * _OVERDUE)
 
 
-def poll_spacing(rate: float, weights: float, ends: float) -> float:
-    """Return the wait at the early mark with which polls use the planned rate of requests.
-
-    Args:
-        rate: Requests per second, including submits: :attr:`PollBudget.planned_rate`.
-        weights: The sum of ``weight / mean`` over the tasks that are polled, of
-            :class:`~kling_async.policy.durations.Durations`.
-        ends: The sum of ``1 / mean`` over all tasks: the number of ends per second. Each takes a
-            submit, and half a poll, by which whole polls exceed the integral.
-    """
-    return weights / max(rate * _POLLS, rate - ends * 1.5)
-
-
 class PollBudget:
     """Decides when polls may be made: the request limit, less submits.
 
@@ -215,27 +203,31 @@ class PollBudget:
         self._limit = requests_per_minute
         self._room = max(1, requests_per_minute - _RESERVE)
         self._capacity = max(_BURST, requests_per_minute / _WINDOW)
-        self._tokens = self._capacity
-        self._filled_at = self._polled_at = now
+        self._full_at = self._polled_at = now  # when the bucket is full, unless more is sent
         self._response_time = 0.0  # average, in seconds
         self._sent: deque[float] = deque()
         self._rate = requests_per_minute / _WINDOW
 
-    @property
-    def planned_rate(self) -> float:
-        """The number of requests per second to plan for, including submits.
+    def spacing(self, weights: float, ends: float) -> float:
+        """Return the wait at the early mark with which polls use what submits leave of the limit.
 
-        As in any queue, random arrivals need room, about the square root of their number. That is
-        1 % of 10,000 requests per minute, and a third of 10.
+        Args:
+            weights: The sum of ``weight / mean`` over the tasks that are polled, of
+                :class:`~kling_async.policy.durations.Durations`.
+            ends: The sum of ``1 / mean`` over all tasks: the number of ends per second. Each takes
+                a submit, and half a poll, by which whole polls exceed the integral.
         """
-        return self._rate * (1 - 1 / sqrt(self._limit + 1))
+        # As in any queue, random arrivals need room, about the square root of their number. That
+        # is 1 % of 10,000 requests per minute, and a third of 10.
+        planned = self._rate * (1 - 1 / sqrt(self._limit + 1))
+        return weights / max(planned * _POLLS, planned - ends * 1.5)
 
     def time_until_poll(self, now: float) -> float:
         """Return the number of seconds until a poll may be made; 0 for now."""
         sent, span = self._sent, _WINDOW + self._response_time
         while sent and sent[0] <= now - span:
             sent.popleft()
-        wait = (1 - self._refill(now)) / self._rate
+        wait = self._full_at - (self._capacity - 1) / self._rate - now
         over = len(sent) - self._room
         if over >= 0:
             wait = max(wait, sent[over] + span - now)
@@ -243,22 +235,16 @@ class PollBudget:
             return 0.0
         return max(0.0, min(wait, self._polled_at + 1 / (self._rate * _POLLS) - now))
 
-    def count_poll(self, now: float) -> None:
-        """Count a poll."""
-        self.count_submit(now)
-        self._polled_at = now
-
-    def count_submit(self, now: float) -> None:
-        """Count a submit."""
-        self._tokens = max(-self._capacity, self._refill(now) - 1)
+    def count_request(self, now: float, *, is_poll: bool = False) -> None:
+        """Count a poll or a submit."""
+        # At most one bucket of requests is owed.
+        full_at = max(self._full_at, now) + 1 / self._rate
+        self._full_at = min(full_at, now + 2 * self._capacity / self._rate)
         self._sent.append(now)
+        if is_poll:
+            self._polled_at = now
 
     def record_response_time(self, seconds: float) -> None:
         """Record the number of seconds from a poll to its answer."""
         self._response_time += (seconds - self._response_time) * _NEWEST
         self._rate = self._limit / (_WINDOW + self._response_time)
-
-    def _refill(self, now: float) -> float:
-        tokens = self._tokens + (now - self._filled_at) * self._rate
-        self._tokens, self._filled_at = min(self._capacity, tokens), now
-        return self._tokens

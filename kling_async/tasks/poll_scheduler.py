@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define
 
-from kling_async._utils.deadlines import Deadlines
-from kling_async._utils.loops import PerLoop
+from kling_async._utils.loops import Deadlines, PerLoop
 from kling_async.policy.callback_health import CallbackHealth
 from kling_async.policy.durations import (
     Durations,
     Kind,
     measured_duration,
-    presumed_lifetime,
+    unsure_lifetime,
     vendor_estimate,
 )
-from kling_async.policy.polling import PollBudget, poll_spacing
+from kling_async.policy.polling import PollBudget
 from kling_async.results import TaskState
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class KindHistory:
 
     def __init__(self, kind: Kind) -> None:
         self.durations: Durations | None = vendor_estimate(kind)
-        self.lifetime: float = presumed_lifetime(self.durations, accepted=True)
+        self.lifetime: float = self.durations.lifetime if self.durations else inf
         # Tasks that are never polled again must not pile up.
         self.pending: deque[_Pending] = deque(maxlen=_LONGEST_LINE)
 
@@ -119,7 +118,7 @@ class KindHistory:
             if known is not None:
                 before = self.durations
                 self.durations = before.observe(known) if before else Durations((known,))
-                self.lifetime = presumed_lifetime(self.durations, accepted=True)
+                self.lifetime = self.durations.lifetime
 
 
 @define(eq=False)
@@ -172,11 +171,6 @@ class PollQueue:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def spacing(self) -> float:
-        """See :func:`~kling_async.policy.polling.poll_spacing`."""
-        return poll_spacing(self.budget.planned_rate, self.weights, self.ends)
-
     def lateness(self, now: float) -> float:
         """Return how late the first poll of the queue is, in seconds."""
         return max(0.0, now - self._entries[0][0]) if self._entries else 0.0
@@ -204,7 +198,7 @@ class PollQueue:
         now = self.loop.time()
         entries, budget = self._entries, self.budget
         for moment in self.submits:
-            budget.count_submit(moment)
+            budget.count_request(moment)
         self.submits.clear()
         wait = 0.0
         while entries:
@@ -222,7 +216,7 @@ class PollQueue:
                 break
             heappop(entries)
             self.polling += 1
-            budget.count_poll(now)
+            budget.count_request(now, is_poll=True)
             future.set_result(None)
         # Without room, the poll that is recorded next starts another one.
         if entries and self.polling < self._room:
@@ -273,14 +267,12 @@ class PollScheduler:
     def unsure_lifetime(self, kind: Kind) -> float:
         """Return the seconds after which a task that may have been started has ended."""
         history = self._histories.get(kind)
-        return presumed_lifetime(
-            history.durations if history else vendor_estimate(kind), accepted=False
-        )
+        return unsure_lifetime(history.durations if history else vendor_estimate(kind))
 
     def record_callback(self) -> None:
         """Record that a callback has come, of whichever task."""
         queue = self.queues.get()
-        queue.health = queue.health.received(queue.loop.time())
+        queue.health = CallbackHealth(received_at=queue.loop.time())
 
     def poll_now(self, tracked: TrackedTask, *, certain: bool = False) -> None:
         """Poll a task now: it may have ended.
@@ -320,7 +312,7 @@ class PollScheduler:
             tracked.due = tracked.started_at + self._polling.first_wait(
                 durations,
                 called_back=relies_on_callback,
-                spacing=queue.spacing,
+                spacing=queue.budget.spacing(queue.weights, queue.ends),
             )
         turn = tracked.turn = _Turn(queue, 0.0, 0.0, queue.loop.create_future())
         if durations is not None:
@@ -389,7 +381,7 @@ class PollScheduler:
             now - tracked.started_at,
             tracked.history.durations,
             called_back=tracked.expects_callback and not queue.health.stopped,
-            spacing=queue.spacing,
+            spacing=queue.budget.spacing(queue.weights, queue.ends),
         )
         # The wait counts from poll to poll, and includes the time of the answer. A service that
         # takes longer than the wait is left alone for at least half of it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import Factory, define, field
 
-from kling_async._utils.deadlines import Deadline
+from kling_async._utils.loops import DeadlinesClosedError
 from kling_async.errors import (
     ClientClosedError,
     ContractError,
@@ -212,10 +212,9 @@ class Task:
             self._scheduler.queues.get()  # raises if another running loop uses the client
             waiters = self._waiters = _Waiters(loop)
         waiters.count += report
-        # Only our own wait is inside the time limit, never the caller's code.
-        limit = Deadline(self._scheduler.deadlines, deadline)
         try:
-            with limit:
+            # Only our own wait is inside the time limit, never the caller's code.
+            with self._scheduler.deadlines.expire_at(deadline):
                 while self._snapshot is None or self._snapshot == shown:
                     if waiters.line is None:
                         await self._poll(waiters)
@@ -223,14 +222,14 @@ class Task:
                         turn = loop.create_future()
                         waiters.line.append(turn)
                         await turn
+        except DeadlinesClosedError:
+            raise ClientClosedError(
+                f"the client was closed during the wait for {self._ref}; the task continues at"
+                " the service: attach the reference to wait again",
+                ref=self._ref,
+                may_have_charged=True,
+            ) from None
         except TimeoutError:
-            if limit.closed:
-                raise ClientClosedError(
-                    f"the client was closed during the wait for {self._ref}; the task continues at"
-                    " the service: attach the reference to wait again",
-                    ref=self._ref,
-                    may_have_charged=True,
-                ) from None
             raise self._timed_out(timeout) from self._trouble
         except asyncio.CancelledError as error:
             ended = self._snapshot is not None and self._snapshot.state.ended

@@ -19,7 +19,7 @@ def test_at_first() -> None:
 
 def test_three_ends_without() -> None:
     """After three ends without a callback, callbacks have stopped."""
-    known = CallbackHealth().received(100.0)
+    known = CallbackHealth(100.0)
     for ended_at, stopped in ((101.0, False), (150.0, False), (101.0, True), (180.0, True)):
         known = known.missed_end(ended_at)
         assert known.stopped is stopped
@@ -31,7 +31,7 @@ def test_one_that_comes() -> None:
     for _ in range(100):
         known = known.missed_end(5.0)
     assert known.stopped
-    known = known.received(200.0)
+    known = CallbackHealth(200.0)
     assert not known.stopped
     assert not known.missed_end(201.0).missed_end(202.0).stopped
 
@@ -39,7 +39,7 @@ def test_one_that_comes() -> None:
 @pytest.mark.parametrize("ended_at", [99.9, 100.0])
 def test_ends_before_the_latest_callback(ended_at: float) -> None:
     """An end before the last callback does not count."""
-    known = CallbackHealth().received(100.0)
+    known = CallbackHealth(100.0)
     for _ in range(1000):
         known = known.missed_end(ended_at)
     assert not known.stopped
@@ -53,7 +53,7 @@ def test_a_burst_with_losses() -> None:
     known = CallbackHealth()
     for end in ends:
         if end not in lost:
-            known = known.received(end + 0.1)
+            known = CallbackHealth(end + 0.1)
     for end in lost:  # they are found later, all of them together
         known = known.missed_end(end)
     assert len(lost) > 150
@@ -68,7 +68,7 @@ def test_stopped_means_three_in_a_row(history: list[tuple[bool, float]]) -> None
     for came, ago in history:
         now += 1.0
         if came:
-            known, last, missed = known.received(now), now, 0
+            known, last, missed = CallbackHealth(now), now, 0
         else:
             known = known.missed_end(now - ago)
             missed += now - ago > last

@@ -11,7 +11,7 @@ from kling_async.policy.durations import (
     Durations,
     Kind,
     measured_duration,
-    presumed_lifetime,
+    unsure_lifetime,
     vendor_estimate,
 )
 from kling_async.results import Snapshot, TaskRef, TaskState
@@ -180,19 +180,26 @@ def test_the_weight_of_even_durations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "accepted", "lifetime"),
+    ("known", "lifetime"),
+    [(vendor_estimate(FIVE), 690.0), (Durations((1000.0,) * 40), 1006.25 * 5)],
+)
+def test_lifetimes(known: Durations | None, lifetime: float) -> None:
+    """An accepted task is presumed to end long after the late mark."""
+    assert known is not None
+    assert known.lifetime == pytest.approx(lifetime)
+
+
+@pytest.mark.parametrize(
+    ("known", "lifetime"),
     [
-        (vendor_estimate(FIVE), True, 690.0),
-        (vendor_estimate(FIVE), False, 114.5),
-        (Durations((1000.0,) * 40), True, 1006.25 * 5),
-        (Durations((1.0, 2.5) * 20), False, (2.5 + 1.5 / 40) * 1.25 + 2),
-        (None, True, math.inf),
-        (None, False, 300.0),
+        (vendor_estimate(FIVE), 114.5),
+        (Durations((1.0, 2.5) * 20), (2.5 + 1.5 / 40) * 1.25 + 2),
+        (None, 300.0),
     ],
 )
-def test_presumed_lifetimes(known: Durations | None, accepted: bool, lifetime: float) -> None:  # noqa: FBT001
-    """An accepted task is presumed to end long after the late mark, an unsure one soon after."""
-    assert presumed_lifetime(known, accepted=accepted) == pytest.approx(lifetime)
+def test_unsure_lifetimes(known: Durations | None, lifetime: float) -> None:
+    """A task of a submit without an answer is presumed to end soon after the late mark."""
+    assert unsure_lifetime(known) == pytest.approx(lifetime)
 
 
 # ------------------------------------------------------------------------------ measured_duration

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError
 from kling_async.policy.durations import Durations, Kind, vendor_estimate
-from kling_async.policy.polling import PollBudget, Polling, poll_spacing
+from kling_async.policy.polling import PollBudget, Polling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,18 +243,19 @@ def test_a_lost_callback_is_found(lasts: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "weights", "ends", "result"),
+    ("weights", "ends", "result"),
     [
-        (10.0, 20.0, 0.0, 2.0),
-        (10.0, 20.0, 4.0, 5.0),
-        (10.0, 20.0, 6.0, 8.0),  # the quarter that polls always have
-        (10.0, 20.0, 1e9, 8.0),
-        (10.0, 0.0, 0.0, 0.0),
+        (20.0, 0.0, 2.0),
+        (20.0, 4.0, 5.0),
+        (20.0, 6.0, 8.0),  # the quarter that polls always have
+        (20.0, 1e9, 8.0),
+        (0.0, 0.0, 0.0),
     ],
 )
-def test_spacing(rate: float, weights: float, ends: float, result: float) -> None:
+def test_spacing(weights: float, ends: float, result: float) -> None:
     """With the spacing, polls use what ends and submits leave of the rate."""
-    assert poll_spacing(rate, weights, ends) == pytest.approx(result)
+    budget = PollBudget(625, 0.0)  # of which 600 are planned
+    assert budget.spacing(weights, ends) == pytest.approx(result, rel=0.005)
 
 
 def test_the_best_schedule() -> None:
@@ -283,11 +284,11 @@ def sent(budget: PollBudget, seconds: float, *, submits: float = 0.0) -> int:
     now, number, next_submit = 0.0, 0, 0.0
     while now < seconds:
         if submits and now >= next_submit:
-            budget.count_submit(now)
+            budget.count_request(now)
             next_submit += 1 / submits
         wait = budget.time_until_poll(now)
         if wait == 0:
-            budget.count_poll(now)
+            budget.count_request(now, is_poll=True)
             number += 1
         else:
             now += min(wait, next_submit - now) if submits and next_submit > now else wait
@@ -316,17 +317,18 @@ def test_submits_come_first(limit: int) -> None:
 def test_slow_answers() -> None:
     """A request counts until 60 s after its answer: slow answers leave less of the limit."""
     budget = PollBudget(600, 0.0)
-    before = budget.planned_rate
+    before = budget.spacing(1.0, 0.0)
     for _ in range(1000):
         budget.record_response_time(20.0)
-    assert budget.planned_rate == pytest.approx(before * 60 / 80, rel=0.01)
+    assert budget.spacing(1.0, 0.0) == pytest.approx(before * 80 / 60, rel=0.01)
     assert sent(budget, 800.0) == pytest.approx(800 * 10 * 60 / 80, rel=0.02)
 
 
 @pytest.mark.parametrize(("limit", "share"), [(10, 0.7), (100, 0.9), (10_000, 0.99)])
 def test_the_planned_rate(limit: int, share: float) -> None:
     """Nearly all of a large limit is planned; a small one leaves room for chance."""
-    assert PollBudget(limit, 0.0).planned_rate == pytest.approx(limit / 60 * share, rel=0.01)
+    rate = 1 / PollBudget(limit, 0.0).spacing(1.0, 0.0)
+    assert rate == pytest.approx(limit / 60 * share, rel=0.01)
 
 
 # --------------------------------------------------------------------------------- wrong schedules

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import weakref
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._utils.deadlines import Deadline, Deadlines
+from kling_async._utils.loops import Deadlines, DeadlinesClosedError
 from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def now() -> float:
 
 async def test_in_time() -> None:
     """A block that ends in time is not cancelled later."""
-    with Deadline(Deadlines(), now() + 5):
+    with Deadlines().expire_at(now() + 5):
         await asyncio.sleep(4)
     await asyncio.sleep(4)
     assert now() == pytest.approx(8, abs=1e-3)
@@ -37,7 +38,7 @@ async def test_in_time() -> None:
 
 async def wait(deadlines: Deadlines, seconds: float, deadline: float) -> None:
     """Wait in a block with a deadline in so many seconds."""
-    with Deadline(deadlines, now() + deadline):
+    with deadlines.expire_at(now() + deadline):
         await asyncio.sleep(seconds)
 
 
@@ -62,7 +63,7 @@ async def test_errors_go_first() -> None:
     deadlines = Deadlines()
 
     async def fail(seconds: float) -> None:
-        with Deadline(deadlines, now() + 5):
+        with deadlines.expire_at(now() + 5):
             try:
                 await asyncio.sleep(seconds)
             finally:
@@ -90,9 +91,9 @@ async def test_one_inside_of_another(outer: float, inner: float) -> None:
     raised = ""
     begun = now()
     try:
-        with Deadline(deadlines, begun + outer):
+        with deadlines.expire_at(begun + outer):
             try:
-                with Deadline(deadlines, begun + inner):
+                with deadlines.expire_at(begun + inner):
                     await asyncio.sleep(60)
             except TimeoutError:
                 raised = "inner"
@@ -108,12 +109,12 @@ async def life(make: Callable[[], object], begin: float, take: float) -> tuple[s
     await asyncio.sleep(begin)
     deadline = make()
     try:
-        if isinstance(deadline, Deadline):
-            with deadline:
+        if isinstance(deadline, asyncio.Timeout):
+            async with deadline:
                 await asyncio.sleep(take)
         else:
-            assert isinstance(deadline, asyncio.Timeout)
-            async with deadline:
+            assert isinstance(deadline, AbstractContextManager)
+            with deadline:
                 await asyncio.sleep(take)
     except TimeoutError:
         return "late", now()
@@ -140,10 +141,10 @@ def test_as_those_of_asyncio(lives: list[tuple[int, float, float]]) -> None:
 
     deadlines = Deadlines()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        ours = runner.run(all_of(lambda when: Deadline(deadlines, when)))
+        ours = runner.run(all_of(deadlines.expire_at))
         theirs = runner.run(all_of(asyncio.timeout_at))
     assert ours == theirs
-    assert not deadlines.active
+    assert not deadlines._active  # noqa: SLF001 - no public view
 
 
 # ------------------------------------------------------------------ a blocked loop, and closing
@@ -164,7 +165,7 @@ async def test_a_blocked_loop(blocked: float, outcome: str | None) -> None:
     loop.call_later(0, block, blocked)
     loop.call_later(max(5.0, blocked) + 0.5, answer.set_result, "answer")
     got = None
-    with contextlib.suppress(TimeoutError), Deadline(Deadlines(), now() + 5):
+    with contextlib.suppress(TimeoutError), Deadlines().expire_at(now() + 5):
         got = await answer
     assert got == outcome
     assert now() == pytest.approx(max(5.0, blocked) + (0.5 if outcome else 0.0), abs=0.01)
@@ -200,10 +201,9 @@ async def test_closing() -> None:
     deadlines.close()  # nothing is inside
 
     async def inside(seconds: float) -> None:
-        deadline = Deadline(deadlines, now() + seconds)
-        with pytest.raises(TimeoutError), deadline:
+        with pytest.raises(TimeoutError) as caught, deadlines.expire_at(now() + seconds):
             await asyncio.sleep(60)
-        closed.append(deadline.closed)
+        closed.append(isinstance(caught.value, DeadlinesClosedError))
 
     async with asyncio.TaskGroup() as group:
         for seconds in (5, 50):
@@ -213,7 +213,7 @@ async def test_closing() -> None:
         deadlines.close()  # nothing is cancelled twice
     assert now() == pytest.approx(1, abs=0.01)
     assert closed == [True, True]
-    assert not deadlines.active
+    assert not deadlines._active  # noqa: SLF001 - no public view
     await inside(5)
     assert closed == [True, True, False]
 
@@ -255,7 +255,8 @@ def test_on_another_loop() -> None:
     left.run_until_complete(asyncio.sleep(1))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait(deadlines, 4, 5))
-        assert {one.loop for one in deadlines.active} == {left}
+        (active,) = deadlines._active  # noqa: SLF001 - no public view
+        assert active.task is task
         with pytest.raises(TimeoutError):
             runner.run(wait(deadlines, 60, 5))
     task.cancel()
