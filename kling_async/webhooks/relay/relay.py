@@ -97,7 +97,7 @@ class Relay:
 
     Args:
         inbox: The inbox.
-        backend: A ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``postgresql://``
+        engine: A ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``postgresql://``
             or ``postgres://`` URL; or a backend of your own, which is not closed.
         name: Relays of the same name exchange callbacks. By default, those whose inboxes have a
             secret in common.
@@ -109,16 +109,16 @@ class Relay:
     """
 
     def __init__(
-        self, inbox: Inbox, backend: str | RelayBackend, *, name: str | None = None
+        self, inbox: Inbox, engine: str | RelayBackend, *, name: str | None = None
     ) -> None:
         self._inbox = inbox
         self._names = inbox.names if name is None else (_checked_name(name),)
-        self._backend = backend
-        if isinstance(backend, str):
-            self._label = redact_url(backend)
-            open_backend(backend, self._names)  # raises now if the URL is invalid
+        self._backend = engine
+        if isinstance(engine, str):
+            self._label = redact_url(engine)
+            open_backend(engine, self._names)  # raises now if the URL is invalid
         else:
-            self._label = type(backend).__name__
+            self._label = type(engine).__name__
         self._counts: Counter[str] = Counter()
         # How often the URL of a nonce was called; callbacks of running tasks count separately.
         self._calls: OrderedDict[tuple[str, bool], int] = OrderedDict()
