@@ -1,4 +1,4 @@
-"""What our tests need, and yours may need too: an emulator, its scenarios, virtual time.
+"""Tools for tests: an emulator of the service, its scenarios, virtual time.
 
 The names are loaded when they are first used, so that importing this package stays cheap.
 """

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Real seconds that a peer on the loopback interface gets to answer before the clock jumps. A
+# Real seconds that a peer on the loopback interface has to answer before the clock jumps. A
 # peer on the same loop needs none of it; one in another thread or process does.
 GRACE = 0.0005
 
-# Virtual seconds that one turn of the loop takes. Without them, code that sets a timer for a
+# Virtual seconds that one iteration of the loop takes. Without them, code that sets a timer for a
 # moment that is too near to differ from now would run forever.
 TICK = 1e-8
 

@@ -1,10 +1,10 @@
 """Fixtures for tests of code that uses this package: an emulator, a client, virtual time.
 
-Loaded by pytest of its own accord wherever the package is installed. The fixtures need
+pytest loads this plugin wherever the package is installed. The fixtures need
 pytest-asyncio (``pip install "kling-async[pytest]"``); they are:
 
 - ``kling_emulator``: an :class:`~kling_async.testing.Emulator` of its own for each test;
-- ``kling_client``: a :class:`~kling_async.KlingClient` that speaks to it;
+- ``kling_client``: a :class:`~kling_async.KlingClient` for it;
 - ``kling_emulator_options`` and ``kling_client_options``: dictionaries of keyword arguments
   for the two; override them to change something.
 
@@ -36,12 +36,12 @@ _INI = "kling_virtual_time"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the ini option that puts every test on virtual time."""
+    """Add the ini option that runs every test on virtual time."""
     parser.addini(_INI, "run every asynchronous test on virtual time", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers", f"{_MARKER}: run this asynchronous test on virtual time (kling_async)"
     )
@@ -53,13 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Generator[None, _Factories | None, _Factories]:
-    """Put the tests that ask for it on virtual time."""
+    """Run the tests that ask for it on virtual time."""
     factories = yield
     if config.getini(_INI) or item.get_closest_marker(_MARKER) is not None:
         from kling_async.testing.clock import VirtualLoop
 
         return {"virtual": VirtualLoop}
-    # pytest-asyncio takes no None once a hook is there, so its own default is spelled out.
+    # pytest-asyncio accepts no None from a hook: return its own default.
     return factories or {"default": asyncio.new_event_loop}
 
 
@@ -100,7 +100,7 @@ def _needs_extra() -> None:
     raise missing_extra("pytest", "the kling fixtures need pytest-asyncio")
 
 
-# What these are is pytest's affair.
+# Their types are pytest's own.
 kling_emulator: object
 kling_client: object
 

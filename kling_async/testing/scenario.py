@@ -2,12 +2,12 @@
 
 A scenario is a list of rules. Each says: the Nth thing of a kind goes wrong in this way.
 
-Kinds of requests: ``submit``, ``status``, ``balance``, ``file`` (a result video), ``any`` (all that
-arrive, but for sample pictures). `FAULTS` lists what can go wrong with them. The kind ``task``
-counts the tasks that were really started; `OUTCOMES` lists what can become of them. The kind
-``callback`` counts those of them that have a callback URL, in the order of their submits, however
-late each ends and however often it is posted; `CALLBACKS` lists what can happen. Counting
-starts at 1 with the emulator. Where two rules fit, the first one wins.
+Kinds of requests: ``submit``, ``status``, ``balance``, ``file`` (a result video), ``any`` (all
+requests but those for sample pictures). `FAULTS` lists what can go wrong with them. The kind
+``task`` counts the tasks that have been started; `OUTCOMES` lists how they can end. The kind
+``callback`` counts the tasks that have a callback URL, in the order of their submits; `CALLBACKS`
+lists what can happen to their callbacks. Counting starts at 1 with the emulator. If two rules
+match, the first one applies.
 
 Which ones: ``3``, ``2-4``, ``5-`` (from the fifth on), ``*5`` (every fifth), ``*`` (all of them).
 So ``callback:*5=lost`` and then ``callback:*4=double`` lose 20 % of all callbacks and double 20 %.
@@ -97,22 +97,26 @@ CALLBACKS: Final[Mapping[str, str]] = {
     "object-result": "has resultJson as an object instead of a string",
 }
 
-# What a rule may say depends on its kind; the others are requests.
+# The possible faults depend on a rule's kind; the kinds that are not here are requests.
 _TABLES: Final = {"task": OUTCOMES, "callback": CALLBACKS}
 _OF_FILES: Final = frozenset({"changed", "no-range", "weak-etag"})
-_SECONDS: Final = frozenset({"late", "slow", "delay", "double", "unseen", "urls-late", "file-late"})
-# What a detail must look like, in words and as a pattern.
-_STATUS: Final = ("an HTTP status from 200 to 599", re.compile(r"[2-5]\d{2}", re.ASCII))
-_FORMS: Final[Mapping[str, tuple[str, re.Pattern[str]]]] = {
-    "code": ("a number of three digits", re.compile(r"[1-9]\d{2}", re.ASCII)),
+_SECONDS: Final = ("late", "slow", "delay", "double", "unseen", "urls-late", "file-late")
+# What a value must be, in words and as a pattern.
+_STATUS: Final = ("an HTTP status from 200 to 599", r"[2-5]\d{2}")
+_VALUES: Final[Mapping[str, tuple[str, str]]] = {
+    "code": ("a number of three digits", r"[1-9]\d{2}"),
     "page": _STATUS,
     "late-page": _STATUS,
-    "redirect": ("301, 302, 303, 307 or 308", re.compile(r"30[12378]", re.ASCII)),
-    **dict.fromkeys(_SECONDS, ("a number of seconds", re.compile(r"\d+(\.\d+)?", re.ASCII))),
+    "redirect": ("301, 302, 303, 307 or 308", r"30[12378]"),
+    "fail": ("printable text", r".*"),
+    "429": ("printable text", r".*"),
+    "503": ("printable text", r".*"),
+    **dict.fromkeys(_SECONDS, ("a number of seconds", r"\d+(\.\d+)?")),
 }
-_NEEDS_DETAIL: Final = frozenset({"code", "fail", "page", "late-page"})
-_TAKES_DETAIL: Final = _FORMS.keys() | _NEEDS_DETAIL | {"429", "503"}
-_WHICH: Final = re.compile(r"(?P<every>\*\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\d*))?", re.ASCII)
+_NEEDS_VALUE: Final = frozenset({"code", "fail", "page", "late-page"})
+_OCCURRENCES: Final = re.compile(
+    r"\*(?P<step>\d*)|(?P<first>\d+)(?P<dash>-(?P<last>\d*))?", re.ASCII
+)
 
 
 @frozen
@@ -124,14 +128,14 @@ class Occurrences:
     step: int = 1
 
     def __contains__(self, number: int) -> bool:
-        """Say whether the `number`-th is meant."""
+        """Whether the number is one of these."""
         inside = number >= self.first and (self.last is None or number <= self.last)
         return inside and (number - self.first) % self.step == 0
 
 
 @frozen
 class ScenarioRule:
-    """One line of a scenario: the `which` of a `kind` meet `what`, with its `detail`, if any."""
+    """One rule: `what`, with its value `detail`, happens to those of a `kind` in `which`."""
 
     kind: str
     which: Occurrences
@@ -141,7 +145,7 @@ class ScenarioRule:
 
 @frozen
 class Scenario:
-    """Rules about what goes wrong. Immutable: `on` gives a new scenario with one rule more."""
+    """Rules about what goes wrong. Immutable: `on` returns a scenario with one more rule."""
 
     rules: tuple[ScenarioRule, ...] = ()
 
@@ -152,11 +156,12 @@ class Scenario:
         says which ones do.
         """
         if kind not in KINDS:
-            message = f"scenario: unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
-            raise ConfigurationError(message)
+            kinds = ", ".join(KINDS)
+            raise ConfigurationError(f"scenario: unknown kind {kind!r}; allowed: {kinds}")
         name, _, detail = what.partition(":")
-        _check(kind, name, detail)
-        return evolve(self, rules=(*self.rules, ScenarioRule(kind, _which(which), name, detail)))
+        _check_fault(kind, name, detail)
+        rule = ScenarioRule(kind, _parse_occurrences(which), name, detail)
+        return evolve(self, rules=(*self.rules, rule))
 
     @classmethod
     def parse(cls, lines: Iterable[str]) -> Self:
@@ -169,16 +174,13 @@ class Scenario:
             head, equals, what = line.strip().partition("=")
             kind, colon, which = head.partition(":")
             if not (equals and colon):
-                message = (
-                    f"scenario: {line!r} is not a rule; write KIND:WHICH=WHAT, "
-                    "for example status:2-4=502"
-                )
-                raise ConfigurationError(message)
+                example = "write KIND:WHICH=WHAT, for example status:2-4=502"
+                raise ConfigurationError(f"scenario: {line!r} is not a rule; {example}")
             scenario = evolve(scenario, rules=scenario.on(kind, which, what).rules)
         return scenario
 
     def find(self, numbers: Mapping[str, int]) -> ScenarioRule | None:
-        """Give the first rule that fits, or None: `find({"status": 3, "any": 17})`."""
+        """Return the first rule that matches, or None: `find({"status": 3, "any": 17})`."""
         for rule in self.rules:
             number = numbers.get(rule.kind)
             if number is not None and number in rule.which:
@@ -186,51 +188,39 @@ class Scenario:
         return None
 
 
-def _check(kind: str, name: str, detail: str) -> None:
+def _check_fault(kind: str, name: str, value: str) -> None:
     allowed = _TABLES.get(kind, FAULTS)
     if kind not in {"file", "any"}:
         allowed = {fault: text for fault, text in allowed.items() if fault not in _OF_FILES}
     if name not in allowed:
-        message = f"scenario: {kind} knows no {name!r}; allowed: {', '.join(allowed)}"
-        raise ConfigurationError(message)
-    if name in _NEEDS_DETAIL and not detail:
-        message = f"scenario: {name!r} needs a value: {allowed[name]}"
-        raise ConfigurationError(message)
-    if detail and name not in _TAKES_DETAIL:
-        message = f"scenario: {name!r} takes no value, got {detail!r}"
-        raise ConfigurationError(message)
-    if detail and name in _FORMS:
-        words, pattern = _FORMS[name]
-        if not pattern.fullmatch(detail):
-            raise ConfigurationError(f"scenario: {name} takes {words}, got {detail!r}")
-    if not detail.isprintable():
-        message = f"scenario: {detail!r} holds characters that cannot be sent"
-        raise ConfigurationError(message)
+        message = f"{kind} has no fault {name!r}; allowed: {', '.join(allowed)}"
+    elif name in _NEEDS_VALUE and not value:
+        message = f"{name!r} needs a value: {allowed[name]}"
+    elif value and name not in _VALUES:
+        message = f"{name!r} has no value, got {value!r}"
+    elif value and not (value.isprintable() and re.fullmatch(_VALUES[name][1], value, re.ASCII)):
+        message = f"the value of {name!r} must be {_VALUES[name][0]}, got {value!r}"
+    else:
+        return
+    raise ConfigurationError(f"scenario: {message}")
 
 
-def _which(which: int | range | str) -> Occurrences:
+def _parse_occurrences(which: int | range | str) -> Occurrences:
     if isinstance(which, range):
         found = Occurrences(which.start, which[-1] if which else 0, which.step)
-    elif isinstance(which, int):
-        found = Occurrences(which, which)
+    elif match := _OCCURRENCES.fullmatch(str(which)):
+        first, last = match["first"], match["last"]
+        if first is None:
+            step = int(match["step"] or 1)
+            found = Occurrences(step, None, step)
+        elif match["dash"]:
+            found = Occurrences(int(first), int(last) if last else None)
+        else:
+            found = Occurrences(int(first), int(first))
     else:
-        found = _read_which(which)
+        forms = "3, 2-4, 5-, *5 (every fifth) or * (all)"
+        raise ConfigurationError(f"scenario: {which!r} is not a number; write {forms}")
     backwards = found.last is not None and found.last < found.first
     if found.first < 1 or found.step < 1 or backwards:
-        message = f"scenario: {which!r} names nothing; numbers start at 1 and go up"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"scenario: {which!r} is empty; numbers start at 1 and go up")
     return found
-
-
-def _read_which(text: str) -> Occurrences:
-    match = _WHICH.fullmatch(text)
-    if match is None:
-        message = f"scenario: {text!r} says not which: 3, 2-4, 5-, *5 (every fifth) or * (all)"
-        raise ConfigurationError(message)
-    if match["every"]:
-        step = int(match["every"][1:] or 1)
-        return Occurrences(step, None, step)
-    first = int(match["first"])
-    if match["dash"]:
-        return Occurrences(first, int(match["last"]) if match["last"] else None)
-    return Occurrences(first, first)

@@ -16,10 +16,10 @@ __all__ = ["Request", "Response", "ScriptedTransport", "answer"]
 
 
 class ScriptedTransport:
-    """Gives every request to a function and brings back what that returns.
+    """Passes every request to a function and returns its response.
 
-    The function may be a coroutine function, and may raise one of our errors, such as
-    :class:`~kling_async.errors.AnswerLostError`. What was sent is in :attr:`requests`.
+    The function may be a coroutine function, and may raise an error of the package, such as
+    :class:`~kling_async.errors.AnswerLostError`. :attr:`requests` holds the requests.
 
     >>> import asyncio
     >>> from kling_async import KlingClient
@@ -33,7 +33,7 @@ class ScriptedTransport:
         self.requests: list[Request] = []
 
     async def send(self, request: Request, timeout: float) -> Response:
-        """Note the request and answer it from the script; ``timeout`` is the script's affair."""
+        """Record the request and return the script's response; ``timeout`` is ignored."""
         del timeout
         self.requests.append(request)
         answered = self._script(request)

@@ -148,7 +148,7 @@ def test_messages_name_what_is_allowed() -> None:
 @pytest.mark.parametrize("which", [range(0), range(5, 2), range(3), range(5, 1, -1), -1])
 def test_numbers_that_name_nothing(which: range | int) -> None:
     """Empty, backward and zero-based numbers are refused."""
-    with pytest.raises(ConfigurationError, match="names nothing"):
+    with pytest.raises(ConfigurationError, match=r"is empty|is not a number"):
         Scenario().on("submit", which, "500")
 
 
