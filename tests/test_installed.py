@@ -39,7 +39,7 @@ def test_the_imported_package_is_the_installed_one() -> None:
 
 
 def test_version_is_that_of_the_metadata() -> None:
-    """The package tells the version it was installed as."""
+    """The package has the version it was installed as."""
     assert __version__ == metadata.version("kling-async")
 
 
@@ -74,7 +74,7 @@ def test_command_explains_itself() -> None:
     assert "kling-async" in _run(str(SCRIPTS / "kling-async"), "--help")
 
 
-def test_module_tells_its_version() -> None:
+def test_module_prints_its_version() -> None:
     """`python -m kling_async --version` prints the version."""
     assert __version__ in _run(sys.executable, "-m", "kling_async", "--version")
 

@@ -117,7 +117,6 @@ def expected_test(module: Module) -> Path:
     return TESTS / place.with_name(f"test_{place.stem.lstrip('_')}.py")
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_every_module_has_a_test_file(figure: Figure) -> None:
     """Every module that holds code has a test file at the same place under tests/."""
     tested = [module for module in modules().values() if module.path.stem not in UNTESTED]
@@ -209,7 +208,6 @@ def home(source: str, name: str) -> str | None:
     return source
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_no_import_cycles(figure: Figure) -> None:
     """No file imports itself through others, imports for type checkers and in functions included.
 
@@ -247,7 +245,6 @@ def private_owner(name: str) -> tuple[str, bool] | None:
     return None
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_underscore_modules_are_private_to_their_folder(figure: Figure) -> None:
     """Only modules of the same folder import `_module.py`; `_folder/` serves its parent folder."""
     found = []
@@ -390,7 +387,6 @@ def assigned(method: Function) -> Iterator[tuple[str, int]]:
             yield node.attr, node.lineno
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being simplified")
 def test_no_class_has_many_attributes(figure: Figure) -> None:
     """An object has at most 12 attributes, inherited ones included."""
     counts = {
@@ -402,7 +398,6 @@ def test_no_class_has_many_attributes(figure: Figure) -> None:
     assert not too_many, listing(too_many)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being simplified")
 def test_objects_are_complete_after_init(figure: Figure) -> None:
     """Methods other than `__init__` assign only attributes that exist already."""
     found = []
@@ -419,7 +414,6 @@ def test_objects_are_complete_after_init(figure: Figure) -> None:
     assert not found, listing(found)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_class_names_are_unique(figure: Figure) -> None:
     """No two modules define a class of the same name, private classes included."""
     places = defaultdict(list)
@@ -473,7 +467,6 @@ def functions(node: ast.AST) -> Iterator[tuple[Function, bool]]:
             yield from functions(child)
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being renamed")
 def test_function_names_have_few_meanings(figure: Figure) -> None:
     """A function's name occurs in at most two parts of the package.
 
