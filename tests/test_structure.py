@@ -507,7 +507,6 @@ def test_the_package_is_small(figure: Figure) -> None:
     assert lines <= PACKAGE_LINES
 
 
-@pytest.mark.xfail(strict=False, reason="the folders are still being simplified")
 def test_the_command_line_is_small(figure: Figure) -> None:
     """The command line has at most 3,200 lines."""
     lines = lines_below(PACKAGE / "cli")
