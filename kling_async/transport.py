@@ -27,13 +27,11 @@ from kling_async._utils.text import redact
 from kling_async._utils.urls import is_loopback
 from kling_async._utils.version import __version__
 from kling_async.errors import AnswerLostError, ConfigurationError, ConnectError, ContractError
-from kling_async.protocol.responses import Response
+from kling_async.protocol.requests import Request, Response
 from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
-
-    from kling_async.protocol.requests import Request
 
 __all__ = ["AiohttpTransport", "Transport", "connector"]
 

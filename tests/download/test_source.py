@@ -114,7 +114,7 @@ async def test_a_port_without_tls(serve_app: ServeApp, tmp_path: Path) -> None:
         return web.Response(body=VIDEO)
 
     url = (await serve_app(serve)).replace("http://", "https://")
-    with pytest.raises(DownloadError, match="does not speak TLS") as caught:
+    with pytest.raises(DownloadError, match="does not use TLS") as caught:
         await download(result(f"{url}/x.mp4"), tmp_path)
     assert not caught.value.retryable
     assert asyncio.get_running_loop().time() < 1
