@@ -1,13 +1,16 @@
 """The transport: the only module that sends requests to the API, with aiohttp.
 
-aiohttp's exceptions are converted to ours here. A session belongs to one event loop: it is created
-when it is first used on a loop, and closed at the latest when ``asyncio.run`` shuts the loop down.
+A session belongs to one event loop: it is created when it is first used on a loop, and closed at
+the latest when ``asyncio.run`` shuts the loop down. It has one pool of connections for submits and
+one for all other requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+import logging
+from typing import TYPE_CHECKING, Protocol, TypedDict
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import hdrs
@@ -16,32 +19,39 @@ from yarl import URL
 from kling_async._network.connection_errors import (
     PROXY_AUTHENTICATION,
     PROXY_REFUSES_CREDENTIALS,
-    advice,
     describe,
     not_sent,
+    request_error,
+    too_large_error,
 )
-from kling_async._network.connector import connector, warn_about_idle_connections
-from kling_async._network.proxies import Proxies, route
+from kling_async._network.proxies import Proxies, proxy_for_key, route
 from kling_async._utils.loops import Deadlines, LoopResources
 from kling_async._utils.text import redact
-from kling_async._utils.urls import is_loopback
 from kling_async._utils.version import __version__
-from kling_async.errors import AnswerLostError, ConfigurationError, ConnectError, ContractError
-from kling_async.protocol.responses import Response
-from kling_async.protocol.verdicts import Verdict
+from kling_async.errors import ConfigurationError, ConnectError
+from kling_async.protocol.requests import Request, Response
 
 if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
+    import ssl as tls
+    from collections.abc import Coroutine
+    from socket import AddressFamily
+    from typing import Unpack
 
-    from kling_async.protocol.requests import Request
+    from aiohttp.abc import AbstractResolver, AbstractStreamWriter
 
-__all__ = ["AiohttpTransport", "Transport", "connector"]
+_log = logging.getLogger("kling_async")
 
 # A status answer has a few hundred bytes.
 MAX_BODY_BYTES = 1024 * 1024
 
 # The longest time for a connection, in seconds.
 _CONNECT_TIMEOUT = 10.0
+
+# Seconds after which an idle connection is not used for a submit.
+_SUBMIT_KEEPALIVE = 0.1
+
+# The sessions that a warning was logged for.
+_warned: WeakSet[aiohttp.ClientSession] = WeakSet()
 
 _USER_AGENT = f"kling-async/{__version__} aiohttp/{aiohttp.__version__}"
 
@@ -100,10 +110,10 @@ class AiohttpTransport:
                 raise ConfigurationError(
                     f"session must be an aiohttp.ClientSession: {session!r:.80}"
                 )
-            warn_about_idle_connections(session)
+            _warn_about_idle_connections(session)
         base = URL(base_url, encoded=True)
         found = (proxies or Proxies.of_session(session)).find(base)
-        self._proxy = proxy = _checked_proxy(base, found, lent=session is not None)
+        self._proxy = proxy = proxy_for_key(base, found, lent=session is not None)
         self._base = str(base)
         self._connections = connections
         self._key = api_key
@@ -177,11 +187,16 @@ class AiohttpTransport:
                     while not answer.content.at_eof():
                         body += await answer.content.readany()
                         if len(body) > MAX_BODY_BYTES:
-                            raise self._too_large(request, answer.status, bytes(body))
-        except _ConnectionEndedError as ended:
-            raise self._failure(request, ended.error, sent) from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(request, error, sent) from None
+                            start = Response(answer.status, bytes(body), secret=self._key)
+                            raise too_large_error(request, start, MAX_BODY_BYTES)
+        except (_ConnectionEndedError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            cause = error.error if isinstance(error, _ConnectionEndedError) else error
+            # A submit was not sent if no connection was ever assigned to it: then no byte of its
+            # body was written. The cause is not chained, since it may show the request's headers.
+            unsent = not_sent(cause) if sent is None else not sent.written
+            raise request_error(
+                request, cause, unsent=unsent, proxy=self._proxy, key=self._key
+            ) from None
         except ValueError as error:  # an invalid host, or a lent session with its own auth
             reason = redact(describe(error), self._key)
             raise ConfigurationError(
@@ -203,44 +218,6 @@ class AiohttpTransport:
             )
         )
 
-    def _too_large(self, request: Request, status: int, body: bytes) -> ContractError:
-        submitting = request.kind == "submit"
-        return ContractError(
-            f"{request.kind} answered with more than {MAX_BODY_BYTES} bytes",
-            status=status,
-            body=Response(status, body, secret=self._key).excerpt,
-            may_have_charged=submitting,
-            retryable=not submitting,
-            ref=request.ref,
-            verdict=Verdict.UNKNOWN,
-        )
-
-    def _failure(
-        self, request: Request, error: BaseException, sent: _Body | None
-    ) -> ConnectError | AnswerLostError:
-        """Return our error for one of aiohttp's.
-
-        A submit was not sent if no connection was ever assigned to it: then no byte of its body
-        was written. aiohttp's error is not chained, since some contain the request's headers.
-        """
-        reason = redact(describe(error), self._key)
-        if not_sent(error) if sent is None else not sent.written:
-            hint = advice(error, self._proxy, address="base URL")
-            return ConnectError(
-                f"no connection, nothing was sent: {reason}{hint and f'; {hint}'}",
-                retryable=not hint,
-                ref=request.ref,
-            )
-        submitting = request.kind == "submit"
-        charged = "a task may have been started and charged" if submitting else "it may be repeated"
-        return AnswerLostError(
-            f"the answer to the {request.kind} was lost ({charged}): {reason}",
-            may_have_charged=submitting,
-            retryable=not submitting,
-            ref=request.ref,
-            verdict=Verdict.UNKNOWN,
-        )
-
 
 class _Body(aiohttp.BytesPayload):
     """The body of a submit, which notes when it is written to a connection.
@@ -256,25 +233,6 @@ class _Body(aiohttp.BytesPayload):
     ) -> None:
         self.written = True
         await super().write_with_length(writer, content_length)
-
-
-def _checked_proxy(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
-    """Return the proxy to use.
-
-    Raises:
-        ConfigurationError: The key would be sent to the proxy unencrypted.
-    """
-    if proxy is None or base.scheme == "https":
-        return proxy
-    if is_loopback(base.host or ""):
-        if not lent:
-            return None
-        if is_loopback(proxy.host or ""):  # the settings of a lent session are kept
-            return proxy
-    raise ConfigurationError(
-        f"the API key would be sent to a proxy unencrypted, with the base URL {base}: use https,"
-        " or reach it without the proxy (NO_PROXY, or trust_env=False)"
-    )
 
 
 class _ConnectionEndedError(Exception):
@@ -296,3 +254,91 @@ async def _send_once(
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _ConnectionEndedError(error) from None
+
+
+class ConnectorOptions(TypedDict, total=False):
+    """Options of :func:`connector`, with the same meaning as in ``aiohttp.TCPConnector``."""
+
+    ssl: tls.SSLContext | aiohttp.Fingerprint | bool
+    resolver: AbstractResolver | None
+    local_addr: tuple[str, int] | None
+    family: AddressFamily
+    limit_per_host: int
+    force_close: bool
+    keepalive_timeout: float | None
+    use_dns_cache: bool
+    ttl_dns_cache: int | None
+    happy_eyeballs_delay: float | None
+    interleave: int | None
+    socket_factory: aiohttp.SocketFactoryType | None
+
+
+class _TwoPoolConnector(aiohttp.TCPConnector):
+    """A connector whose submits do not use connections that have been idle.
+
+    If a server closes an idle connection while a request is being sent on it, the request is lost.
+    aiohttp repeats a lost GET, but a submit must not be repeated. Servers keep idle connections for
+    seconds, so a submit uses one that has been idle for less than 0.1 s, or opens a new one.
+    """
+
+    def __init__(self, limit: int, options: ConnectorOptions) -> None:
+        super().__init__(limit=limit, **options)
+        for_submits = options.copy()
+        if not self.force_close:
+            for_submits["keepalive_timeout"] = _SUBMIT_KEEPALIVE
+        self._submits = aiohttp.TCPConnector(limit=limit, **for_submits)
+
+    def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> Coroutine[object, object, aiohttp.connector.Connection]:
+        if req.method == hdrs.METH_POST:
+            return self._submits.connect(req, traces, timeout)
+        return super().connect(req, traces, timeout)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await self._submits.close(abort_ssl=abort_ssl)
+        await super().close(abort_ssl=abort_ssl)
+
+
+def connector(limit: int = 100, **options: Unpack[ConnectorOptions]) -> aiohttp.TCPConnector:
+    """Create the connector of the client's own session, for a session that you pass to the client.
+
+    It has two pools of connections with the same options, one for submits and one for all other
+    requests. Submits do not use connections that have been idle for 0.1 s or more, so that their
+    answers are not lost if the server closes idle connections.
+
+    Args:
+        limit: The maximum number of connections in each pool; 0 for any number.
+        **options: Those of ``aiohttp.TCPConnector``: ``ssl``, ``resolver``, ``local_addr``,
+            ``family``, ``limit_per_host``, ``force_close``, ``keepalive_timeout`` (not for
+            submits), ``use_dns_cache``, ``ttl_dns_cache``, ``happy_eyeballs_delay``, ``interleave``
+            and ``socket_factory``. A resolver is not closed with the connector.
+
+    Raises:
+        ConfigurationError: aiohttp rejects an option, or there is no running event loop.
+    """
+    try:
+        return _TwoPoolConnector(limit, options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"no connector can be made: {error}") from None
+
+
+def _warn_about_idle_connections(session: aiohttp.ClientSession) -> None:
+    """Log a warning, once, if submits through a session may use idle connections."""
+    used = session.connector
+    if (
+        used is None
+        or isinstance(used, _TwoPoolConnector)
+        or used.force_close
+        or session in _warned
+    ):
+        return
+    _warned.add(session)
+    _log.warning(
+        "answers to submits may be lost, and their tasks charged, if the server closes idle"
+        " connections of the session: create it with"
+        " ClientSession(connector=kling_async.transport.connector())"
+    )

@@ -1,4 +1,4 @@
-"""The meaning of aiohttp's connection errors: pure functions."""
+"""Our errors for those of aiohttp's connections: pure functions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from kling_async._utils.text import redact
+from kling_async.errors import AnswerLostError, ConnectError, ContractError
+from kling_async.protocol.verdicts import Verdict
+
 if TYPE_CHECKING:
     from yarl import URL
+
+    from kling_async.protocol.requests import Request, Response
 
 # Errors that prove that a request without a body was not sent.
 _NO_CONNECTION = (
@@ -78,3 +84,48 @@ def advice(error: BaseException, proxy: URL | None, *, address: str = "URL") -> 
         whose = "proxy URL" if at_proxy else address
         return f"the port does not use TLS: is the {whose}'s scheme http?"
     return ""
+
+
+def request_error(
+    request: Request, error: BaseException, *, unsent: bool, proxy: URL | None, key: str
+) -> ConnectError | AnswerLostError:
+    """Return our error for a request that failed.
+
+    Args:
+        request: The request.
+        error: The error of the connection.
+        unsent: It is certain that nothing was sent.
+        proxy: The proxy that was used.
+        key: The API key, which is not shown.
+    """
+    reason = redact(describe(error), key)
+    if unsent:
+        hint = advice(error, proxy, address="base URL")
+        return ConnectError(
+            f"no connection, nothing was sent: {reason}{hint and f'; {hint}'}",
+            retryable=not hint,
+            ref=request.ref,
+        )
+    submitting = request.kind == "submit"
+    charged = "a task may have been started and charged" if submitting else "it may be repeated"
+    return AnswerLostError(
+        f"the answer to the {request.kind} was lost ({charged}): {reason}",
+        may_have_charged=submitting,
+        retryable=not submitting,
+        ref=request.ref,
+        verdict=Verdict.UNKNOWN,
+    )
+
+
+def too_large_error(request: Request, start: Response, limit: int) -> ContractError:
+    """Return the error for a response of which more than ``limit`` bytes were read."""
+    submitting = request.kind == "submit"
+    return ContractError(
+        f"{request.kind} answered with more than {limit} bytes",
+        status=start.status,
+        body=start.excerpt,
+        may_have_charged=submitting,
+        retryable=not submitting,
+        ref=request.ref,
+        verdict=Verdict.UNKNOWN,
+    )

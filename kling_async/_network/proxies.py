@@ -123,3 +123,27 @@ def _proxy_url(proxy: str | URL, source: str) -> URL:
             " http://user:password@host:port with special characters percent-encoded"
         )
     return url
+
+
+def proxy_for_key(base: URL, proxy: URL | None, *, lent: bool) -> URL | None:
+    """Return the proxy for requests that carry the API key.
+
+    Args:
+        base: The base URL.
+        proxy: The proxy that was found for it.
+        lent: The session is the caller's.
+
+    Raises:
+        ConfigurationError: The key would be sent to the proxy unencrypted.
+    """
+    if proxy is None or base.scheme == "https":
+        return proxy
+    if is_loopback(base.host or ""):
+        if not lent:
+            return None
+        if is_loopback(proxy.host or ""):  # the settings of a lent session are kept
+            return proxy
+    raise ConfigurationError(
+        f"the API key would be sent to a proxy unencrypted, with the base URL {base}: use https,"
+        " or reach it without the proxy (NO_PROXY, or trust_env=False)"
+    )

@@ -37,6 +37,13 @@ def redact(text: str, secret: str) -> str:
     return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else text
 
 
+def one_line(text: str, secret: str) -> str:
+    """Return a text as one printable line without the API key."""
+    # Lone surrogates cannot be printed, and terminals interpret escape sequences.
+    line = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return redact(line, secret)
+
+
 def format_value(value: object) -> str:
     """Return the repr of a value for a message, shortened to about 80 characters."""
     if isinstance(value, str):

@@ -37,7 +37,8 @@ from kling_async.errors import (
     ResultExpiredError,
 )
 from kling_async.policy.retry import Retry
-from kling_async.protocol.responses import Response, parse_retry_after
+from kling_async.protocol.rejections import parse_retry_after
+from kling_async.protocol.requests import Response
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""The requests of the API, built from values. Nothing is sent here."""
+"""The requests of the API, built from values, and their responses. Nothing is sent here."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -10,8 +11,9 @@ from urllib.parse import quote
 import attrs
 from attrs import field, frozen
 
+from kling_async._utils.text import redact
 from kling_async._utils.urls import is_unencrypted, split_web_url
-from kling_async.errors import ConfigurationError, InputError, Problem
+from kling_async.errors import BODY_EXCERPT, ConfigurationError, InputError, Problem
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -40,6 +42,29 @@ class Request:
     def method(self) -> Literal["GET", "POST"]:
         """The HTTP method: POST for a submit, GET for everything else."""
         return "POST" if self.kind == "submit" else "GET"
+
+
+@frozen
+class Response:
+    """A complete HTTP response.
+
+    Attributes:
+        status: The HTTP status.
+        body: The decompressed body.
+        headers: Names to values; looked up by lower-case names.
+        secret: The API key, which is never shown if the response contains it.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = {}
+    secret: str = field(default="", repr=False)
+
+    @property
+    def excerpt(self) -> str:
+        """The first 200 characters of the body, without the API key."""
+        # The key is replaced first: an excerpt could end in a part of it.
+        return redact(self.body.decode("utf-8", "replace"), self.secret)[:BODY_EXCERPT]
 
 
 def build_submit(sent: Input, callback_url: str | None = None) -> Request:

@@ -1,112 +1,42 @@
-"""The meaning of a response: a value, or one of our errors.
+"""The meaning of a successful response, and of the data of a callback.
 
-A response is successful if both the HTTP status and the envelope's ``code`` are. Unknown states
-count as running. Whatever cannot be understood raises a :class:`ContractError`.
+A response is successful if both the HTTP status and the envelope's ``code`` are. Parsing is
+tolerant: a field may be missing or null, times that make no sense are ignored, and unknown states
+count as running. A value that cannot have the meaning of its field raises a
+:class:`ContractError`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import frozen
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
 
-from kling_async._utils.text import redact
+from kling_async._utils.text import one_line
 from kling_async._utils.urls import split_web_url
-from kling_async.errors import (
-    BODY_EXCERPT,
-    APIError,
-    AuthenticationError,
-    BadRequestError,
-    BalanceError,
-    ContractError,
-    InputError,
-    NotFoundError,
-    RateLimitError,
-    RefusedError,
-    ServerError,
-    TaskFailedError,
-)
-from kling_async.protocol.converter import StatusData, structure_status
+from kling_async.errors import BODY_EXCERPT, ContractError, InputError, TaskFailedError
 from kling_async.protocol.failures import advice_for, reason_for
-from kling_async.protocol.verdicts import CONSEQUENCES, Verdict, envelope_code, judge_response
+from kling_async.protocol.rejections import check_envelope, contract_error
+from kling_async.protocol.verdicts import Verdict
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
-    from kling_async.protocol.requests import Request
+    from kling_async.protocol.requests import Request, Response
 
 _SUCCESS = 200
-_OK = range(200, 300)
-_REDIRECTS = range(300, 400)
-_FAILURES = range(400, 600)
-_SERVER = range(500, 600)
-_TOO_MANY = 429
-
-_NO_ENVELOPE = (
-    "it is not the service's JSON envelope, but comes from a gateway, a firewall or another server"
-    " (check the base URL: its scheme, host and port, and that only /api/v1 follows them)"
-)
-
-# The messages of servers for a path that they do not know.
-_NO_ROUTE = re.compile(
-    r"(error |http )?(404:? ?)?((the )?(requested )?(route|path|page|url|endpoint|resource)"
-    r"( was)? )?(not found|does not exist)?[.!]?|cannot (get|post) /.*|no route.*"
-    r"|no handler found.*",
-    re.IGNORECASE,
-)
-_WRONG_URL = (
-    "nothing was found at this address: check the base URL, and that only /api/v1 follows its host"
-    " and port; if it is right, the model or the task is not known"
-)
-_CHARGED = "a task may have been started and charged"
-
-_ERRORS: dict[int, type[APIError]] = {
-    401: AuthenticationError,
-    402: BalanceError,
-    403: RefusedError,
-    404: NotFoundError,
-    429: RateLimitError,
-}
-_ADVICE: dict[type[APIError], str] = {
-    AuthenticationError: "check the API key",
-    BadRequestError: "change the request",
-    BalanceError: "top up the account",
-    RefusedError: "the content was refused, or the key lacks a permission",
-    NotFoundError: "no such model or task; a task is found only under its own model",
-    RateLimitError: "too many requests or tasks; wait, then repeat",
-    ServerError: "trouble at the service",
-}
-
 _STATES = {state.value: state for state in TaskState}
 
-
-@frozen
-class Response:
-    """A complete HTTP response.
-
-    Attributes:
-        status: The HTTP status.
-        body: The decompressed body.
-        headers: Names to values; looked up by lower-case names.
-        secret: The API key, which is never shown if the response contains it.
-    """
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = {}
-    secret: str = field(default="", repr=False)
-
-    @property
-    def excerpt(self) -> str:
-        """The first 200 characters of the body, without the API key."""
-        # The key is replaced first: an excerpt could end in a part of it.
-        return redact(self.body.decode("utf-8", "replace"), self.secret)[:BODY_EXCERPT]
+# The first and the last moment of the calendar, in seconds from the epoch.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = -62_135_596_800
+_LAST = 253_402_300_799
 
 
 def parse_submit(request: Request, response: Response, model: str, now: datetime) -> TaskRef:
@@ -123,7 +53,7 @@ def parse_submit(request: Request, response: Response, model: str, now: datetime
     try:
         return TaskRef(model, task_id if isinstance(task_id, str) else "")
     except InputError:
-        raise _contract_error(request, response, "it names no task") from None
+        raise contract_error(request, response, "it names no task") from None
 
 
 def parse_status(request: Request, response: Response, ref: TaskRef, now: datetime) -> Snapshot:
@@ -137,7 +67,7 @@ def parse_status(request: Request, response: Response, ref: TaskRef, now: dateti
     try:
         return parse_snapshot(data, ref.model, ref=ref, secret=response.secret)
     except ValueError as error:
-        raise _contract_error(request, response, str(error)) from None
+        raise contract_error(request, response, str(error)) from None
 
 
 def parse_balance(request: Request, response: Response, now: datetime) -> float:
@@ -152,7 +82,7 @@ def parse_balance(request: Request, response: Response, now: datetime) -> float:
         with suppress(OverflowError):  # an integer of hundreds of digits
             if math.isfinite(dollars := float(data)):
                 return dollars
-    raise _contract_error(request, response, "its data is not a number")
+    raise contract_error(request, response, "its data is not a number")
 
 
 def parse_snapshot(
@@ -187,18 +117,92 @@ def parse_snapshot(
     for url in urls:
         if split_web_url(url.replace(" ", "%20")) is None:  # spaces are quoted for the download
             raise ValueError("a result URL is not an absolute http(s) URL")
+    created, completed = read.created, read.completed
     return Snapshot(
         ref=ref,
         state=state,
-        vendor_state=read.state if read.state in _STATES else _printable(read.state, secret),
-        created_at=read.created_at,
-        completed_at=read.completed_at,
+        vendor_state=read.state if read.state in _STATES else one_line(read.state, secret),
+        created_at=None if created is None else _EPOCH + timedelta(seconds=created),
+        completed_at=None if completed is None else _EPOCH + timedelta(seconds=completed),
         cost_time=read.cost_time,
         result_urls=urls,
-        fail_code=_printable(read.fail_code, secret) if read.fail_code else "",
-        fail_message=_printable(read.fail_message, secret) if read.fail_message else "",
+        fail_code=one_line(read.fail_code, secret) if read.fail_code else "",
+        fail_message=one_line(read.fail_message, secret) if read.fail_message else "",
         reason=reason_for(read.fail_code) if state is TaskState.FAILED else None,
     )
+
+
+@frozen
+class StatusData:
+    """The ``data`` of a status answer or callback. Times are in seconds, from the epoch."""
+
+    state: str = ""
+    task_id: str = ""
+    result_urls: tuple[str, ...] = ()
+    cost_time: float | None = None
+    created: float | None = None
+    completed: float | None = None
+    fail_code: str = ""
+    fail_message: str = ""
+
+
+def _structure_text(value: object, _: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"text expected, not {type(value).__name__}")
+
+
+def _structure_seconds(value: object, _: object) -> float | None:
+    """Convert milliseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        seconds = value / 1000
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return seconds if _FIRST <= seconds < _LAST else None
+
+
+def _structure_urls(value: object, _: object) -> tuple[str, ...]:
+    """Convert ``resultJson``: a JSON string in the contract, an object in some answers."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except RecursionError:
+            raise ValueError("resultJson is nested too deeply") from None
+    if not value:
+        return ()
+    if not isinstance(value, dict):
+        raise ValueError("resultJson is not an object")  # noqa: TRY004 - malformed data
+    urls = value.get("resultUrls") or []
+    if not isinstance(urls, list) or not {*map(type, urls)} <= {str}:
+        raise ValueError("resultUrls is not a list of strings")
+    return tuple(urls)
+
+
+def _status_structure() -> Callable[[Mapping[str, object], type[StatusData]], StatusData]:
+    converter = Converter(detailed_validation=False)
+    converter.register_structure_hook(str, _structure_text)
+    converter.register_structure_hook(float | None, _structure_seconds)
+    return make_dict_structure_fn(
+        StatusData,
+        converter,
+        task_id=override(rename="taskId"),
+        result_urls=override(rename="resultJson", struct_hook=_structure_urls),
+        cost_time=override(rename="costTime"),
+        created=override(rename="createTime"),
+        completed=override(rename="completeTime"),
+        fail_code=override(rename="failCode"),
+        fail_message=override(rename="failMsg"),
+    )
+
+
+structure_status = _status_structure()
+"""Converts a mapping to :class:`StatusData`, its second argument, or raises ValueError."""
 
 
 def result_from(snapshot: Snapshot) -> Result:
@@ -237,20 +241,6 @@ def result_from(snapshot: Snapshot) -> Result:
     )
 
 
-def parse_retry_after(response: Response, now: datetime) -> float | None:
-    """Return the seconds to wait according to ``Retry-After``, in either of its two forms."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # the latter for a time zone of twenty digits
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - now).total_seconds())
-
-
 def _parse_envelope(request: Request, response: Response, now: datetime) -> object:
     """Return the ``data`` of a successful response, or raise the error for its status or code."""
     try:
@@ -258,77 +248,6 @@ def _parse_envelope(request: Request, response: Response, now: datetime) -> obje
     except (ValueError, RecursionError):
         envelope = None
     fields = envelope if isinstance(envelope, dict) else {}
-    if response.status == _SUCCESS == fields.get("code"):
-        return fields.get("data")
-    message = _printable(_message(fields), response.secret)
-    submitting = request.kind == "submit"
-    verdict = judge_response(response.status, fields, message, submitting=submitting)
-    if verdict is Verdict.ANSWERED:
-        return fields.get("data")
-    code = envelope_code(fields, response.status)
-    said = code if code is not None and response.status in _OK else response.status
-    from_gateway = code is None and response.status != _TOO_MANY
-    if said not in _FAILURES or (from_gateway and said not in _SERVER):
-        reason = _NO_ENVELOPE if code is None else f"it has the code {code}"
-        if response.status in _REDIRECTS:
-            reason = f"it is a redirect, and those are not followed; {reason}"
-        raise _contract_error(request, response, reason, verdict)
-    kind = _ERRORS.get(said, ServerError if said in _SERVER else BadRequestError)
-    if kind is BadRequestError and "insufficient" in message.casefold():
-        kind = BalanceError
-    charged, retryable = _cost_and_repetition(request, verdict)
-    advice = _ADVICE[kind]
-    if kind is NotFoundError and (request.kind == "balance" or _NO_ROUTE.fullmatch(message)):
-        advice = _WRONG_URL
-    advice = _CHARGED if charged else advice
-    message = message[:BODY_EXCERPT]
-    raise kind(
-        f"{request.kind} answered {said}{message and f': {message}'} ({advice})",
-        status=response.status,
-        code=response.status if code is None else code,
-        message=message,
-        retry_after=parse_retry_after(response, now),
-        may_have_charged=charged,
-        retryable=retryable,
-        ref=request.ref,
-        verdict=verdict,
-    )
-
-
-def _contract_error(
-    request: Request, response: Response, reason: str, verdict: Verdict = Verdict.UNKNOWN
-) -> ContractError:
-    charged, retryable = _cost_and_repetition(request, verdict)
-    return ContractError(
-        f"{request.kind} answered HTTP {response.status} against the contract: {reason}"
-        f"{f'; {_CHARGED}' if charged else ''}; the answer begins {response.excerpt!r}",
-        status=response.status,
-        body=response.excerpt,
-        may_have_charged=charged,
-        retryable=retryable,
-        ref=request.ref,
-        verdict=verdict,
-    )
-
-
-def _cost_and_repetition(request: Request, verdict: Verdict) -> tuple[bool, bool]:
-    """Return whether a request may have cost money, and whether it may be repeated."""
-    consequence = CONSEQUENCES[verdict]
-    if request.kind == "submit":
-        return consequence.may_have_charged, consequence.repeated
-    return False, consequence.read_repeated
-
-
-def _message(fields: Mapping[str, object]) -> str:
-    """Return the service's message and the detail that may be beside it in a 400."""
-    data = fields.get("data")
-    detail = data.get("error") if isinstance(data, dict) else None
-    texts = (text for text in (fields.get("message"), detail) if isinstance(text, str) and text)
-    return ": ".join(texts)
-
-
-def _printable(text: str, secret: str) -> str:
-    """Return a text as one printable line without the API key."""
-    # Lone surrogates cannot be printed, and terminals interpret escape sequences.
-    line = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
-    return redact(line, secret)
+    if not response.status == _SUCCESS == fields.get("code"):
+        check_envelope(request, response, fields, now)
+    return fields.get("data")

@@ -6,8 +6,7 @@ import inspect
 import json
 from typing import TYPE_CHECKING
 
-from kling_async.protocol.requests import Request
-from kling_async.protocol.responses import Response
+from kling_async.protocol.requests import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

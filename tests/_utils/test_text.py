@@ -8,7 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async._utils.text import format_duration, format_size, format_value, printable, redact
+from kling_async._utils.text import (
+    format_duration,
+    format_size,
+    format_value,
+    one_line,
+    printable,
+    redact,
+)
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -55,6 +62,12 @@ def test_durations(seconds: float, text: str) -> None:
 def test_short_secrets(secret: str, shown: str) -> None:
     """A secret of fewer than 8 characters is not a key: replacing it would garble the text."""
     assert redact("abcdefgh", secret) == shown
+
+
+def test_one_line() -> None:
+    """Line breaks, escape sequences and lone surrogates become spaces; the key is replaced."""
+    assert one_line("a\nb\x1b[0m\ud800 sk-12345678 ä", "sk-12345678") == "a b [0m  [API key] ä"
+    assert one_line("as it is", "") == "as it is"
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from random import Random
 from attrs import evolve, field, frozen
 
 from kling_async import KlingClient, Limits, MasterTextToVideo
-from kling_async.protocol.requests import Request
-from kling_async.protocol.responses import Response
+from kling_async.protocol.requests import Request, Response
 from kling_async.testing import VirtualLoop
 
 FOX = MasterTextToVideo("a fox in fresh snow")
