@@ -21,8 +21,8 @@ from kling_async.journal.base import (
     Planned,
     Transition,
 )
-from kling_async.journal.sqlite.journal import GROUP
-from kling_async.journal.threaded import PAGE
+from kling_async.journal.sqlite.journal import SqliteJournal
+from kling_async.journal.threaded import CALLERS_PER_ITERATION, PAGE
 from kling_async.results import Result, SavedFile
 from tests.journal.examples import (
     FILES,
@@ -38,6 +38,9 @@ from tests.journal.examples import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kling_async.journal.calls import Call
     from tests.journal.conftest import MakeJournal
 
 
@@ -101,7 +104,7 @@ async def test_a_caller_that_is_cancelled(journal_here: MakeJournal) -> None:
 
 async def test_closing_waits(journal_here: MakeJournal) -> None:
     """Calls that were made before closing are written, and return."""
-    names = [str(number) for number in range(3 * GROUP)]
+    names = [str(number) for number in range(3 * CALLERS_PER_ITERATION)]
     async with journal_here() as journal:
         await journal.plan(planned(*names))
         tasks = [
@@ -580,3 +583,45 @@ def test_one_loop_after_another(journal_here: MakeJournal) -> None:
 
     asyncio.run(begin())
     asyncio.run(resume())
+
+
+# -------------------------------------------------------------------------------- failed commits
+
+
+class OddError(Exception):
+    """An error of another library that cannot be copied."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class FailingJournal(SqliteJournal):
+    """A journal whose commits raise an error."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(path)
+        self.error = error
+
+    def _commit(self, calls: list[Call]) -> list[object]:
+        raise self.error
+
+
+async def test_an_error_for_all(tmp_path: Path) -> None:
+    """Every caller gets an error that cannot be copied."""
+    async with FailingJournal(tmp_path / "a", OddError(3, "the driver stumbled")) as journal:
+        async with asyncio.timeout(10):
+            calls = (journal.plan(planned(key)) for key in "abc")
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(error) for error in answers] == ["the driver stumbled"] * 3
+
+
+async def test_a_copy_for_each(tmp_path: Path) -> None:
+    """What one caller adds to the error of a shared commit is not in the others' errors."""
+    async with FailingJournal(tmp_path / "a", ValueError("the disk is full")) as journal:
+        first = asyncio.ensure_future(journal.plan(planned("a")))
+        calls = (journal.plan(planned(key)) for key in "bc")
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(ValueError, match="full"):
+            await first
+    assert answers[0] is not answers[1]

@@ -26,6 +26,7 @@ from kling_async.journal.base import (
     Transition,
     attempt_after,
 )
+from kling_async.journal.calls import ClaimCall, PlanCall, RecordCall, apply_calls
 from kling_async.journal.postgres._rows import READ_ITEMS, ItemRow, is_storable
 from kling_async.journal.postgres._schema import LOCK
 from kling_async.journal.postgres._workers import check_alive
@@ -35,12 +36,11 @@ from kling_async.journal.serialization import (
     format_details,
     plan_items,
 )
-from kling_async.journal.threaded import ClaimCall, PlanCall, RecordCall, apply_calls
 
 if TYPE_CHECKING:
+    from kling_async.journal.calls import Call
     from kling_async.journal.postgres._schema import Database
     from kling_async.journal.postgres._workers import WorkerSession
-    from kling_async.journal.threaded import Call
 
 _READ = f"SELECT commits FROM kling_async_workers WHERE id = %(worker)s;{READ_ITEMS}"  # noqa: S608
 _IS_BEGUN = """EXISTS (

@@ -39,7 +39,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from kling_async._postgres.transaction import Connection
     from kling_async.journal.base import Entry, ItemState, Summary, Transition
-    from kling_async.journal.threaded import Call
+    from kling_async.journal.calls import Call
 
 _T = TypeVar("_T")
 
@@ -50,9 +50,6 @@ LEASE = 60.0
 
 # How often in a lease it is renewed.
 _RENEWALS = 4
-
-# Calls in one transaction. It takes two round trips, however many they are.
-GROUP = 200
 
 # Seconds for an answer, and to leave the batch, when the journal is closed.
 _CLOSING_TIMEOUT = 2.0
@@ -94,13 +91,18 @@ class PostgresJournal(ThreadedJournal):
         MissingExtraError: On import: the driver is not installed.
     """
 
+    shared = True
+    """Other workers may have the batch open."""
+
+    _calls_per_commit = 200  # in two round trips, however many they are
+
     def __init__(
         self, url: str, *, name: str | None = None, lease: float = LEASE, read_only: bool = False
     ) -> None:
         if not 0 < lease < float("inf"):
             raise ConfigurationError(f"a lease must be a number of seconds, not {lease!r}")
         self._address = Address.parse(url, name)
-        super().__init__(str(self._address), read_only=read_only, most=GROUP)
+        super().__init__(str(self._address), read_only=read_only)
         self._lease = lease
         self._connection = ConnectionManager(
             self._address.conninfo,
@@ -125,16 +127,9 @@ class PostgresJournal(ThreadedJournal):
             self._renewing = asyncio.create_task(self._renew_lease())
         return self
 
-    @property
-    def shared(self) -> bool:
-        """Always true."""
-        return True
-
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers that have the batch open, oldest first."""
-        return await self._writer.run(
-            lambda: self._run_work(partial(read_workers, batch=self._batch))
-        )
+        return await self._run(lambda: self._run_work(partial(read_workers, batch=self._batch)))
 
     async def close(self) -> None:
         """Write all calls, release everything, and disconnect, within a few seconds."""
@@ -162,7 +157,7 @@ class PostgresJournal(ThreadedJournal):
         while True:
             await asyncio.sleep(self._lease / _RENEWALS)
             try:
-                await self._writer.run(self._renew)
+                await self._run(self._renew)
             except LostError as error:  # for good: later calls raise it
                 _log.warning("%s", error)
                 self._lost = error

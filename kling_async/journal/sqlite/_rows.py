@@ -22,6 +22,7 @@ from kling_async.journal.base import (
     Transition,
     attempt_after,
 )
+from kling_async.journal.calls import PlanCall, RecordCall, apply_calls
 from kling_async.journal.serialization import (
     DamageError,
     format_details,
@@ -31,10 +32,10 @@ from kling_async.journal.serialization import (
     reading_row,
 )
 from kling_async.journal.sqlite._file import transaction
-from kling_async.journal.threaded import PAGE, PlanCall, RecordCall, apply_calls
+from kling_async.journal.threaded import PAGE
 
 if TYPE_CHECKING:
-    from kling_async.journal.threaded import Call
+    from kling_async.journal.calls import Call
 
 _ENTRY = """
     SELECT id, key, input, state, attempt, changed_at, ref, result, failure, files

@@ -16,8 +16,7 @@ from kling_async.journal.sqlite._rows import (
     read_page,
     read_summary,
 )
-from kling_async.journal.threaded import ThreadedJournal
-from kling_async.journal.writer import CALLERS_PER_ITERATION
+from kling_async.journal.threaded import CALLERS_PER_ITERATION, ThreadedJournal
 
 if TYPE_CHECKING:
     import os
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kling_async.journal.base import Entry, ItemState, Summary, Transition
-    from kling_async.journal.threaded import Call
-
-# Calls in one transaction. More would save little.
-GROUP = CALLERS_PER_ITERATION
+    from kling_async.journal.calls import Call
 
 
 class SqliteJournal(ThreadedJournal):
@@ -48,17 +44,17 @@ class SqliteJournal(ThreadedJournal):
         JournalError: On entering: the file is in use by another batch, or cannot be used.
     """
 
+    shared = False
+    """The file is locked while a batch has it open."""
+
+    _calls_per_commit = CALLERS_PER_ITERATION  # more would save little
+
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self._path = Path(path)
-        super().__init__(str(self._path), read_only=read_only, most=GROUP)
+        super().__init__(str(self._path), read_only=read_only)
         self._resources = ExitStack()  # the connection and the lock
         self._db: sqlite3.Connection | None = None  # for writing
         self._progress: Progress = {}
-
-    @property
-    def shared(self) -> bool:
-        """Always false: the file is locked while a batch has it open."""
-        return False
 
     async def claim(self, *entries: Entry) -> list[Claim]:
         """Return the entries as they are: there is no other worker."""

@@ -16,11 +16,11 @@ from attrs import define, field
 from kling_async.errors import JournalError
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemError, Ownership, Planned
+from kling_async.journal.calls import ClaimCall, PlanCall
 from kling_async.journal.postgres._commit import Changes, GroupCommit
 from kling_async.journal.postgres._schema import Database, create_tables
 from kling_async.journal.postgres._workers import join_batch
 from kling_async.journal.postgres.journal import PostgresJournal
-from kling_async.journal.threaded import ClaimCall, PlanCall
 from tests.journal.examples import SUBMITTED, S, planned, read_entries, sending, transitions
 from tests.journal.postgres.lossy_proxy import LossyProxy
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from kling_async._postgres.transaction import Rows
+    from kling_async.journal.calls import Call
     from kling_async.journal.postgres._workers import WorkerSession
-    from kling_async.journal.threaded import Call
 
 MINE = Ownership.MINE
 

@@ -15,7 +15,8 @@ import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import Entry, ItemState, Journal, Planned, Transition
-from kling_async.journal.sqlite.journal import GROUP, SqliteJournal
+from kling_async.journal.sqlite.journal import SqliteJournal
+from kling_async.journal.threaded import CALLERS_PER_ITERATION
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ async def test_it_is_a_journal(tmp_path: Path) -> None:
 async def test_commits_are_shared(tmp_path: Path) -> None:
     """The first call begins a commit, and all calls meanwhile share the next ones."""
     path = tmp_path / "a"
-    names = [str(number) for number in range(1 + GROUP + 10)]
+    names = [str(number) for number in range(1 + CALLERS_PER_ITERATION + 10)]
     async with SqliteJournal(path) as journal:
         await journal.plan(planned(*names))
         before = commits(path)

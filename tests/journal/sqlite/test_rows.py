@@ -7,6 +7,7 @@ import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
+from kling_async.journal.calls import CALLS_PER_PAUSE, Call, PlanCall, RecordCall
 from kling_async.journal.serialization import DamageError
 from kling_async.journal.sqlite._file import open_to_write
 from kling_async.journal.sqlite._rows import (
@@ -17,7 +18,6 @@ from kling_async.journal.sqlite._rows import (
     read_page,
     read_summary,
 )
-from kling_async.journal.threaded import CALLS_PER_PAUSE, Call, PlanCall, RecordCall
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
