@@ -12,17 +12,19 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from attrs import define, field
+
 _T = TypeVar("_T")
 
 
+@define(eq=False)
 class Cleanups:
     """Clean-up that runs in tasks of its own, to which this object keeps references.
 
     A cancelled caller does not wait for its clean-up. The owner waits for it when it is closed.
     """
 
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+    _tasks: set[asyncio.Task[object]] = field(factory=set, init=False)
 
     def start(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         """Start clean-up in a task."""
@@ -36,19 +38,15 @@ class Cleanups:
 
         If the caller is cancelled, this raises at once, and the clean-up continues.
         """
-        return await await_task(self.start(work))
+        task = self.start(work)
+        await asyncio.wait((task,))
+        return task.result()
 
     async def finished(self) -> None:
         """Wait until all clean-up on the running event loop has ended."""
         loop = asyncio.get_running_loop()
         while tasks := [task for task in self._tasks if task.get_loop() is loop]:
             await asyncio.wait(tasks)
-
-
-async def await_task(task: asyncio.Task[_T]) -> _T:
-    """Return the result of a task that is not cancelled together with the caller."""
-    await asyncio.wait((task,))
-    return task.result()
 
 
 async def run_in_thread(work: Callable[[], _T]) -> _T:

@@ -12,7 +12,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
-from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
 
 from attrs import evolve
@@ -29,7 +28,7 @@ from kling_async.inputs.base import Input, parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Planned, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.arguments import check_inputs
-from kling_async.tasks.fan_out import Outcome, closing_generator, iterate
+from kling_async.tasks.fan_out import Outcome, iterate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -244,21 +243,24 @@ class Batch:
             return
         async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                planned = list(map(to_item, chunk))
-                entries = await self._journal.plan(
-                    [Planned(item.key, item.input.to_dict()) for item in planned]
-                )
-                for entry, item in zip(entries, planned, strict=True):
-                    yield entry, item.input
+                planned, inputs = [], []
+                for given in chunk:
+                    item = to_item(given)
+                    planned.append(Planned(item.key, item.input.to_dict()))
+                    inputs.append(item.input)
+                entries = await self._journal.plan(planned)
+                for entry_and_input in zip(entries, inputs, strict=True):
+                    yield entry_and_input
 
 
 async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGenerator[list[_T]]:
     """Yield the items of an iterable in lists, those of an async iterable one at a time."""
-    if isinstance(items, AsyncIterable):
-        async with aclosing(iterate(items)) as arriving:
-            async for item in arriving:
-                yield [item]
-    else:
-        with closing_generator(iter(items)) as ready:
-            while chunk := list(islice(ready, size)):
+    chunk: list[_T] = []
+    async with aclosing(iterate(items)) as source:
+        async for item in source:
+            chunk.append(item)
+            if len(chunk) == size or isinstance(items, AsyncIterable):
                 yield chunk
+                chunk = []
+        if chunk:
+            yield chunk

@@ -17,16 +17,14 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
-    Iterator,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import Factory, define, frozen
 
-from kling_async._utils.shielding import await_task
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs.base import Input
 from kling_async.results import Result, TaskRef
@@ -77,19 +75,13 @@ async def iterate(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T]
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
     else:
-        with closing_generator(iter(items)) as ready:
+        ready = iter(items)
+        try:
             for item in ready:
                 yield item
-
-
-@contextmanager
-def closing_generator(items: Iterator[_T]) -> Iterator[Iterator[_T]]:
-    """Close an iterator at the end if it is a generator: no other has code left to run."""
-    try:
-        yield items
-    finally:
-        if isinstance(items, Generator):
-            items.close()
+        finally:
+            if isinstance(ready, Generator):
+                ready.close()
 
 
 @define(eq=False)
@@ -203,6 +195,7 @@ class FanOut(Generic[_T]):
         # An item whose work failed or was cancelled stays here: its task is abandoned. The value is
         # None until create_task() returns, before which an eager task may have ended.
         self._running: dict[WorkItem[_T], asyncio.Task[None] | None] = {}
+        self._stopped = False  # the reader and the work were cancelled
         self._reader: asyncio.Task[None] | None = None
         self._cleanup: asyncio.Task[None] | None = None
 
@@ -243,10 +236,6 @@ class FanOut(Generic[_T]):
         """Wait until the clean-up of a run that was left has ended."""
         if self._cleanup is not None:
             await asyncio.wait((self._cleanup,))
-
-    @property
-    def _stopped(self) -> bool:
-        return self._outcomes.error is not None or self._cleanup is not None
 
     async def _start_items(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
         """Read the items as long as there is room, and start the work on each."""
@@ -302,6 +291,7 @@ class FanOut(Generic[_T]):
     def _stop(self) -> None:
         """Cancel the reader and the work, once: a second time would interrupt their clean-up."""
         if not self._stopped:
+            self._stopped = True
             for task in self._tasks():
                 task.cancel()
 
@@ -311,8 +301,10 @@ class FanOut(Generic[_T]):
     async def _leave(self, error: BaseException | None) -> None:
         """Abandon the rest and clean up; the exception is the one that the caller will get."""
         self._outcomes.left = True
+        cleanup = self._abandon(error)
         try:
-            await await_task(self._abandon(error))
+            await asyncio.wait((cleanup,))
+            cleanup.result()
         except asyncio.CancelledError as again:  # replaces the error
             self._abandoned.add_note_to(again)
             raise

@@ -47,7 +47,7 @@ class OutageGate:
         self.chance = chance
         self._waiting: OrderedDict[asyncio.Future[Admission], None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self._was_open = False
+        self.was_open = False
 
     async def wait(self) -> Attempt:
         """Wait until a request may be sent, in the order of the calls."""
@@ -71,11 +71,11 @@ class OutageGate:
         If submits wait from now on, ``error`` is logged.
         """
         is_open = self.breaker.is_open
-        if is_open and not self._was_open:
+        if is_open and not self.was_open:
             _log.warning("submits wait until the service can be reached again: %s", error)
-        elif self._was_open and not is_open:
+        elif self.was_open and not is_open:
             _log.warning("the service can be reached again; submits continue")
-        self._was_open = is_open
+        self.was_open = is_open
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -125,7 +125,8 @@ class Attempt:
             gate.breaker.failed(admission, gate.loop.time(), gate.chance(), asked or 0.0)
         else:
             gate.breaker.succeeded(admission)
-        gate.admit_waiting(error)
+        if gate.breaker.is_open or gate.was_open:
+            gate.admit_waiting(error)
 
     def withdraw(self) -> None:
         """Record that the request was not sent."""

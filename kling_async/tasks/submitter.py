@@ -266,7 +266,7 @@ class Submitter:
         if not task.done():  # pragma: no branch - it may be from Python 3.12 on
             sending.add(task)
         outcome = await response
-        pending.response = pending.task = None
+        pending.response = pending.task = pending.attempt = None
         if isinstance(outcome, Failed) and pending.slot is not None:
             error = outcome.error
             if isinstance(error, RateLimitError) and error.retryable:
