@@ -289,7 +289,7 @@ class KlingClient:
         if submitted_at is not None:
             age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
         task = self._registry.attach(ref, kind, age)
-        if age is not None and age < self._executor.limiter.limits.presumed_lifetime:
+        if age is not None and age < self._executor.limits.presumed_lifetime:
             self._registry.adopt(task)
         return task
 
@@ -386,16 +386,16 @@ class KlingClient:
         on_abandoned: Report | None = None,
     ) -> FanOut[_T]:
         """Return the run of :meth:`run_many`, for a caller that also waits for its clean-up."""
-        limits = self._executor.limiter.limits
+        executor = self._executor
         fan_out = FanOut(
             work,
-            in_flight=limits.concurrent_tasks if in_flight is None else in_flight,
-            max_waiting=limits.connections,
+            in_flight=executor.limits.concurrent_tasks if in_flight is None else in_flight,
+            max_waiting=executor.max_connections,
             ordered=ordered,
             wait_answered=self._submitter.wait_answered,
             abandoned=self._registry.abandoned_tasks(on_abandoned),
             cleanups=self._cleanups,
-            patience=self._executor.retry.patience,
+            patience=executor.retry.patience,
         )
         self._fan_outs.add(fan_out)
         return fan_out

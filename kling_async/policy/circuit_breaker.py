@@ -42,6 +42,9 @@ class CircuitBreaker:
         is_open: Whether only probes are admitted.
         next_probe_at: The moment from which :meth:`admit` admits a request. It is ``-inf`` while
             the breaker is closed, and ``inf`` while the outcome of a probe is awaited.
+        failures: The number of failures in a row; while it is open, of probes.
+        admission: The admission of this period. While the breaker is closed, every request has it,
+            and if there were no failures, a success need not be recorded.
     """
 
     threshold: int = 5
@@ -49,8 +52,8 @@ class CircuitBreaker:
     longest: float = 30.0
     is_open: bool = field(default=False, init=False)
     next_probe_at: float = field(default=-inf, init=False)
-    _period: int = field(default=0, init=False)
-    _failures: int = field(default=0, init=False)  # in a row; while it is open, of probes
+    failures: int = field(default=0, init=False)
+    admission: Admission = field(default=Admission(0, probe=False), init=False)
 
     def admit(self, now: float) -> Admission | None:
         """Admit a request, or return None.
@@ -62,12 +65,12 @@ class CircuitBreaker:
             return None
         if self.is_open:
             self.next_probe_at = inf
-        return Admission(self._period, probe=self.is_open)
+        return self.admission
 
     def succeeded(self, admission: Admission) -> None:
         """Record that the service has answered, whatever its answer."""
-        if admission.period == self._period:
-            self._failures = 0
+        if admission == self.admission:
+            self.failures = 0
             if self.is_open:
                 self._begin(opened=False)
 
@@ -83,13 +86,13 @@ class CircuitBreaker:
                 is shortened.
             retry_after: The number of seconds that the service asks to wait.
         """
-        if admission.period != self._period:
+        if admission != self.admission:
             return
-        self._failures += 1
-        if self.is_open or self._failures >= self.threshold:
+        self.failures += 1
+        if self.is_open or self.failures >= self.threshold:
             if not self.is_open:
                 self._begin(opened=True)
-            wait = backoff(self._failures + 1, self.interval, self.longest, 1 - chance / 2)
+            wait = backoff(self.failures + 1, self.interval, self.longest, 1 - chance / 2)
             self.next_probe_at = now + max(retry_after, wait)
 
     def undecided(self, admission: Admission, now: float, chance: float) -> None:
@@ -102,9 +105,9 @@ class CircuitBreaker:
 
     def withdrawn(self, admission: Admission) -> None:
         """Record that the request was not sent. Another one may be admitted at once."""
-        if admission.period == self._period:
+        if admission == self.admission:
             self.next_probe_at = -inf
 
     def _begin(self, *, opened: bool) -> None:
-        self._period += 1
-        self.is_open, self._failures, self.next_probe_at = opened, 0, -inf
+        self.is_open, self.failures, self.next_probe_at = opened, 0, -inf
+        self.admission = Admission(self.admission.period + 1, probe=opened)

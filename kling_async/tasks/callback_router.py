@@ -123,7 +123,7 @@ class CallbackRouter:
         if not isinstance(error, Exception):  # the loop itself is ending
             self._closed = True
         # The presumed lifetime limits how long a lost submit is kept, and so how many are.
-        oldest = pending.sent_at - self._executor.limiter.limits.presumed_lifetime
+        oldest = pending.sent_at - self._executor.limits.presumed_lifetime
         for other in list(self._pending.values()):
             if other.lost and other.sent_at < oldest:
                 del self._pending[other.nonce]

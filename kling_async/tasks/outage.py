@@ -47,12 +47,12 @@ class OutageGate:
         self.chance = chance
         self._waiting: OrderedDict[asyncio.Future[Admission], None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self.was_open = False
+        self._was_open = False
 
     async def wait(self) -> Attempt:
         """Wait until a request may be sent, in the order of the calls."""
-        if not self._waiting and (admission := self.breaker.admit(self.loop.time())) is not None:
-            return Attempt(self, admission)
+        if not self.breaker.is_open:  # no submit waits
+            return Attempt(self, self.breaker.admission)
         future: asyncio.Future[Admission] = self.loop.create_future()
         self._waiting[future] = None
         self.admit_waiting()
@@ -71,11 +71,11 @@ class OutageGate:
         If submits wait from now on, ``error`` is logged.
         """
         is_open = self.breaker.is_open
-        if is_open and not self.was_open:
+        if is_open and not self._was_open:
             _log.warning("submits wait until the service can be reached again: %s", error)
-        elif self.was_open and not is_open:
+        elif self._was_open and not is_open:
             _log.warning("the service can be reached again; submits continue")
-        self.was_open = is_open
+        self._was_open = is_open
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -113,20 +113,21 @@ class Attempt:
 
     def record(self, error: KlingError | None) -> None:
         """Record the outcome of the request: the error, or None if it was accepted."""
-        gate, admission = self._gate, self._admission
+        gate, breaker, admission = self._gate, self._gate.breaker, self._admission
         if self._settled:
             return
         self._settled = True
+        if error is None and not breaker.is_open and not breaker.failures:
+            return  # nothing changes
         verdict = None if error is None else verdicts.judge_error(error)
         if verdict is Verdict.UNKNOWN:
-            gate.breaker.undecided(admission, gate.loop.time(), gate.chance())
+            breaker.undecided(admission, gate.loop.time(), gate.chance())
         elif verdict and verdicts.CONSEQUENCES[verdict].systemic and error and error.retryable:
             asked = error.retry_after if isinstance(error, APIError) else None
-            gate.breaker.failed(admission, gate.loop.time(), gate.chance(), asked or 0.0)
+            breaker.failed(admission, gate.loop.time(), gate.chance(), asked or 0.0)
         else:
-            gate.breaker.succeeded(admission)
-        if gate.breaker.is_open or gate.was_open:
-            gate.admit_waiting(error)
+            breaker.succeeded(admission)
+        gate.admit_waiting(error)
 
     def withdraw(self) -> None:
         """Record that the request was not sent."""

@@ -52,9 +52,9 @@ class RequestExecutor:
         self.limiter = limiter
         self.retry = retry
         self._hooks = hooks
-        self._connections = PerLoop(
-            "client", lambda _: asyncio.Semaphore(limiter.limits.connections)
-        )
+        self.limits = limiter.limits
+        self.max_connections: int = self.limits.connections
+        self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.max_connections))
         self._interruptions = 0
 
     async def execute(

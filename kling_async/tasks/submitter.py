@@ -128,7 +128,7 @@ class Submitter:
         self._scheduler = scheduler
         self._registry = registry
         self._router = router
-        self._limit = executor.limiter.limits.concurrent_tasks  # the effective one, last seen
+        self._limit = executor.limits.concurrent_tasks  # the effective one, last seen
         self._closing = False
         self._submits = PerLoop("client", lambda loop: _LoopSubmits(OutageGate(loop)))
 
