@@ -18,14 +18,14 @@ from attrs import evolve
 
 from kling_async._utils.shielding import Cleanups, run_in_thread
 from kling_async.batch.claims import Claims
-from kling_async.batch.decisions import Item, to_item
+from kling_async.batch.decisions import Item, plan_item
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import BatchRun
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError
 from kling_async.inputs.base import Input, parse_input
-from kling_async.journal.base import Entry, ItemState, Journal, Planned, Summary
+from kling_async.journal.base import Entry, ItemState, Journal, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.arguments import check_inputs
 from kling_async.tasks.fan_out import Outcome, iterate
@@ -243,14 +243,9 @@ class Batch:
             return
         async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                planned, inputs = [], []
-                for given in chunk:
-                    item = to_item(given)
-                    planned.append(Planned(item.key, item.input.to_dict()))
-                    inputs.append(item.input)
-                entries = await self._journal.plan(planned)
-                for entry_and_input in zip(entries, inputs, strict=True):
-                    yield entry_and_input
+                entries = await self._journal.plan(list(map(plan_item, chunk)))
+                for entry, given in zip(entries, chunk, strict=True):
+                    yield entry, given.input if isinstance(given, Item) else given
 
 
 async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGenerator[list[_T]]:

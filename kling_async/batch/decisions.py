@@ -13,7 +13,7 @@ from attrs import frozen
 from kling_async import errors
 from kling_async.errors import InputError, KlingError, TaskFailedError
 from kling_async.inputs.base import Input
-from kling_async.journal.base import Entry, Failure, ItemState, Transition, attempt_after
+from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition, attempt_after
 
 if TYPE_CHECKING:
     from kling_async.batch.options import BatchOptions
@@ -33,16 +33,17 @@ class Item:
             raise InputError(f"a key must be printable text, not {self.key!r:.80}")
 
 
-def to_item(given: Input | Item) -> Item:
-    """Return an item as it is, and an input as an item whose key is a checksum.
+def plan_item(given: Input | Item) -> Planned:
+    """Return what the journal stores of an item, or of an input, whose key is a checksum.
 
     Raises:
         InputError: It is neither.
     """
     if isinstance(given, Item):
-        return given
+        return Planned(given.key, given.input.to_dict())
     if isinstance(given, Input):
-        return Item(content_key(given.to_dict()), given)
+        fields = given.to_dict()
+        return Planned(content_key(fields), fields)
     raise InputError(f"not an input such as MasterTextToVideo, nor an Item: {given!r:.80}")
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Self
 from attrs import frozen
 
 from kling_async.batch.batch import chunked
-from kling_async.batch.decisions import to_item
+from kling_async.batch.decisions import plan_item
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.serialization import dump_item
 from kling_async.journal.address import Address
-from kling_async.journal.base import ItemState, Planned
+from kling_async.journal.base import ItemState
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -105,10 +105,8 @@ class Queue:
         number = added = opened = 0
         async with aclosing(chunked(items, _ENQUEUED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                planned = list(map(to_item, chunk))
-                entries = await self._journal.plan(
-                    [Planned(item.key, item.input.to_dict()) for item in planned]
-                )
+                planned = list(map(plan_item, chunk))
+                entries = await self._journal.plan(planned)
                 payloads = [
                     (item.key, dump_item(item))
                     for item, entry in zip(planned, entries, strict=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kling_async.errors import KlingError
+    from kling_async.journal.base import Planned
     from kling_async.tasks.fan_out import Outcome
 
 
@@ -25,9 +26,9 @@ def parse_item(key: object, fields: Mapping[str, object]) -> Item:
     return Item(key, parse_input(fields))  # type: ignore[arg-type]  # Item checks the key
 
 
-def dump_item(item: Item) -> bytes:
+def dump_item(item: Planned) -> bytes:
     """Return an item as a job's payload: its key, and the fields of its input."""
-    return json.dumps({"key": item.key, **item.input.to_dict()}).encode()
+    return json.dumps({"key": item.key, **item.input}).encode()
 
 
 def load_item(payload: bytes | None) -> Item:

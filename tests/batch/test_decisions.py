@@ -11,6 +11,7 @@ from kling_async.batch.decisions import (
     apply,
     content_key,
     next_step,
+    plan_item,
     to_error,
     to_failure,
 )
@@ -23,7 +24,7 @@ from kling_async.errors import (
     KlingError,
     TaskFailedError,
 )
-from kling_async.journal.base import Entry, Failure, ItemState, Transition
+from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
 from kling_async.results import FailReason, Result, SavedFile, TaskRef
 
 S = ItemState
@@ -137,6 +138,16 @@ def test_an_illegal_transition() -> None:
 
 
 # -------------------------------------------------------------------------------- keys and failures
+
+
+def test_what_is_planned() -> None:
+    """The key of an input is its checksum; an item keeps its key."""
+    fox = MasterTextToVideo("a fox")
+    assert plan_item(fox) == plan_item(MasterTextToVideo("a fox"))
+    assert plan_item(fox) == Planned(content_key(fox.to_dict()), fox.to_dict())
+    assert plan_item(Item("fox", fox)) == Planned("fox", fox.to_dict())
+    with pytest.raises(InputError, match="not an input"):
+        plan_item("a fox")  # type: ignore[arg-type]
 
 
 def test_the_key_of_a_content() -> None:
