@@ -95,7 +95,7 @@ class LearnedCap:
             if self.elsewhere > before:
                 self._own.accepted(self.elsewhere + running)
             elif self.elsewhere < before:
-                self._own.ended()
+                self._own.probing = False
         previous, self._known = self._known, status.learned
         if self._known not in (previous, self._sent):
             self._adopt(now)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from random import random
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.limits.base import Limits
@@ -23,7 +23,6 @@ from kling_async.limits.shared._learned_cap import LearnedCap
 from kling_async.limits.shared.backend import Lease, LeaseUpdate
 from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.slots import HeldSlot, SlotTable
-from kling_async.limits.waiters import WaitQueue
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,18 +65,9 @@ _STALE = 1 / 8
 class LeasedSlot(HeldSlot):
     """A slot in use, which all processes know by the key of its lease."""
 
-    key: str = ""
+    key: str = field(factory=lambda: uuid4().hex)
     reported_until: float = inf  # when the lease expires, as far as the backend knows
     is_submitting: bool = True
-
-    def expire_in(self, lifetime: float) -> None:
-        """Let the slot expire in so many seconds."""
-        super().expire_in(lifetime)
-        if not self.released:
-            self.is_submitting = False
-            late = abs(self.reported_until - self.expires_at)
-            if late > min(lifetime, self.table.lifetime) * _STALE:
-                cast("SlotLeases", self.table).report_lease(self.key, self)
 
 
 @frozen
@@ -116,12 +106,11 @@ class SlotLeases(SlotTable[LeasedSlot]):
         settings: LeaseSettings,
         move: Callable[[], object],
     ) -> None:
-        super().__init__(loop, settings.limits, move)
+        super().__init__(loop, settings.limits, move, LeasedSlot)
         self._learned = LearnedCap(self.cap)
         self.calls = CallLoop(loop, self._next_call, self._call)
         self._backend = backend
         self._settings = settings
-        self._waiters: WaitQueue[LeasedSlot] = WaitQueue(loop, self._give)
         # What the backend does not know yet: the slot of each key, None for one that is free.
         self._unreported: dict[str, LeasedSlot | None] = {}
         backend.on_state_lost.append(self._report_all)
@@ -140,7 +129,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self.calls.stopped:
             raise LimiterError(CLOSED)
         waiter = self._waiters.join(urgent=first)
-        self._give_locally()
+        self.serve()
         self.calls.update()
         return await self._waiters.result(waiter)
 
@@ -169,30 +158,42 @@ class SlotLeases(SlotTable[LeasedSlot]):
 
     def add(self, now: float, key: str = "") -> LeasedSlot:
         """Add a slot; without a key the backend does not know it yet."""
-        expires_at = now + self.lifetime
-        slot = LeasedSlot(self, now, expires_at, key=key or uuid4().hex)
+        slot = super().add(now)
         if key:
-            slot.reported_until = now + min(SUBMIT_LEASE, self.lifetime)
+            slot.key, slot.reported_until = key, now + min(SUBMIT_LEASE, self.lifetime)
         else:
             self._unreported[slot.key] = slot
         return slot
 
-    def assign(self, slot: LeasedSlot, ref: TaskRef) -> None:
-        """Note which task a slot belongs to."""
-        super().assign(slot, ref)
-        self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
-        self._unreported[slot.key] = None
-        slot.key = str(ref)
-        self.report_lease(slot.key, slot)
+    def update(
+        self,
+        slot: LeasedSlot,
+        lifetime: float,
+        ref: TaskRef | None = None,
+        on_expired: Callable[[], None] | None = None,
+    ) -> None:
+        """Let a slot expire in so many seconds, and note which task it belongs to, if known."""
+        before = slot.ref
+        super().update(slot, lifetime, ref, on_expired)
+        if slot.table is not self:
+            return  # it has moved to another event loop, whose table has reported it
+        slot.is_submitting = False
+        if slot.ref != before:
+            self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
+            self._unreported[slot.key] = None
+            slot.key = str(ref)
+            self.report_lease(slot.key, slot)
+        elif abs(slot.reported_until - slot.expires_at) > min(lifetime, self.lifetime) * _STALE:
+            self.report_lease(slot.key, slot)
 
     def report_lease(self, key: str, slot: LeasedSlot | None) -> None:
         """Report a lease with the next call."""
         self._unreported[key] = slot
-        self._give_locally()
+        self.serve()
         self.calls.report_change()
 
     def release(self, slot: LeasedSlot) -> None:
-        """Give a slot back."""
+        """Free a slot."""
         self.remove(slot)
         self.report_lease(slot.key, None)
 
@@ -206,11 +207,12 @@ class SlotLeases(SlotTable[LeasedSlot]):
         self._unreported |= {slot.key: slot for slot in self.held}
         self.calls.update()
 
-    def _give(self, slot: LeasedSlot) -> None:
+    def give_back(self, slot: LeasedSlot) -> None:
+        """Give a slot to the first one that waits, or free it."""
         if not self._waiters.give(slot):
             slot.release()
 
-    def _give_locally(self) -> None:
+    def serve(self) -> None:
         """Give slots of this process's own share while the backend is unavailable."""
         while (
             self._backend.unavailable
@@ -238,7 +240,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
                 self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
             self._waiters.set_exception(error)
-        self._give_locally()
+        self.serve()
 
     async def _exchange(self) -> None:
         """Report all changes and acquire slots, in one call."""
@@ -285,4 +287,4 @@ class SlotLeases(SlotTable[LeasedSlot]):
         running = None if self._unreported else len(self._by_ref)
         self._learned.apply(status, running, self.loop.time())
         for key in status.acquired:
-            self._give(self.add(sent, key))
+            self.give_back(self.add(sent, key))

@@ -279,7 +279,7 @@ def test_one_limiter_on_two_running_loops() -> None:
             async def use(call: object = call) -> None:
                 await call()  # type: ignore[operator]
 
-            with pytest.raises(ConfigurationError, match="make one for each loop"):
+            with pytest.raises(ConfigurationError, match="create one for each loop"):
                 asyncio.run(use())
     finally:
         done.set()
