@@ -48,7 +48,7 @@ class LoopState:
 
     loop: asyncio.AbstractEventLoop
     requests: RequestSource
-    slots: SlotTable[Any]
+    slots: SlotTable[Any, Any]
 
 
 StateT = TypeVar("StateT", bound=LoopState)
@@ -78,7 +78,10 @@ class LoopLimiter(Generic[StateT]):
     @property
     def effective_tasks(self) -> int:
         """How many tasks may run: fewer than the limit after the service has refused some."""
-        return self._state.slots.cap.cap if self._state else self._limits.concurrent_tasks
+        if self._state is None:
+            return self._limits.concurrent_tasks
+        cap: int = self._state.slots.cap.cap
+        return cap
 
     def request(self) -> Coroutine[object, object, Permit]:
         """Wait until one more request may be sent, and return its permit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from attrs import define
 
@@ -25,7 +25,7 @@ _EARLY = 1e-6
 class HeldSlot:
     """A slot in use, until it is released or expires; see `kling_async.limits.Slot`."""
 
-    table: SlotTable[Any]  # of the event loop on which it was used last
+    table: SlotTable[Any, Any]  # of the event loop on which it was used last
     acquired_at: float
     expires_at: float
     ref: TaskRef | None = None  # of its task, once that is known
@@ -54,34 +54,50 @@ class HeldSlot:
             self.table.release(self)
 
 
+class _Cap(Protocol):
+    """How many tasks may run; see `TaskCap`."""
+
+    @property
+    def cap(self) -> int:
+        """The learned limit."""
+
+    def accepted(self, running: int) -> None:
+        """Note that the service has accepted a task, or named one that runs."""
+
+    def shift(self, shift: float) -> None:
+        """Change to a clock that shows so much more."""
+
+
 SlotT = TypeVar("SlotT", bound=HeldSlot)
+CapT = TypeVar("CapT", bound=_Cap)
 
 
-class SlotTable(Generic[SlotT]):
+class SlotTable(Generic[SlotT, CapT]):
     """The slots in use on one event loop.
 
     Args:
         loop: The event loop.
         limits: What the account may do.
         move: Moves all slots to the running event loop, and returns its state.
-        create: Creates a slot of this table from the times of its acquisition and its expiry.
+        cap: How many tasks may run.
     """
+
+    slot_type: type[SlotT]
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
         move: Callable[[], object],
-        create: Callable[[SlotTable[Any], float, float], SlotT],
+        cap: CapT,
     ) -> None:
         self.loop = loop
         self.lifetime = limits.presumed_lifetime
-        self.cap = TaskCap(limits.concurrent_tasks)
+        self.cap = cap
         self.held: set[SlotT] = set()
         self._by_ref: dict[TaskRef, SlotT] = {}
         self._waiters: WaitQueue[SlotT] = WaitQueue(loop, self.give_back)
         self._move = move
-        self._create = create
         # Set for the first slot to expire. Most are confirmed again and again, and released
         # before: then it fires too early, and is set again.
         self._expiry = Timer(loop, self._expire_due)
@@ -112,7 +128,7 @@ class SlotTable(Generic[SlotT]):
 
     def add(self, now: float) -> SlotT:
         """Add a slot, acquired now."""
-        slot = self._create(self, now, now + self.lifetime)
+        slot = self.slot_type(self, now, now + self.lifetime)
         self.held.add(slot)
         if slot.expires_at < self._expiry.when:
             self._expiry.set(slot.expires_at)
@@ -157,7 +173,6 @@ class SlotTable(Generic[SlotT]):
         self.held.remove(slot)
         if slot.ref is not None:
             del self._by_ref[slot.ref]
-            self.cap.probing = False
 
     @abstractmethod
     async def acquire(self, *, first: bool) -> SlotT:
@@ -194,13 +209,15 @@ class SlotTable(Generic[SlotT]):
                 self.expire(slot)
 
 
-class SlotQueue(SlotTable[HeldSlot]):
+class SlotQueue(SlotTable[HeldSlot, TaskCap]):
     """The slots of a process that no other shares the limits with: first in, first out."""
+
+    slot_type = HeldSlot
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, move: Callable[[], object]
     ) -> None:
-        super().__init__(loop, limits, move, HeldSlot)
+        super().__init__(loop, limits, move, TaskCap(limits.concurrent_tasks))
         self._admission = Timer(loop, self.serve)
 
     async def acquire(self, *, first: bool) -> HeldSlot:
@@ -223,6 +240,8 @@ class SlotQueue(SlotTable[HeldSlot]):
     def release(self, slot: HeldSlot) -> None:
         """Free a slot."""
         self.remove(slot)
+        if slot.ref is not None:
+            self.cap.probing = False
         if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
             self.serve()
 

@@ -80,7 +80,7 @@ class Timer:
     """Calls a function once, at the earliest of the times set since the last call.
 
     Attributes:
-        when: The loop's time of the next call; infinite if there is none.
+        when: The loop's time of the next call; infinite while no call is due.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from kling_async.limits.shared._learned_cap import LearnedCap
 from kling_async.limits.shared.backend import Lease, LeaseUpdate
 from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.slots import HeldSlot, SlotTable
+from kling_async.limits.task_cap import TaskCap
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,7 +90,7 @@ class LeaseSettings:
     holder: str
 
 
-class SlotLeases(SlotTable[LeasedSlot]):
+class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
     """The slots of this process on one event loop.
 
     Args:
@@ -99,6 +100,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         move: Moves all slots to the running event loop.
     """
 
+    slot_type = LeasedSlot
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -106,8 +109,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         settings: LeaseSettings,
         move: Callable[[], object],
     ) -> None:
-        super().__init__(loop, settings.limits, move, LeasedSlot)
-        self._learned = LearnedCap(self.cap)
+        cap = TaskCap(settings.limits.concurrent_tasks)
+        super().__init__(loop, settings.limits, move, LearnedCap(cap))
         self.calls = CallLoop(loop, self._next_call, self._call)
         self._backend = backend
         self._settings = settings
@@ -120,8 +123,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         super().take_over(previous, shift)
         for slot in self.held:
             slot.reported_until += shift
-        self._learned, self._unreported = previous._learned, previous._unreported
-        self._learned.acquire_at += shift
+        self._unreported = previous._unreported
         self.calls.update()
 
     async def acquire(self, *, first: bool) -> LeasedSlot:
@@ -138,7 +140,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if not isinstance(slot, LeasedSlot) or slot.table is not self:
             raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
         if not slot.released:
-            self._learned.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
+            self.cap.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
             slot.release()
 
     def stop(self) -> None:
@@ -179,12 +181,17 @@ class SlotLeases(SlotTable[LeasedSlot]):
             return  # it has moved to another event loop, whose table has reported it
         slot.is_submitting = False
         if slot.ref != before:
-            self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
             self._unreported[slot.key] = None
             slot.key = str(ref)
             self.report_lease(slot.key, slot)
         elif abs(slot.reported_until - slot.expires_at) > min(lifetime, self.lifetime) * _STALE:
             self.report_lease(slot.key, slot)
+
+    def remove(self, slot: LeasedSlot) -> None:
+        """Forget a slot."""
+        super().remove(slot)
+        if slot.ref is not None:
+            self.cap.own.probing = False
 
     def report_lease(self, key: str, slot: LeasedSlot | None) -> None:
         """Report a lease with the next call."""
@@ -203,7 +210,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         self._unreported.pop(slot.key, None)
 
     def _report_all(self) -> None:
-        self._learned.report_again()
+        self.cap.report_again()
         self._unreported |= {slot.key: slot for slot in self.held}
         self.calls.update()
 
@@ -218,7 +225,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             self._backend.unavailable
             and len(self.held) < self._settings.local_slots
             and self._waiters.purge()
-            and self.cap.try_admit(len(self.held), self.loop.time())
+            and self.cap.own.try_admit(len(self.held), self.loop.time())
         ):
             self._waiters.give(self.add(self.loop.time()))
 
@@ -229,7 +236,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self._unreported:
             times.append(self.calls.changed_at + _GATHER_FOR)
         if self._waiters:
-            times.append(self._learned.acquire_at)
+            times.append(self.cap.acquire_at)
         return max(min(times), self._backend.retry_at) if times else None
 
     async def _call(self) -> None:
@@ -249,7 +256,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             if slot.is_submitting and slot.reported_until - sent < SUBMIT_LEASE / 2:
                 self._unreported[slot.key] = slot
         wanted = min(_MAX_ACQUIRED, len(self._waiters))
-        acquire = tuple(uuid4().hex for _ in range(self._learned.try_admit(wanted, sent)))
+        acquire = tuple(uuid4().hex for _ in range(self.cap.try_admit(wanted, sent)))
         changes, self._unreported = self._unreported, {}
         renewed = [slot for slot in changes.values() if slot is not None and not slot.released]
         leases = tuple(self._lease(slot, sent) for slot in renewed)
@@ -258,12 +265,12 @@ class SlotLeases(SlotTable[LeasedSlot]):
             acquire=acquire,
             release=tuple(key for key, slot in changes.items() if slot is None),
             limit=self._settings.limits.concurrent_tasks,
-            cap=self._learned.most(len(acquire), len(self._by_ref)),
+            cap=self.cap.most(len(acquire), len(self._by_ref)),
             lifetime=lifetime,
             holder=self._settings.holder,
             settle=self._settings.settle,
             schedule=self._settings.schedule,
-            learned=self._learned.unreported(),
+            learned=self.cap.unreported(),
         )
         try:
             status = await self._backend.call(self._backend.backend.update_leases(update))
@@ -272,9 +279,9 @@ class SlotLeases(SlotTable[LeasedSlot]):
             raise
         for slot, lease in zip(renewed, leases, strict=True):
             slot.reported_until = sent + lease.ends_in
-        if len(status.acquired) < wanted and sent >= self._learned.acquire_at:
+        if len(status.acquired) < wanted and sent >= self.cap.acquire_at:
             jitter = 0.75 + random() / 2  # noqa: S311 - no secret
-            self._learned.acquire_at = sent + _RETRY_EVERY * jitter
+            self.cap.acquire_at = sent + _RETRY_EVERY * jitter
         self._apply(status, sent)
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:
@@ -285,6 +292,6 @@ class SlotLeases(SlotTable[LeasedSlot]):
     def _apply(self, status: LeaseStatus, sent: float) -> None:
         self._backend.check_state(status.epoch, status.set_back)
         running = None if self._unreported else len(self._by_ref)
-        self._learned.apply(status, running, self.loop.time())
+        self.cap.apply(status, running, self.loop.time())
         for key in status.acquired:
             self.give_back(self.add(sent, key))
