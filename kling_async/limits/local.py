@@ -58,17 +58,15 @@ class LoopLimiter(Generic[StateT]):
     """A `Limiter` with one state for each event loop. Its methods are described there.
 
     All of them raise ConfigurationError if the limiter is in use on another loop that is running.
+
+    Attributes:
+        limits: The limits that it keeps.
     """
 
     def __init__(self, limits: Limits | None) -> None:
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._state: StateT | None = None  # the last one
         self._loops = PerLoop("limiter", self._continue_on)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits that it keeps."""
-        return self._limits
 
     @property
     def slots_in_use(self) -> int:
@@ -79,7 +77,7 @@ class LoopLimiter(Generic[StateT]):
     def effective_tasks(self) -> int:
         """How many tasks may run: fewer than the limit after the service has refused some."""
         if self._state is None:
-            return self._limits.concurrent_tasks
+            return self.limits.concurrent_tasks
         cap: int = self._state.slots.cap.cap
         return cap
 
@@ -141,11 +139,11 @@ class LocalLimiter(LoopLimiter[LoopState]):
         super().__init__(limits)
 
     def __repr__(self) -> str:
-        return f"<LocalLimiter {self._limits!r} slots in use: {self.slots_in_use}>"
+        return f"<LocalLimiter {self.limits!r} slots in use: {self.slots_in_use}>"
 
     def _create_state(self, loop: asyncio.AbstractEventLoop) -> LoopState:
-        requests = _RequestQueue(loop, self._limits.requests_per_minute)
-        return LoopState(loop, requests, SlotQueue(loop, self._limits, self._loops.get))
+        requests = _RequestQueue(loop, self.limits.requests_per_minute)
+        return LoopState(loop, requests, SlotQueue(loop, self.limits, self._loops.get))
 
 
 @define(eq=False)

@@ -82,22 +82,22 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         self._backend = backend
         self._name = _check_name(name, backend)
         self._when_gone: WhenGone = when_gone
-        self._local = _local_share(self._limits, when_gone, share)
+        self._local = _local_share(self.limits, when_gone, share)
         if isinstance(backend, str):
             self._label = redact_url(backend)
             create_backend(backend, self._name)  # raises what is wrong with the URL
         else:
             self._label = type(backend).__name__
         self._settings = LeaseSettings(
-            self._limits,
-            RequestSchedule.for_limits(self._limits, settle),
+            self.limits,
+            RequestSchedule.for_limits(self.limits, settle),
             RECOVERY_DELAY if settle is None else settle,
             self._local.limits.concurrent_tasks if self._local else 0,
             holder="",
         )
 
     def __repr__(self) -> str:
-        return f"<SharedLimiter {self._label} {self._limits!r} slots in use: {self.slots_in_use}>"
+        return f"<SharedLimiter {self._label} {self.limits!r} slots in use: {self.slots_in_use}>"
 
     async def __aenter__(self) -> Self:
         return self
