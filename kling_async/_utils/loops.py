@@ -59,6 +59,10 @@ class PerLoop(Generic[_State]):
             current = self._current = loop, self._create(loop)
         return current[1]
 
+    def discard(self) -> None:
+        """Discard the state: the next use creates another one, on the same loop too."""
+        self._current = None
+
 
 class LoopResources(dict[asyncio.AbstractEventLoop, _T]):
     """Resources such as sessions, by the event loop that they belong to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
@@ -43,7 +44,7 @@ class Limits:
                 f"limits need presumed_lifetime > 0, not {self.presumed_lifetime!r}"
             )
 
-    @property
+    @cached_property
     def connections(self) -> int:
         """Requests that may be in flight together: 1 % of a minute's, from 4 to 100."""
         return min(100, max(4, self.requests_per_minute // 100))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aiolimiter import AsyncLimiter
 from attrs import define, field
 
-from kling_async.errors import ConfigurationError
-from kling_async.limits.loop_limiter import LoopLimiter, LoopState
-from kling_async.limits.slots import HeldSlot, SlotTable
-from kling_async.limits.waiters import Timer, WaitQueue
+from kling_async._utils.loops import PerLoop
+from kling_async.limits.base import Limits
+from kling_async.limits.slots import SlotQueue, SlotTable
 from kling_async.limits.window import RequestPause, RequestWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-    from kling_async.limits.base import Limits, Slot
+    from kling_async.limits.base import Permit, Slot
     from kling_async.results import TaskRef
 
 # A second of the limit, so that late timers cost no throughput; more than these are hardly ever
@@ -27,6 +27,100 @@ _MAX_BURST = 100
 # The burst of small limits: a submit need not wait after the poll that found its slot free. The
 # window keeps the limit whatever the burst is.
 _SMALL_BURST = 4
+
+
+class RequestSource(Protocol):
+    """Grants requests on one event loop."""
+
+    def request(self) -> Coroutine[object, object, Permit]:
+        """Wait until one more request may be sent, and return its permit."""
+
+    def refuse(self, delay: float, granted_at: float) -> bool:
+        """Grant nothing for ``delay`` seconds; return whether a pause began or grew."""
+
+    def take_over(self, previous: Any, shift: float) -> None:  # noqa: ANN401 - of the same class
+        """Continue with the state of an earlier event loop, whose clock differs by ``shift``."""
+
+
+@define(eq=False)
+class LoopState:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    requests: RequestSource
+    slots: SlotTable[Any, Any]
+
+
+StateT = TypeVar("StateT", bound=LoopState)
+
+
+class LoopLimiter(Generic[StateT]):
+    """A `Limiter` with one state for each event loop. Its methods are described there.
+
+    All of them raise ConfigurationError if the limiter is in use on another loop that is running.
+
+    Attributes:
+        limits: The limits that it keeps.
+    """
+
+    def __init__(self, limits: Limits | None) -> None:
+        self.limits = limits or Limits()
+        self._state: StateT | None = None  # the last one
+        self._loops = PerLoop("limiter", self._continue_on)
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many slots this process holds now."""
+        return len(self._state.slots.held) if self._state else 0
+
+    @property
+    def effective_tasks(self) -> int:
+        """How many tasks may run: fewer than the limit after the service has refused some."""
+        if self._state is None:
+            return self.limits.concurrent_tasks
+        cap: int = self._state.slots.cap.cap
+        return cap
+
+    def request(self) -> Coroutine[object, object, Permit]:
+        """Wait until one more request may be sent, and return its permit."""
+        return self._loops.get().requests.request()
+
+    def pause(self, delay: float, permit: Permit) -> bool:
+        """Let all requests wait for ``delay`` seconds; return whether a pause began or grew."""
+        return self._loops.get().requests.refuse(delay, permit.granted_at)
+
+    def slot(self, *, first: bool = False) -> Coroutine[object, object, Slot]:
+        """Wait until one more task may run, and return its slot."""
+        return self._loops.get().slots.acquire(first=first)
+
+    def adopt(
+        self,
+        ref: TaskRef,
+        lifetime: float | None = None,
+        on_expired: Callable[[], None] | None = None,
+    ) -> Slot:
+        """Return the slot of a task that runs already; one is added even beyond the limit."""
+        slot: Slot = self._loops.get().slots.adopt(ref, lifetime, on_expired)
+        return slot
+
+    def refused(self, slot: Slot) -> None:
+        """Note that the service answered 429 to the submit that holds this slot."""
+        self._loops.get().slots.refuse(slot)
+
+    def _continue_on(self, loop: asyncio.AbstractEventLoop) -> StateT:
+        """Return the state for a loop, with what has to outlast an earlier one."""
+        previous = self._state
+        self._state = state = self._create_state(loop)
+        if previous is not None:
+            # Clocks of loops may start from different zeros, as virtual ones do.
+            shift = loop.time() - previous.loop.time()
+            state.requests.take_over(previous.requests, shift)
+            state.slots.take_over(previous.slots, shift)
+        return state
+
+    @abstractmethod
+    def _create_state(self, loop: asyncio.AbstractEventLoop) -> StateT:
+        """Return the state for a loop, without that of an earlier one."""
 
 
 class LocalLimiter(LoopLimiter[LoopState]):
@@ -45,11 +139,11 @@ class LocalLimiter(LoopLimiter[LoopState]):
         super().__init__(limits)
 
     def __repr__(self) -> str:
-        return f"<LocalLimiter {self._limits!r} slots in use: {self.slots_in_use}>"
+        return f"<LocalLimiter {self.limits!r} slots in use: {self.slots_in_use}>"
 
     def _create_state(self, loop: asyncio.AbstractEventLoop) -> LoopState:
-        requests = _RequestQueue(loop, self._limits.requests_per_minute)
-        return LoopState(loop, requests, _SlotQueue(loop, self._limits, self._on_loop))
+        requests = _RequestQueue(loop, self.limits.requests_per_minute)
+        return LoopState(loop, requests, SlotQueue(loop, self.limits, self._loops.get))
 
 
 @define(eq=False)
@@ -123,7 +217,7 @@ class _RequestQueue:
             elif self.window.grant(now):
                 self._has_token = False
                 return _RequestPermit(self, now)
-            elif (when := self.window.next_grant(now)) is not None:
+            elif (when := self.window.next_grant()) is not None:
                 await asyncio.sleep(when - now)
             else:
                 self.answer = self.loop.create_future()
@@ -132,64 +226,3 @@ class _RequestQueue:
     def refuse(self, delay: float, granted_at: float) -> bool:
         """Grant nothing for ``delay`` seconds."""
         return self._pause.refuse(delay, granted_at, self.loop.time())
-
-
-class _SlotQueue(SlotTable[HeldSlot]):
-    """Gives slots on one event loop: first in, first out, as many as the cap allows."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, move: Callable[[], object]
-    ) -> None:
-        super().__init__(loop, limits, move)
-        self._waiters: WaitQueue[HeldSlot] = WaitQueue(loop, self.release)
-        self._timer = Timer(loop, self._give)
-
-    async def acquire(self, *, first: bool) -> HeldSlot:
-        """Wait until one more task may run, and return its slot."""
-        waiters, now = self._waiters, self.loop.time()
-        is_next = not waiters.urgent and (first or not waiters.normal)
-        if is_next and self.cap.try_admit(len(self.held), now):
-            return self.add(now)
-        waiter = waiters.join(urgent=first)
-        self._set_timer()
-        return await waiters.result(waiter)
-
-    def refuse(self, slot: Slot) -> None:
-        """Note that the service answered 429 to the submit that holds the slot."""
-        if not isinstance(slot, HeldSlot):
-            raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
-        self.cap.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
-        slot.release()
-
-    def add(self, now: float) -> HeldSlot:
-        """Add a slot, acquired now."""
-        return HeldSlot(self, now, now + self.lifetime)
-
-    def assign(self, slot: HeldSlot, ref: TaskRef) -> None:
-        """Note which task a slot belongs to."""
-        super().assign(slot, ref)
-        self.cap.accepted(len(self._by_ref))
-        if self._waiters.urgent or self._waiters.normal:
-            self._give()
-
-    def release(self, slot: HeldSlot) -> None:
-        """Give a slot back."""
-        self.remove(slot)
-        if not self.loop.is_closed():
-            self._give()
-
-    expire = release
-
-    def _give(self) -> None:
-        """Give as many slots as the cap allows to those who wait."""
-        while self._waiters.purge():
-            now = self.loop.time()
-            if not self.cap.try_admit(len(self.held), now):
-                self._set_timer()
-                return
-            self._waiters.give(self.add(now))
-
-    def _set_timer(self) -> None:
-        """Call `_give` when the cap may allow more though nothing has happened."""
-        if (when := self.cap.next_admission(len(self.held))) is not None:
-            self._timer.set(when)

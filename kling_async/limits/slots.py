@@ -5,33 +5,32 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from attrs import define, field
+from attrs import define
 
 from kling_async.errors import ConfigurationError
 from kling_async.limits.task_cap import TaskCap
+from kling_async.limits.waiters import Timer, WaitQueue
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
     from kling_async.limits.base import Limits, Slot
+
+# A timer may be early by the resolution of the loop's clock.
+_EARLY = 1e-6
 
 
 @define(eq=False)
 class HeldSlot:
     """A slot in use, until it is released or expires; see `kling_async.limits.Slot`."""
 
-    table: SlotTable[Any]  # of the event loop on which it was used last
+    table: SlotTable[Any, Any]  # of the event loop on which it was used last
     acquired_at: float
     expires_at: float
     ref: TaskRef | None = None  # of its task, once that is known
     released: bool = False
     callbacks: tuple[Callable[[], None], ...] = ()
-    timer: asyncio.TimerHandle = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.table.held.add(self)
-        self.timer = self.table.loop.call_at(self.expires_at, self._expire)
 
     def confirm(
         self,
@@ -40,71 +39,68 @@ class HeldSlot:
         on_expired: Callable[[], None] | None = None,
     ) -> None:
         """Note that the service has just accepted the slot's task, or reported that it runs."""
-        if self.released:
-            return
-        self.expire_in(self.table.lifetime if lifetime is None else lifetime)
-        if on_expired is not None and on_expired not in self.callbacks:
-            self.callbacks += (on_expired,)
-        if self.ref != ref:
-            self.table.assign(self, ref)
+        if not self.released:
+            lifetime = self.table.lifetime if lifetime is None else lifetime
+            self.table.update(self, lifetime, ref, on_expired)
 
     def expire_in(self, lifetime: float) -> None:
         """Let the slot expire in so many seconds: it is unknown whether a task was started."""
-        if self.released:
-            return
-        if not lifetime >= 0:
-            raise ConfigurationError(f"a slot needs a lifetime of 0 s or more, not {lifetime!r}")
-        if self.table.loop is not asyncio.get_running_loop():
-            self.table.move()  # which replaces self.table
-        self.expires_at = self.table.loop.time() + min(lifetime, self.table.lifetime)
-        # Most slots are confirmed again and again: a timer that is too early is set again
-        # when it fires.
-        if self.expires_at < self.timer.when():
-            self.timer.cancel()
-            self.set_timer()
+        if not self.released:
+            self.table.update(self, lifetime)
 
     def release(self) -> None:
         """Give the slot back. Further calls do nothing."""
         if not self.released:
             self.table.release(self)
 
-    def set_timer(self) -> None:
-        """Set the timer for the time at which the slot expires."""
-        self.timer = self.table.loop.call_at(self.expires_at, self._expire)
 
-    def _expire(self) -> None:
-        if self.expires_at > self.timer.when():
-            self.set_timer()
-            return
-        for callback in self.callbacks:
-            self.table.loop.call_soon(callback)  # the loop reports what it raises
-        self.table.expire(self)
+class _Cap(Protocol):
+    """How many tasks may run; see `TaskCap`."""
+
+    @property
+    def cap(self) -> int:
+        """The learned limit."""
+
+    def accepted(self, running: int) -> None:
+        """Note that the service has accepted a task, or named one that runs."""
+
+    def shift(self, shift: float) -> None:
+        """Change to a clock that shows so much more."""
 
 
 SlotT = TypeVar("SlotT", bound=HeldSlot)
+CapT = TypeVar("CapT", bound=_Cap)
 
 
-class SlotTable(Generic[SlotT]):
+class SlotTable(Generic[SlotT, CapT]):
     """The slots in use on one event loop.
 
     Args:
         loop: The event loop.
         limits: What the account may do.
-        move: Moves all slots to the running event loop.
+        move: Moves all slots to the running event loop, and returns its state.
+        cap: How many tasks may run.
     """
+
+    slot_type: type[SlotT]
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
         move: Callable[[], object],
+        cap: CapT,
     ) -> None:
         self.loop = loop
         self.lifetime = limits.presumed_lifetime
-        self.cap = TaskCap(limits.concurrent_tasks)
-        self.move = move
+        self.cap = cap
         self.held: set[SlotT] = set()
         self._by_ref: dict[TaskRef, SlotT] = {}
+        self._waiters: WaitQueue[SlotT] = WaitQueue(loop, self.give_back)
+        self._move = move
+        # Set for the first slot to expire. Most are confirmed again and again, and released
+        # before: then it fires too early, and is set again.
+        self._expiry = Timer(loop, self._expire_due)
 
     def take_over(self, previous: Self, shift: float) -> None:
         """Continue with the slots of an event loop that has ended.
@@ -113,14 +109,14 @@ class SlotTable(Generic[SlotT]):
             previous: The table of that loop.
             shift: This loop's clock minus that one's.
         """
+        previous._expiry.cancel()
         self.cap, self.held, self._by_ref = previous.cap, previous.held, previous._by_ref
         self.cap.shift(shift)
         for slot in self.held:
             slot.table = self
             slot.acquired_at += shift
             slot.expires_at += shift
-            slot.timer.cancel()
-            slot.set_timer()
+            self._expiry.set(slot.expires_at)
 
     def adopt(
         self, ref: TaskRef, lifetime: float | None, on_expired: Callable[[], None] | None
@@ -130,23 +126,53 @@ class SlotTable(Generic[SlotT]):
         slot.confirm(ref, lifetime, on_expired)
         return slot
 
-    def assign(self, slot: SlotT, ref: TaskRef) -> None:
-        """Note which task a slot belongs to. If the task has another slot, that is dropped."""
-        if slot.ref is not None:
-            del self._by_ref[slot.ref]
-        if (other := self._by_ref.get(ref)) is not None:
-            slot.callbacks += tuple(one for one in other.callbacks if one not in slot.callbacks)
-            self.remove(other)
-        slot.ref, self._by_ref[ref] = ref, slot
+    def add(self, now: float) -> SlotT:
+        """Add a slot, acquired now."""
+        slot = self.slot_type(self, now, now + self.lifetime)
+        self.held.add(slot)
+        if slot.expires_at < self._expiry.when:
+            self._expiry.set(slot.expires_at)
+        return slot
+
+    def update(
+        self,
+        slot: SlotT,
+        lifetime: float,
+        ref: TaskRef | None = None,
+        on_expired: Callable[[], None] | None = None,
+    ) -> None:
+        """Let a slot expire in so many seconds, and note which task it belongs to, if known.
+
+        If the task has another slot, that is dropped.
+        """
+        if not lifetime >= 0:
+            raise ConfigurationError(f"a slot needs a lifetime of 0 s or more, not {lifetime!r}")
+        if self.loop is not asyncio.get_running_loop():
+            self._move()  # which changes the slot's table
+            slot.table.update(slot, lifetime, ref, on_expired)
+            return
+        slot.expires_at = self.loop.time() + min(lifetime, self.lifetime)
+        if slot.expires_at < self._expiry.when:
+            self._expiry.set(slot.expires_at)
+        if on_expired is not None and on_expired not in slot.callbacks:
+            slot.callbacks += (on_expired,)
+        if ref is not None and ref != slot.ref:
+            if slot.ref is not None:
+                del self._by_ref[slot.ref]
+            if (other := self._by_ref.get(ref)) is not None:
+                slot.callbacks += tuple(one for one in other.callbacks if one not in slot.callbacks)
+                self.remove(other)
+            slot.ref, self._by_ref[ref] = ref, slot
+            self.cap.accepted(len(self._by_ref))
+            if self._waiters.urgent or self._waiters.normal:
+                self.serve()
 
     def remove(self, slot: SlotT) -> None:
         """Forget a slot."""
         slot.released = True
-        slot.timer.cancel()
         self.held.remove(slot)
         if slot.ref is not None:
             del self._by_ref[slot.ref]
-            self.cap.ended()
 
     @abstractmethod
     async def acquire(self, *, first: bool) -> SlotT:
@@ -157,13 +183,80 @@ class SlotTable(Generic[SlotT]):
         """Note that the service answered 429 to the submit that holds the slot."""
 
     @abstractmethod
-    def add(self, now: float) -> SlotT:
-        """Add a slot, acquired now."""
+    def release(self, slot: SlotT) -> None:
+        """Free a slot."""
 
     @abstractmethod
-    def release(self, slot: SlotT) -> None:
-        """Give a slot back."""
+    def give_back(self, slot: SlotT) -> None:
+        """Take back the slot of a waiter that was cancelled."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Give slots to those who wait."""
 
     @abstractmethod
     def expire(self, slot: SlotT) -> None:
         """Remove a slot whose time is over."""
+
+    def _expire_due(self) -> None:
+        now = self.loop.time() + _EARLY
+        for slot in [*self.held]:
+            if slot.expires_at > now:
+                self._expiry.set(slot.expires_at)
+            else:
+                for callback in slot.callbacks:
+                    self.loop.call_soon(callback)  # the loop reports what it raises
+                self.expire(slot)
+
+
+class SlotQueue(SlotTable[HeldSlot, TaskCap]):
+    """The slots of a process that no other shares the limits with: first in, first out."""
+
+    slot_type = HeldSlot
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: Limits, move: Callable[[], object]
+    ) -> None:
+        super().__init__(loop, limits, move, TaskCap(limits.concurrent_tasks))
+        self._admission = Timer(loop, self.serve)
+
+    async def acquire(self, *, first: bool) -> HeldSlot:
+        """Wait until one more task may run, and return its slot."""
+        waiters, now = self._waiters, self.loop.time()
+        is_next = not waiters.urgent and (first or not waiters.normal)
+        if is_next and self.cap.try_admit(len(self.held), now):
+            return self.add(now)
+        waiter = waiters.join(urgent=first)
+        self._set_timer()
+        return await waiters.result(waiter)
+
+    def refuse(self, slot: Slot) -> None:
+        """Note that the service answered 429 to the submit that holds the slot."""
+        if not isinstance(slot, HeldSlot):
+            raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
+        self.cap.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
+        slot.release()
+
+    def release(self, slot: HeldSlot) -> None:
+        """Free a slot."""
+        self.remove(slot)
+        if slot.ref is not None:
+            self.cap.probing = False
+        if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
+            self.serve()
+
+    give_back = expire = release
+
+    def serve(self) -> None:
+        """Give as many slots as the cap allows to those who wait."""
+        while self._waiters.purge():
+            now = self.loop.time()
+            if not self.cap.try_admit(len(self.held), now):
+                self._set_timer()
+                return
+            self._waiters.give(self.add(now))
+
+    def _set_timer(self) -> None:
+        """Call `serve` when the cap may allow more though nothing has happened."""
+        if (when := self.cap.next_admission(len(self.held))) is not None:
+            self._admission.set(when)

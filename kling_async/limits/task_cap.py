@@ -40,14 +40,16 @@ class TaskCap:
     Attributes:
         limit: The configured limit; the cap is never above it.
         cap: The learned limit.
+        probing: Since a refusal no task was accepted, and none has ended of which it was known
+            that it ran. Tasks start one at a time, with waits in between.
     """
 
     limit: int
     cap: int = field(init=False)
+    probing: bool = field(init=False, default=False)
     _ramp: int = field(init=False)
     _ramp_at: float = field(init=False, default=inf)
     _refused_at: float = field(init=False, default=-inf)
-    _probing: bool = field(init=False, default=False)  # since a refusal nothing was accepted
     _probe_at: float = field(init=False, default=0.0)
     _probe_wait: float = field(init=False, default=_FIRST_PROBE)
     _rise_at: float = field(init=False, default=0.0)
@@ -71,7 +73,7 @@ class TaskCap:
             self._ramp *= 2
         if held >= self.cap or held >= self._ramp:
             return False
-        if self._probing:
+        if self.probing:
             if now < self._probe_at:
                 return False
             self._probe_at = now + self._probe_wait
@@ -90,13 +92,9 @@ class TaskCap:
         Args:
             running: How many tasks are known to run now.
         """
-        self._probing, self._probe_wait = False, _FIRST_PROBE
+        self.probing, self._probe_wait = False, _FIRST_PROBE
         self.cap = min(self.limit, max(self.cap, running))
         self._ramp = max(self._ramp, 2 * running)
-
-    def ended(self) -> None:
-        """Note that a task has ended of which it was known that it ran."""
-        self._probing = False
 
     def refused(self, started: float, running: int, now: float) -> None:
         """Note that the service has refused a submit since too many tasks run.
@@ -111,9 +109,9 @@ class TaskCap:
         if started > self._refused_at:  # else it is of the same storm as the last refusal
             if self._step > 1:
                 self._vain_rises += 1
-            elif self._probing:
+            elif self.probing:
                 self._probe_wait = min(_LONGEST_PROBE_WAIT, 2 * self._probe_wait)
-            self._probing, self._step = True, 1
+            self.probing, self._step = True, 1
             self._refused_at, self._probe_at = now, now + self._probe_wait
         self._rise_at = now + backoff(self._vain_rises + 1, _RISE_EVERY, _LONGEST_RISE_WAIT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 from typing import Generic, TypeVar
 
 from kling_async.errors import copy_for_waiter
@@ -76,27 +77,30 @@ class WaitQueue(Generic[_T]):
 
 
 class Timer:
-    """Calls a function once, at the earliest of the times set since the last call."""
+    """Calls a function once, at the earliest of the times set since the last call.
+
+    Attributes:
+        when: The loop's time of the next call; infinite while no call is due.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self.when: float = inf
         self._loop = loop
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, when: float) -> None:
         """Call the function at this time of the loop, unless it will be called earlier."""
-        if self._handle is not None:
-            if self._handle.when() <= when:
-                return
-            self._handle.cancel()
-        self._handle = self._loop.call_at(when, self._fire)
+        if when < self.when:
+            self.cancel()
+            self.when, self._handle = when, self._loop.call_at(when, self._fire)
 
     def cancel(self) -> None:
         """Do not call the function."""
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
+        self.when, self._handle = inf, None
 
     def _fire(self) -> None:
-        self._handle = None
+        self.when, self._handle = inf, None
         self._callback()

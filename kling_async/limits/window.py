@@ -38,7 +38,7 @@ class RequestWindow:
     """Counts requests from their grant until 60 s after their answer.
 
     Each operation takes amortised constant time; the memory is one number for each request of
-    the last minute.
+    the minute before the last grant, and for each that was in flight then.
     """
 
     __slots__ = ("_expiries", "_in_flight", "_limit")
@@ -50,10 +50,10 @@ class RequestWindow:
 
     def grant(self, now: float) -> bool:
         """Count one more request if the limit allows it; return whether it does."""
+        while self._expiries and self._expiries[0] <= now:
+            self._expiries.popleft()
         if self._in_flight + len(self._expiries) >= self._limit:
-            self._expire(now)
-            if self._in_flight + len(self._expiries) >= self._limit:
-                return False
+            return False
         self._in_flight += 1
         return True
 
@@ -61,14 +61,9 @@ class RequestWindow:
         """Note that one of the requests in flight was answered, or failed."""
         self._in_flight -= 1
         self._expiries.append(now + COUNTED_FOR)
-        if self._expiries[0] <= now:
-            self._expire(now)
 
-    def next_grant(self, now: float) -> float | None:
-        """Return the time of the next possible grant; None: not before another answer."""
-        self._expire(now)
-        if self._in_flight + len(self._expiries) < self._limit:
-            return now
+    def next_grant(self) -> float | None:
+        """Return when to try again if `grant` has just refused; None: not before an answer."""
         return self._expiries[0] if self._expiries else None
 
     def rebased(self, now: float, shift: float) -> RequestWindow:
@@ -83,10 +78,6 @@ class RequestWindow:
         window._expiries.extend(expiry + shift for expiry in self._expiries)
         window._expiries.extend([now + COUNTED_FOR] * self._in_flight)
         return window
-
-    def _expire(self, now: float) -> None:
-        while self._expiries and self._expiries[0] <= now:
-            self._expiries.popleft()
 
 
 @define

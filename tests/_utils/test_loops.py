@@ -55,6 +55,15 @@ def run_there(loop: asyncio.AbstractEventLoop, main: Callable[[], Awaitable[obje
     return asyncio.run_coroutine_threadsafe(run(), loop).result(30)
 
 
+async def test_discarding() -> None:
+    """After `discard` the next use creates another state, though the loop is the same."""
+    per_loop = PerLoop("thing", lambda _: object())
+    first = per_loop.get()
+    assert per_loop.get() is first
+    per_loop.discard()
+    assert per_loop.get() is not first
+
+
 def test_check() -> None:
     """A second loop may follow the first, and the first may come back, but not while one runs."""
     per_loop = PerLoop("thing", lambda loop: [loop])

@@ -73,7 +73,7 @@ def test_between_one_and_the_limit(
             policy.refused(submits.pop(0), running, now)
         elif event == "end" and running:
             running -= 1
-            policy.ended()
+            policy.probing = False
         assert 1 <= policy.cap <= limit
 
 
@@ -92,7 +92,7 @@ def test_a_refusal_lowers_it() -> None:
     """After a refusal as many may run as run, and one more only when one has ended."""
     policy = capped(1_000, 3)
     assert not policy.try_admit(3, 1.0)
-    policy.ended()
+    policy.probing = False
     assert policy.try_admit(2, 1.0)
     assert not policy.try_admit(3, 1.0)
 
@@ -113,7 +113,7 @@ def test_nothing_runs_and_yet_refused() -> None:
         now += 0.001
     assert waits == pytest.approx([1, 2, 4, 5, 5, 5], abs=0.01)
     policy.accepted(1)
-    policy.ended()
+    policy.probing = False
     policy.refused(now + 1, 0, now + 1)
     assert policy.next_admission(0) == pytest.approx(now + 2)
 
@@ -149,7 +149,7 @@ def test_rising() -> None:
 def test_it_does_not_rise_unused() -> None:
     """A cap that keeps none waiting stays, however long."""
     policy = capped(1_000, 3)
-    policy.ended()
+    policy.probing = False
     assert policy.try_admit(0, 1e6)
     assert policy.cap == 3
 

@@ -28,6 +28,7 @@ class LearnedCap:
     """How many slots to ask for: what this process and the others have learned.
 
     Attributes:
+        own: The cap of this process, in which the tasks of all processes count.
         elsewhere: Tasks that are known to run in other processes.
         acquire_at: It is of no use to ask for slots earlier.
     """
@@ -35,24 +36,38 @@ class LearnedCap:
     def __init__(self, cap: TaskCap) -> None:
         self.elsewhere: int = 0
         self.acquire_at: float = -inf
-        self._own = cap
+        self.own = cap
         self._held = 0  # by all processes
         self._mark = ""  # of the last refusal, here or elsewhere
         self._is_unreported = False  # the refusal was here, and the backend does not know it yet
         self._known = ""  # the text that the backend has
         self._sent = ""  # the text that was sent last
 
+    @property
+    def cap(self) -> int:
+        """The learned limit."""
+        return self.own.cap
+
+    def accepted(self, running: int) -> None:
+        """Note that the service has accepted a task, and how many are known to run here."""
+        self.own.accepted(self.elsewhere + running)
+
+    def shift(self, shift: float) -> None:
+        """Change to a clock that shows so much more."""
+        self.own.shift(shift)
+        self.acquire_at += shift
+
     def try_admit(self, wanted: int, now: float) -> int:
         """Return how many of the slots that are wanted may be asked for now."""
         if now < self.acquire_at:
             return 0
-        if wanted and self._held >= self._own.cap:
-            self._own.try_admit(self._held, now)  # which raises it in time
+        if wanted and self._held >= self.own.cap:
+            self.own.try_admit(self._held, now)  # which raises it in time
         admitted = 0
         # The number held may have changed meanwhile: the backend gives none beyond `most`.
         while admitted < wanted:
-            held = min(self._held + admitted, self._own.cap - 1)
-            if not self._own.try_admit(held, now):
+            held = min(self._held + admitted, self.own.cap - 1)
+            if not self.own.try_admit(held, now):
                 break
             admitted += 1
         return admitted
@@ -63,17 +78,17 @@ class LearnedCap:
         It includes what others have acquired since the backend answered last.
         """
         proven = 2 * (self.elsewhere + running)
-        return min(self._own.cap, max(self._held + admitted, proven, RAMP_START))
+        return min(self.own.cap, max(self._held + admitted, proven, RAMP_START))
 
     def refused(self, started: float, running: int, now: float) -> None:
         """Note that the service has refused a submit since too many tasks run."""
-        self._own.refused(started, self.elsewhere + running, now)
+        self.own.refused(started, self.elsewhere + running, now)
         self._mark, self._is_unreported = uuid4().hex[:8], True
 
     def unreported(self) -> tuple[str, str] | None:
         """Return the text that the backend is to replace, and the new one; None: no change."""
-        has_risen = self._own.cap >= self._own.limit and not self._is_unreported
-        self._sent = "" if has_risen else f"{self._own.cap} {self._mark}"
+        has_risen = self.own.cap >= self.own.limit and not self._is_unreported
+        self._sent = "" if has_risen else f"{self.own.cap} {self._mark}"
         return None if self._sent == self._known else (self._known, self._sent)
 
     def report_again(self) -> None:
@@ -93,9 +108,9 @@ class LearnedCap:
         if running is not None:
             before, self.elsewhere = self.elsewhere, max(0, status.confirmed - running)
             if self.elsewhere > before:
-                self._own.accepted(self.elsewhere + running)
+                self.accepted(running)
             elif self.elsewhere < before:
-                self._own.ended()
+                self.own.probing = False
         previous, self._known = self._known, status.learned
         if self._known not in (previous, self._sent):
             self._adopt(now)
@@ -104,11 +119,11 @@ class LearnedCap:
 
     def _adopt(self, now: float) -> None:
         """Adopt what another process has learned."""
-        cap, mark = parse_learned_cap(self._known, self._own.limit), self._known.partition(" ")[2]
+        cap, mark = parse_learned_cap(self._known, self.own.limit), self._known.partition(" ")[2]
         if self._is_unreported:  # both were refused at the same time, and the other was faster
-            self._own.cap = min(self._own.cap, cap)
+            self.own.cap = min(self.own.cap, cap)
         elif mark not in ("", self._mark):
-            self._own.refused(now, cap, now)
-        elif cap > self._own.cap:
-            self._own.accepted(cap)
+            self.own.refused(now, cap, now)
+        elif cap > self.own.cap:
+            self.own.accepted(cap)
         self._mark, self._is_unreported = mark or self._mark, False

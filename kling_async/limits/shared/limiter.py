@@ -21,8 +21,7 @@ from attrs import define, evolve, field
 from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
-from kling_async.limits.local import LocalLimiter
-from kling_async.limits.loop_limiter import LoopLimiter, LoopState
+from kling_async.limits.local import LocalLimiter, LoopLimiter, LoopState
 from kling_async.limits.shared.availability import MonitoredBackend, WhenGone
 from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.request_grants import RequestGrants
@@ -83,22 +82,22 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         self._backend = backend
         self._name = _check_name(name, backend)
         self._when_gone: WhenGone = when_gone
-        self._local = _local_share(self._limits, when_gone, share)
+        self._local = _local_share(self.limits, when_gone, share)
         if isinstance(backend, str):
             self._label = redact_url(backend)
             create_backend(backend, self._name)  # raises what is wrong with the URL
         else:
             self._label = type(backend).__name__
         self._settings = LeaseSettings(
-            self._limits,
-            RequestSchedule.for_limits(self._limits, settle),
+            self.limits,
+            RequestSchedule.for_limits(self.limits, settle),
             RECOVERY_DELAY if settle is None else settle,
             self._local.limits.concurrent_tasks if self._local else 0,
             holder="",
         )
 
     def __repr__(self) -> str:
-        return f"<SharedLimiter {self._label} {self._limits!r} slots in use: {self.slots_in_use}>"
+        return f"<SharedLimiter {self._label} {self.limits!r} slots in use: {self.slots_in_use}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,7 +122,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
             LimiterError: The backend cannot be reached.
             ConfigurationError: The backend refuses access.
         """
-        backend = self._on_loop().backend.backend
+        backend = self._loops.get().backend.backend
         try:
             with suppress(LimiterError):  # the connection may be one to a server that has ended
                 return await backend.peek()
@@ -138,7 +137,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         """
         if self._state is None or self._state.closed:
             return
-        state = self._on_loop()
+        state = self._loops.get()
         async with state.closing:
             if state.closed:
                 return  # by another call meanwhile
@@ -147,6 +146,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
                 await state.slots.close()
             finally:
                 state.closed = True
+                self._loops.discard()
                 await state.finalizer.aclose()
 
     def _create_state(self, loop: asyncio.AbstractEventLoop) -> _SharedState:
@@ -164,7 +164,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         return _SharedState(
             loop=loop,
             requests=RequestGrants(loop, backend, settings.schedule, self._local, settings.holder),
-            slots=SlotLeases(loop, backend, settings, self._on_loop),
+            slots=SlotLeases(loop, backend, settings, self._loops.get),
             backend=backend,
             closes_backend=isinstance(source, str),
         )
@@ -179,6 +179,7 @@ class _SharedState(LoopState):
     backend: MonitoredBackend
     closes_backend: bool
     process: int = field(factory=os.getpid)
+    closed: bool = False
     closing: asyncio.Lock = field(factory=asyncio.Lock)
     finalizer: AsyncGenerator[None, None] = field(init=False)
 

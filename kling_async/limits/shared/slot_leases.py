@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from random import random
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
 from kling_async.limits.base import Limits
@@ -23,7 +23,7 @@ from kling_async.limits.shared._learned_cap import LearnedCap
 from kling_async.limits.shared.backend import Lease, LeaseUpdate
 from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.slots import HeldSlot, SlotTable
-from kling_async.limits.waiters import WaitQueue
+from kling_async.limits.task_cap import TaskCap
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,18 +66,9 @@ _STALE = 1 / 8
 class LeasedSlot(HeldSlot):
     """A slot in use, which all processes know by the key of its lease."""
 
-    key: str = ""
+    key: str = field(factory=lambda: uuid4().hex)
     reported_until: float = inf  # when the lease expires, as far as the backend knows
     is_submitting: bool = True
-
-    def expire_in(self, lifetime: float) -> None:
-        """Let the slot expire in so many seconds."""
-        super().expire_in(lifetime)
-        if not self.released:
-            self.is_submitting = False
-            late = abs(self.reported_until - self.expires_at)
-            if late > min(lifetime, self.table.lifetime) * _STALE:
-                cast("SlotLeases", self.table).report_lease(self.key, self)
 
 
 @frozen
@@ -99,7 +90,7 @@ class LeaseSettings:
     holder: str
 
 
-class SlotLeases(SlotTable[LeasedSlot]):
+class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
     """The slots of this process on one event loop.
 
     Args:
@@ -109,6 +100,8 @@ class SlotLeases(SlotTable[LeasedSlot]):
         move: Moves all slots to the running event loop.
     """
 
+    slot_type = LeasedSlot
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -116,12 +109,11 @@ class SlotLeases(SlotTable[LeasedSlot]):
         settings: LeaseSettings,
         move: Callable[[], object],
     ) -> None:
-        super().__init__(loop, settings.limits, move)
-        self._learned = LearnedCap(self.cap)
+        cap = TaskCap(settings.limits.concurrent_tasks)
+        super().__init__(loop, settings.limits, move, LearnedCap(cap))
         self.calls = CallLoop(loop, self._next_call, self._call)
         self._backend = backend
         self._settings = settings
-        self._waiters: WaitQueue[LeasedSlot] = WaitQueue(loop, self._give)
         # What the backend does not know yet: the slot of each key, None for one that is free.
         self._unreported: dict[str, LeasedSlot | None] = {}
         backend.on_state_lost.append(self._report_all)
@@ -131,8 +123,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         super().take_over(previous, shift)
         for slot in self.held:
             slot.reported_until += shift
-        self._learned, self._unreported = previous._learned, previous._unreported
-        self._learned.acquire_at += shift
+        self._unreported = previous._unreported
         self.calls.update()
 
     async def acquire(self, *, first: bool) -> LeasedSlot:
@@ -140,7 +131,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self.calls.stopped:
             raise LimiterError(CLOSED)
         waiter = self._waiters.join(urgent=first)
-        self._give_locally()
+        self.serve()
         self.calls.update()
         return await self._waiters.result(waiter)
 
@@ -149,7 +140,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if not isinstance(slot, LeasedSlot) or slot.table is not self:
             raise ConfigurationError(f"refused() needs a slot of this limiter, not {slot!r}")
         if not slot.released:
-            self._learned.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
+            self.cap.refused(slot.acquired_at, len(self._by_ref), self.loop.time())
             slot.release()
 
     def stop(self) -> None:
@@ -169,30 +160,47 @@ class SlotLeases(SlotTable[LeasedSlot]):
 
     def add(self, now: float, key: str = "") -> LeasedSlot:
         """Add a slot; without a key the backend does not know it yet."""
-        expires_at = now + self.lifetime
-        slot = LeasedSlot(self, now, expires_at, key=key or uuid4().hex)
+        slot = super().add(now)
         if key:
-            slot.reported_until = now + min(SUBMIT_LEASE, self.lifetime)
+            slot.key, slot.reported_until = key, now + min(SUBMIT_LEASE, self.lifetime)
         else:
             self._unreported[slot.key] = slot
         return slot
 
-    def assign(self, slot: LeasedSlot, ref: TaskRef) -> None:
-        """Note which task a slot belongs to."""
-        super().assign(slot, ref)
-        self.cap.accepted(self._learned.elsewhere + len(self._by_ref))
-        self._unreported[slot.key] = None
-        slot.key = str(ref)
-        self.report_lease(slot.key, slot)
+    def update(
+        self,
+        slot: LeasedSlot,
+        lifetime: float,
+        ref: TaskRef | None = None,
+        on_expired: Callable[[], None] | None = None,
+    ) -> None:
+        """Let a slot expire in so many seconds, and note which task it belongs to, if known."""
+        before = slot.ref
+        super().update(slot, lifetime, ref, on_expired)
+        if slot.table is not self:
+            return  # it has moved to another event loop, whose table has reported it
+        slot.is_submitting = False
+        if slot.ref != before:
+            self._unreported[slot.key] = None
+            slot.key = str(ref)
+            self.report_lease(slot.key, slot)
+        elif abs(slot.reported_until - slot.expires_at) > min(lifetime, self.lifetime) * _STALE:
+            self.report_lease(slot.key, slot)
+
+    def remove(self, slot: LeasedSlot) -> None:
+        """Forget a slot."""
+        super().remove(slot)
+        if slot.ref is not None:
+            self.cap.own.probing = False
 
     def report_lease(self, key: str, slot: LeasedSlot | None) -> None:
         """Report a lease with the next call."""
         self._unreported[key] = slot
-        self._give_locally()
+        self.serve()
         self.calls.report_change()
 
     def release(self, slot: LeasedSlot) -> None:
-        """Give a slot back."""
+        """Free a slot."""
         self.remove(slot)
         self.report_lease(slot.key, None)
 
@@ -202,21 +210,22 @@ class SlotLeases(SlotTable[LeasedSlot]):
         self._unreported.pop(slot.key, None)
 
     def _report_all(self) -> None:
-        self._learned.report_again()
+        self.cap.report_again()
         self._unreported |= {slot.key: slot for slot in self.held}
         self.calls.update()
 
-    def _give(self, slot: LeasedSlot) -> None:
+    def give_back(self, slot: LeasedSlot) -> None:
+        """Give a slot to the first one that waits, or free it."""
         if not self._waiters.give(slot):
             slot.release()
 
-    def _give_locally(self) -> None:
+    def serve(self) -> None:
         """Give slots of this process's own share while the backend is unavailable."""
         while (
             self._backend.unavailable
             and len(self.held) < self._settings.local_slots
             and self._waiters.purge()
-            and self.cap.try_admit(len(self.held), self.loop.time())
+            and self.cap.own.try_admit(len(self.held), self.loop.time())
         ):
             self._waiters.give(self.add(self.loop.time()))
 
@@ -227,7 +236,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
         if self._unreported:
             times.append(self.calls.changed_at + _GATHER_FOR)
         if self._waiters:
-            times.append(self._learned.acquire_at)
+            times.append(self.cap.acquire_at)
         return max(min(times), self._backend.retry_at) if times else None
 
     async def _call(self) -> None:
@@ -238,7 +247,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
                 self._waiters.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for ever
             self._waiters.set_exception(error)
-        self._give_locally()
+        self.serve()
 
     async def _exchange(self) -> None:
         """Report all changes and acquire slots, in one call."""
@@ -247,7 +256,7 @@ class SlotLeases(SlotTable[LeasedSlot]):
             if slot.is_submitting and slot.reported_until - sent < SUBMIT_LEASE / 2:
                 self._unreported[slot.key] = slot
         wanted = min(_MAX_ACQUIRED, len(self._waiters))
-        acquire = tuple(uuid4().hex for _ in range(self._learned.try_admit(wanted, sent)))
+        acquire = tuple(uuid4().hex for _ in range(self.cap.try_admit(wanted, sent)))
         changes, self._unreported = self._unreported, {}
         renewed = [slot for slot in changes.values() if slot is not None and not slot.released]
         leases = tuple(self._lease(slot, sent) for slot in renewed)
@@ -256,12 +265,12 @@ class SlotLeases(SlotTable[LeasedSlot]):
             acquire=acquire,
             release=tuple(key for key, slot in changes.items() if slot is None),
             limit=self._settings.limits.concurrent_tasks,
-            cap=self._learned.most(len(acquire), len(self._by_ref)),
+            cap=self.cap.most(len(acquire), len(self._by_ref)),
             lifetime=lifetime,
             holder=self._settings.holder,
             settle=self._settings.settle,
             schedule=self._settings.schedule,
-            learned=self._learned.unreported(),
+            learned=self.cap.unreported(),
         )
         try:
             status = await self._backend.call(self._backend.backend.update_leases(update))
@@ -270,9 +279,9 @@ class SlotLeases(SlotTable[LeasedSlot]):
             raise
         for slot, lease in zip(renewed, leases, strict=True):
             slot.reported_until = sent + lease.ends_in
-        if len(status.acquired) < wanted and sent >= self._learned.acquire_at:
+        if len(status.acquired) < wanted and sent >= self.cap.acquire_at:
             jitter = 0.75 + random() / 2  # noqa: S311 - no secret
-            self._learned.acquire_at = sent + _RETRY_EVERY * jitter
+            self.cap.acquire_at = sent + _RETRY_EVERY * jitter
         self._apply(status, sent)
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:
@@ -283,6 +292,6 @@ class SlotLeases(SlotTable[LeasedSlot]):
     def _apply(self, status: LeaseStatus, sent: float) -> None:
         self._backend.check_state(status.epoch, status.set_back)
         running = None if self._unreported else len(self._by_ref)
-        self._learned.apply(status, running, self.loop.time())
+        self.cap.apply(status, running, self.loop.time())
         for key in status.acquired:
-            self._give(self.add(sent, key))
+            self.give_back(self.add(sent, key))

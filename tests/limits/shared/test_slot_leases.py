@@ -279,7 +279,7 @@ def test_one_limiter_on_two_running_loops() -> None:
             async def use(call: object = call) -> None:
                 await call()  # type: ignore[operator]
 
-            with pytest.raises(ConfigurationError, match="make one for each loop"):
+            with pytest.raises(ConfigurationError, match="create one for each loop"):
                 asyncio.run(use())
     finally:
         done.set()
@@ -673,3 +673,27 @@ async def test_two_slots_for_one_task(share: Share) -> None:
     await asyncio.sleep(0.1)
     assert limiter.slots_in_use == 0
     assert not (await backend.peek()).leases
+
+
+def test_a_slot_is_confirmed_on_the_next_loop() -> None:
+    """A slot of an earlier run becomes its task's on the next loop, and its lease too."""
+    clock = [0.0]
+    backend = MemoryLimitsBackend(lambda: clock[0] + now())
+    limiter = SharedLimiter(backend, limits=FAST, settle=0)
+
+    async def first() -> Slot:
+        slot = await limiter.slot()
+        clock[0] += now()
+        return slot
+
+    async def second() -> list[str]:
+        held.confirm(REF, 50.0)
+        held.expire_in(60.0)
+        await asyncio.sleep(0.1)
+        keys = [lease.key for lease in (await backend.peek()).leases]
+        await limiter.close()
+        return keys
+
+    held = run(first())
+    assert run(second()) == [str(REF)]
+    assert limiter.slots_in_use == 1
