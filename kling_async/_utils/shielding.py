@@ -12,17 +12,19 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from attrs import define, field
+
 _T = TypeVar("_T")
 
 
+@define(eq=False)
 class Cleanups:
     """Clean-up that runs in tasks of its own, to which this object keeps references.
 
     A cancelled caller does not wait for its clean-up. The owner waits for it when it is closed.
     """
 
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+    _tasks: set[asyncio.Task[object]] = field(factory=set, init=False)
 
     def start(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         """Start clean-up in a task."""

@@ -39,30 +39,20 @@ class CircuitBreaker:
         threshold: The number of failures in a row that opens it.
         interval: Seconds until the first probe. The interval doubles with each failed probe.
         longest: The longest interval, in seconds.
+
+    Attributes:
+        is_open: Only probes are admitted.
+        next_probe_at: The moment from which :meth:`admit` admits a request: ``-inf`` while the
+            breaker is closed, and ``inf`` while the outcome of a probe is awaited.
     """
 
     threshold: int = 5
     interval: float = 1.0
     longest: float = 30.0
+    is_open: bool = field(default=False, init=False)
+    next_probe_at: float = field(default=-inf, init=False)
     _period: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)  # in a row; while it is open, of probes
-    _open: bool = field(default=False, init=False)
-    _probing: bool = field(default=False, init=False)
-    _due: float = field(default=-inf, init=False)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether only probes are admitted."""
-        return self._open
-
-    @property
-    def next_probe_at(self) -> float:
-        """The moment from which :meth:`admit` admits a request.
-
-        It is ``-inf`` while the breaker is closed, and ``inf`` while the outcome of a probe is
-        awaited.
-        """
-        return inf if self._probing else self._due
 
     def admit(self, now: float) -> Admission | None:
         """Admit a request, or return None.
@@ -72,16 +62,17 @@ class CircuitBreaker:
         """
         if now < self.next_probe_at:
             return None
-        self._probing = self._open
-        return Admission(self._period, probe=self._open)
+        if self.is_open:
+            self.next_probe_at = inf
+        return Admission(self._period, probe=self.is_open)
 
     def succeeded(self, admission: Admission) -> None:
         """Record that the service has answered, whatever its answer."""
         if admission.period == self._period:
             self._failures = 0
-            if self._open:
+            if self.is_open:
                 self._begin(opened=False)
-                self._due = -inf
+                self.next_probe_at = -inf
 
     def failed(
         self, admission: Admission, now: float, chance: float, retry_after: float = 0.0
@@ -98,12 +89,11 @@ class CircuitBreaker:
         if admission.period != self._period:
             return
         self._failures += 1
-        if self._open or self._failures >= self.threshold:
-            if not self._open:
+        if self.is_open or self._failures >= self.threshold:
+            if not self.is_open:
                 self._begin(opened=True)
             wait = backoff(self._failures + 1, self.interval, self.longest, 1 - chance / 2)
-            self._due = now + max(retry_after, wait)
-            self._probing = False
+            self.next_probe_at = now + max(retry_after, wait)
 
     def undecided(self, admission: Admission, now: float, chance: float) -> None:
         """Record an outcome that proves nothing about the service, such as a lost answer.
@@ -115,9 +105,9 @@ class CircuitBreaker:
 
     def withdrawn(self, admission: Admission) -> None:
         """Record that the request was not sent. Another one may be admitted at once."""
-        if admission.period == self._period:
-            self._probing = False
+        if admission.probe and admission.period == self._period:
+            self.next_probe_at = -inf
 
     def _begin(self, *, opened: bool) -> None:
         self._period += 1
-        self._open, self._failures, self._probing = opened, 0, False
+        self.is_open, self._failures = opened, 0
