@@ -22,7 +22,6 @@ from attrs import evolve
 
 from kling_async._network.proxies import Proxies
 from kling_async._utils.shielding import Cleanups
-from kling_async.download.save import Downloader
 from kling_async.errors import ClientClosedError, ConfigurationError, InputError, KlingError
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Limits
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
+    from kling_async.download.save import Downloader
     from kling_async.events import Hook
     from kling_async.limits.base import Limiter
     from kling_async.limits.shared.limiter import SharedLimiter
@@ -158,9 +158,15 @@ class KlingClient:
                 session=session,
                 proxies=proxies,
             )
-        self._downloads = Downloader(
-            session=session, proxies=proxies, base_url=url, allow_hosts=allow_hosts
-        )
+        self._download_options: dict[str, Any] = {
+            "session": session,
+            "proxies": proxies,
+            "base_url": url,
+            "allow_hosts": allow_hosts,
+        }
+        self._downloader: Downloader | None = None
+        if allow_hosts:
+            self._open_downloader()  # raises if they are invalid
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._leaving: BaseException | None = None  # the exception that leaves `async with`
@@ -469,7 +475,8 @@ class KlingClient:
         async def renew() -> tuple[str, ...]:
             return (await self.status(result.ref)).result_urls
 
-        return await self._downloads.save(
+        downloader = self._downloader or self._open_downloader()
+        return await downloader.save(
             result,
             folder,
             name=name,
@@ -525,9 +532,17 @@ class KlingClient:
         finally:
             async with AsyncExitStack() as stack:  # each is closed, whatever the others raise
                 stack.push_async_callback(self._executor.transport.close)
-                stack.push_async_callback(self._downloads.close)
+                if self._downloader is not None:
+                    stack.push_async_callback(self._downloader.close)
                 if self._owned_limiter is not None:
                     await self._owned_limiter.close()
+
+    def _open_downloader(self) -> Downloader:
+        """Create the downloader; its modules are imported only by clients that download."""
+        from kling_async.download.save import Downloader
+
+        self._downloader = downloader = Downloader(**self._download_options)
+        return downloader
 
     def _report(self, abandoned: AbandonedTasks, error: BaseException | None) -> None:
         """Report the tasks that run and have not been reported yet."""

@@ -53,6 +53,13 @@ def test_import_is_lazy() -> None:
     }
 
 
+def test_downloads_are_loaded_when_needed() -> None:
+    """A client loads the modules for downloads only if it downloads."""
+    modules = loaded("from kling_async import KlingClient\nKlingClient('a-key')")
+    assert "kling_async.client" in modules
+    assert not [name for name in modules if name.startswith("kling_async.download.")]
+
+
 def test_all_is_sorted() -> None:
     """The public names are sorted and none stands twice."""
     assert kling_async.__all__ == sorted(set(kling_async.__all__))

@@ -327,6 +327,8 @@ class PollScheduler:
         except asyncio.CancelledError:
             if turn.future.cancelled():
                 queue.remove(turn)
+                if tracked.turn is turn:  # it is not waited for on another loop by now
+                    tracked.turn = None
             else:  # it became due in the moment of the cancellation
                 self.record(tracked, None)
             raise

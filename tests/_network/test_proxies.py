@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from kling_async._network.proxies import Proxies
+from kling_async._network.proxies import Proxies, proxy_for_key
 from kling_async.errors import ConfigurationError
 
 PLAIN = URL("http://cdn.example/x")
@@ -99,3 +99,27 @@ def test_what_is_no_proxy(environment: pytest.MonkeyPatch, proxy: str) -> None:
         environment.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(ConfigurationError, match="https_proxy must be"):
             Proxies().find(SECURE)
+
+
+@pytest.mark.parametrize(
+    ("base", "proxy", "lent", "used"),
+    [
+        ("https://api.example.com", "http://two:3128", False, True),
+        ("http://127.0.0.1:8000", "http://two:3128", False, False),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:3128", True, True),
+    ],
+)
+def test_proxies_for_the_key(base: str, proxy: str, lent: bool, used: bool) -> None:  # noqa: FBT001
+    """The key is sent through a proxy with https, or from a given session on this machine."""
+    found = proxy_for_key(URL(base), URL(proxy), lent=lent)
+    assert found == (URL(proxy) if used else None)
+
+
+@pytest.mark.parametrize(
+    ("base", "lent"), [("http://example.com", False), ("http://127.0.0.1", True)]
+)
+def test_the_key_unencrypted(base: str, lent: bool) -> None:  # noqa: FBT001
+    """The key is not sent to a proxy on another machine unencrypted."""
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        proxy_for_key(URL(base), URL("http://two:3128"), lent=lent)
+    assert proxy_for_key(URL(base), None, lent=lent) is None

@@ -293,7 +293,7 @@ def test_those_who_have_gone_are_swept() -> None:
     """Waiters who give up are forgotten before their time comes; the others keep theirs."""
 
     async def main(loop: Watched) -> None:
-        scheduler = PollScheduler(Polling(), Limits())
+        scheduler = PollScheduler(Polling(), Limits(100_000))  # polls need not be rare
         ages = [(n * 7919 % 1000) / 20 for n in range(1000)]
         waits = [asyncio.create_task(poll(scheduler, scheduler.track(FIVE, age))) for age in ages]
         await asyncio.sleep(1)
