@@ -28,7 +28,7 @@ WIDTH = RIGHT + LEFT
 
 
 def ages(first: float, wait: Callable[[float], float]) -> list[float]:
-    """Give the ages at which a task that never ends is asked after."""
+    """Return the ages at which a task that never ends is polled."""
     moments = [first]
     while moments[-1] <= UNTIL:
         moments.append(moments[-1] + wait(moments[-1]))
@@ -73,7 +73,7 @@ def draw() -> str:
     """Draw the picture."""
     rows = schedules()
     bottom = TOP + ROW * len(rows)
-    label = "Moments at which a task is asked after, by its age, for six schedules"
+    label = "Moments at which a task is polled, by its age, for six schedules"
     band = (RIGHT - LEFT) * (LAST - FIRST) / UNTIL
     middle = (FIRST + LAST) / 2
     lines = [

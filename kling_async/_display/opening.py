@@ -1,4 +1,4 @@
-"""Which progress is shown: live on a terminal, if rich is installed; lines of text elsewhere."""
+"""Selects the display of progress: live on a terminal, if rich is installed, else lines of text."""
 
 from __future__ import annotations
 

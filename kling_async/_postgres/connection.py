@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL, which is made when needed and replaced after it is lost."""
+"""A connection to PostgreSQL that is opened on first use and replaced after a failure."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ _CANCEL = 1.0
 
 
 class ConnectionManager:
-    """Connects when something is to be done, and again after the connection was lost.
+    """Connects on first use, and again after the connection is lost.
 
-    One piece of work runs at a time. A connection on which anything failed is closed: the next
-    piece of work uses another one, possibly of another server. If the caller is cancelled, the
-    server is asked to cancel the statement. If it does not answer, the connection is cut.
+    One call runs at a time. A connection on which anything failed is closed: the next call opens
+    another one, possibly to another server. If the caller is cancelled, the server is asked to
+    cancel the statement. If it does not answer, the connection is cut.
 
     Args:
         url: As libpq takes it. Of several hosts the one that accepts writes is used.
-        prepare: Is called with each new connection.
+        prepare: Called with each new connection.
         timeout: Seconds without an answer after which the connection is cut, unless a call sets
             others. None waits without end.
         patience: Seconds for which work is repeated while the server cannot be reached or is too
             busy. After such a failure it is tried once per call until the server is back.
         listens: Whether the server sends notifications. If not, a connection that was closed
             while idle is noticed before it is used.
-        read_only: Whether a server that only reads will do.
+        read_only: Whether a read-only server is accepted.
 
     Raises:
         ConfigurationError: The URL is invalid.
@@ -110,8 +110,8 @@ class ConnectionManager:
     ) -> _T:
         """Call ``work`` with the connection.
 
-        It is called again with another connection after a failure, so that it must find out what
-        became of the first time.
+        After a failure it is called again with another connection, so it must be able to detect
+        what an earlier call has done.
 
         Args:
             work: What to do.
@@ -145,14 +145,14 @@ class ConnectionManager:
     def hurry(self, timeout: float | None) -> None:
         """Wait no longer than ``timeout`` for an answer, also for one that is awaited already.
 
-        What fails is repeated once. None ends the hurry.
+        A failed call is repeated once. None restores the usual timeouts.
         """
         self._hurry = timeout
         if timeout is not None and self._timer is not None:
             self._timer.restart(timeout)
 
     async def close(self) -> None:
-        """Close the connection. The next piece of work makes another one."""
+        """Close the connection. The next call opens another one."""
         db, self._db = self._db, None
         self._prepared = False
         if db is not None:
@@ -265,7 +265,7 @@ def parse_conninfo(url: str, *, read_only: bool = False) -> dict[str, str]:
 
 
 def _has_ended(db: Connection) -> bool:
-    """Return whether the server has closed a connection on which it is silent otherwise."""
+    """Return whether the server has closed an idle connection, on which it sends nothing else."""
     if db.closed:
         return True
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""What errors of the server, the driver and the network mean."""
+"""Classifies and explains errors of the server, the driver and the network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REFUSALS = (
 
 
 class UnreachableError(Exception):
-    """There is no connection: none could be made, it was lost, or no answer came in time."""
+    """The server could not be connected, the connection was lost, or no answer came in time."""
 
 
 def describe_error(error: Exception) -> str:

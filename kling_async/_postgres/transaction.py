@@ -1,4 +1,4 @@
-"""Transactions of one message, and what else is done on a connection.
+"""Transactions that are sent in one message, and other operations on a connection.
 
 :func:`transact` sends all statements of a transaction in one message. The server runs it to its end
 even if this process is suspended or unreachable meanwhile, so that no lock is held across a round

@@ -64,7 +64,7 @@ class BatchCommand:
             expected=rows.estimate(limits, args.in_flight),
             clock=asyncio.get_running_loop().time,
         )
-        # By what became of them: the number of outcomes, and the first errors.
+        # By kind of outcome: their number, and the first errors.
         self._outcomes: Counter[str] = Counter()
         self._examples: dict[str, list[str]] = {}
 

@@ -1,6 +1,6 @@
 """What ``listen`` prints of a request, as columns or as JSON. Nothing here does I/O.
 
-Text from outside is made printable. Our tokens are shortened: a whole one lets its reader start
+Received text is made printable. Tokens are shortened, because the holder of a whole one can cause
 status requests.
 """
 

@@ -1,4 +1,4 @@
-"""The rows of an input file: checked as a whole, and compared with what a journal has of them."""
+"""The rows of an input file: checked as a whole, and compared with the items of a journal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REQUESTS = 3
 
 @frozen
 class JournaledItem:
-    """What a journal has of an item: a checksum of its input, its state, and its next step."""
+    """An item of a journal: a checksum of its input, its state, and its next step."""
 
     content: int
     state: ItemState

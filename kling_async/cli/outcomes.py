@@ -27,7 +27,7 @@ def batch_options_from(args: Namespace) -> BatchOptions:
 
 
 def outcome_name(outcome: Outcome) -> str:
-    """Return what became of an item, in a word or two."""
+    """Return the kind of an item's outcome, in a word or two."""
     error = outcome.error
     if error is None:
         return "saved" if outcome.files else "finished"

@@ -1,4 +1,4 @@
-"""The process of a command: standard streams whose errors never end it, and the signals that do.
+"""The process of a command: standard streams whose errors do not end it, and signal handlers.
 
 stdout or stderr may be closed (``>&-``) or full (``/dev/full``), lose its reader or terminal, or
 have an encoding that cannot represent a row's key. None of these stops a batch that is being paid

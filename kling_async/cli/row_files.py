@@ -96,7 +96,7 @@ def _parse_row(
 
 
 def _without_formula(cell: object) -> object:
-    """Mark as text what any program could read as a formula, however it splits cells."""
+    """Mark as text every cell that a program could read as a formula, however it splits cells."""
     if not isinstance(cell, str):
         return cell
     text = _FORMULA.sub(r"\g<part>'\g<start>", cell)

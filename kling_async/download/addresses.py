@@ -1,11 +1,11 @@
-"""Where a file is: URLs that are sent unchanged, and hosts that no service may name.
+"""URLs of files, which are sent unchanged, and the check for internal hosts.
 
 A result URL is signed, often byte by byte. So it is opaque: only characters that could not be sent
 are quoted, and redirects are resolved as RFC 3986 defines, without normalization.
 
-It also names a host that another party wants this machine to connect to, as every redirect does.
-Addresses of this machine and of private networks are refused: a response from there might be
-saved, and shown, as a video.
+The service and every redirect choose a host that this machine connects to. Addresses of this
+machine and of private networks are refused: a response from there might be saved, and shown, as a
+video.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The connections of downloads: a session on each event loop, and a limit of downloads.
 
-From a lent session, downloads use what belongs to the way to a host: its connections, proxy and
-header sizes. What identifies the caller is not sent to the hosts of files: headers, cookies and
-credentials.
+Downloads use the connections, proxy and header sizes of a session that the caller passes. Its
+headers, cookies and credentials are not sent to the hosts of files.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ MAX_DOWNLOADS = 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
 
-# Seconds for the name and the connection, once the session has a connection to give.
+# Seconds to resolve the name and to connect, once the session has a free connection.
 _CONNECT_TIMEOUT = 30.0
 
-# Seconds in which a response has to make progress.
+# Seconds within which a response has to make progress.
 PROGRESS_TIMEOUT = 300.0
 
 # Seconds for one address, and without a single byte. Waiting for a connection of a lent session

@@ -131,7 +131,7 @@ class FileDownload:
                 rest = f"{size} came"
                 if part.stays:
                     rest = f"{size} are kept: download again to resume"
-                text = f"{self._url} did not arrive whole: {error}; {rest}"
+                text = f"{self._url} was not downloaded completely: {error}; {rest}"
                 raise self._source.error(text, retryable=error.retryable)
             await asyncio.sleep(delay)
 

@@ -54,11 +54,11 @@ class NoSpaceError(Exception):
 def non_media_kind(content_type: str, head: bytes) -> str | None:
     """Return what a file is if it cannot be a video or a picture, such as "JSON"; else None.
 
-    A gateway, a login page or an object store may respond with 200 and text. Only what is certain
-    is rejected: formats change, and file hosts give any type for a video.
+    A gateway, a login page or an object store may respond with 200 and text. Anything else is
+    accepted: formats change, and hosts send any content type for a video.
 
     Args:
-        content_type: The type that came with it, if any.
+        content_type: The content type of the response, if any.
         head: Its first :data:`HEAD_BYTES`, or all of it.
     """
     if not head:
@@ -91,7 +91,7 @@ def checksum(path: Path) -> str:
 
 
 def find_complete(path: Path) -> tuple[int, str] | None:
-    """Return the size and the SHA-256 of a file, or None if it does not exist or is spoiled."""
+    """Return the size and the SHA-256 of a file, or None if it is missing or spoiled."""
     try:
         return None if is_spoiled(path) else (path.stat().st_size, checksum(path))
     except FileNotFoundError:

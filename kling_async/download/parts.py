@@ -1,13 +1,14 @@
 """Part files: the bytes of a file that have arrived, kept so that another attempt can resume.
 
 While ``x.mp4`` is fetched, its bytes are in the hidden ``.x.mp4.part``. ``.x.mp4.part.json``, the
-note, has their entity, number and checksum. A part is resumed only if the checksum matches: no
-crash, power cut or foreign file can join halves that do not belong together.
+note, has their entity, number and checksum. A part is resumed only if the checksum matches: after a
+crash, a power cut or a change by another program, bytes of different entities are never joined.
 
-A part in use is locked. A download that finds it locked uses the next of a few places; the one
-that completes last provides the file. An unlocked part is stale: the next attempt resumes it, or it
-is removed once the file is complete. Where files cannot be locked (Windows, some network file
-systems) each download has a part of its own, which is removed when it ends.
+A part in use is locked. A download that finds it locked uses the next of a few places; the one that
+completes last provides the file. A part that is not locked is left from a download that ended: the
+next attempt resumes it, or it is removed once the file is complete. Where files cannot be locked
+(Windows, some network file systems) each download has a part of its own, which is removed when it
+ends.
 
 Everything here blocks: call it in threads.
 """

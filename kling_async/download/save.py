@@ -1,4 +1,4 @@
-"""All files of a result: one after another, with new URLs if theirs have expired."""
+"""Saves all files of a result, one after another, with new URLs if theirs have expired."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ class Downloader:
     ) -> tuple[SavedFile, ...]:
         """Save a result's files, as :func:`download` does.
 
-        ``previous`` has the files that an earlier call has saved and that this one may replace. No
-        other file is replaced or kept then: the new one gets another name. ``seen_at`` is when
-        this process has noticed the end of the task. ``renew`` returns the result's current URLs
-        at the service; it is called at most once, when a URL has expired, and ``on_renewed`` is
-        awaited with them before they are used.
+        ``previous`` has the files that an earlier call has saved and that this one may replace. If
+        any other file has the name, the new one gets another name. ``seen_at`` is when this process
+        found that the task had ended. ``renew`` returns the result's current URLs at the service;
+        it is called at most once, when a URL has expired, and ``on_renewed`` is awaited with them
+        before they are used.
         """
         session = await self._sessions.session()
         target = Path(folder)
         try:
             await run_in_thread(lambda: target.mkdir(parents=True, exist_ok=True))
         except OSError as error:
-            text = f"cannot make the folder {target}: {error}"
+            text = f"cannot create the folder {target}: {error}"
             raise DownloadError(text, retryable=False, ref=result.ref) from None
         urls = result.result_urls
         moments = (result.completed_at, seen_at)
@@ -116,7 +116,7 @@ class Downloader:
                     raise
                 if on_renewed is not None:
                     await on_renewed(urls)
-                # Only once: a new URL has no reason to be dead.
+                # Only once: a new URL is expected to be valid.
                 job, renew = evolve(job, renewable=False, patient=False), None
         return tuple(saved)
 
@@ -136,7 +136,7 @@ async def _renewed_urls(
         current = await renew()
     except KlingError as error:
         raise ResultExpiredError(
-            f"{expired}; the service gave no fresh one: {error}",
+            f"{expired}; the service returned no new one: {error}",
             url=expired.url,
             retryable=expired.retryable or error.retryable,
             ref=expired.ref,
@@ -178,10 +178,10 @@ async def download(  # noqa: PLR0913 - every one is a keyword with a default
             its ``request_timeout`` is not used: large files take long.
 
     Raises:
-        DownloadError: A file did not arrive whole, is no video, or cannot be written. The others
-            are complete. Call again to resume.
-        ResultExpiredError: A URL is dead; or, if the error is ``retryable``, its file does not
-            exist yet.
+        DownloadError: A file could not be downloaded completely, is not a video, or cannot be
+            written. The others are complete. Call again to resume.
+        ResultExpiredError: A URL is no longer valid; or, if the error is ``retryable``, its file
+            may not exist yet.
         ConfigurationError: The session is closed or belongs to another event loop, or the URL of
             a proxy is invalid.
     """

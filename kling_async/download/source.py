@@ -1,7 +1,7 @@
-"""One URL: requests what is missing of its file, and checks each response.
+"""Downloads one URL: requests the missing bytes of its file, and checks each response.
 
-A new file may not have reached every server of its host yet. So 403 and 404 are final only if the
-result is older than that takes.
+A new file may not be on every server of its host yet. So requests that are answered with 403 or
+404 are repeated for a short time if the task has just ended.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from kling_async.download.parts import Part
 
-# Much more than the service makes of 15 seconds of video.
+# Much more than a video of 15 seconds has.
 MAX_BYTES = 4 * 1024**3
 
 # Bytes that are written at once, in a thread; also the least that counts as progress.
@@ -81,8 +81,8 @@ class DownloadJob:
         previous: None keeps existing files. Else the names and checksums of files that may be
             replaced; a file whose name any other file has gets another name.
         ended_at: When the task ended, by the service's clock and by this machine's, if known.
-        patient: Wait out 403 and 404 of a young result.
-        renewable: The service may give another URL in place of a dead one.
+        patient: Repeat requests that are answered with 403 or 404 if the result is new.
+        renewable: The service may return a new URL in place of an expired one.
     """
 
     ref: TaskRef
@@ -110,11 +110,12 @@ class Source:
         self._folder = folder
 
     async def receive(self, part: Part) -> bool:
-        """Request what is missing of a part; return False if it belongs to another entity.
+        """Request the missing bytes of a part; return False if it belongs to another entity.
 
         Raises:
             RequestError, APIError: The attempt failed; another one may succeed.
-            ResultExpiredError: The URL is dead; if retryable, the file may not exist yet.
+            ResultExpiredError: The URL is no longer valid; if retryable, the file may not exist
+                yet.
             DownloadError: Another attempt would fail, too.
             NoSpaceError, OSError: The part cannot be written.
         """
@@ -124,7 +125,9 @@ class Source:
         except aiohttp.InvalidURL as error:
             raise self.error(f"{self._url} cannot be fetched: {error!r}") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            reason = describe(error) if str(error) else f"{describe(error)}: it came too slowly"
+            reason = (
+                describe(error) if str(error) else f"{describe(error)}: the response was too slow"
+            )
             if remedy := advice(error, None):
                 raise self.error(f"{self._url} cannot be fetched: {reason}; {remedy}") from None
             raise AnswerLostError(reason, retryable=True) from None
@@ -135,7 +138,7 @@ class Source:
         except RuntimeError:  # how aiohttp reports a closed session
             if not self._job.session.closed:
                 raise
-            text = f"{self._url} did not arrive whole: the client was closed"
+            text = f"{self._url} was not downloaded completely: the client was closed"
             raise self.error(text, retryable=True) from None
         # No video is empty, whatever size was announced.
         if fits and (not part.size or part.size != (part.total or part.size)):
@@ -196,7 +199,7 @@ class Source:
             if part.size == 0 and len(pending) >= least:
                 kind = non_media_kind(content_type, bytes(pending[:HEAD_BYTES]))
                 if kind is not None:
-                    text = f"it answered with {kind}, which is no video"
+                    text = f"it answered with {kind}, which is not a video"
                     raise AnswerLostError(text, retryable=True)
 
         try:
@@ -225,7 +228,10 @@ class Source:
             await run_in_thread(write)
 
     def _expired(self, status: int, *, young: bool) -> ResultExpiredError:
-        text = f"{self._url} is dead (HTTP {status}); result URLs live for 15 days at most"
+        text = (
+            f"{self._url} is no longer valid (HTTP {status}); result URLs expire after 15 days at"
+            " the latest"
+        )
         if young:
             text = (
                 f"{self._url} answered HTTP {status} for {GRACE:.0f} s, but its task has just"

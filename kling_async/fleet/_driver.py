@@ -1,7 +1,7 @@
-"""What runs pgqueuer's statements: a connection manager instead of a connection of pgqueuer's.
+"""Runs pgqueuer's statements on this package's connection manager.
 
-pgqueuer's own driver for psycopg needs a connection that stays, and neither limits how long a
-statement takes nor repeats it.
+pgqueuer's own driver for psycopg needs a permanent connection. It neither limits the duration of a
+statement nor repeats it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ManagedDriver:
     """Runs each statement in a transaction of its own, which is one message.
 
     Args:
-        connection: What sends them.
+        connection: The connection manager.
         timeout: Seconds for a statement.
     """
 

@@ -25,15 +25,15 @@ _CHECK_INTERVAL = 2.0
 
 
 class ItemStream:
-    """Feeds a batch with items as they come, and delivers their outcomes.
+    """Passes items to a batch as they arrive, and delivers their outcomes.
 
     Args:
         batch: Processes the items; it must be open.
         journal: The journal of the batch.
 
     Attributes:
-        ready: Set while the batch could begin with another item at once.
-        closed: The batch begins with nothing more: :meth:`close` was called, or it was stopped.
+        ready: Set while the batch can start another item immediately.
+        closed: The batch starts no more items: :meth:`close` was called, or it was stopped.
     """
 
     def __init__(self, batch: Batch, journal: Journal) -> None:
@@ -53,7 +53,7 @@ class ItemStream:
         """Add items and return a future for each; an item that is in progress keeps its future.
 
         A future fails with :class:`~kling_async.InputError` if the journal has its key with
-        another input. If the stream ends before the batch has begun with an item, its future
+        another input. If the stream ends before the batch has started an item, its future
         stays pending until :meth:`fail_all` is called.
 
         Raises:
@@ -87,7 +87,7 @@ class ItemStream:
                     on_outcome(outcome)
 
     def close(self) -> None:
-        """Begin with nothing more. Items that the batch has not begun with are dropped."""
+        """Start no more items. Items that the batch has not started are dropped."""
         self.closed = True
         for item in self._waiting:
             del self._futures[item.key]
@@ -96,7 +96,7 @@ class ItemStream:
         self.ready.set()
 
     def fail_all(self, error: KlingError) -> None:
-        """Let the futures of all items that are left, and of all to come, fail."""
+        """Set an exception on the futures of all remaining and all later items."""
         self.closed, self._error = True, error
         futures, self._futures = self._futures, {}
         for future in futures.values():

@@ -1,10 +1,10 @@
-"""The jobs of a queue, as pgqueuer keeps them on PostgreSQL: one says that an item is to be done.
+"""The jobs of a queue, in pgqueuer's tables on PostgreSQL: one job for each item to process.
 
-pgqueuer's tables and queries are used, its ``QueueManager`` is not. On psycopg that one listens on
-the connection with which it works, and holds it for up to a second, while heartbeats and the
-reports of ended jobs wait. It deletes the job of a worker that is cancelled, which here returns to
-the queue. It ends with its connection, and takes as many jobs as it may, not as many as can be
-started.
+This module uses pgqueuer's tables and queries, but not its ``QueueManager``. With psycopg, the
+manager listens on the connection that it also works with, and blocks it for up to a second, which
+delays heartbeats and reports of ended jobs. It deletes the job of a cancelled worker; here the job
+returns to the queue. It stops when its connection is lost, and it dequeues as many jobs as it may
+hold instead of as many as can be started.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ADVICE = {
     "42703": "has the tables of an older pgqueuer ({error}): run `pgq upgrade`",
 }
 
-# Seconds for the server to answer while the worker is in a hurry to end.
+# Seconds to wait for each answer of the server while the worker shuts down.
 _BRISK = 1.0
 
 # Seconds between two attempts to listen.
@@ -62,8 +62,8 @@ _DELETE_FOLDED = "DELETE FROM {log} WHERE entrypoint = $1 AND aggregated AND sta
 class JobStore:
     """The jobs of one queue. Use it as an async context manager.
 
-    A call whose answer is lost is repeated: a job that was added twice is there once, and a job
-    that was taken without this worker's knowledge returns to the queue after the lease.
+    A call whose answer is lost is repeated: a job that is added twice is stored once, and a job
+    that was dequeued by a call whose answer was lost returns to the queue after the lease.
 
     Args:
         address: The database, and the name of the batch, which is the queue's.
@@ -183,7 +183,7 @@ class JobStore:
             )
 
     async def fold_log(self) -> None:
-        """Fold pgqueuer's log of this queue into its statistics; it would grow without end."""
+        """Fold pgqueuer's log of this queue into its statistics, because it grows without bound."""
         with self._explaining():
             await self._slow_queries.aggregate_logs()
             log = self._slow_queries.qbq.qualified.queue_table_log
@@ -201,7 +201,7 @@ class JobStore:
                 raise
 
     async def _watch(self) -> None:
-        """Wake the waiting when jobs may have come."""
+        """Wake the waiters when jobs may have been added."""
         while True:
             try:
                 payload = await self._listening.run(next_notification)
@@ -228,7 +228,7 @@ class JobStore:
 
 
 def _is_about_jobs(payload: str | None) -> bool:
-    """Return whether a notification says that jobs may have come: pgqueuer sends others, too."""
+    """Return whether a notification reports a change of the jobs: pgqueuer sends others, too."""
     try:
         notice = json.loads(payload or "")
     except (ValueError, RecursionError):  # not pgqueuer's

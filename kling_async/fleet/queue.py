@@ -1,4 +1,4 @@
-"""The queue of a fleet: the items to be done, where every worker finds them."""
+"""The queue of a fleet: the items that its workers process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Items that are planned and enqueued at once.
 _ENQUEUED_AT_ONCE = 500
 
-# The states of an item for which a worker has something to do.
+# The states of the items that a worker has to process.
 _OPEN = frozenset({ItemState.PLANNED, ItemState.SUBMITTING, ItemState.SUBMITTED})
 
 

@@ -91,7 +91,7 @@ class Worker:
 
     @property
     def counts(self) -> Mapping[ItemState, int]:
-        """The number of items in each state, of those that this run has begun with."""
+        """The number of items in each state, of those that this run has started."""
         return self._batch.counts
 
     @property
@@ -100,10 +100,10 @@ class Worker:
         return self._batch.stopped
 
     def stop(self) -> None:
-        """Begin with nothing more, and end when the running items have, or ``drain`` seconds later.
+        """Start no more items; end when the running items have ended, or after ``drain`` seconds.
 
-        Items that run then return to the queue, and another worker attaches their tasks at once.
-        A second call does not wait for running items.
+        Items that are still running then return to the queue, and another worker attaches their
+        tasks at once. A second call does not wait for running items.
         """
         if self._stopping.is_set():
             self._stopping_now.set()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kling_async")
 
-# Jobs that are dequeued at once. A job that cannot be begun with is missing to other workers.
+# Jobs that are dequeued at once. Other workers cannot take a job that waits here.
 _DEQUEUED_AT_ONCE = 50
 
 # How often a job may return to the queue.
@@ -40,7 +40,7 @@ _MOST_ATTEMPTS = 10
 # Seconds between two checks whether other workers still have jobs.
 _CHECK_INTERVAL = 1.0
 
-# Heartbeats in a lease. An idle worker looks for the jobs of dead ones as often.
+# Heartbeats in a lease. An idle worker checks for jobs of dead workers as often.
 _HEARTBEATS = 4
 
 # The longest wait before a job is tried again, in leases.
@@ -48,7 +48,7 @@ _MOST_LEASES = 32
 
 
 def has_ended(outcome: Outcome) -> bool:
-    """Return whether an item can have no other outcome if it is tried again without charge."""
+    """Return whether trying the item again, without another charge, cannot change its outcome."""
     error = outcome.error
     if error is None or isinstance(error, TaskFailedError):
         return True

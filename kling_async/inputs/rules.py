@@ -25,7 +25,7 @@ class Rule:
     """The rule of one field.
 
     Attributes:
-        check: Returns what a value breaks, or None if it is valid.
+        check: Returns the rule that a value breaks, or None if it is valid.
         accepted: The JSON Schema of valid values.
         optional: None is valid, too.
     """
@@ -35,7 +35,7 @@ class Rule:
     optional: bool = False
 
     def __call__(self, value: object, /) -> str | None:
-        """Return what the value breaks, or None if it is valid."""
+        """Return the rule that the value breaks, or None if it is valid."""
         return None if value is None and self.optional else self.check(value)
 
     def schema(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Virtual time: an event loop on which waiting costs nothing.
+"""Virtual time: an event loop on which waiting takes no real time.
 
 Sockets, threads and subprocesses stay real. Whenever the loop has nothing to do but wait for
 a timer, its clock jumps to that timer. A 90-second generation takes milliseconds, and a test
@@ -33,7 +33,7 @@ class _Selector(selectors.DefaultSelector):
     """Wait for real events only; where the loop would sleep, move the clock instead."""
 
     now = 0.0
-    at_work = 0  # jobs in threads: while one runs, time stands still
+    at_work = 0  # jobs in threads: while one runs, the clock does not advance
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.now += TICK
@@ -52,8 +52,8 @@ class _Selector(selectors.DefaultSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose :meth:`time` starts at 0 and jumps from timer to timer.
 
-    Use it as a ``loop_factory``. Time stands still while a job runs in an executor. Peers in
-    another process run on real time: keep both ends on one virtual loop.
+    Use it as a ``loop_factory``. The clock does not advance while a job runs in an executor. Peers
+    in another process run on real time: keep both ends on one virtual loop.
     """
 
     def __init__(self) -> None:

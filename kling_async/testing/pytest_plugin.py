@@ -47,13 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# A wrapper, so that all other tests get the loop that their own conftest asks for; optional,
+# A wrapper, so that all other tests get the loop that their own conftest configures; optional,
 # because the hook is pytest-asyncio's, which may not be there.
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Generator[None, _Factories | None, _Factories]:
-    """Run the tests that ask for it on virtual time."""
+    """Run marked tests on virtual time."""
     factories = yield
     if config.getini(_INI) or item.get_closest_marker(_MARKER) is not None:
         from kling_async.testing.clock import VirtualLoop

@@ -1,4 +1,4 @@
-"""What goes wrong in an emulator, and when.
+"""The faults that an emulator simulates, and when.
 
 A scenario is a list of rules. Each says: the Nth thing of a kind goes wrong in this way.
 
@@ -56,7 +56,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "hang": "no answer until the client goes away",
     # The request is carried out, but later than it came.
     "late": "counted and carried out 10 s after it came; late:2.5 for another number of seconds",
-    # The request is carried out, a task starts and is paid for, and then the answer suffers.
+    # The request is carried out, a task starts and is paid for, then the answer is lost or damaged.
     "lost-answer": "carried out, then the connection drops without an answer",
     "garbage": "carried out, then 200 with something that is not JSON",
     "truncated": "carried out, then a complete answer with half of the body",
@@ -64,7 +64,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "late-page": "carried out, then an HTML page with this status in place of the answer: "
     "late-page:503",
     "slow": "carried out, but the answer comes 10 s late; slow:2.5 for another number of seconds",
-    # The file is served, but otherwise than before. For the kinds file and any.
+    # The file is served differently. For the kinds file and any.
     "changed": "a file: it has other content and another ETag; file:2-=changed from the second on",
     "no-range": "a file: comes whole, though a part of it was asked for",
     "weak-etag": "a file: its ETag is a weak one, which proves no part",

@@ -31,10 +31,10 @@ _log = logging.getLogger("kling_async")
 async def receive_callback(
     inbox: Inbox, method: str, path: str, length: int | None, read: Callable[[], Awaitable[bytes]]
 ) -> int:
-    """Pass a request to an inbox; return the HTTP status to respond with.
+    """Pass a request to an inbox; return the HTTP status of the response.
 
     The body is read only if the token is valid, and not beyond the inbox's limit. ``read`` returns
-    the next bytes of the body, and none at its end; it raises `ConnectionError` if the body is
+    the next bytes of the body, and ``b""`` at its end; it raises `ConnectionError` if the body is
     incomplete. ``length`` is the announced size, if any.
     """
     token = inbox.verify(method, path, length)

@@ -1,10 +1,10 @@
 """The inbox: verifies callbacks and delivers them to clients. It depends on no framework.
 
 The adapters (:mod:`~kling_async.webhooks.asgi`, :mod:`~kling_async.webhooks.aiohttp`,
-:mod:`~kling_async.webhooks.fastapi`) only carry bytes to it.
+:mod:`~kling_async.webhooks.fastapi`) only pass requests to it.
 
-The service does not sign callbacks. So a callback is accepted only at a URL that cannot be
-guessed, and even then it is only a hint: the client requests the status before it believes it.
+The service does not sign callbacks. So a callback is accepted only at a URL that cannot be guessed,
+and its content is not trusted: the client requests the task's status.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _log = logging.getLogger("kling_async")
 
 @frozen
 class Counts:
-    """What became of the requests to an inbox.
+    """The number of requests to an inbox, by outcome.
 
     Attributes:
         delivered: First callbacks of tasks that run here: each wakes its task.
@@ -76,7 +76,7 @@ class Counts:
 
 
 class Inbox:
-    """Verifies callbacks and wakes the tasks that they are about.
+    """Verifies callbacks and delivers them to the clients that wait for their tasks.
 
     Pass it to one or more clients (``KlingClient(inbox=inbox)``) and to one of the adapters. It
     does no I/O and need not be closed. It may be used from any thread.
@@ -87,9 +87,9 @@ class Inbox:
         secret: Signs the tokens: at least 16 characters or bytes, the same in all processes and
             after a restart. If there are several, the first signs and each one verifies: put a
             new secret first, and remove the old one an hour later.
-        confirm: Request the status before a callback is believed. Without it, anyone who can read
-            the URLs (proxies, their logs) can end tasks: only for networks in which every party
-            is trusted.
+        confirm: Request a task's status before its callback is acted on. If false, anyone who can
+            read the URLs (proxies, their logs) can end tasks: use it only in networks in which
+            every party is trusted.
         max_body_bytes: The largest body that is read.
 
     Attributes:
@@ -128,7 +128,7 @@ class Inbox:
 
     @property
     def counts(self) -> Counts:
-        """What became of the requests so far."""
+        """The number of requests so far, by outcome."""
         with self._lock:
             return Counts(**self._counts)
 

@@ -213,7 +213,7 @@ async def test_a_service_that_cannot_be_asked(
     """If the status call fails, the error says so, and whether a later one may succeed."""
     old = Result(REF, tuple(service.urls(1)))
     service.day, service.answer = 2, answer
-    with pytest.raises(ResultExpiredError, match=rf"15 days.*no fresh one: .*{answer}") as caught:
+    with pytest.raises(ResultExpiredError, match=rf"15 days.*no new one: .*{answer}") as caught:
         await kling.download(old, tmp_path)
     assert caught.value.retryable is retryable
 
@@ -247,7 +247,7 @@ async def test_what_this_process_has_seen_running(
 async def test_a_folder_is_no_folder(service: Service, kling: KlingClient, tmp_path: Path) -> None:
     """A folder that cannot be made is an error that names the task."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match="cannot make the folder") as caught:
+    with pytest.raises(DownloadError, match="cannot create the folder") as caught:
         await kling.download(Result(REF, tuple(service.urls(1))), tmp_path / "file" / "x")
     assert caught.value.ref == REF
     assert service.asked == []

@@ -61,7 +61,7 @@ async def test_a_page_in_place_of_the_file(
     async def serve(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type=kind)
 
-    with pytest.raises(DownloadError, match="which is no video") as caught:
+    with pytest.raises(DownloadError, match="which is not a video") as caught:
         await download(result(f"{await serve_app(serve)}/x.mp4"), tmp_path, retry=ONCE)
     assert caught.value.retryable
     assert type(caught.value) is DownloadError
@@ -80,7 +80,7 @@ async def test_a_page_that_passes(serve_app: ServeApp, tmp_path: Path) -> None:
 
 
 async def test_a_page_that_is_cut(serve_raw: ServeRaw, tmp_path: Path) -> None:
-    """Nothing of a page is kept for the next try, also if it did not arrive whole."""
+    """Nothing of a page is kept for the next try, also if it was not downloaded completely."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Passes callbacks on to the process that waits for them."""
+"""Sends callbacks to the process that waits for them."""
 
 from kling_async.webhooks.relay.relay import Relay, RelayCounts
 

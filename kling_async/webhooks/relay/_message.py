@@ -1,7 +1,7 @@
-"""A callback as one line of text for other processes: its content, never its token.
+"""A callback as one line of text for other processes: its content, without its token.
 
-Anyone who can write to the backend can have written a line. So it is validated as strictly as a
-callback's body, by the same function.
+Anyone with write access to the backend can write a line. So it is validated by the same function
+as a callback's body.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def format_line(callback: callbacks.Callback) -> str:
     """Format a callback as a line.
 
-    The line has no proof of the URL: a reader cannot send callbacks.
+    The line contains no token, so its reader cannot send callbacks.
     """
     snapshot = callback.snapshot
     data = {

@@ -45,7 +45,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kling_async_callbacks (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     name text NOT NULL,
-    line bytea NOT NULL  -- text, in no encoding that would have to be right
+    line bytea NOT NULL  -- bytes, whatever the encoding of the database
 );
 """
 _TABLE_EXISTS = "SELECT to_regclass('kling_async_callbacks') IS NOT NULL"
@@ -66,8 +66,8 @@ DELETE FROM kling_async_callbacks WHERE id IN (
         AND at < clock_timestamp() - %(old)s * interval '1 second' ORDER BY id LIMIT 10000)
 """
 
-# The id after which to begin: that before the first recent row. A server that has taken over may
-# have fewer rows than were read.
+# The id after which reading starts: the last one before the recent rows. After a failover, the new
+# server may have fewer rows than were read.
 _BEGIN = """
 SELECT coalesce(
     (SELECT min(id) - 1 FROM kling_async_callbacks
@@ -108,7 +108,7 @@ class PostgresRelay:
         )
 
     async def read(self) -> list[str]:
-        """Return new lines, or none after a while."""
+        """Return new lines, or an empty list if none arrive in time."""
         if not (lines := await _work_on(self._listener, self._read_lines)):
             if self._pooled:
                 await asyncio.sleep(_POLL)
@@ -123,7 +123,7 @@ class PostgresRelay:
         await self._writer.close()
 
     async def _start_reading(self, db: Connection) -> None:
-        """Begin where reading ended, or a while ago, whichever was earlier."""
+        """Start after the last row read, or at the beginning of the backlog if that is earlier."""
         await _create_table(db)
         self._pooled = await is_pooled(db)
         if not self._pooled:

@@ -74,7 +74,7 @@ class RedisRelay:
             raise _translate(error) from error
 
     async def read(self) -> list[str]:
-        """Return new lines, or none after a while."""
+        """Return new lines, or an empty list if none arrive in time."""
         try:
             if self._reconnect:
                 self._reconnect = False

@@ -1,4 +1,4 @@
-"""The servers through which relays exchange callbacks: what a relay requires of one."""
+"""The interface of the servers through which relays exchange callbacks."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class RelayBackend(Protocol):
     async def read(self) -> Sequence[str]:
         """Return new lines, in any order; lines may be returned more than once.
 
-        Without new lines, wait for some, and return none after :data:`READ_WAIT`. Lines that were
-        published while the server could not be reached from here are returned afterwards.
+        If there are no new lines, wait for up to :data:`READ_WAIT` seconds, then return an empty
+        sequence. Lines that were published while the server could not be reached from this process
+        are returned afterwards.
         """
 
     async def close(self) -> None:

@@ -9,9 +9,8 @@ submitted or attached the task can use it. A relay sends it to the others::
 
     app = FastAPI(lifespan=fastapi.lifespan(kling, relay=relay))  # also in the other adapters
 
-The backend stores callbacks for a while, so that a process that loses the connection receives
-them later. A relayed callback is only a hint, like any other: while the backend is unavailable,
-tasks end by the polls that are made for lost callbacks.
+The backend stores callbacks for an hour or more, so that a process that loses the connection
+receives them later. While the backend is unavailable, polling finds the tasks that have ended.
 
 Needs the extra ``redis`` or ``postgres``: ``pip install "kling-async[redis]"``.
 """
@@ -42,13 +41,14 @@ if TYPE_CHECKING:
 _K = TypeVar("_K")
 _T = TypeVar("_T")
 
-# Callbacks that wait to be published. New ones replace the oldest, whose ends polls have found.
+# The maximum number of callbacks that wait to be published. New ones replace the oldest, whose
+# tasks polling has found to be ended.
 _MAX_PENDING: Final = 2_000
 
 # Lines that are published in one call.
 _BATCH: Final = 200
 
-# Callbacks of one submit that are published: as many as the service sends at most.
+# Callbacks of one submit that are published: the most that the service sends.
 _MAX_PUBLISHED: Final = 4
 
 # Submits, and lines, that are remembered: those of a minute at the highest known limits.
@@ -71,7 +71,7 @@ _log = logging.getLogger("kling_async")
 
 @frozen
 class RelayCounts:
-    """What a relay has transferred.
+    """The numbers of callbacks that a relay has transferred.
 
     Attributes:
         published: Callbacks that arrived here and were sent to the other processes.
@@ -148,7 +148,7 @@ class Relay:
 
     @property
     def counts(self) -> RelayCounts:
-        """What was transferred so far."""
+        """The numbers of callbacks transferred so far."""
         return RelayCounts(**self._counts)
 
     def handle(self, callback: Callback) -> bool:
@@ -252,7 +252,7 @@ class _Session:
             except Exception as error:  # noqa: BLE001 - a driver may raise anything
                 if not failures:
                     reason = str(error) or "no answer in time"
-                    text = "callbacks are not %s at %s: %s; tasks end by polls"
+                    text = "callbacks are not %s at %s: %s; polling finds the ends of tasks"
                     _log.warning(text, action, self._label, reason)
                 failures += 1
                 chance = 0.5 + random() / 2  # noqa: S311 - jitter

@@ -316,8 +316,8 @@ async def test_an_engine_that_is_away(caplog: pytest.LogCaptureFixture, shown: s
     why = shown or "no answer in time"
     messages = Counter(record.getMessage() for record in caplog.records)
     assert messages == {
-        f"callbacks are not published at Engine: {why}; tasks end by polls": 1,
-        f"callbacks are not read at Engine: {why}; tasks end by polls": 2,
+        f"callbacks are not published at Engine: {why}; polling finds the ends of tasks": 1,
+        f"callbacks are not read at Engine: {why}; polling finds the ends of tasks": 2,
         "callbacks are published again at Engine": 1,
         "callbacks are read again at Engine": 2,
     }
