@@ -19,7 +19,7 @@ from kling_async import client as _async
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ClientClosedError
 from kling_async.tasks import task as _async_task
-from kling_async.tasks.fan_out import check_inputs
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
@@ -74,7 +74,7 @@ class Task:
         return self._task.ref
 
     @_documented_by(_async_task.Task.wait)
-    def wait(self, timeout: float = _async_task.DEFAULT_TIMEOUT) -> Result:
+    def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
         return self._client.run(self._task.wait(timeout))
 
     @_documented_by(_async_task.Task.status)
@@ -147,7 +147,7 @@ class KlingClient:
 
         return self.run(attach())
 
-    def wait(self, ref: TaskRef | str, timeout: float = _async_task.DEFAULT_TIMEOUT) -> Result:
+    def wait(self, ref: TaskRef | str, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Wait for the result of a task: ``attach(ref).wait(timeout)``."""
         return self.attach(ref).wait(timeout)
 
@@ -158,7 +158,7 @@ class KlingClient:
         *,
         in_flight: int | None = None,
         ordered: bool = False,
-        timeout: float = _async_task.DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> Generator[Outcome]:
         check_inputs(inputs)
         read = _read_in_thread(inputs)

@@ -56,11 +56,14 @@ class LoopThread(threading.Thread):
             task.add_done_callback(lambda task: _transfer(task, done))
 
         def cancel() -> None:
-            assert task is not None  # noqa: S101 - scheduled after its start
-            task.cancel()
+            if task is not None:
+                task.cancel()
+            else:  # the interrupt came before the start was scheduled
+                coroutine.close()
+                done.set_exception(asyncio.CancelledError())
 
-        self._loop.call_soon_threadsafe(start)
         try:
+            self._loop.call_soon_threadsafe(start)
             return done.result()
         except BaseException as interrupt:
             if done.done():  # the coroutine's own error
