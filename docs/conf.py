@@ -7,7 +7,7 @@ author = "the kling_async authors"
 project_copyright = "2026, the kling_async authors"
 version = release = installed_version("kling-async")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 
 default_role = "code"  # single backticks mean the same in docstrings as on the pages
@@ -22,4 +22,5 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_extra_path = ["llms.txt"]
 html_title = f"kling_async {release}"

@@ -42,6 +42,7 @@ from kling_async.tasks.arguments import (
     checked_hooks,
     find_api_key,
     find_base_url,
+    find_polling,
 )
 from kling_async.tasks.callback_router import CallbackRouter
 from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
@@ -86,7 +87,9 @@ class KlingClient:
         limiter: Keeps the limits; clients that share a key share a limiter, which has its own
             ``limits``. A URL, such as ``redis://…`` or ``postgresql://…``, shares the limits with
             all processes that use the key: see :mod:`kling_async.limits.shared`.
-        polling: When tasks are polled.
+        polling: When tasks are polled. Default: ``KLING_FIRST_POLL`` seconds after the submit for
+            the first time, if the environment has it, such as with an emulator that is faster than
+            the service.
         retry: How failed requests are repeated.
         session: An aiohttp session to use. It is never closed, and its connections are its own:
             see :func:`kling_async.transport.connector`.
@@ -171,7 +174,7 @@ class KlingClient:
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._leaving: BaseException | None = None  # the exception that leaves `async with`
         executor = RequestExecutor(transport, limiter, retry or Retry(), checked_hooks(hooks))
-        scheduler = PollScheduler(polling or Polling(), limiter.limits)
+        scheduler = PollScheduler(find_polling(polling), limiter.limits)
         registry = TaskRegistry(executor, scheduler)
         router = None if inbox is None else CallbackRouter(inbox, registry, executor, scheduler)
         self._executor, self._scheduler, self._registry = executor, scheduler, registry

@@ -11,6 +11,7 @@ from math import inf
 from kling_async._utils.urls import is_unencrypted
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
+from kling_async.policy.polling import Polling
 from kling_async.protocol import requests
 
 _log = logging.getLogger("kling_async")
@@ -88,6 +89,19 @@ def find_base_url(base_url: str | None, *, allow_http: bool | None) -> str:
     if is_unencrypted(normal):
         _log.warning("the API key is sent unencrypted to %s: for test networks only", normal)
     return normal
+
+
+def find_polling(polling: Polling | None) -> Polling:
+    """Return the schedule that is given, or the default one, as the environment changes it."""
+    first = os.environ.get("KLING_FIRST_POLL")
+    if polling is not None or not first:
+        return polling or Polling()
+    try:
+        return Polling(first=float(first))
+    except ValueError:  # a ConfigurationError is one
+        raise ConfigurationError(
+            f"KLING_FIRST_POLL must be a number of seconds, not {first!r}"
+        ) from None
 
 
 def _read_switch(name: str) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from kling_async._utils.loop_thread import LoopThread
 from kling_async.testing import Emulator
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "synchronous"
 SERVE = """
 import socketserver, sys
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from app import app
-from kling_thread import kling
+from app import app, kling
 class Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 class Quiet(WSGIRequestHandler):
@@ -37,7 +35,7 @@ print(server.server_port, flush=True)
 import threading
 threading.Thread(target=server.serve_forever, daemon=True).start()
 sys.stdin.read()
-kling().close()
+kling.close()
 print("closed", flush=True)
 """
 
@@ -45,22 +43,12 @@ print("closed", flush=True)
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Run an emulator on a loop in a thread of its own."""
-    made = Emulator(speed=1000, video="small")
-    started, ended = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with made:
-            started.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    started.wait()
-    yield made
-    loop.call_soon_threadsafe(ended.set)
-    thread.join()
-    loop.close()
+    thread = LoopThread()
+    emulator = Emulator(speed=1000, video="small")
+    thread.call(emulator.__aenter__())
+    yield emulator
+    thread.call(emulator.__aexit__(None, None, None))
+    thread.stop()
 
 
 def test_threads_share_one_client(emulator: Emulator) -> None:

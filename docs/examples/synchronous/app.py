@@ -6,25 +6,25 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from kling_thread import kling
-
 from kling_async import KlingError, MasterTextToVideo
+from kling_async.blocking import KlingClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+kling = KlingClient()  # one for all threads; its own thread starts with the first call
+
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer ``POST /?prompt=...`` with a reference, and ``GET /?ref=...`` with the result."""
     query = {key: values[0] for key, values in parse_qs(environ["QUERY_STRING"]).items()}
-    thread = kling()
     try:
         if environ["REQUEST_METHOD"] == "POST":
-            task = thread.run(thread.client.submit(MasterTextToVideo(query["prompt"])))
+            task = kling.submit(MasterTextToVideo(query["prompt"]))
             status, answer = "202 Accepted", {"ref": str(task.ref)}
         else:
-            snapshot = thread.run(thread.client.status(query["ref"]))
+            snapshot = kling.status(query["ref"])
             status, answer = "200 OK", snapshot.to_dict()
     except KlingError as error:
         status, answer = "502 Bad Gateway", {"detail": type(error).__name__}

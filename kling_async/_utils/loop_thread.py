@@ -1,0 +1,94 @@
+"""An event loop in a thread of its own, for callers that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kling_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_R = TypeVar("_R")
+
+
+class LoopThread(threading.Thread):
+    """Runs an event loop until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(name="kling_async", daemon=True)
+        self._process_id = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self.start()
+
+    def run(self) -> None:
+        """Run the loop in the new thread."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+    def stop(self) -> None:
+        """End the loop and wait for the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.join()
+
+    def call(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
+        """Run a coroutine on the loop and wait for its result; cancel it if interrupted.
+
+        Raises:
+            ConfigurationError: It can never return: the thread belongs to the process from which
+                this one was forked, or it is the thread that calls.
+        """
+        try:
+            self._check_caller()
+        except ConfigurationError:
+            coroutine.close()
+            raise
+        done: Future[_R] = Future()
+        task: asyncio.Task[_R] | None = None
+
+        def start() -> None:
+            nonlocal task
+            task = self._loop.create_task(coroutine)
+            task.add_done_callback(lambda task: _transfer(task, done))
+
+        def cancel() -> None:
+            if task is not None:
+                task.cancel()
+            else:  # the interrupt came before the start was scheduled
+                coroutine.close()
+                done.set_exception(asyncio.CancelledError())
+
+        try:
+            self._loop.call_soon_threadsafe(start)
+            return done.result()
+        except BaseException as interrupt:
+            if done.done():  # the coroutine's own error
+                raise
+            self._loop.call_soon_threadsafe(cancel)
+            if (error := done.exception()) is None:
+                interrupt.add_note(f"the interrupted call had succeeded: {done.result()!r}")
+            for note in getattr(error, "__notes__", ()):
+                interrupt.add_note(note)
+            raise
+
+    def _check_caller(self) -> None:
+        if self._process_id != os.getpid():
+            raise ConfigurationError(
+                "this process was forked after the first blocking call, and the thread of the"
+                " event loop is not part of it: make a client in each process"
+            )
+        if threading.current_thread() is self:
+            raise ConfigurationError(
+                "a blocking call from a hook would never return: await instead"
+            )
+
+
+def _transfer(task: asyncio.Task[_R], done: Future[_R]) -> None:
+    try:
+        done.set_result(task.result())
+    except BaseException as error:  # noqa: BLE001 - it is raised in the calling thread
+        done.set_exception(error)

@@ -1,0 +1,201 @@
+"""A blocking client, for code without an event loop: scripts, threads, Celery, Django, Flask.
+
+Each method runs the method of the same name of :class:`kling_async.KlingClient` on one event loop
+in one background thread, and waits for it. Arguments, errors and guarantees are the same::
+
+    with KlingClient() as kling:
+        result = kling.generate(MasterTextToVideo("a fox in fresh snow"))
+        kling.download(result, "videos/")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from kling_async import client as _async
+from kling_async._utils.loop_thread import LoopThread
+from kling_async.errors import ClientClosedError
+from kling_async.tasks import task as _async_task
+from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+    from datetime import datetime
+
+    from kling_async.inputs.base import Input
+    from kling_async.results import Result, Snapshot, TaskRef
+    from kling_async.tasks.fan_out import Outcome
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_F = TypeVar("_F", bound="Callable[..., object]")
+_END = object()
+
+
+def _blocking(
+    method: Callable[Concatenate[_async.KlingClient, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate[KlingClient, _P], _R]:
+    @wraps(method)
+    def call(self: KlingClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self.run(method(self.client, *args, **kwargs))
+
+    return call
+
+
+def _arguments_of(
+    make: Callable[_P, object],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[KlingClient, _P], None]]:
+    return wraps(make)
+
+
+def _documented_by(method: Callable[..., object]) -> Callable[[_F], _F]:
+    def document(function: _F) -> _F:
+        function.__doc__ = method.__doc__
+        return function
+
+    return document
+
+
+class Task:
+    """A task of the service, for blocking code; see :class:`kling_async.Task`."""
+
+    def __init__(self, client: KlingClient, task: _async_task.Task) -> None:
+        self._client, self._task = client, task
+
+    def __repr__(self) -> str:
+        return repr(self._task)
+
+    @property
+    def ref(self) -> TaskRef:
+        """The reference that finds the task again, in another process or on another day."""
+        return self._task.ref
+
+    @_documented_by(_async_task.Task.wait)
+    def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        return self._client.run(self._task.wait(timeout))
+
+    @_documented_by(_async_task.Task.status)
+    def status(self) -> Snapshot:
+        return self._client.run(self._task.status())
+
+
+class KlingClient:
+    """Submits inputs and returns their results; blocks the calling thread meanwhile.
+
+    It takes the arguments of :class:`kling_async.KlingClient`. One client may be used from any
+    number of threads, also from one that runs an event loop, which it blocks. The first call
+    starts the background thread: a client made before a fork works in each process that makes its
+    first call after the fork.
+
+    A call that Ctrl-C interrupts is cancelled. The references of paid tasks that still run are in
+    the notes of the ``KeyboardInterrupt`` and in a warning of the log.
+
+    Raises:
+        ConfigurationError: As the asynchronous client. Each call raises it in a process that was
+            forked after the first call, and in a hook of the client, where it would never return.
+    """
+
+    @_arguments_of(_async.KlingClient)
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.client = _async.KlingClient(*args, **kwargs)  # type: ignore[arg-type] # as declared
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
+        """Run a coroutine, such as a batch with :attr:`client`, on the client's event loop."""
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise ClientClosedError("the client is closed: make another one")
+            self._thread = self._thread or LoopThread()
+        return self._thread.call(coroutine)
+
+    @property
+    def running(self) -> tuple[TaskRef, ...]:
+        """The tasks that this client knows of and has not seen end."""
+        return self.client.running
+
+    generate = _blocking(_async.KlingClient.generate)
+    status = _blocking(_async.KlingClient.status)
+    balance = _blocking(_async.KlingClient.balance)
+    download = _blocking(_async.KlingClient.download)
+
+    @_documented_by(_async.KlingClient.submit)
+    def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
+        return Task(self, self.run(self.client.submit(input, callback_url=callback_url)))
+
+    @_documented_by(_async.KlingClient.attach)
+    def attach(
+        self,
+        ref: TaskRef | str,
+        *,
+        input: Input | None = None,
+        submitted_at: datetime | None = None,
+    ) -> Task:
+        async def attach() -> Task:
+            return Task(self, self.client.attach(ref, input=input, submitted_at=submitted_at))
+
+        return self.run(attach())
+
+    def wait(self, ref: TaskRef | str, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Wait for the result of a task: ``attach(ref).wait(timeout)``."""
+        return self.attach(ref).wait(timeout)
+
+    @_documented_by(_async.KlingClient.generate_many)
+    def generate_many(
+        self,
+        inputs: Iterable[Input],
+        *,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Generator[Outcome]:
+        check_inputs(inputs)
+        read = _read_in_thread(inputs)
+        many = self.client.generate_many
+        return self._iterate(many(read, in_flight=in_flight, ordered=ordered, timeout=timeout))
+
+    def _iterate(self, outcomes: AsyncGenerator[Outcome]) -> Generator[Outcome]:
+        async def next_outcome() -> Outcome | None:
+            return await anext(outcomes, None)
+
+        async def end() -> None:
+            await outcomes.aclose()
+
+        try:
+            while (outcome := self.run(next_outcome())) is not None:
+                yield outcome
+        finally:
+            if not self._closed:  # closing the client has ended it
+                self.run(end())
+
+    def close(self) -> None:
+        """Close the client as :meth:`kling_async.KlingClient.close` does, and end its thread."""
+        with self._lock:
+            thread, self._thread, self._closed = self._thread, None, True
+        if thread is not None and thread.is_alive():
+            try:
+                thread.call(self.client.close())
+            finally:
+                thread.stop()
+
+
+async def _read_in_thread(inputs: Iterable[Input]) -> AsyncGenerator[Input]:
+    """Read an iterable in a thread: it may block, also by using the blocking client."""
+    iterator = iter(inputs)
+    try:
+        while (item := await asyncio.to_thread(next, iterator, _END)) is not _END:
+            yield item  # type: ignore[misc] # not the end
+    finally:
+        if (close := getattr(iterator, "close", None)) is not None:
+            await asyncio.to_thread(close)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kling_async
+from kling_async import (
+    ClientClosedError,
+    ConfigurationError,
+    InputError,
+    MasterTextToVideo,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kling_async._utils.loop_thread import LoopThread
+from kling_async.blocking import KlingClient
+from kling_async.testing import Emulator, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kling_async import Event, Input
+
+FOX = MasterTextToVideo("a fox in fresh snow")
+
+
+class Service:
+    """An emulator on a loop in a thread of its own."""
+
+    def __init__(self, **settings: object) -> None:
+        self.thread = LoopThread()
+        self.emulator = Emulator(**{"speed": 1000, "video": "small"} | settings)  # type: ignore[arg-type]
+        self.thread.call(self.emulator.__aenter__())
+
+    def close(self) -> None:
+        self.thread.call(self.emulator.__aexit__(None, None, None))
+        self.thread.stop()
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """Run an emulator in a thread."""
+    service = Service()
+    yield service.emulator
+    service.close()
+
+
+def connect(emulator: Emulator, **settings: object) -> KlingClient:
+    """Make a client of the emulator that polls at its speed."""
+    polling = kling_async.Polling(first=0.01)
+    return KlingClient(
+        emulator.key,
+        base_url=emulator.base_url,
+        polling=polling,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_generate_and_download(emulator: Emulator, tmp_path: Path) -> None:
+    """A video is generated and saved without await."""
+    with connect(emulator) as kling:
+        result = kling.generate(FOX)
+        (path,) = kling.download(result, tmp_path)
+        assert kling.balance() == emulator.balance
+    assert path.stat().st_size > 1000
+
+
+def test_submit_attach_wait(emulator: Emulator) -> None:
+    """A task is awaited by its reference, by another client, as a task or in one call."""
+    with connect(emulator) as kling:
+        task = kling.submit(FOX)
+        assert task.ref in kling.running
+        assert str(task.ref) in repr(task)
+    with connect(emulator) as kling:
+        assert kling.attach(task.ref).wait(10) == kling.wait(str(task.ref))
+        assert kling.status(task.ref).state == kling.attach(task.ref).status().state == "success"
+
+
+def test_generate_many(emulator: Emulator) -> None:
+    """Outcomes are iterated over as they finish; the inputs are closed at the end."""
+    closed = []
+
+    def inputs() -> Iterator[Input]:
+        try:
+            for n in range(5):
+                yield MasterTextToVideo(f"take {n}")
+        finally:
+            closed.append(True)
+
+    with connect(emulator) as kling:
+        outcomes = list(kling.generate_many(inputs(), in_flight=2, ordered=True))
+    assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3, 4]
+    assert all(outcome.result for outcome in outcomes)
+    assert closed == [True]
+
+
+def test_inputs_may_use_the_client(emulator: Emulator) -> None:
+    """The iterable of inputs may make blocking calls itself."""
+    with connect(emulator) as kling:
+
+        def inputs() -> Iterator[Input]:
+            kling.balance()
+            yield FOX
+
+        (outcome,) = kling.generate_many(inputs())
+    assert outcome.result is not None
+
+
+def test_leaving_the_loop_early(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """Tasks that still run are reported when the loop is left."""
+    with connect(emulator) as kling:
+        outcomes = kling.generate_many([FOX] * 3, in_flight=3)
+        next(outcomes)
+        outcomes.close()
+        assert len(emulator.ledger) == 3
+        left = kling.running
+    assert all(str(ref) in caplog.text for ref in left)
+
+
+def test_a_loop_over_a_closed_client(emulator: Emulator) -> None:
+    """Closing the client ends a loop over its outcomes."""
+    kling = connect(emulator)
+    outcomes = kling.generate_many([FOX] * 30, in_flight=1)
+    next(outcomes)
+    kling.close()
+    with pytest.raises(ClientClosedError):
+        list(outcomes)
+
+
+def test_single_inputs_are_refused(emulator: Emulator) -> None:
+    """A single input in place of an iterable is refused at once."""
+    with connect(emulator) as kling, pytest.raises(InputError):
+        kling.generate_many(FOX)  # type: ignore[arg-type]
+
+
+def test_errors_are_those_of_the_asynchronous_client() -> None:
+    """A failed task and a deadline raise what they raise with await."""
+    service = Service(scenario=Scenario().on("task", 1, "fail:NSFW_DETECTED"))
+    with connect(service.emulator) as kling:
+        with pytest.raises(TaskFailedError):
+            kling.generate(FOX)
+        with pytest.raises(TaskTimeoutError):
+            kling.generate(FOX, timeout=0.001)
+    service.close()
+
+
+def test_threads_share_one_client(emulator: Emulator) -> None:
+    """Many threads share one loop, one connection pool and one limiter."""
+    with connect(emulator) as kling, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: kling.generate(MasterTextToVideo(f"{n}")), range(16)))
+        loops = [thread for thread in threading.enumerate() if isinstance(thread, LoopThread)]
+    assert len({result.ref for result in results}) == 16
+    assert len(loops) == 2  # this client's and the emulator's
+
+
+def test_in_a_running_loop(emulator: Emulator) -> None:
+    """It is usable from a coroutine, whose loop it blocks."""
+
+    async def main() -> float:
+        with connect(emulator) as kling:
+            return kling.balance()
+
+    assert asyncio.run(main()) == emulator.balance
+
+
+def test_a_hook_cannot_call_it(emulator: Emulator) -> None:
+    """A call from the client's own loop raises instead of waiting for itself."""
+    errors: list[Exception] = []
+
+    def hook(_: Event) -> None:
+        try:
+            kling.balance()
+        except ConfigurationError as error:
+            errors.append(error)
+
+    with connect(emulator, hooks=[hook]) as kling:
+        kling.generate(FOX)
+    assert errors
+    assert "hook" in str(errors[0])
+
+
+FORKED = """
+import os, sys
+from kling_async.blocking import KlingClient
+kling = KlingClient(sys.argv[1], base_url=sys.argv[2])
+if sys.argv[3] == "used":
+    kling.balance()
+child = os.fork()
+if child == 0:
+    try:
+        print("child", kling.balance(), flush=True)
+    except Exception as error:
+        print("child", type(error).__name__, error, flush=True)
+    kling.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", kling.balance())
+kling.close()
+"""
+
+
+@pytest.mark.parametrize(("used", "answer"), [("used", "ConfigurationError"), ("new", "1000")])
+def test_after_a_fork(used: str, answer: str, emulator: Emulator) -> None:
+    """A client that was used before a fork raises in the child; an unused one works in both."""
+    command = (sys.executable, "-W", "error", "-c", FORKED, emulator.key, emulator.base_url, used)
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    child, parent = lines.stdout.splitlines()
+    assert answer in child or child.startswith("child 1")
+    assert ("ConfigurationError" in child) is (used == "used")
+    assert parent.startswith("parent ")
+
+
+INTERRUPTED = """
+import sys
+from kling_async import MasterTextToVideo
+from kling_async.blocking import KlingClient
+hooks = [lambda event: print(type(event).__name__, flush=True)]
+with KlingClient(sys.argv[1], base_url=sys.argv[2], hooks=hooks) as kling:
+    kling.generate(MasterTextToVideo("a fox"))
+"""
+
+
+def test_ctrl_c() -> None:
+    """Ctrl-C ends a call, and the reference of the paid task is in the traceback."""
+    slow = Service(speed=1)
+    command = (sys.executable, "-c", INTERRUPTED, slow.emulator.key, slow.emulator.base_url)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "Submitted\n"
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=30)
+    (task,) = slow.emulator.ledger
+    assert "KeyboardInterrupt" in err
+    assert err.count(task.task_id) >= 1
+    slow.close()
+
+
+def test_documentation_is_that_of_the_asynchronous_methods() -> None:
+    """Each method has the docstring and the parameters of its asynchronous twin."""
+    for name in ("generate", "submit", "attach", "status", "balance", "download", "generate_many"):
+        ours, theirs = getattr(KlingClient, name), getattr(kling_async.KlingClient, name)
+        assert ours.__doc__ == theirs.__doc__
+        missing = set(inspect.signature(theirs).parameters) - set(
+            inspect.signature(ours).parameters
+        )
+        assert missing <= {"observer"}
+
+
+def test_closed(emulator: Emulator) -> None:
+    """A closed client raises, has no thread, and may be closed again."""
+    kling = connect(emulator)
+    kling.balance()
+    kling.close()
+    kling.close()
+    with pytest.raises(ClientClosedError):
+        kling.balance()
+    assert sum(isinstance(thread, LoopThread) for thread in threading.enumerate()) == 1
