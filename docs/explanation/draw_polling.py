@@ -1,7 +1,7 @@
 """Draw docs/explanation/polling.svg: python docs/explanation/draw_polling.py.
 
-The moments of our own schedule come from the policy itself, so the picture cannot flatter it.
-It is made to stand inline in a page: it takes the colour of the text around it, light or dark.
+The moments of our own schedule are computed by the policy itself.
+The picture is inserted into a page, and uses the colour of the text around it, light or dark.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def ages(first: float, wait: Callable[[float], float]) -> list[float]:
 
 
 def ours(known: Durations | None) -> list[float]:
-    """Give the moments of our own schedule."""
+    """Return the moments of our own schedule."""
     polling = Polling()
     return ages(polling.first_wait(known), lambda age: polling.next_wait(age, known))
 
 
 def schedules() -> dict[str, list[float]]:
-    """Give the moments of each schedule."""
+    """Return the moments of each schedule."""
     learned = Durations(tuple(FIRST + (LAST - FIRST) * (n + 0.5) / 40 for n in range(40)))
     backoff = [5.0]
     while backoff[-1] <= UNTIL:
@@ -58,14 +58,14 @@ def schedules() -> dict[str, list[float]]:
 
 
 def figures(moments: Sequence[float]) -> tuple[float, float]:
-    """Give the mean time from a task's end to its discovery, and the mean number of polls."""
+    """Return the mean time from a task's end to its discovery, and the mean number of polls."""
     found = [next(n for n, at in enumerate(moments) if at >= one) for one in DURATIONS]
     late = mean(moments[n] - one for n, one in zip(found, DURATIONS, strict=True))
     return late, mean(n + 1 for n in found)
 
 
 def x(age: float) -> str:
-    """Give the place of an age in the picture."""
+    """Return the place of an age in the picture."""
     return f"{LEFT + (RIGHT - LEFT) * age / UNTIL:.1f}"
 
 
@@ -110,7 +110,7 @@ def draw() -> str:
 
 
 def main() -> None:
-    """Draw, and say what each schedule costs."""
+    """Write the picture, and print the lateness and the polls of each schedule."""
     FILE.write_text(draw(), encoding="utf-8")
     for name, moments in schedules().items():
         late, polls = figures(moments)
