@@ -164,7 +164,7 @@ class ConnectionManager:
         if self._hurry is not None:
             timeout = self._hurry if timeout is None else min(timeout, self._hurry)
         # The task is not cancelled with the caller while it is connected: psycopg would wait for
-        # the server, while the network may be dead, and log what becomes of it.
+        # the server, while the network may be dead, and log its outcome.
         task = asyncio.ensure_future(self._use(work))
         was_cut = False
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Worker:
     """Processes the items of a batch's queue.
 
-    Any number of workers may share a queue. If one dies, the others get its items after ``lease``
+    Any number of workers may share a queue. If one fails, the others get its items after ``lease``
     seconds: tasks that run are attached, not submitted again; an item that was being submitted at
     that moment becomes unsure, and stays so. If the database cannot be reached, a worker waits for
     half a lease and then ends with a :class:`~kling_async.JournalError`; a process manager may
