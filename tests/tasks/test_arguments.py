@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kling_async import Batch, KlingClient, MasterTextToVideo, TaskRef
+from kling_async import Batch, KlingClient, MasterTextToVideo, Polling, TaskRef
 from kling_async.errors import ConfigurationError, InputError
+from kling_async.tasks.arguments import find_polling
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 
@@ -121,3 +122,21 @@ def test_batches(name: str, value: object, kling: KlingClient, tmp_path: Path) -
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError, match=name):
         Batch(kling, journal=tmp_path / "run.sqlite", **options)
+
+
+def test_the_first_poll_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KLING_FIRST_POLL changes the default schedule, and not one that is given."""
+    given = Polling(first=7)
+    monkeypatch.setenv("KLING_FIRST_POLL", "0.5")
+    assert find_polling(None) == Polling(first=0.5)
+    assert find_polling(given) is given
+    monkeypatch.setenv("KLING_FIRST_POLL", "")
+    assert find_polling(None) == Polling()
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_a_first_poll_that_is_no_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of KLING_FIRST_POLL that makes no sense is refused, by its name."""
+    monkeypatch.setenv("KLING_FIRST_POLL", value)
+    with pytest.raises(ConfigurationError, match="KLING_FIRST_POLL must be a number of seconds"):
+        KlingClient("a-key")
