@@ -187,7 +187,8 @@ class CallbackRouter:
 
     def _wake(self, task: Task, callback: Callback) -> None:
         snapshot = callback.snapshot
-        self._executor.emit(CalledBack, snapshot)
+        if self._executor.hooks:
+            self._executor.emit(CalledBack, snapshot)
         # A relayed callback has no token that proves it. The nonce proves as much, if it is known.
         proven = not callback.relayed or self._registry.has_nonce(task.ref, callback.nonce)
         # A success without URLs is of no use: the status call may have them.

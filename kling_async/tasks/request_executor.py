@@ -51,7 +51,7 @@ class RequestExecutor:
         self.transport = transport
         self.limiter = limiter
         self.retry = retry
-        self._hooks = hooks
+        self.hooks = hooks
         self.limits = limiter.limits
         self.max_connections: int = self.limits.connections
         self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.max_connections))
@@ -140,10 +140,10 @@ class RequestExecutor:
 
     def emit(self, kind: Callable[_P, Event], *fields: _P.args, **more: _P.kwargs) -> None:
         """Create an event and pass it to the hooks, if there are any."""
-        if not self._hooks:
+        if not self.hooks:
             return
         event = kind(*fields, **more)
-        for hook in self._hooks:
+        for hook in self.hooks:
             try:
                 hook(event)
             except Exception:  # noqa: BLE001 - a hook is the user's code

@@ -291,6 +291,7 @@ class Submitter:
                 pending.task = outcome
             if pending.attempt is not None:
                 pending.attempt.record(outcome.error if isinstance(outcome, Failed) else None)
+                pending.attempt = None
             if pending.observer is not None:
                 await _report(pending.observer, outcome)
                 pending.task = None
@@ -330,7 +331,8 @@ class Submitter:
         nonce = callback.nonce if callback is not None else ""
         task = self._registry.add(outcome, pending.sent, pending.slot, nonce)
         pending.slot = None
-        self._executor.emit(Submitted, outcome, pending.sent)
+        if self._executor.hooks:
+            self._executor.emit(Submitted, outcome, pending.sent)
         if callback is not None and self._router is not None:
             self._router.accepted(callback, task)
         return task

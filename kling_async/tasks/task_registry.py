@@ -119,7 +119,8 @@ class TaskRegistry:
                 if held is not None:
                     held.slot.release()
             raise
-        self._executor.emit(Polled, snapshot)
+        if self._executor.hooks:
+            self._executor.emit(Polled, snapshot)
         self.update(snapshot, known=task is not None)
         return snapshot
 
@@ -151,7 +152,8 @@ class TaskRegistry:
                     self._ended_at[hash(ref)] = time.time()
                     if len(self._ended_at) > _REMEMBERED:
                         del self._ended_at[next(iter(self._ended_at))]
-                self._executor.emit(TaskEnded, snapshot)
+                if self._executor.hooks:
+                    self._executor.emit(TaskEnded, snapshot)
         elif held is not None:
             held.slot.confirm(ref, held.task.presumed_lifetime, held.on_expired)
         elif (attached := self._attached.get(ref)) is not None:
