@@ -255,7 +255,8 @@ class KlingClient:
             TaskTimeoutError: It did not end in time; attach ``ref`` to wait again.
             KlingError: Any other error of :meth:`submit` and :meth:`Task.wait`.
         """
-        check_timeout(timeout)
+        if timeout != DEFAULT_TIMEOUT:
+            check_timeout(timeout)
         task = await self.submit(input, callback_url=callback_url)
         try:
             return await task.wait(timeout)

@@ -153,7 +153,8 @@ class Task:
 
     async def outcome(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = False) -> Result:
         """Wait as :meth:`wait` does, for callers that report abandoned tasks themselves."""
-        check_timeout(timeout)
+        if timeout != DEFAULT_TIMEOUT:
+            check_timeout(timeout)
         deadline = asyncio.get_running_loop().time() + timeout
         snapshot: Snapshot | None = None
         while snapshot is None or not snapshot.state.ended:
