@@ -23,7 +23,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from attrs import field, frozen
 
 if TYPE_CHECKING:
