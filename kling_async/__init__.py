@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from kling_async._utils.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kling_async._utils.version import __version__
     from kling_async.batch.batch import Batch
     from kling_async.batch.decisions import Item
@@ -148,6 +150,8 @@ __all__ = [
     "parse_input",
 ]
 
+__getattr__: Callable[[str], object]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

@@ -10,20 +10,21 @@ in one background thread, and waits for it. Arguments, errors and guarantees are
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from kling_async import client as _async
-from kling_async._utils.loop_thread import LoopThread
+from kling_async._utils.loop_thread import LoopThread, iterate_in_thread
 from kling_async.errors import ClientClosedError
 from kling_async.tasks import task as _async_task
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
     from datetime import datetime
+    from pathlib import Path
 
     from kling_async.inputs.base import Input
     from kling_async.results import Result, Snapshot, TaskRef
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _F = TypeVar("_F", bound="Callable[..., object]")
-_END = object()
-
-
-def _blocking(
-    method: Callable[Concatenate[_async.KlingClient, _P], Coroutine[Any, Any, _R]],
-) -> Callable[Concatenate[KlingClient, _P], _R]:
-    @wraps(method)
-    def call(self: KlingClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return self.run(method(self.client, *args, **kwargs))
-
-    return call
 
 
 def _arguments_of(
@@ -100,7 +90,8 @@ class KlingClient:
 
     @_arguments_of(_async.KlingClient)
     def __init__(self, *args: object, **kwargs: object) -> None:
-        self.client = _async.KlingClient(*args, **kwargs)  # type: ignore[arg-type] # as declared
+        client = _async.KlingClient(*args, **kwargs)  # type: ignore[arg-type] # as declared
+        self.client: _async.KlingClient = client
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._closed = False
@@ -125,10 +116,30 @@ class KlingClient:
         """The tasks that this client knows of and has not seen end."""
         return self.client.running
 
-    generate = _blocking(_async.KlingClient.generate)
-    status = _blocking(_async.KlingClient.status)
-    balance = _blocking(_async.KlingClient.balance)
-    download = _blocking(_async.KlingClient.download)
+    @_documented_by(_async.KlingClient.generate)
+    def generate(
+        self, input: Input, *, timeout: float = DEFAULT_TIMEOUT, callback_url: str | None = None
+    ) -> Result:
+        return self.run(self.client.generate(input, timeout=timeout, callback_url=callback_url))
+
+    @_documented_by(_async.KlingClient.status)
+    def status(self, ref: TaskRef | str) -> Snapshot:
+        return self.run(self.client.status(ref))
+
+    @_documented_by(_async.KlingClient.balance)
+    def balance(self) -> float:
+        return self.run(self.client.balance())
+
+    @_documented_by(_async.KlingClient.download)
+    def download(
+        self,
+        result: Result | Snapshot,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> tuple[Path, ...]:
+        return self.run(self.client.download(result, folder, name=name, overwrite=overwrite))
 
     @_documented_by(_async.KlingClient.submit)
     def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
@@ -161,8 +172,7 @@ class KlingClient:
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Generator[Outcome]:
         check_inputs(inputs)
-        read = _read_in_thread(inputs)
-        many = self.client.generate_many
+        read, many = iterate_in_thread(inputs), self.client.generate_many
         return self._iterate(many(read, in_flight=in_flight, ordered=ordered, timeout=timeout))
 
     def _iterate(self, outcomes: AsyncGenerator[Outcome]) -> Generator[Outcome]:
@@ -188,14 +198,3 @@ class KlingClient:
                 thread.call(self.client.close())
             finally:
                 thread.stop()
-
-
-async def _read_in_thread(inputs: Iterable[Input]) -> AsyncGenerator[Input]:
-    """Read an iterable in a thread: it may block, also by using the blocking client."""
-    iterator = iter(inputs)
-    try:
-        while (item := await asyncio.to_thread(next, iterator, _END)) is not _END:
-            yield item  # type: ignore[misc] # not the end
-    finally:
-        if (close := getattr(iterator, "close", None)) is not None:
-            await asyncio.to_thread(close)

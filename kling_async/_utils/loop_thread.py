@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Iterable
 
 _R = TypeVar("_R")
+_T = TypeVar("_T")
+_END = object()
 
 
 class LoopThread(threading.Thread):
@@ -92,3 +94,14 @@ def _transfer(task: asyncio.Task[_R], done: Future[_R]) -> None:
         done.set_result(task.result())
     except BaseException as error:  # noqa: BLE001 - it is raised in the calling thread
         done.set_exception(error)
+
+
+async def iterate_in_thread(items: Iterable[_T]) -> AsyncGenerator[_T]:
+    """Read an iterable in a thread: it may block, also by using the blocking client."""
+    iterator = iter(items)
+    try:
+        while (item := await asyncio.to_thread(next, iterator, _END)) is not _END:
+            yield item  # type: ignore[misc] # not the end
+    finally:
+        if (close := getattr(iterator, "close", None)) is not None:
+            await asyncio.to_thread(close)

@@ -75,7 +75,9 @@ class BatchRun:
         self.client = client
         self.journal = journal
         self.options = options
-        self.folder = None if options.download_to is None else Path(options.download_to)
+        self.folder: Path | None = (
+            None if options.download_to is None else Path(options.download_to)
+        )
         self.guard = guard
         self.claims = claims
         self.counts: Counter[ItemState] = Counter()
@@ -141,7 +143,7 @@ class ItemRun:
     def __init__(
         self, run: BatchRun, work: WorkItem[tuple[Entry, Input]], entry: Entry, *, fresh: bool
     ) -> None:
-        self.entry = entry
+        self.entry: Entry = entry
         self.patience: float | None = work.patience
         self._run = run
         self._work = work

@@ -64,7 +64,7 @@ class LoopLimiter(Generic[StateT]):
     """
 
     def __init__(self, limits: Limits | None) -> None:
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._state: StateT | None = None  # the last one
         self._loops = PerLoop("limiter", self._continue_on)
 

@@ -92,8 +92,8 @@ class SlotTable(Generic[SlotT, CapT]):
         cap: CapT,
     ) -> None:
         self.loop = loop
-        self.lifetime = limits.presumed_lifetime
-        self.cap = cap
+        self.lifetime: float = limits.presumed_lifetime
+        self.cap: CapT = cap
         self.held: set[SlotT] = set()
         self._by_ref: dict[TaskRef, SlotT] = {}
         self._waiters: WaitQueue[SlotT] = WaitQueue(loop, self.give_back)
@@ -245,7 +245,13 @@ class SlotQueue(SlotTable[HeldSlot, TaskCap]):
         if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
             self.serve()
 
-    give_back = expire = release
+    def give_back(self, slot: HeldSlot) -> None:
+        """Free a slot that was given to a waiter as it was cancelled."""
+        self.release(slot)
+
+    def expire(self, slot: HeldSlot) -> None:
+        """Free a slot whose lifetime is over."""
+        self.release(slot)
 
     def serve(self) -> None:
         """Give as many slots as the cap allows to those who wait."""

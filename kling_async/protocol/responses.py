@@ -201,7 +201,9 @@ def _status_structure() -> Callable[[Mapping[str, object], type[StatusData]], St
     )
 
 
-structure_status = _status_structure()
+structure_status: Callable[[Mapping[str, object], type[StatusData]], StatusData] = (
+    _status_structure()
+)
 """Converts a mapping to :class:`StatusData`, its second argument, or raises ValueError."""
 
 

@@ -163,9 +163,10 @@ class PollQueue:
         self.budget: PollBudget = PollBudget(limits.requests_per_minute, loop.time())
         self.health: CallbackHealth = CallbackHealth()
         self.submits: list[float] = []  # when submits were sent that the budget has not counted
-        self.polling = 0  # how many polls are under way
-        self.cancelled = 0  # how many entries no longer count
-        self.weights = self.ends = 0.0
+        self.polling: int = 0  # how many polls are under way
+        self.cancelled: int = 0  # how many entries no longer count
+        self.weights: float = 0.0
+        self.ends: float = 0.0
         self._room = max(1, limits.connections * 3 // 4)
         self._entries: list[tuple[float, int, asyncio.Future[None], float]] = []
         self._count = 0

@@ -18,7 +18,7 @@ from kling_async.events import Event, Hook, Paused, Retrying
 from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
-    from kling_async.limits.base import Limiter, Permit
+    from kling_async.limits.base import Limiter, Limits, Permit
     from kling_async.policy.retry import Retry
     from kling_async.protocol.requests import Request
     from kling_async.transport import Transport
@@ -52,7 +52,7 @@ class RequestExecutor:
         self.limiter = limiter
         self.retry = retry
         self.hooks = hooks
-        self.limits = limiter.limits
+        self.limits: Limits = limiter.limits
         self.max_connections: int = self.limits.connections
         self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.max_connections))
         self._interruptions = 0

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from kling_async._utils.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kling_async.testing.clock import VirtualLoop
     from kling_async.testing.emulator.emulator import Emulator
     from kling_async.testing.emulator.records import Arrival, Delivery, Submission
@@ -26,6 +28,8 @@ __all__ = [
     "VirtualLoop",
 ]
 
+__getattr__: Callable[[str], object]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

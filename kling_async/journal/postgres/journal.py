@@ -33,8 +33,8 @@ try:
         read_workers,
         renew_lease,
     )
-except ImportError as error:
-    raise missing_extra("postgres", "a journal on PostgreSQL needs another package") from error
+except ImportError as _error:
+    raise missing_extra("postgres", "a journal on PostgreSQL needs another package") from _error
 
 if TYPE_CHECKING:
     from kling_async._postgres.transaction import Connection

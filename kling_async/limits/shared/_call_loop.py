@@ -29,7 +29,7 @@ class CallLoop:
     ) -> None:
         self.called_at: float = -inf
         self.changed_at: float = -inf  # the first change since the last call
-        self.stopped = False
+        self.stopped: bool = False
         self._loop = loop
         self._next_call = next_call
         self._call = call

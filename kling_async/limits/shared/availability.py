@@ -55,7 +55,7 @@ class MonitoredBackend:
     ) -> None:
         self.backend = backend
         self.when_gone: WhenGone = when_gone
-        self.epoch = epoch
+        self.epoch: str = epoch
         self.on_state_lost: list[Callable[[], None]] = []
         self.retry_at: float = -inf  # of the loop's time: it is of no use to call earlier
         self.answered_at: float = -inf

@@ -97,7 +97,7 @@ class RequestGrants:
         self._unreported_pause: float | None = None  # when the refused request was granted
         self._reserve_at = -inf  # it is of no use to reserve earlier
         self._timer = Timer(loop, self._serve)
-        self.calls = CallLoop(loop, self._next_call, self._call)
+        self.calls: CallLoop = CallLoop(loop, self._next_call, self._call)
         self.calls.called_at = loop.time()
         backend.on_state_lost.append(self._buffer.clear)  # other processes may get the same grants
 

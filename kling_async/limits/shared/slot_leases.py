@@ -111,7 +111,7 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
     ) -> None:
         cap = TaskCap(settings.limits.concurrent_tasks)
         super().__init__(loop, settings.limits, move, LearnedCap(cap))
-        self.calls = CallLoop(loop, self._next_call, self._call)
+        self.calls: CallLoop = CallLoop(loop, self._next_call, self._call)
         self._backend = backend
         self._settings = settings
         # What the backend does not know yet: the slot of each key, None for one that is free.

@@ -42,8 +42,8 @@ class Background:
         self._callbacks = CallbackSender(session, deliveries, speed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = time.time() - asyncio.get_running_loop().time()
-        self.films = Films(self._images, rendered=rendered)
-        self.closing = asyncio.Event()
+        self.films: Films = Films(self._images, rendered=rendered)
+        self.closing: asyncio.Event = asyncio.Event()
 
     def start(self, task: EmulatedTask, origin: str) -> asyncio.Event:
         """Start the work for a task; return an event that is set when it has called back once.
