@@ -64,8 +64,8 @@ class Task:
         return self._task.ref
 
     @_documented_by(_async_task.Task.wait)
-    def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
-        return self._client.run(self._task.wait(timeout))
+    def wait(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = True) -> Result:
+        return self._client.run(self._task.wait(timeout, report=report))
 
     @_documented_by(_async_task.Task.status)
     def status(self) -> Snapshot:

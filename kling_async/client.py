@@ -355,7 +355,8 @@ class KlingClient:
                 check_input(work_item.item)
                 task = await self.submit(work_item.item, observer=work_item)
                 work_item.submitted()
-                return evolve(outcome, task_ref=task.ref, result=await task.outcome(timeout))
+                result = await task.wait(timeout, report=False)
+                return evolve(outcome, task_ref=task.ref, result=result)
             except KlingError as error:
                 error.may_have_charged |= work_item.ref is not None  # as with generate
                 return evolve(outcome, task_ref=work_item.ref, error=error)

@@ -37,10 +37,10 @@ pytestmark = pytest.mark.virtual_time
 
 # Functions and files that an operation may enter. They only ever go down.
 LIMITS = {
-    "submit": (34, 14),
-    "generate": (70, 18),
-    "callback": (62, 20),
-    "batch of one": (140, 32),
+    "submit": (32, 14),
+    "generate": (64, 18),
+    "callback": (59, 20),
+    "batch of one": (134, 32),
 }
 
 HOME = Path(inspect.getfile(kling_async)).parent

@@ -282,7 +282,7 @@ class ItemRun:
         self._work.ref = entry.ref
         self._work.submitted()
         try:
-            result = await task.outcome(self._run.options.timeout)
+            result = await task.wait(self._run.options.timeout, report=False)
         except TaskFailedError as error:
             self._fresh = True
             self._error = error

@@ -12,7 +12,9 @@ import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -167,37 +169,33 @@ class PollQueue:
         self.cancelled: int = 0  # how many entries no longer count
         self.weights: float = 0.0
         self.ends: float = 0.0
+        # A heap of when polls are due, their numbers, their waiters, and when they may be made.
+        self.entries: list[tuple[float, int, asyncio.Future[None], float]] = []
+        self.numbers: count[int] = count()
         self._room = max(1, limits.connections * 3 // 4)
-        self._entries: list[tuple[float, int, asyncio.Future[None], float]] = []
-        self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def lateness(self, now: float) -> float:
         """Return how late the first poll of the queue is, in seconds."""
-        return max(0.0, now - self._entries[0][0]) if self._entries else 0.0
-
-    def push(self, future: asyncio.Future[None], due: float, not_before: float) -> None:
-        """Add a waiter, and start what is due."""
-        self._count += 1
-        heappush(self._entries, (due, self._count, future, not_before))
-        self.release_due()
+        return max(0.0, now - self.entries[0][0]) if self.entries else 0.0
 
     def remove(self, turn: _Turn) -> None:
         """Forget a waiter that was cancelled; rebuild the queue when most entries are of such."""
         self.weights -= turn.weight
         self.ends -= turn.ends
         self.cancelled += 1
-        if self.cancelled > max(_FEW, len(self._entries) / 2):
-            before = len(self._entries)
-            self._entries[:] = [entry for entry in self._entries if not entry[2].done()]
-            heapify(self._entries)
+        if self.cancelled > max(_FEW, len(self.entries) / 2):
+            before = len(self.entries)
+            self.entries[:] = [entry for entry in self.entries if not entry[2].done()]
+            heapify(self.entries)
             # Also of waiters that were cancelled with this one, and are yet to be removed.
-            self.cancelled -= before - len(self._entries)
+            self.cancelled -= before - len(self.entries)
 
-    def release_due(self) -> None:
+    def release_due(self, *, by_timer: bool = False) -> None:
         """Start the polls that are due, as far as there is room, and set the timer."""
         now = self.loop.time()
-        entries, budget = self._entries, self.budget
+        timer = None if by_timer else self._timer
+        entries, budget = self.entries, self.budget
         for moment in self.submits:
             budget.count_request(moment)
         self.submits.clear()
@@ -222,14 +220,11 @@ class PollQueue:
         # Without room, the poll that is recorded next starts another one.
         if entries and self.polling < self._room:
             moment = max(entries[0][0], now + max(wait, _TOGETHER) if wait else 0.0)
-            if self._timer is None or moment < self._timer.when():
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._timer = self.loop.call_at(moment, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self.release_due()
+            if timer is None or moment < timer.when():
+                if timer is not None:
+                    timer.cancel()
+                timer = self.loop.call_at(moment, partial(self.release_due, by_timer=True))
+        self._timer = timer
 
 
 class PollScheduler:
@@ -299,7 +294,8 @@ class PollScheduler:
         turn = tracked.turn
         if turn is not None and turn.queue is queue and not turn.future.done():
             queue.cancelled += 1  # its old entry
-            queue.push(turn.future, at, at)
+            heappush(queue.entries, (at, next(queue.numbers), turn.future, at))
+            queue.release_due()
 
     async def wait_until_due(self, tracked: TrackedTask) -> None:
         """Wait until a task is to be polled; then poll it, and call :meth:`record` in any case."""
@@ -322,7 +318,9 @@ class PollScheduler:
                 turn.weight = durations.weight * turn.ends
             queue.weights += turn.weight
             queue.ends += turn.ends
-        queue.push(turn.future, tracked.due, tracked.not_before)
+        entry = tracked.due, next(queue.numbers), turn.future, tracked.not_before
+        heappush(queue.entries, entry)
+        queue.release_due()
         try:
             await turn.future
         except asyncio.CancelledError:

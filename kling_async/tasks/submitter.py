@@ -220,7 +220,7 @@ class Submitter:
                 if not submits.waiting_for_slot and submits.sweeper is not None:
                     submits.sweeper.cancel()
                     submits.sweeper = None
-            if limiter.effective_tasks != self._limit:
+            if self._executor.hooks and limiter.effective_tasks != self._limit:
                 self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
             pending.attempt = await submits.outage.wait()

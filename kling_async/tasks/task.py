@@ -21,7 +21,7 @@ from kling_async.errors import (
 from kling_async.protocol import responses
 from kling_async.results import Snapshot, TaskRef, TaskState
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
-from kling_async.tasks.poll_scheduler import Age, PollScheduler, TrackedTask
+from kling_async.tasks.poll_scheduler import PollScheduler, TrackedTask
 
 if TYPE_CHECKING:
     from kling_async.results import Result
@@ -75,6 +75,7 @@ class Task:
     _tracked: TrackedTask
     _registry: Registry
     _scheduler: PollScheduler
+    seen_running: bool = False  # or submitted by this process
     reported: bool = field(default=False, init=False)  # as abandoned
     _snapshot: Snapshot | None = field(default=None, init=False)
     _final: Snapshot | None = field(default=None, init=False)  # known without a status call
@@ -105,11 +106,6 @@ class Task:
         return self._tracked.is_younger_than(_UNSEEN_GRACE)
 
     @property
-    def seen_running(self) -> bool:
-        """Whether this process has submitted the task, or has seen it running."""
-        return self._tracked.age is Age.EXACT or self._snapshot is not None
-
-    @property
     def snapshot(self) -> Snapshot | None:
         """The last status of the task, if it has been polled."""
         return self._snapshot
@@ -125,12 +121,12 @@ class Task:
         if not snapshot.result_urls and self._lacks_urls(snapshot):
             self.notify_ended()  # waiters poll again until the URLs are there
             return snapshot
-        self._snapshot = snapshot
+        self._snapshot, self.seen_running = snapshot, True
         if snapshot.state.ended:
             self.notify_ended(snapshot)  # waiters need not poll again
         return snapshot
 
-    async def wait(self, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    async def wait(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = True) -> Result:
         """Wait for the end and return the result.
 
         Temporary failures of the network or the service do not end the wait; the deadline does. If
@@ -140,6 +136,7 @@ class Task:
 
         Args:
             timeout: Seconds to wait, from now; half an hour by default.
+            report: Whether to report the reference of an abandoned task.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -149,10 +146,6 @@ class Task:
             ClientClosedError: The client was closed meanwhile. The remote task continues.
             ConfigurationError: The timeout is not a positive number of seconds.
         """
-        return await self.outcome(timeout, report=True)
-
-    async def outcome(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = False) -> Result:
-        """Wait as :meth:`wait` does, for callers that report abandoned tasks themselves."""
         if timeout != DEFAULT_TIMEOUT:
             check_timeout(timeout)
         deadline = asyncio.get_running_loop().time() + timeout
@@ -266,7 +259,7 @@ class Task:
                 young = isinstance(self._trouble, NotFoundError) or self._urls_due is not None
                 self._scheduler.reschedule(self._tracked, _SOON if young else inf)
             else:
-                self._snapshot = snapshot
+                self._snapshot, self.seen_running = snapshot, True
         finally:
             waiters.line = None
             for turn in line:
@@ -297,7 +290,7 @@ class Task:
 async def poll_unattended(task: Task, *, once: bool = False) -> None:
     """Wait for a task for which no caller waits, or send one status call, to notice its end."""
     try:
-        await (task.status() if once else task.outcome())
+        await (task.status() if once else task.wait(report=False))
     except KlingError:  # those that wait for the task get it themselves
         pass
     except Exception:  # noqa: BLE001 - of the user's transport or limiter

@@ -13,6 +13,7 @@ from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
 from kling_async.protocol import requests, responses
 from kling_async.tasks.abandoned import AbandonedTasks, log_warning
+from kling_async.tasks.poll_scheduler import Age
 from kling_async.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TaskRegistry:
         It takes over the slot of the submit. The nonce is that of the callback URL, if any.
         """
         tracked = self._scheduler.track(kind_of(sent), expects_callback=bool(nonce))
-        task = Task(ref, tracked, self, self._scheduler)
+        task = Task(ref, tracked, self, self._scheduler, seen_running=True)
         on_expired = partial(self._expire, task)
         self._held[ref] = _Held(task, slot, on_expired, nonce)
         slot.confirm(ref, tracked.history.lifetime, on_expired)
@@ -74,7 +75,8 @@ class TaskRegistry:
 
         It holds no slot until it is seen to be running.
         """
-        task = Task(ref, self._scheduler.track(kind, age), self, self._scheduler)
+        tracked = self._scheduler.track(kind, age)
+        task = Task(ref, tracked, self, self._scheduler, tracked.age is Age.EXACT)
         self._attached[ref] = task
         return task
 
@@ -108,7 +110,8 @@ class TaskRegistry:
         """Send a status call, and update the task with the answer."""
         request = requests.build_status(ref)
         parse = partial(responses.parse_status, request, ref=ref)
-        task = self.find(ref)
+        held = self._held.get(ref)
+        task = self._attached.get(ref) if held is None else held.task
         try:
             snapshot = await self._executor.execute(
                 request, partial(self._executor.send, request, parse)

@@ -495,7 +495,7 @@ class Counted(PollScheduler):
     def check(self) -> None:
         """Compare the counters with what is there."""
         queue = self.queues.get()
-        futures = [future for _, _, future, _ in queue._entries]  # noqa: SLF001
+        futures = [future for _, _, future, _ in queue.entries]
         waiting = {id(future) for future in futures if not future.done()}
         assert queue.cancelled == len(futures) - len(waiting)
         assert 0 <= queue.polling <= queue._room  # noqa: SLF001
@@ -506,7 +506,7 @@ class Counted(PollScheduler):
         """What is counted; nothing, once everybody has gone."""
         queue = self.queues.get()
         sums = round(queue.weights + queue.ends, 6)
-        return len(queue._entries), queue.cancelled, queue.polling, sums  # noqa: SLF001
+        return len(queue.entries), queue.cancelled, queue.polling, sums
 
 
 async def follow(

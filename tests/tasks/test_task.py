@@ -696,10 +696,10 @@ async def test_cancelled_after_the_end() -> None:
     assert not service.abandoned
 
 
-async def test_an_outcome_that_is_cancelled() -> None:
-    """Those that report abandoned tasks themselves wait by `outcome`, which reports nothing."""
+async def test_a_cancelled_wait_without_report() -> None:
+    """Those that report abandoned tasks themselves wait without a report."""
     service = Service((0, "processing"))
-    waiter = asyncio.create_task(service.task().outcome())
+    waiter = asyncio.create_task(service.task().wait(report=False))
     await asyncio.sleep(3)
     waiter.cancel()
     await asyncio.wait([waiter])
