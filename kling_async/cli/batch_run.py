@@ -87,12 +87,7 @@ class BatchCommand:
             self._output.print_status(remark)
         error: KlingError | None = None
         try:
-            async with (
-                show_stats(self._stats, self._args.file.name, silent=self._args.json),
-                aclosing(batch.run(self._rows.items())) as outcomes,
-            ):
-                async for outcome in outcomes:
-                    self._handle(outcome)
+            await self._process_items(batch)
         except JournalError as failed:
             self._report_lost_journal(failed)
             raise
@@ -121,6 +116,14 @@ class BatchCommand:
         if counts[ItemState.SUBMITTED]:
             return exit_codes.RUNNING
         return exit_codes.DOWNLOAD if self._outcomes["not saved"] else exit_codes.OK
+
+    async def _process_items(self, batch: Batch) -> None:
+        async with (
+            show_stats(self._stats, self._args.file.name, silent=self._args.json),
+            aclosing(batch.run(self._rows.items())) as outcomes,
+        ):
+            async for outcome in outcomes:
+                self._handle(outcome)
 
     def _handle(self, outcome: Outcome) -> None:
         """Print an outcome of this run, and keep its error for the summary."""

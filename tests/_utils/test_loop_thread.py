@@ -97,3 +97,10 @@ def test_interrupted_before_the_start(thread: LoopThread, monkeypatch: pytest.Mo
     monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupt)  # noqa: SLF001
     with pytest.raises(KeyboardInterrupt):
         thread.call(where())
+
+
+def test_a_thread_of_another_process(thread: LoopThread) -> None:
+    """A thread that was started before a fork is refused in the child."""
+    thread._process_id -= 1  # noqa: SLF001 - as after a fork
+    with pytest.raises(ConfigurationError, match="forked"):
+        thread.call(where())

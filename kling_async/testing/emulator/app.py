@@ -152,13 +152,15 @@ class Api:
         if rule is None:
             return await self._handle(request, handler)
         closing = request.app[_BACKGROUND].closing
-        answer: web.StreamResponse | None = await faults.instead(rule, request, closing)
-        if answer is None:
-            request[_FAULT] = rule.what
-            answer = await self._handle(request, handler)
-            if isinstance(answer, web.Response):
-                answer = await faults.afterwards(rule, request, answer, closing)
-        return answer
+        if (response := await faults.instead(rule, request, closing)) is not None:
+            return response
+        request[_FAULT] = rule.what
+        answer = await self._handle(request, handler)
+        return (
+            await faults.afterwards(rule, request, answer, closing)
+            if isinstance(answer, web.Response)
+            else answer
+        )
 
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:

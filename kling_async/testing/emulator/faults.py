@@ -43,6 +43,7 @@ async def instead(
     The fault ``late`` waits before it returns None.
     """
     detail = rule.detail
+    answer: web.Response | None = None
     match rule.what:
         case "hang":
             await closing.wait()
@@ -64,9 +65,6 @@ async def instead(
                 answer = _error_envelope(code, status=code, headers=headers)
         case "late":
             await wait(float(detail or _LATE), closing)
-            return None
-        case _:
-            return None
     return answer
 
 
