@@ -47,6 +47,7 @@ from kling_async.limits.local import LocalLimiter
 from kling_async.results import SavedFile, TaskState
 from kling_async.testing import Emulator, ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
+from tests.clients import FOX, KEY, now, posts, settle
 from tests.engines.ports import held
 
 if TYPE_CHECKING:
@@ -56,24 +57,6 @@ if TYPE_CHECKING:
     from tests.conftest import Connect, Emulate, ServeApp
 
 pytestmark = pytest.mark.virtual_time
-
-FOX = MasterTextToVideo("a fox in fresh snow")
-KEY = "sk-very-secret-key-0123456789"
-
-
-def now() -> float:
-    """Give the loop's time."""
-    return asyncio.get_running_loop().time()
-
-
-def posts(emulator: Emulator) -> int:
-    """Count the submits that arrived."""
-    return sum(arrival.method == "POST" for arrival in emulator.requests)
-
-
-async def settle() -> None:
-    """Let what has been cancelled come to its end."""
-    await asyncio.sleep(0.01)
 
 
 # ---------------------------------------------------------------------------- one of each call

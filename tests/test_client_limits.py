@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Retry, TaskRef
+from kling_async import KlingClient, Limits, Retry, TaskRef
 from kling_async.errors import (
     AnswerLostError,
     KlingError,
@@ -26,8 +26,9 @@ from kling_async.events import (
     TasksAbandoned,
 )
 from kling_async.limits.local import LocalLimiter
-from kling_async.testing import Emulator, ScriptedTransport, VirtualLoop
+from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import Request, Response, answer
+from tests.clients import FOX, KEY, now, posts, settle
 
 if TYPE_CHECKING:
     from kling_async.testing.transport import Request, Response
@@ -35,23 +36,6 @@ if TYPE_CHECKING:
 
 
 pytestmark = pytest.mark.virtual_time
-FOX = MasterTextToVideo("a fox in fresh snow")
-KEY = "sk-very-secret-key-0123456789"
-
-
-def now() -> float:
-    """Give the loop's time."""
-    return asyncio.get_running_loop().time()
-
-
-def posts(emulator: Emulator) -> int:
-    """Count the submits that arrived."""
-    return sum(arrival.method == "POST" for arrival in emulator.requests)
-
-
-async def settle() -> None:
-    """Let what has been cancelled come to its end."""
-    await asyncio.sleep(0.01)
 
 
 # ----------------------------------------------------------------------------------------- limits

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -21,26 +21,12 @@ from kling_async._postgres.connection import (
 from kling_async._postgres.errors import UnreachableError
 from kling_async._postgres.transaction import Connection, Rows, next_notification, transact
 from kling_async.errors import ConfigurationError
+from tests._postgres.connections import connection_to
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from tests.conftest import ServeRaw
-
-SETTINGS = (
-    "SELECT current_setting('transaction_isolation'), current_setting('lock_timeout'),"
-    " current_setting('statement_timeout')"
-)
-
-
-@asynccontextmanager
-async def connection_to(url: str, **options: Any) -> AsyncIterator[ConnectionManager]:  # noqa: ANN401
-    """Make a connection manager, and close it at the end."""
-    connection = ConnectionManager(url, **options)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @pytest.fixture

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from kling_async._postgres.connection import ConnectionManager
 from kling_async._postgres.transaction import Connection, Rows, is_pooled, transact
+from tests._postgres.connections import SETTINGS, connection_to
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-
-SETTINGS = (
-    "SELECT current_setting('transaction_isolation'), current_setting('lock_timeout'),"
-    " current_setting('statement_timeout')"
-)
-
-
-@asynccontextmanager
-async def connection_to(url: str, **options: Any) -> AsyncIterator[ConnectionManager]:  # noqa: ANN401
-    """Make a connection manager, and close it at the end."""
-    connection = ConnectionManager(url, **options)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    from collections.abc import Iterator
 
 
 @pytest.fixture

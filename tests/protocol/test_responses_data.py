@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async.protocol.responses import StatusData, structure_status
+from tests.protocol.answers import VIDEO
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
-VIDEO = "https://cdn.example/a.mp4"
 
 JSON = st.recursive(
     st.none()

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-import json
 import logging
 import tracemalloc
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -30,6 +28,18 @@ from kling_async.tasks.abandoned import describe
 from kling_async.tasks.fan_out import iterate
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
+from tests.tasks.fan_outs import (
+    KEY,
+    BrokenError,
+    Leftovers,
+    Service,
+    Watched,
+    breaking,
+    by_number,
+    foxes,
+    left_alone,
+    refs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -38,27 +48,16 @@ if TYPE_CHECKING:
         Callable,
         Iterable,
         Iterator,
-        Mapping,
     )
 
     from kling_async.inputs.base import Input
     from kling_async.tasks.fan_out import WorkItem
-    from kling_async.testing import Emulator
     from kling_async.testing.transport import Request, Response
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
 
-Leftovers: TypeAlias = "Callable[[], set[str]]"
 Wrap: TypeAlias = "Callable[[Iterable[Input]], Iterable[Input] | AsyncIterable[Input]]"
-
-KEY = "sk-a-key"
-
-
-def foxes(number: int | None = None) -> Iterator[MasterTextToVideo]:
-    """Give so many inputs, or inputs without end."""
-    for index in itertools.count() if number is None else range(number):
-        yield MasterTextToVideo(f"fox {index}")
 
 
 async def slowly(inputs: Iterable[Input]) -> AsyncIterator[Input]:
@@ -79,21 +78,6 @@ class Drawn:
         for one in self.inputs:
             self.count += 1
             yield one
-
-
-def by_number(*seconds: float, rest: float) -> Callable[[Mapping[str, object]], float]:
-    """Let the first foxes take so many seconds, and all others as many as the rest."""
-
-    def duration(sent: Mapping[str, object]) -> float:
-        number = int(str(sent["prompt"]).rpartition(" ")[2])
-        return seconds[number] if number < len(seconds) else rest
-
-    return duration
-
-
-def refs(emulator: Emulator) -> list[TaskRef]:
-    """Name the tasks that were started."""
-    return [TaskRef(one.model, one.task_id) for one in emulator.ledger]
 
 
 wraps = pytest.mark.parametrize("wrap", [iter, slowly], ids=["iterable", "async iterable"])
@@ -279,22 +263,6 @@ async def test_one_that_lags(emulate: Emulate, connect: Connect) -> None:
         assert (drawn.count > 10) is not ordered
 
 
-class Service:
-    """Answers submits, and status calls of tasks that take a minute, without a socket."""
-
-    def __init__(self) -> None:
-        self.tasks = 0
-
-    def __call__(self, request: Request) -> Response:
-        if request.kind == "submit":
-            self.tasks += 1
-            return answer({"taskId": f"task_{self.tasks}"})
-        assert request.ref is not None
-        result = json.dumps({"resultUrls": ["https://example.com/fox.mp4"]})
-        said = {"taskId": request.ref.task_id, "state": "success", "resultJson": result}
-        return answer(said)
-
-
 class Forgetful(ScriptedTransport):
     """Keeps no requests."""
 
@@ -326,29 +294,6 @@ async def test_memory_is_flat() -> None:
 
 
 # ------------------------------------------------------------------------------------- ended early
-
-
-async def left_alone(
-    emulator: Emulator,
-    events: list[Event],
-    leftovers: Leftovers,
-    caplog: pytest.LogCaptureFixture,
-    reported: Iterable[TaskRef | None] = (),
-) -> None:
-    """Assert that a fan-out has ended, with all that it had submitted reported."""
-    await asyncio.sleep(0)
-    assert not leftovers()
-    started = set(refs(emulator))
-    reports = [event.refs for event in events if isinstance(event, TasksAbandoned)]
-    left = [ref for report in reports for ref in report]
-    assert set(left) == started - set(reported)
-    assert len(left) == len(set(left))
-    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-    abandoned = [text for text in warnings if "unattended" in text]
-    assert abandoned == [describe(report) for report in reports]
-    before = len(emulator.requests)
-    await asyncio.sleep(1000)
-    assert len(emulator.requests) == before
 
 
 @wraps
@@ -480,16 +425,6 @@ async def test_an_error_of_the_callers(
     with pytest.raises(ZeroDivisionError):
         await main()
     await left_alone(emulator, events, leftovers, caplog, [reported[0].task_ref])
-
-
-class BrokenError(Exception):
-    pass
-
-
-def breaking(number: int) -> Iterator[Input]:
-    """Give so many inputs, then break."""
-    yield from foxes(number)
-    raise BrokenError
 
 
 @wraps
@@ -625,53 +560,6 @@ async def test_a_transport_that_breaks(leftovers: Leftovers) -> None:
     with pytest.raises(ZeroDivisionError):
         await anext(kling.generate_many(foxes(3)))
     assert not leftovers()
-
-
-class Watched:
-    """Generators that note when they are closed, and how."""
-
-    def __init__(self) -> None:
-        self.closed: list[type[BaseException] | None] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.closed.append(type(error))
-            raise
-        else:
-            self.closed.append(None)
-
-    def ready(self) -> Iterator[Input]:
-        with self.watching():
-            yield from foxes()
-
-    async def arriving(self) -> AsyncIterator[Input]:
-        with self.watching():
-            for fox in foxes():
-                yield fox
-
-    async def awaiting(self) -> AsyncIterator[Input]:
-        with self.watching():
-            for fox in foxes(1):
-                yield fox
-            await asyncio.Event().wait()
-
-    async def tidying(self) -> AsyncIterator[Input]:
-        try:
-            for fox in foxes():
-                yield fox
-        finally:
-            await asyncio.sleep(5)
-            self.closed.append(None)
-
-    async def stubborn(self) -> AsyncIterator[Input]:
-        with self.watching():
-            yield MasterTextToVideo("a fox")
-            with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-            yield MasterTextToVideo("one too many")
 
 
 @pytest.mark.parametrize(

@@ -6,59 +6,22 @@ from bisect import bisect_right
 from collections import Counter
 from random import Random
 from statistics import mean
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Snapshot, TaskRef
-from kling_async.policy.durations import Kind
-from kling_async.results import TaskState
+from kling_async import KlingClient, Limits
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
+from tests.tasks.polling import FOX, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
-    from kling_async.tasks.poll_scheduler import PollScheduler
     from kling_async.testing.transport import Request, Response
 
 
 pytestmark = pytest.mark.virtual_time
-_T = TypeVar("_T")
-REF = TaskRef("kling-2-1", "task_1")
-FOX = MasterTextToVideo("a fox in fresh snow")
-ATTACHED = Kind("kling-2-1")
-FAILED = Snapshot(REF, TaskState.FAILED)
-
-
-def now() -> float:
-    """Give the loop's time."""
-    return asyncio.get_running_loop().time()
-
-
-async def together(*waits: Coroutine[object, object, _T]) -> list[_T]:
-    """Run all of these at once, in this order."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(wait) for wait in waits]
-    return [task.result() for task in tasks]
-
-
-async def fullest(scheduler: PollScheduler, number: int) -> int:
-    """Let so many ask at once; count how many ever did."""
-    asking = most = 0
-
-    async def ask() -> None:
-        nonlocal asking, most
-        tracked = scheduler.track(ATTACHED, None)
-        await scheduler.wait_until_due(tracked)
-        asking += 1
-        most = max(most, asking)
-        await asyncio.sleep(1)
-        asking -= 1
-        scheduler.record(tracked, FAILED)
-
-    await together(*(ask() for _ in range(number)))
-    return most
 
 
 # --------------------------------------------------------------------------------- the whole system
