@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -46,6 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
     But for the guards around C's memory: nothing here is written in C, and they take a sixth of
     the time.
     """
+    # A shell starts what is in its background with SIGINT ignored, and children inherit that: a
+    # child that is to be interrupted would never end.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     strict = {"PYTHONDEVMODE": "1", "PYTHONMALLOC": "default"}
     if hasattr(config, "workerinput"):
         for name in strict:

@@ -128,10 +128,6 @@ class Start(Protocol):
 def start() -> Iterator[Start]:
     """Start a command as a process of its own; what still runs at the end is ended."""
     with ExitStack() as stack:
-        # A shell starts what is in its background with SIGINT ignored, and children inherit that.
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-        stack.callback(signal.signal, signal.SIGINT, handler)
-
         def start(*argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             process = subprocess.Popen((*COMMAND, *argv), **{**pipes, **options})
