@@ -72,7 +72,16 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
-    from kling_async.results import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
+    from kling_async.results import (
+        FailReason,
+        MediaFacts,
+        MediaProblem,
+        Result,
+        SavedFile,
+        Snapshot,
+        TaskRef,
+        TaskState,
+    )
     from kling_async.tasks.fan_out import Outcome
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
@@ -110,6 +119,8 @@ __all__ = [
     "LocalLimiter",
     "MasterImageToVideo",
     "MasterTextToVideo",
+    "MediaFacts",
+    "MediaProblem",
     "MissingExtraError",
     "NotFoundError",
     "Outcome",
@@ -157,7 +168,16 @@ __getattr__, __dir__ = lazy_names(
     {
         "_utils.version": ("__version__",),
         "errors": ("Problem", *(name for name in __all__ if name.endswith("Error"))),
-        "results": ("FailReason", "Result", "SavedFile", "Snapshot", "TaskRef", "TaskState"),
+        "results": (
+            "FailReason",
+            "MediaFacts",
+            "MediaProblem",
+            "Result",
+            "SavedFile",
+            "Snapshot",
+            "TaskRef",
+            "TaskState",
+        ),
         "inputs": (
             "Input",
             "MasterImageToVideo",

@@ -95,6 +95,39 @@ class Result(_pydantic.Value):
     cost_time: float | None = None
 
 
+class MediaProblem(StrEnum):
+    """What is wrong with a saved video."""
+
+    UNREADABLE = "unreadable"  # not a video, or damaged; all figures are 0
+    TRUNCATED = "truncated"  # frames are missing at its end
+    WRONG_LENGTH = "wrong_length"  # it is not as long as the input's ``duration``
+    WRONG_RATIO = "wrong_ratio"  # width and height do not have the input's ``aspect_ratio``
+    BLACK = "black"  # all frames are black
+    FROZEN = "frozen"  # all frames show the same
+    SILENT = "silent"  # the input asked for ``sound``, and it has no sound
+
+
+@frozen
+class MediaFacts(_pydantic.Value):
+    """What a saved video contains; see :func:`kling_async.media.inspect_video`.
+
+    Attributes:
+        duration: Its length in seconds, as the file states it.
+        width: Pixels, as it is displayed.
+        height: Pixels, as it is displayed.
+        frame_rate: Frames per second, on average.
+        has_sound: Whether it has sound. A silent track does not count.
+        problems: What is wrong with it, compared with its input if one was given.
+    """
+
+    duration: float
+    width: int
+    height: int
+    frame_rate: float
+    has_sound: bool
+    problems: tuple[MediaProblem, ...] = ()
+
+
 @frozen
 class SavedFile(_pydantic.Value):
     """A file of a result that was saved completely.
@@ -104,9 +137,11 @@ class SavedFile(_pydantic.Value):
         name: Its name inside the folder that it was saved to.
         size_bytes: Its size.
         sha256: The checksum of its content, in hexadecimal.
+        media: What the video contains, if it was inspected.
     """
 
     url: str = field(metadata=_URL)
     name: str
     size_bytes: int
     sha256: str
+    media: MediaFacts | None = None

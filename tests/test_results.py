@@ -3,8 +3,18 @@ import pickle
 from datetime import UTC, datetime
 
 import pytest
+from attrs import evolve
 
-from kling_async.results import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
+from kling_async.results import (
+    FailReason,
+    MediaFacts,
+    MediaProblem,
+    Result,
+    SavedFile,
+    Snapshot,
+    TaskRef,
+    TaskState,
+)
 
 
 @pytest.mark.parametrize(
@@ -103,4 +113,15 @@ def test_saved_file_as_json() -> None:
         "name": "a.mp4",
         "size_bytes": 3,
         "sha256": "0" * 64,
+        "media": None,
+    }
+    problems = (MediaProblem.BLACK, MediaProblem.TRUNCATED)
+    media = MediaFacts(5.0, 640, 360, 24.0, has_sound=False, problems=problems)
+    assert evolve(saved, media=media).to_dict()["media"] == {
+        "duration": 5.0,
+        "width": 640,
+        "height": 360,
+        "frame_rate": 24.0,
+        "has_sound": False,
+        "problems": ["black", "truncated"],
     }

@@ -195,7 +195,9 @@ class Value:
 def _plain(value: object) -> object:
     match value:
         case tuple():
-            return list(value)
+            return [_plain(item) for item in value]
+        case Value():
+            return value.to_dict()
         case Enum():
             return value.value
         case datetime():

@@ -29,6 +29,9 @@ class BatchOptions:
             journal, and the next run waits for it again.
         downloads: How many downloads may run at one time, beside the generation. The client
             runs at most 16.
+        inspect_media: Inspect each saved video, and record what it contains, and what is wrong
+            with it, in ``Outcome.media`` and in the journal; see
+            :func:`kling_async.media.inspect_video`. It needs the extra ``media``.
         resubmit_unsure: Submit items again that are *unsure* when the journal is opened. This may
             pay twice.
         resubmit_rejected: Submit items again whose submit the service had rejected, at no charge,
@@ -55,6 +58,7 @@ class BatchOptions:
     in_flight: int | None = None
     timeout: float = DEFAULT_TIMEOUT
     downloads: int = 4
+    inspect_media: bool = False
     resubmit_unsure: bool = False
     resubmit_rejected: bool = False
     resubmit_failed: int = 0
@@ -82,6 +86,10 @@ class BatchOptions:
                 f"min_balance must be a number of US dollars, not {self.min_balance!r}"
             )
         check_timeout(self.timeout)
+        if self.inspect_media:
+            from kling_async.media.inspection import import_av
+
+            import_av()
 
 
 class BatchKeywords(TypedDict, total=False):
@@ -91,6 +99,7 @@ class BatchKeywords(TypedDict, total=False):
     in_flight: int | None
     timeout: float
     downloads: int
+    inspect_media: bool
     resubmit_unsure: bool
     resubmit_rejected: bool
     resubmit_failed: int

@@ -26,6 +26,7 @@ from kling_async.journal.base import (
     Ownership,
     Transition,
 )
+from kling_async.media.inspection import inspected_files
 from kling_async.policy.retry import backoff
 from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import ItemFate, Verdict
@@ -187,6 +188,7 @@ class ItemRun:
             entry.key,
             tuple(folder / file.name for file in entry.files) if folder else (),
             done_by_other,
+            tuple(file.media for file in entry.files if file.media) if folder else (),
         )
 
     # The observer of the submit.
@@ -311,6 +313,8 @@ class ItemRun:
             files = await self._run.client.save(
                 result, folder, name=entry.key, previous=entry.files, on_renewed=on_renewed
             )
+            if self._run.options.inspect_media:
+                files = await inspected_files(folder, files, self._input)
         await self._record_state(ItemState.SAVED, files=files)
         return True
 

@@ -53,6 +53,7 @@ def outcome_dict(outcome: Outcome) -> dict[str, object]:
         "ref": outcome.task_ref and str(outcome.task_ref),
         **(outcome.result.to_dict() if outcome.result else {}),
         "files": [str(path) for path in outcome.files],
+        "media": [facts.to_dict() for facts in outcome.media],
         "done_by_other": outcome.done_by_other,
         **(_error_fields(outcome.error) if outcome.error else {}),
     }
@@ -64,6 +65,7 @@ def error_dict(key: str, error: KlingError) -> dict[str, object]:
         "key": key,
         "ref": error.ref and str(error.ref),
         "files": [],
+        "media": [],
         "done_by_other": False,
         **_error_fields(error),
     }

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict
 
 from kling_async.journal.base import Entry, Failure, ItemError, ItemState, Transition
-from kling_async.results import FailReason, Result, SavedFile, TaskRef
+from kling_async.results import (
+    FailReason,
+    MediaFacts,
+    MediaProblem,
+    Result,
+    SavedFile,
+    TaskRef,
+)
 
 if TYPE_CHECKING:
     from kling_async.journal.base import Planned
@@ -84,7 +91,7 @@ def format_details(transition: Transition) -> dict[str, str | None]:
         "ref": str(transition.ref) if transition.ref else None,
         "result": to_json(result.to_dict()) if result else None,
         "failure": to_json(asdict(failure)) if failure else None,
-        "files": to_json([asdict(file) for file in files]) if files else None,
+        "files": to_json([_file_fields(file) for file in files]) if files else None,
     }
 
 
@@ -124,8 +131,23 @@ def parse_details(
         TaskRef.parse(ref) if ref else None,
         _parse_result(json.loads(result)) if result else None,
         _parse_failure(json.loads(failure)) if failure else None,
-        tuple(SavedFile(**file) for file in json.loads(files)) if files else (),
+        tuple(map(_parse_file, json.loads(files))) if files else (),
     )
+
+
+def _file_fields(file: SavedFile) -> dict[str, object]:
+    fields = file.to_dict()
+    if file.media is None:  # earlier versions do not know the field
+        del fields["media"]
+    return fields
+
+
+def _parse_file(plain: dict[str, Any]) -> SavedFile:
+    media = plain.pop("media", None)
+    if media is not None:
+        problems = tuple(map(MediaProblem, media.pop("problems")))
+        media = MediaFacts(**media, problems=problems)
+    return SavedFile(**plain, media=media)
 
 
 def _parse_result(plain: dict[str, Any]) -> Result:

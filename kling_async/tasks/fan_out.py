@@ -27,7 +27,7 @@ from attrs import Factory, define, frozen
 
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs.base import Input
-from kling_async.results import Result, TaskRef
+from kling_async.results import MediaFacts, Result, TaskRef
 
 if TYPE_CHECKING:
     from kling_async._utils.shielding import Cleanups
@@ -52,6 +52,7 @@ class Outcome:
         files: What a batch has saved, in the order of the result's URLs.
         done_by_other: Another worker that shares the batch's journal has done it, and yields it,
             too. Its files are where that worker runs.
+        media: What each of the files contains, if the batch inspects them.
     """
 
     index: int
@@ -62,6 +63,7 @@ class Outcome:
     key: str | None = None
     files: tuple[Path, ...] = ()
     done_by_other: bool = False
+    media: tuple[MediaFacts, ...] = ()
 
 
 async def iterate(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T]:

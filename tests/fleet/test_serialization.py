@@ -70,6 +70,7 @@ def test_a_result_in_plain_values() -> None:
         **result.to_dict(),
         "key": "fox",
         "files": ["fox.mp4"],
+        "media": [],
         "done_by_other": True,
     }
     json.dumps(fields)
@@ -83,6 +84,7 @@ def test_an_error_in_plain_values() -> None:
         "key": "fox",
         "ref": str(REF),
         "files": [],
+        "media": [],
         "done_by_other": False,
         "error": "TaskFailedError",
         "message": "no",
