@@ -67,6 +67,21 @@ if TYPE_CHECKING:
         ProImageToVideo,
         StandardImageToVideo,
     )
+    from kling_async.inputs.kling_2_5_turbo_pro import (
+        Kling25TurboProImageToVideo,
+        Kling25TurboProTextToVideo,
+    )
+    from kling_async.inputs.kling_2_6 import Kling26ImageToVideo, Kling26TextToVideo
+    from kling_async.inputs.kling_3_0_std import (
+        Kling30StdImageToVideo,
+        Kling30StdMotionControl,
+        Kling30StdTextToVideo,
+    )
+    from kling_async.inputs.kling_3_0_turbo import (
+        Kling30TurboImageToVideo,
+        Kling30TurboTextToVideo,
+    )
+    from kling_async.inputs.raw import RawInput
     from kling_async.limits.base import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared.limiter import SharedLimiter
@@ -111,6 +126,15 @@ __all__ = [
     "InputError",
     "Item",
     "JournalError",
+    "Kling25TurboProImageToVideo",
+    "Kling25TurboProTextToVideo",
+    "Kling26ImageToVideo",
+    "Kling26TextToVideo",
+    "Kling30StdImageToVideo",
+    "Kling30StdMotionControl",
+    "Kling30StdTextToVideo",
+    "Kling30TurboImageToVideo",
+    "Kling30TurboTextToVideo",
     "KlingClient",
     "KlingError",
     "Limiter",
@@ -131,6 +155,7 @@ __all__ = [
     "ProImageToVideo",
     "Problem",
     "RateLimitError",
+    "RawInput",
     "RefusedError",
     "Relay",
     "RequestError",
@@ -180,9 +205,19 @@ __getattr__, __dir__ = lazy_names(
         ),
         "inputs": (
             "Input",
+            "Kling25TurboProImageToVideo",
+            "Kling25TurboProTextToVideo",
+            "Kling26ImageToVideo",
+            "Kling26TextToVideo",
+            "Kling30StdImageToVideo",
+            "Kling30StdMotionControl",
+            "Kling30StdTextToVideo",
+            "Kling30TurboImageToVideo",
+            "Kling30TurboTextToVideo",
             "MasterImageToVideo",
             "MasterTextToVideo",
             "ProImageToVideo",
+            "RawInput",
             "StandardImageToVideo",
             "parse_input",
         ),

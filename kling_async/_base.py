@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 # Task ids are opaque. Only what could not be stored on one line of text is invalid.
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TASK_ID = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 _REF = "must be a reference such as kling-2-1/task_12345678"
@@ -112,7 +112,7 @@ class TaskRef:
 
     def __attrs_post_init__(self) -> None:
         problems = []
-        if not isinstance(self.model, str) or not _MODEL.fullmatch(self.model):
+        if not isinstance(self.model, str) or not MODEL_NAME.fullmatch(self.model):
             rule = "a model's name, such as kling-2-1"
             problems.append(Problem("model", rule, repr(self.model)[:80]))
         if not isinstance(self.task_id, str) or not _TASK_ID.fullmatch(self.task_id):
@@ -160,7 +160,7 @@ class TaskRef:
         task_id = _TASK_ID.pattern.replace(r"\ud800-\udfff", "")
         return {
             "type": "string",
-            "pattern": f"^{_MODEL.pattern}/{task_id}$",
+            "pattern": f"^{MODEL_NAME.pattern}/{task_id}$",
             "description": _pydantic.summary(cls),
             "examples": ["kling-2-1/task_12345678"],
         }

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
+from kling_async._base import MODEL_NAME as MODEL_NAME  # noqa: PLC0414 - what TaskRef.model matches
 from kling_async._base import TaskRef as TaskRef  # noqa: PLC0414 - a public name of this module
 from kling_async._utils import pydantic as _pydantic
 

@@ -13,8 +13,8 @@ import attrs
 
 from kling_async.errors import InputError, Problem
 from kling_async.inputs.base import parse_input
+from kling_async.inputs.fields import AspectRatio
 from kling_async.inputs.kling_2_1 import (
-    AspectRatio,
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,

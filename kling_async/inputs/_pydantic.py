@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
-
-from kling_async._utils.pydantic import core_schema, descriptions, refusal, showable, summary
+from kling_async._utils.pydantic import core_schema, refusal, showable, summary
 from kling_async._utils.text import format_value
 from kling_async.errors import InputError
+from kling_async.inputs import registry
+from kling_async.inputs.json_schema import class_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,27 +26,35 @@ _T = TypeVar("_T")
 
 def input_core_schema(
     cls: type[_T],
-    classes: Sequence[type[Any]],
-    parse: Callable[[Mapping[str, object]], _T],
+    build: Callable[[type[_T], Mapping[str, object]], _T],
     handler: GetCoreSchemaHandler,
 ) -> CoreSchema:
     """Return the core schema of one class of inputs, or of the union of all.
 
     Args:
         cls: The class.
-        classes: The classes of its instances: itself, or the members of the union.
-        parse: Returns the input that a JSON object describes, or raises InputError.
+        build: Returns the input of a class that a JSON object describes, or raises InputError.
         handler: Generates the schemas of the members.
     """
     from pydantic_core import core_schema as make
 
     inner: CoreSchema
-    if classes == [cls]:
-        mode = make.typed_dict_field(make.literal_schema([cls.mode]))  # type: ignore[attr-defined]
-        inner = make.typed_dict_schema({"mode": mode})  # so that "mode" can discriminate a union
+    if is_union := _is_union(cls):
+        choices = {one: handler.generate_schema(one) for one in registry.all_classes()}
+        # Two properties select the class. No function is called: inputs are parsed below.
+        inner = make.tagged_union_schema(choices, discriminator=str)
     else:
-        choices = {one.mode: handler.generate_schema(one) for one in classes}
-        inner = make.tagged_union_schema(choices, discriminator="mode")
+        # So that either property can discriminate a union. A raw input has any.
+        tags = {name: getattr(cls, name) for name in ("model", "mode")}
+        fields = {
+            name: make.typed_dict_field(make.literal_schema([tag]))
+            for name, tag in tags.items()
+            if isinstance(tag, str)
+        }
+        inner = make.typed_dict_schema(fields)
+
+    def parse(body: Mapping[str, object]) -> _T:
+        return build(registry.find_class(body) if is_union else cls, body)
 
     def read(value: object, _: object) -> _T:
         if not isinstance(value, Mapping):
@@ -64,57 +72,26 @@ def input_core_schema(
     return core_schema(cls, read, methodcaller("to_dict"), inner)
 
 
-def union_json_schema(
-    cls: type[Any],
-    classes: Sequence[type[Any]],
-    default_modes: Mapping[str, str],
-    core: CoreSchema,
-    handler: GetJsonSchemaHandler,
+def input_json_schema(
+    cls: type[Any], rules: Mapping[str, Rule], core: CoreSchema, handler: GetJsonSchemaHandler
 ) -> JsonSchemaValue:
-    """Return the JSON schema of the union of all classes of inputs."""
+    """Return the JSON schema of one class of inputs, or of the union of all."""
+    if not _is_union(cls):
+        return class_schema(cls, rules, written=handler.mode == "serialization")
     reference = handler(core)
     schema = handler.resolve_ref_schema(reference)
     schema |= {"title": cls.__name__, "description": summary(cls)}
     if handler.mode == "validation":
-        for one, choice in zip(classes, schema["oneOf"], strict=True):
-            # A body without a mode has the default mode, and matches no other class.
-            if one.mode != default_modes[one.model]:
-                choice["required"] = ["mode"]
+        for one, choice in zip(registry.all_classes(), schema["oneOf"], strict=True):
+            # A body without them has the default model and mode, and matches no other class.
+            defaults = {"model": registry.DEFAULT_MODEL, "mode": registry.DEFAULT_MODES[one.model]}
+            if tags := [name for name, value in defaults.items() if getattr(one, name) != value]:
+                choice["required"] = tags
     return reference
 
 
-def class_json_schema(
-    cls: type[Any], rules: Mapping[str, Rule], handler: GetJsonSchemaHandler
-) -> JsonSchemaValue:
-    """Return the JSON schema of one class: of a body, or of what ``to_dict`` returns."""
-    written = handler.mode == "serialization"
-    properties: dict[str, JsonSchemaValue] = {
-        name: {"type": "string", "const": value, "default": value}
-        for name, value in (("model", cls.model), ("mode", cls.mode))
-    }
-    required = [*properties] if written else []
-    # Required fields come first.
-    for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
-        rule = rules[field.name]
-        if written and rule.optional:
-            properties[field.name] = {**rule.accepted}  # to_dict omits None
-            continue
-        properties[field.name] = rule.schema()
-        if field.default is not attrs.NOTHING:
-            properties[field.name]["default"] = field.default
-        if written or field.default is attrs.NOTHING:
-            required.append(field.name)
-    for name, text in descriptions(cls).items():
-        if name in properties:
-            properties[name]["description"] = text
-    return {
-        "title": cls.__name__,
-        "description": summary(cls),
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
+def _is_union(cls: type[Any]) -> bool:
+    return not hasattr(cls, "mode")
 
 
 def _to_integer(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
 
 import attrs
 from attrs import frozen
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
-Provider = Literal["auto", "value", "official"]
-
 _RULE = "kling_async.rule"  # the key of a field's rule in its attrs metadata
-_IMAGE_FIELDS = ("image_url", "end_image_url")  # the vendor has one list of images instead
+
+# The vendor has lists instead of these fields.
+VENDOR_LISTS = {"image_urls": ("image_url", "end_image_url"), "video_urls": ("video_url",)}
 
 
 def ruled(rule: Rule) -> dict[str, Rule]:
@@ -56,9 +56,9 @@ class Input:
         if problems := _broken_rules(self._rules, values):
             raise InputError(problems=problems)
 
-    def to_dict(self) -> dict[str, str | int | float]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None."""
-        fields: dict[str, str | int | float] = {"model": self.model, "mode": self.mode}
+        fields: dict[str, object] = {"model": self.model, "mode": self.mode}
         for name in self._rules:
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
@@ -68,25 +68,18 @@ class Input:
     def from_dict(cls, mapping: Mapping[str, object]) -> Self:
         """Return the input that :meth:`to_dict` has converted to a mapping.
 
-        ``model`` and ``mode`` may be omitted. Instead of ``image_url``, the mapping may contain
-        the vendor's list ``image_urls``.
+        ``model`` and ``mode`` may be omitted. Instead of ``image_url`` or ``video_url``, the
+        mapping may contain the vendor's list ``image_urls`` or ``video_urls``.
 
         Raises:
             InputError: A key is unknown, a field is missing, or a value breaks its rule. The
                 error names all problems.
         """
         values, problems = dict(mapping), []
-        images = [name for name in _IMAGE_FIELDS if name in cls._rules]
-        if images and "image_urls" in values:  # otherwise it is an unknown key
-            urls = values.pop("image_urls")
-            if not isinstance(urls, list | tuple) or not 1 <= len(urls) <= len(images):
-                number = "exactly 1 URL" if len(images) == 1 else "1 or 2 URLs"
-                problems.append(_problem("image_urls", f"{cls.mode} takes {number}", urls))
-            elif any(name in values for name in images):
-                rule = "give either image_urls or image_url, not both"
-                problems.append(_problem("image_urls", rule, urls))
-            else:
-                values.update(zip(images, urls, strict=False))
+        for key, names in VENDOR_LISTS.items():
+            urls = [name for name in names if name in cls._rules]
+            if urls and key in values:  # otherwise it is an unknown key
+                problems += _unpack_list(cls.mode, values, key, urls)
         return build(cls, values, problems)
 
     @classmethod
@@ -95,71 +88,40 @@ class Input:
     ) -> CoreSchema:
         from kling_async.inputs._pydantic import input_core_schema
 
-        def parse(body: Mapping[str, object]) -> Input:
-            # A body may not contain image_urls, so that the schema describes all valid bodies.
-            chosen = find_class(body) if _is_abstract(cls) else cls
-            return build(chosen, dict(body), [])
-
-        return input_core_schema(cls, _concrete_classes(cls), parse, handler)
+        # A body may not contain image_urls, so that the schema describes all valid bodies.
+        return input_core_schema(cls, lambda one, body: build(one, dict(body), []), handler)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        from kling_async.inputs._pydantic import class_json_schema, union_json_schema
+        from kling_async.inputs._pydantic import input_json_schema
 
-        if _is_abstract(cls):
-            return union_json_schema(
-                cls, _concrete_classes(cls), _DEFAULT_MODES, core_schema, handler
-            )
-        return class_json_schema(cls, cls._rules, handler)
+        return input_json_schema(cls, cls._rules, core_schema, handler)
 
 
 _I = TypeVar("_I", bound=Input)
-
-# All classes by model and mode, and the mode that the API assumes for each model.
-_CLASSES: dict[tuple[str, str], type[Input]] = {}
-_DEFAULT_MODES: dict[str, str] = {}
-
-
-def register(*classes: type[Input]) -> None:
-    """Make the classes of a model known to :func:`parse_input`, that of the default mode first."""
-    for cls in classes:
-        _CLASSES[cls.model, cls.mode] = cls
-        _DEFAULT_MODES.setdefault(cls.model, cls.mode)
 
 
 def parse_input(mapping: Mapping[str, object]) -> Input:
     """Return the input that a mapping describes, such as a line of a JSON Lines file.
 
     ``model`` and ``mode`` select the class. The default model is ``kling-2-1``, and its default
-    mode is the API's, ``standard-image-to-video``.
+    mode is the API's, ``standard-image-to-video``. A mapping with ``fields`` is a
+    :class:`~kling_async.inputs.raw.RawInput`, whatever its model.
 
     Raises:
         InputError: The model, the mode or a key is unknown, a field is missing, or a value
             breaks its rule.
     """
+    from kling_async.inputs import registry
+
     if not isinstance(mapping, Mapping):
         problem = _problem("input", "must be a mapping such as a JSON object", mapping)
         raise InputError(problems=[problem])
-    return find_class(mapping).from_dict(mapping)
-
-
-def find_class(mapping: Mapping[str, object]) -> type[Input]:
-    """Return the class that the model and the mode of a mapping select.
-
-    Raises:
-        InputError: The model or the mode is unknown.
-    """
-    model = mapping.get("model", "kling-2-1")
-    if not isinstance(model, str) or model not in _DEFAULT_MODES:
-        models = ", ".join(sorted(_DEFAULT_MODES))
-        raise InputError(problems=[_problem("model", f"must be one of {models}", model)])
-    mode = mapping.get("mode", _DEFAULT_MODES[model])
-    if not isinstance(mode, str) or (model, mode) not in _CLASSES:
-        modes = ", ".join(mode for of_model, mode in _CLASSES if of_model == model)
-        raise InputError(problems=[_problem("mode", f"must be one of {modes}", mode)])
-    return _CLASSES[model, mode]
+    find = registry.raw_class if "fields" in mapping else registry.find_class
+    cls: type[Input] = find(mapping)
+    return cls.from_dict(mapping)
 
 
 def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> _I:
@@ -170,7 +132,7 @@ def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> 
             breaks its rule.
     """
     # A problem with image_urls leaves image_url without a value.
-    optional = {"image_url"} if problems else set()
+    optional = {VENDOR_LISTS[problem.field][0] for problem in problems}
     for name, expected in (("model", cls.model), ("mode", cls.mode)):
         if (value := values.pop(name, expected)) != expected:
             problems.append(_problem(name, f"must be {expected!r}", value))
@@ -188,6 +150,18 @@ def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> 
     return cast("Callable[..., _I]", cls)(**known)
 
 
+def _unpack_list(mode: str, values: dict[str, object], key: str, names: list[str]) -> list[Problem]:
+    """Replace one of the vendor's lists by the fields of its URLs."""
+    urls = values.pop(key)
+    if not isinstance(urls, list | tuple) or not 1 <= len(urls) <= len(names):
+        number = "exactly 1 URL" if len(names) == 1 else "1 or 2 URLs"
+        return [_problem(key, f"{mode} takes {number}", urls)]
+    if any(name in values for name in names):
+        return [_problem(key, f"give either {key} or {names[0]}, not both", urls)]
+    values.update(zip(names, urls, strict=False))
+    return []
+
+
 def _broken_rules(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[Problem]:
     return [
         _problem(name, broken, value)
@@ -198,11 +172,3 @@ def _broken_rules(rules: Mapping[str, Rule], values: Mapping[str, object]) -> li
 
 def _problem(field: str, rule: str, value: object) -> Problem:
     return Problem(field, rule, format_value(value))
-
-
-def _is_abstract(cls: type[Input]) -> bool:
-    return not hasattr(cls, "mode")
-
-
-def _concrete_classes(cls: type[Input]) -> list[type[Input]]:
-    return [*_CLASSES.values()] if _is_abstract(cls) else [cls]

@@ -23,24 +23,16 @@ a rule; the error names all broken rules.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from attrs import field, frozen
 
-from kling_async.inputs.base import Input, Provider, register, ruled
-from kling_async.inputs.rules import WEB_URL, one_of, or_none, tenths, text, to_tenth
-
-Duration = Literal[5, 10]
-AspectRatio = Literal["16:9", "9:16", "1:1"]
+from kling_async.inputs import fields
+from kling_async.inputs.base import Input, ruled
+from kling_async.inputs.rules import or_none, text, to_tenth
 
 _PROMPT = ruled(text(1, 5000))
-_IMAGE = ruled(WEB_URL)
-_END_IMAGE = ruled(or_none(WEB_URL))
-_DURATION = ruled(one_of(5, 10))
 _NEGATIVE_PROMPT = ruled(or_none(text(0, 500)))
-_CFG_SCALE = ruled(or_none(tenths(0, 1)))
-_ASPECT_RATIO = ruled(one_of("16:9", "9:16", "1:1"))
-_PROVIDER = ruled(or_none(one_of("auto", "value", "official")))
 
 
 @frozen(kw_only=True)
@@ -49,10 +41,10 @@ class _Kling21(Input):
 
     model: ClassVar[str] = "kling-2-1"
 
-    duration: Duration = field(default=5, metadata=_DURATION)
+    duration: fields.Duration = field(default=5, metadata=fields.DURATION)
     negative_prompt: str | None = field(default=None, metadata=_NEGATIVE_PROMPT)
-    cfg_scale: float | None = field(default=None, converter=to_tenth, metadata=_CFG_SCALE)
-    provider: Provider | None = field(default=None, metadata=_PROVIDER)
+    cfg_scale: float | None = field(default=None, converter=to_tenth, metadata=fields.CFG_SCALE)
+    provider: fields.Provider | None = field(default=None, metadata=fields.PROVIDER)
 
 
 @frozen
@@ -62,7 +54,7 @@ class StandardImageToVideo(_Kling21):
     mode: ClassVar[str] = "standard-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=_IMAGE)
+    image_url: str = field(metadata=fields.IMAGE)
 
 
 @frozen
@@ -72,8 +64,8 @@ class ProImageToVideo(_Kling21):
     mode: ClassVar[str] = "pro-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=_IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=_END_IMAGE)
+    image_url: str = field(metadata=fields.IMAGE)
+    end_image_url: str | None = field(default=None, kw_only=True, metadata=fields.END_IMAGE)
 
 
 @frozen
@@ -83,7 +75,9 @@ class MasterTextToVideo(_Kling21):
     mode: ClassVar[str] = "master-text-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    aspect_ratio: AspectRatio = field(default="16:9", kw_only=True, metadata=_ASPECT_RATIO)
+    aspect_ratio: fields.AspectRatio = field(
+        default="16:9", kw_only=True, metadata=fields.ASPECT_RATIO
+    )
 
 
 @frozen
@@ -93,7 +87,7 @@ class MasterImageToVideo(_Kling21):
     mode: ClassVar[str] = "master-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=_IMAGE)
+    image_url: str = field(metadata=fields.IMAGE)
 
 
-register(StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)
+CLASSES = (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)

@@ -19,6 +19,11 @@ _STEP_TOLERANCE = 1e-9
 
 _LARGEST_FLOAT = sys.float_info.max
 
+NO_UNICODE = "must be valid Unicode, without lone surrogates"
+
+UNKNOWN = "x-unknown"
+"""The keyword of a JSON schema that names what the contract lists as unknown."""
+
 
 @frozen
 class Rule:
@@ -50,17 +55,26 @@ def or_none(rule: Rule) -> Rule:
     return evolve(rule, optional=True)
 
 
-def text(shortest: int, longest: int) -> Rule:
-    """Return the rule of text with a number of characters (code points, not bytes)."""
+def text(shortest: int, longest: int | None) -> Rule:
+    """Return the rule of text with a number of characters (code points, not bytes).
+
+    ``longest`` is None if the contract names no greatest number.
+    """
+    most = sys.maxsize if longest is None else longest
+    number = f"at least {shortest}" if longest is None else f"{shortest} to {longest}"
+    end: dict[str, object] = {UNKNOWN: "maxLength"} if longest is None else {"maxLength": longest}
 
     def check(value: object) -> str | None:
-        if not isinstance(value, str) or not shortest <= len(value) <= longest:
-            return f"must be text of {shortest} to {longest} characters"
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            return "must be valid Unicode, without lone surrogates"
-        return None
+        if not isinstance(value, str) or not shortest <= len(value) <= most:
+            return f"must be text of {number} characters"
+        return None if is_encodable(value) else NO_UNICODE
 
-    return Rule(check, {"type": "string", "minLength": shortest, "maxLength": longest})
+    return Rule(check, {"type": "string", "minLength": shortest, **end})
+
+
+def is_encodable(value: str) -> bool:
+    """Return whether text is valid Unicode, so that it can be sent."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def one_of(*allowed: str | int) -> Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import attrs
@@ -14,6 +14,7 @@ from attrs import field, frozen
 from kling_async._utils.text import redact
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import BODY_EXCERPT, ConfigurationError, InputError, Problem
+from kling_async.inputs.base import VENDOR_LISTS
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
@@ -84,16 +85,19 @@ def build_submit(sent: Input, callback_url: str | None = None) -> Request:
             rule = "must be an absolute https URL (plain http on loopback only)"
             raise InputError(problems=[Problem("callback_url", rule, repr(callback_url)[:80])])
         body = {"request_type": "callback", "callback_url": callback_url}
-    fields: dict[str, object] = {"mode": sent.mode}
+    fields: dict[str, Any] = {"mode": sent.mode}
     for one in attrs.fields(type(sent)):
         if (value := getattr(sent, one.name)) is not None:
             fields[one.name] = value
     if "provider" in fields:
         body["provider"] = fields.pop("provider")
-    if "image_url" in fields:
-        images = fields["image_urls"] = [fields.pop("image_url")]
-        if "end_image_url" in fields:
-            images.append(fields.pop("end_image_url"))
+    if "json" in fields:  # of a RawInput
+        fields = json.loads(fields["json"])
+    else:
+        for key, names in VENDOR_LISTS.items():
+            for name in names:
+                if name in fields:
+                    fields.setdefault(key, []).append(fields.pop(name))
     content = json.dumps({**body, "input": fields}).encode()
     return Request("submit", f"/generateTask/{_quote(sent.model)}", content)
 

@@ -3,7 +3,7 @@ import json
 import pickle
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
@@ -14,40 +14,9 @@ from kling_async.inputs.kling_2_1 import (
     ProImageToVideo,
     StandardImageToVideo,
 )
+from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from tests.inputs.strategies import CAT, DANCE, DOG, FREELY, INPUTS
 
-# No property depends on how fast the machine is, or on luck.
-FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-CAT = "https://example.com/cat.jpg"
-DOG = "https://example.com/dog.jpg"
-
-CHARACTERS = st.characters(exclude_categories=["Cs"])
-URLS = st.builds(
-    "{}://{}.example/{}".format,
-    st.sampled_from(["http", "https"]),
-    st.text("abcdefghijklmnopqrstuvwxyz-0123456789", min_size=1, max_size=20),
-    st.text(st.characters(categories=["L", "N", "P"]), max_size=20),
-)
-PROMPTS = st.text(CHARACTERS, min_size=1, max_size=30) | st.builds(
-    str.__mul__, CHARACTERS, st.just(5000)
-)
-OPTIONS = {
-    "duration": st.sampled_from([5, 10]),
-    "negative_prompt": st.none() | st.text(CHARACTERS, max_size=30),
-    "cfg_scale": st.none() | st.integers(0, 10).map(lambda tenth: tenth * 0.1) | st.integers(0, 1),
-    "provider": st.sampled_from([None, "auto", "value", "official"]),
-}
-INPUTS: st.SearchStrategy[Input] = st.one_of(
-    st.builds(StandardImageToVideo, PROMPTS, URLS, **OPTIONS),
-    st.builds(ProImageToVideo, PROMPTS, URLS, end_image_url=st.none() | URLS, **OPTIONS),
-    st.builds(
-        MasterTextToVideo,
-        PROMPTS,
-        aspect_ratio=st.sampled_from(["16:9", "9:16", "1:1"]),
-        **OPTIONS,
-    ),
-    st.builds(MasterImageToVideo, PROMPTS, URLS, **OPTIONS),
-)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -65,6 +34,8 @@ KEYS = st.sampled_from(
         "image_url",
         "image_urls",
         "end_image_url",
+        "video_urls",
+        "sound",
         "aspect_ratio",
         "seed",
     ]
@@ -163,10 +134,9 @@ def test_any_mapping_is_an_input_or_refused(one: Input, change: dict[str, object
     else:
         named = set()
         assert parse_input(again.to_dict()) == again
-    # What was not changed is not complained of, save as standing beside what was.
-    assert named <= {*change, "image_url", "end_image_url", "image_urls", "aspect_ratio"} or (
-        {"mode", "model"} & set(change)
-    )
+    # Only what was changed is wrong, and what is given twice or missing by the change.
+    lists = {"image_url", "end_image_url", "image_urls", "video_url", "video_urls"}
+    assert named <= {*change, *lists, "aspect_ratio"} or ({"mode", "model"} & set(change))
 
 
 def test_from_dict_knows_its_own_model_and_mode() -> None:
@@ -279,6 +249,20 @@ def test_images_given_twice(beside: dict[str, object]) -> None:
     assert problems(ProImageToVideo, wrong) == {
         "image_urls": f"give either image_urls or image_url, not both / {[CAT]!r}"
     }
+
+
+def test_the_vendors_list_of_videos() -> None:
+    """The vendor's `video_urls` are accepted in place of `video_url`: exactly one."""
+    lists: dict[str, object] = {"image_urls": [CAT], "video_urls": [DANCE]}
+    one = Kling30StdMotionControl(image_url=CAT, video_url=DANCE)
+    assert Kling30StdMotionControl.from_dict(lists) == one
+    assert problems(Kling30StdMotionControl, {**lists, "video_urls": []}) == {
+        "video_urls": "motion-control takes exactly 1 URL / []"
+    }
+    assert list(problems(Kling30StdMotionControl, {"image_urls": 5, "video_urls": 5})) == [
+        "image_urls",
+        "video_urls",
+    ]
 
 
 def test_no_images_for_text() -> None:

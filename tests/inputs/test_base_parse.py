@@ -7,21 +7,10 @@ import pytest
 from kling_async import inputs
 from kling_async.errors import InputError
 from kling_async.inputs.base import Input, parse_input
-from kling_async.inputs.kling_2_1 import (
-    MasterImageToVideo,
-    MasterTextToVideo,
-    ProImageToVideo,
-    StandardImageToVideo,
-)
-
-CAT = "https://example.com/cat.jpg"
-
-EVERY_MODE = [
-    StandardImageToVideo("x", CAT),
-    ProImageToVideo("x", CAT),
-    MasterTextToVideo("x"),
-    MasterImageToVideo("x", CAT),
-]
+from kling_async.inputs.kling_2_1 import ProImageToVideo, StandardImageToVideo
+from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.raw import RawInput
+from tests.inputs.strategies import CAT, EXAMPLES
 
 
 def refusal(mapping: object) -> tuple[str, str, str]:
@@ -32,13 +21,31 @@ def refusal(mapping: object) -> tuple[str, str, str]:
     return problem.field, problem.rule, problem.seen
 
 
-@pytest.mark.parametrize("one", EVERY_MODE)
+@pytest.mark.parametrize("one", EXAMPLES)
 def test_class_by_model_and_mode(one: Input) -> None:
-    """The mode picks the class, with the model or without it."""
-    plain: dict[str, object] = {**one.to_dict()}
+    """The model and the mode select the class; kling-2-1 may be omitted."""
+    plain = one.to_dict()
     assert parse_input(plain) == one
-    del plain["model"]
-    assert parse_input(plain) == one
+    if plain.pop("model") == "kling-2-1":
+        assert parse_input(plain) == one
+
+
+def test_default_modes_of_models() -> None:
+    """A mapping without a mode has the model's default mode; without a default, it is required."""
+    sent = {"model": "kling-2-6", "prompt": "x", "sound": True}
+    assert parse_input(sent) == Kling26TextToVideo("x", sound=True)
+    assert refusal({"model": "kling-3-0-turbo", "prompt": "x"}) == (
+        "mode",
+        "is required for kling-3-0-turbo, and must be one of text-to-video, image-to-video",
+        "nothing",
+    )
+
+
+def test_fields_make_a_raw_input() -> None:
+    """A mapping with `fields` is a raw input, whatever its model."""
+    for model in ("kling-2-1", "kling-9"):
+        one = RawInput(model, {"prompt": "x"})
+        assert parse_input(one.to_dict()) == one
 
 
 def test_the_default_mode() -> None:
@@ -64,11 +71,15 @@ def test_no_mapping(value: object) -> None:
     assert refusal(value) == ("input", "must be a mapping such as a JSON object", repr(value))
 
 
-@pytest.mark.parametrize("model", ["kling-2-6", "", None, 5, ["kling-2-1"], {}, "KLING-2-1"])
+@pytest.mark.parametrize("model", ["kling-9", "", None, 5, ["kling-2-1"], {}, "KLING-2-1"])
 def test_unknown_model(model: object) -> None:
     """A model that is not known is refused with those that are."""
     wrong = {"model": model, "prompt": "x"}
-    assert refusal(wrong) == ("model", "must be one of kling-2-1", repr(model))
+    rule = (
+        "must be one of kling-2-1, kling-2-5-turbo-pro, kling-2-6, kling-3-0-std, kling-3-0-turbo;"
+        " or give any other model its fields"
+    )
+    assert refusal(wrong) == ("model", rule, repr(model))
 
 
 @pytest.mark.parametrize("mode", ["text-to-video", "", None, 5, ["master-text-to-video"], {}])

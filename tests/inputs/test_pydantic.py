@@ -18,13 +18,17 @@ from kling_async.inputs.kling_2_1 import (
     ProImageToVideo,
     StandardImageToVideo,
 )
+from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.raw import RawInput
+from kling_async.inputs.registry import DEFAULT_MODES
+from tests.inputs.strategies import CAT, CLASSES, DOG, EXAMPLES
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 OFTEN = settings(FREELY, max_examples=250)
 
-CAT = "https://example.com/cat.jpg"
-DOG = "https://example.com/dog.jpg"
+MODELS = f"must be one of {', '.join(DEFAULT_MODES)}; or give any other model its fields"
+
 BARE = {"prompt": "x", "image_url": CAT}
 
 ONES: list[type[Input]] = [
@@ -211,6 +215,26 @@ async def test_requests(path: str, one: Input) -> None:
     assert (answer.status_code, answer.json()) == (200, one.to_dict())
 
 
+@pytest.mark.parametrize("one", EXAMPLES)
+async def test_requests_for_every_model(one: Input) -> None:
+    """An input of any model is a body, and is answered as it was sent."""
+    answer = await post("/videos", one.to_dict())
+    assert (answer.status_code, answer.json()) == (200, one.to_dict())
+
+
+async def test_raw_inputs_are_no_input_of_a_body() -> None:
+    """A raw input costs what an unknown model costs: only an application that names it has it."""
+    answer = await post("/videos", RawInput("kling-2-6", {"prompt": "x"}).to_dict())
+    assert [entry["loc"][1] for entry in answer.json()["detail"]] == ["fields", "sound", "prompt"]
+    answer = await post("/videos", RawInput("kling-9", {}).to_dict())
+    assert [entry["loc"][1] for entry in answer.json()["detail"]] == ["model"]
+    body = {"model": "kling-9", "fields": {"a": ["\ud800"]}}
+    assert entries(RawInput, body)[0][0] == ("fields.a[0]",)
+    one = RawInput("kling-9", {"prompt": "x"})
+    union: TypeAdapter[object] = TypeAdapter(Kling26TextToVideo | RawInput)
+    assert union.validate_python(one.to_dict()) == one
+
+
 async def test_every_broken_rule_has_its_entry() -> None:
     """A refusal has an entry for each broken rule: its place, our words, the value seen."""
     body: dict[str, object] = {
@@ -248,8 +272,8 @@ async def test_every_broken_rule_has_its_entry() -> None:
     ("body", "place", "words", "value"),
     [
         ({"prompt": "x"}, "image_url", "is required", None),
-        ({**BARE, "model": "sora"}, "model", "must be one of kling-2-1", "sora"),
-        ({**BARE, "model": ["sora"]}, "model", "must be one of kling-2-1", "['sora']"),
+        ({**BARE, "model": "sora"}, "model", MODELS, "sora"),
+        ({**BARE, "model": ["sora"]}, "model", MODELS, "['sora']"),
         ({**BARE, "seed": 1}, "seed", "unknown key for standard-image-to-video", 1),
         ({**BARE, "\ud800": {}}, "\\ud800", "unknown key for standard-image-to-video", "{}"),
         ({**BARE, "k" * 81: 1}, "k" * 80 + "…", "unknown key for standard-image-to-video", None),
@@ -344,8 +368,8 @@ def test_document_of_an_application() -> None:
     schemas = document["components"]["schemas"]
     body = document["paths"]["/videos"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/Input-Input"}
-    mapping = schemas["Input-Input"]["discriminator"]["mapping"]
-    assert mapping == {cls.mode: f"#/components/schemas/{cls.__name__}-Input" for cls in ONES}
+    refs = [choice["$ref"] for choice in schemas["Input-Input"]["oneOf"]]
+    assert refs == [f"#/components/schemas/{cls.__name__}-Input" for cls in CLASSES]
     refs = [part.split('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]]
     assert {*refs} <= {*schemas}
     whole = {"$ref": "#/components/schemas/Input-Input", "components": {"schemas": schemas}}

@@ -1,46 +1,32 @@
 import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError  # type: ignore[import-untyped]
 from jsonschema.validators import extend  # type: ignore[import-untyped]
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic import ValidationError as Refusal
 
 from kling_async.inputs.base import Input, parse_input
-from kling_async.inputs.kling_2_1 import (
-    MasterImageToVideo,
-    MasterTextToVideo,
-    ProImageToVideo,
-    StandardImageToVideo,
-)
+from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
+from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.raw import RawInput
+from kling_async.inputs.registry import DEFAULT_MODES
+from tests.inputs.strategies import CAT, DANCE, EXAMPLES, FREELY
+from tests.inputs.strategies import CLASSES as ONES
 
-# No property depends on how fast the machine is, or on luck.
-FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 OFTEN = settings(FREELY, max_examples=250)
 
-CAT = "https://example.com/cat.jpg"
-DOG = "https://example.com/dog.jpg"
 BARE = {"prompt": "x", "image_url": CAT}
 
-ONES: list[type[Input]] = [
-    StandardImageToVideo,
-    ProImageToVideo,
-    MasterTextToVideo,
-    MasterImageToVideo,
-]
 CLASSES: list[type[Input]] = [Input, *ONES]
-FULL: list[Input] = [
-    StandardImageToVideo("x", CAT, negative_prompt="", cfg_scale=0.3, provider="auto"),
-    ProImageToVideo("x", CAT, end_image_url=DOG, duration=10, cfg_scale=1),
-    MasterTextToVideo("x", aspect_ratio="9:16", negative_prompt="y"),
-    MasterImageToVideo("x", CAT),
-]
 
 URLS: list[object] = [
     *(CAT, "HTTP://EXAMPLE.COM", "https://[::1]:8000/a?b#c", "https://bücher.example/a"),
@@ -50,21 +36,35 @@ URLS: list[object] = [
 
 # Of each key, values on both sides of every border, and of every type.
 VALUES: dict[str, list[object]] = {
-    "model": ["kling-2-1", "kling-9-9", "", None, 1],
-    "mode": [*(cls.mode for cls in ONES), "pro", "", None, 1, ["pro-image-to-video"]],
-    "prompt": ["", "x", "x" * 5000, "x" * 5001, "👩" * 5000, "👩" * 5001, None, 5, ["x"]],
-    "duration": [5, 10, 5.0, 10.0, 5.5, 0, 4, 6, 7, 11, -5, "5", True, None, [5], 1e300],
-    "negative_prompt": ["", "x" * 500, "x" * 501, "語" * 500, "語" * 501, None, 5, {}],
+    "model": [*DEFAULT_MODES, "kling-9-9", "", None, 1],
+    "mode": [*dict.fromkeys(cls.mode for cls in ONES), "pro", "", None, 1, ["text-to-video"]],
+    "prompt": [
+        *("", "x", None, 5, ["x"]),
+        *("👩" * (edge + more) for edge in (1000, 2500, 5000) for more in (0, 1)),
+    ],
+    "duration": [
+        *(2, 3, 4, 5, 6, 10, 11, 15, 16, 0, -5, 5.0, 10.0, 5.5, 1e300),
+        *("5", True, None, [5]),
+    ],
+    "negative_prompt": [
+        *("", None, 5, True, {}, ["x"]),
+        *("語" * (edge + more) for edge in (500, 2500) for more in (0, 1)),
+    ],
     "cfg_scale": [
-        *(step / 100 for step in range(-15, 116)),
+        *(step / 100 for step in (*range(-15, 16), 25, 30, 55, *range(85, 116))),
         *(0, 1, 2, -1, -0.0, 1.5, 0.3000001, 0.9999999, 1.0000001, -0.0000001),
         *(True, False, None, "0.5", [0.5], 10**30, 1e300, -1e300),
     ],
     "provider": ["auto", "value", "official", "best", "", None, 1],
     "aspect_ratio": ["16:9", "9:16", "1:1", "4:3", "", None, 1],
+    "sound": [True, False, None, 0, 1, "on", 0.5, [True]],
+    "resolution": ["720p", "1080p", "4k", "", None, 720],
     "image_url": URLS,
     "end_image_url": URLS,
+    "video_url": URLS,
     "image_urls": [[CAT], CAT, None],
+    "video_urls": [[DANCE], None],
+    "fields": [{}, None],
     "seed": [1, None],
 }
 JSON = st.recursive(
@@ -94,7 +94,7 @@ def changed(one: Input, changes: list[tuple[str, object]]) -> dict[str, object]:
     return body
 
 
-BODIES = st.builds(changed, st.sampled_from(FULL), CHANGES)
+BODIES = st.builds(changed, st.sampled_from(EXAMPLES), CHANGES)
 
 
 def multiple_of(
@@ -150,14 +150,14 @@ def test_what_is_taken_is_in_the_schema(body: object, cls: type[Input]) -> None:
     assert read(cls, body) is None or TAKEN[cls].is_valid(body)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("key", VALUES)
-def test_every_border(cls: type[Input], key: str) -> None:
-    """At each key's borders, one by one, schema and class agree."""
-    for one in FULL:
-        for value in VALUES[key]:
+@pytest.mark.parametrize("one", EXAMPLES)
+def test_every_border(one: Input) -> None:
+    """At the borders of each key, one by one, schema and class agree."""
+    for key, values in VALUES.items():
+        for value in values:
             body = changed(one, [(key, value)])
-            assert (read(cls, body) is not None) == TAKEN[cls].is_valid(body), value
+            for cls in (Input, type(one)) if key in {"model", "mode", "fields"} else (type(one),):
+                assert (read(cls, body) is not None) == TAKEN[cls].is_valid(body), (key, value)
 
 
 @FREELY
@@ -184,11 +184,15 @@ def test_what_is_written(body: dict[str, object], cls: type[Input]) -> None:
     assert read(cls, written) == read(cls, written, as_text=True) == one
 
 
-@pytest.mark.parametrize("one", [*FULL, MasterTextToVideo("x")])
+@pytest.mark.parametrize("one", [*EXAMPLES, MasterTextToVideo("x")])
 def test_required_is_what_is_always_written(one: Input) -> None:
     """The fields that are always written are required in the schema of answers."""
     schema = schema_of(type(one), "serialization")
-    unset = {"negative_prompt", "cfg_scale", "provider", "end_image_url"}
+    unset = {"negative_prompt", "cfg_scale", "provider", "end_image_url", "resolution"}
+    if one.model != "kling-2-6":
+        unset.add("sound")
+    if isinstance(one, Kling30StdMotionControl):
+        unset.add("prompt")
     assert set(schema["required"]) == set(schema["properties"]) - unset
     assert one.to_dict().keys() >= set(schema["required"])
 
@@ -243,23 +247,83 @@ def test_every_field_is_described(cls: type[Input]) -> None:
     """Each field of each class has a description, and images are URIs."""
     for name, plain in schema_of(cls)["properties"].items():
         assert plain["description"].endswith("."), name
-    urls = [plain for name, plain in schema_of(cls)["properties"].items() if "image_url" in name]
+    urls = [plain for name, plain in schema_of(cls)["properties"].items() if "_url" in name]
     assert all('"format": "uri"' in json.dumps(plain) for plain in urls)
-    assert len(urls) == {ProImageToVideo: 2, MasterTextToVideo: 0}.get(cls, 1)
+    assert bool(urls) == ("text" not in cls.mode)
+
+
+def test_what_is_unknown_is_marked() -> None:
+    """What the contract lists as unknown has a keyword of its own, and the description says so."""
+    schemas = [(cls.model, schema_of(cls)) for cls in ONES]
+    found = {
+        (model, name, mark)
+        for model, schema in schemas
+        for name, plain in schema["properties"].items()
+        for mark in re.findall(r'"x-unknown": "(\w+)"', json.dumps(plain))
+        if "unknown" in plain["description"]
+    }
+    assert found == {
+        *((model, "prompt", "maxLength") for model in ("kling-3-0-std", "kling-3-0-turbo")),
+        *(
+            (model, name, "rule")
+            for model in ("kling-2-6", "kling-3-0-std", "kling-3-0-turbo")
+            for name in ("negative_prompt", "cfg_scale")
+        ),
+        ("kling-3-0-turbo", "sound", "rule"),
+    }
+    assert json.dumps(schemas).count("x-unknown") == 5 + 14 + 2
 
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
 def test_any_input_is_one_of_all(mode: str) -> None:
-    """The schema of `Input` names every class, with the mode as discriminator."""
+    """The schema of `Input` names every class; model and mode select exactly one."""
     schema = schema_of(Input, mode)
     refs = [choice["$ref"] for choice in schema["oneOf"]]
     assert refs == [f"#/$defs/{cls.__name__}" for cls in ONES]
-    assert schema["discriminator"] == {
-        "propertyName": "mode",
-        "mapping": {cls.mode: f"#/$defs/{cls.__name__}" for cls in ONES},
-    }
+    assert "discriminator" not in schema  # two properties are needed
     assert schema["title"] == "Input"
     assert schema["description"] == "A validated description of one video."
+
+
+def test_required_tags() -> None:
+    """In the union, a model or mode that is not the default is required."""
+    required = {
+        choice["$ref"].rpartition("/")[2]: choice.get("required", [])
+        for choice in schema_of(Input)["oneOf"]
+    }
+    assert required["StandardImageToVideo"] == []
+    assert required["MasterTextToVideo"] == ["mode"]
+    assert required["Kling26TextToVideo"] == ["model"]
+    assert required["Kling30TurboTextToVideo"] == ["model", "mode"]
+
+
+def test_unions_by_model() -> None:
+    """Classes of different models make a union that the model discriminates."""
+    union = Annotated[Kling26TextToVideo | MasterTextToVideo, Field(discriminator="model")]
+    adapter: TypeAdapter[Input] = TypeAdapter(union)
+    one = Kling26TextToVideo("x", sound=False)
+    assert adapter.validate_python(one.to_dict()) == one
+    assert adapter.json_schema()["discriminator"]["mapping"].keys() == {"kling-2-6", "kling-2-1"}
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_raw_inputs(mode: str) -> None:
+    """A raw input has a schema of its own, and is no member of the union of all classes."""
+    schema = schema_of(RawInput, mode)
+    assert schema["required"] == ["model", "fields"]
+    assert schema["properties"]["fields"] == {"type": "object", "x-unknown": "rule"}
+    raw: TypeAdapter[RawInput] = TypeAdapter(RawInput)
+    one = RawInput("kling-9", {"prompt": "x", "deep": [5.0]}, provider="lab")
+    assert raw.validate_python(one) is one
+    assert raw.validate_json(raw.dump_json(one)) == one
+    assert Draft202012Validator(schema).is_valid(raw.dump_python(one))
+    bare = RawInput("kling-9", {})
+    assert Draft202012Validator(schema).is_valid(bare.to_dict())
+    assert read(Input, one.to_dict()) is None
+    for wrong in ({"model": "a/b", "fields": {}}, {"model": "a"}, {"model": "a", "fields": 5}):
+        with pytest.raises(Refusal):
+            raw.validate_python(wrong)
+        assert not Draft202012Validator(schema).is_valid(wrong)
 
 
 @pytest.mark.parametrize("url", ["https://exam ple.com", "https://a:99999/", "https://u@/"])

@@ -2,27 +2,25 @@ import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async._utils.urls import is_loopback
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.base import Input, Provider, parse_input
+from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.fields import Provider
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
     ProImageToVideo,
     StandardImageToVideo,
 )
+from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.raw import RawInput
 from kling_async.protocol import requests
 from kling_async.protocol.requests import Request, normalize_base_url
 from kling_async.results import TaskRef
-
-# No property depends on how fast the machine is, or on luck.
-FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-CAT = "https://example.com/cat.jpg"
-DOG = "https://example.com/dog.jpg"
+from tests.inputs.strategies import CAT, DOG, FREELY, INPUTS
 
 INPUT = MasterTextToVideo("a fox")
 
@@ -96,6 +94,10 @@ def test_submit() -> None:
                 "negative_prompt": "",
             },
         ),
+        (
+            Kling30StdMotionControl(image_url=CAT, video_url=DOG, sound=False),
+            {"mode": "motion-control", "image_urls": [CAT], "video_urls": [DOG], "sound": False},
+        ),
     ],
 )
 def test_inputs_on_the_wire(one: Input, wire: dict[str, object]) -> None:
@@ -104,22 +106,24 @@ def test_inputs_on_the_wire(one: Input, wire: dict[str, object]) -> None:
 
 
 @FREELY
-@given(
-    st.sampled_from([StandardImageToVideo, ProImageToVideo, MasterImageToVideo]),
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-    st.sampled_from([5, 10]),
-    st.sampled_from([None, 0.1, 0.7, 1]),
-)
-def test_the_wire_is_read_back(
-    cls: type[Input], prompt: str, duration: int, scale: float | None
-) -> None:
+@given(INPUTS)
+def test_the_wire_is_read_back(one: Input) -> None:
     """The input of a submit describes the same input when it is parsed again."""
-    one = cls.from_dict(
-        {"prompt": prompt, "image_url": CAT, "duration": duration, "cfg_scale": scale}
-    )
-    sent = body(requests.build_submit(one))["input"]
-    assert isinstance(sent, dict)
-    assert parse_input(sent) == one
+    sent = body(requests.build_submit(one))
+    fields = sent["input"]
+    assert isinstance(fields, dict)
+    assert not {"model", "provider", "image_url", "end_image_url", "video_url"} & set(fields)
+    provider = {"provider": sent["provider"]} if "provider" in sent else {}
+    assert parse_input({"model": one.model, **fields, **provider}) == one
+
+
+def test_raw_inputs_on_the_wire() -> None:
+    """The fields of a raw input are sent as they are, and the provider beside them."""
+    fields = {"mode": "omni", "image_url": CAT, "provider": "x", "deep": [{"a": None}, 1.0]}
+    request = requests.build_submit(RawInput("kling-9", fields, provider="lab"))
+    assert request.path == "/generateTask/kling-9"
+    assert body(request) == {"request_type": "async", "provider": "lab", "input": fields}
+    assert body(requests.build_submit(RawInput("a", {}))) == {"request_type": "async", "input": {}}
 
 
 @pytest.mark.parametrize("provider", ["auto", "value", "official"])

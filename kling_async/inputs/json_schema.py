@@ -1,0 +1,75 @@
+"""The JSON schema of a class of inputs, made of the rules that validate its fields.
+
+What the contract lists as unknown is marked with the keyword ``x-unknown``: ``"rule"`` where any
+value is sent, or the keyword that is missing, such as ``"maxLength"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from kling_async._utils.pydantic import descriptions, summary
+
+if TYPE_CHECKING:
+    from kling_async.inputs.rules import Rule
+
+
+def class_schema(
+    cls: type[Any], rules: Mapping[str, Rule], *, written: bool = False
+) -> dict[str, Any]:
+    """Return the JSON schema of a mapping that the class accepts.
+
+    Args:
+        cls: The class.
+        rules: The rules of its fields.
+        written: Describe what ``to_dict`` returns instead.
+    """
+    properties: dict[str, dict[str, object]] = {
+        name: {"type": "string", "const": value, "default": value}
+        for name, value in (("model", cls.model), ("mode", cls.mode))
+    }
+    required = [*properties] if written else []
+    # Required fields come first.
+    for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
+        rule = rules[field.name]
+        if written and rule.optional:
+            properties[field.name] = {**rule.accepted}  # to_dict omits None
+            continue
+        properties[field.name] = rule.schema()
+        if field.default is not attrs.NOTHING:
+            properties[field.name]["default"] = field.default
+        if written or field.default is attrs.NOTHING:
+            required.append(field.name)
+    for name, text in descriptions(cls).items():
+        if name in properties:
+            properties[name]["description"] = text
+    return {
+        "title": cls.__name__,
+        "description": summary(cls),
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def raw_schema(
+    cls: type[Any], rules: Mapping[str, Rule], *, written: bool = False
+) -> dict[str, Any]:
+    """Return the JSON schema of a raw input, as :func:`class_schema` does."""
+    provider = {**rules["provider"].accepted} if written else rules["provider"].schema()
+    return {
+        "title": cls.__name__,
+        "description": summary(cls),
+        "type": "object",
+        "properties": {
+            "model": rules["model"].schema(),
+            "fields": rules["json"].schema(),
+            "provider": provider,
+        },
+        "required": ["model", "fields"],
+        "additionalProperties": False,
+    }
