@@ -23,6 +23,7 @@ from kling_async import (
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.blocking import KlingClient
 from kling_async.testing import Emulator, Scenario
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,7 +213,7 @@ kling.close()
 def test_after_a_fork(used: str, answer: str, emulator: Emulator) -> None:
     """A client that was used before a fork raises in the child; an unused one works in both."""
     command = (sys.executable, "-W", "error", "-c", FORKED, emulator.key, emulator.base_url, used)
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS)
     child, parent = lines.stdout.splitlines()
     assert answer in child or child.startswith("child 1")
     assert ("ConfigurationError" in child) is (used == "used")
@@ -239,7 +240,7 @@ def test_ctrl_c() -> None:
         assert run.stdout is not None
         assert run.stdout.readline() == "Submitted\n"
         run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=30)
+        _, err = run.communicate(timeout=HANGS)
     (task,) = slow.emulator.ledger
     assert "KeyboardInterrupt" in err
     assert err.count(task.task_id) >= 1

@@ -15,6 +15,7 @@ import pytest
 
 from kling_async import MasterTextToVideo, Polling, TaskRef
 from kling_async.events import Event, TasksAbandoned
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -253,7 +254,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         assert process.stdout is not None
         ref = process.stdout.readline().strip()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANGS)
     assert str(TaskRef.parse(ref)) == ref
     lines = [line for line in errors.splitlines() if ref in line]
     assert len(lines) == 2

@@ -49,6 +49,7 @@ from kling_async.testing import Emulator, ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
 from tests.clients import FOX, KEY, now, posts, settle
 from tests.engines.ports import held
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -364,7 +365,7 @@ def test_several_runs_with_one_client(tmp_path: Path) -> None:
         capture_output=True,
         check=False,
         text=True,
-        timeout=60,
+        timeout=HANGS,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,6 +8,7 @@ import pytest
 
 import kling_async
 from kling_async import errors, events, results
+from tests.patience import HANGS
 
 # What a process may not have loaded that has only imported the package or described a video.
 HEAVY = ("aiohttp", "aiolimiter", "asyncio", "cattrs", "multiprocessing", "ssl")
@@ -18,7 +19,9 @@ def printed(code: str) -> list[str]:
     command = (sys.executable, "-c", code)
     # Measuring coverage in that process would load modules of its own.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    done = subprocess.run(command, capture_output=True, check=True, env=env, text=True, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, check=True, env=env, text=True, timeout=HANGS
+    )
     return done.stdout.split()
 
 

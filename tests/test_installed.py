@@ -16,12 +16,13 @@ import kling_async
 from kling_async import KlingClient, MasterTextToVideo, __version__
 from kling_async.testing import Emulator
 from kling_async.testing.clock import VirtualLoop
+from tests.patience import HANGS
 
 SCRIPTS = Path(sys.executable).parent
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=HANGS)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kling_async import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
 from kling_async._utils.pydantic import Value
+from tests.patience import HANGS
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -81,7 +82,7 @@ async def get(path: str, **query: list[str] | str) -> httpx.Response:
 def printed(code: str, *options: str) -> list[str]:
     """Give the words that some code prints in a new process."""
     command = (sys.executable, *options, "-c", code)
-    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=HANGS)
     return done.stdout.split()
 
 

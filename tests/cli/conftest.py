@@ -128,6 +128,7 @@ class Start(Protocol):
 def start() -> Iterator[Start]:
     """Start a command as a process of its own; what still runs at the end is ended."""
     with ExitStack() as stack:
+
         def start(*argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             process = subprocess.Popen((*COMMAND, *argv), **{**pipes, **options})

@@ -18,6 +18,7 @@ from kling_async.cli.output import Output, write_line
 from kling_async.cli.process import GuardedStream, failure_of, guarded_streams
 from kling_async.results import TaskRef
 from tests.cli.conftest import COMMAND, Ended
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def shell(line: str, env: dict[str, str], folder: Path) -> Ended:
         cwd=folder,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=HANGS,
     )
     assert b"Traceback" not in done.stderr
     return Ended(done.returncode, done.stdout.decode(), errors.read_text("utf-8"))

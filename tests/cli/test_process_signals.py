@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async.cli.process import call_on_signals
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_terminal_that_is_closed(emulate: Emulate, hangup_by_default: None) -> N
     while b"task_" not in seen:
         seen += os.read(master, 1024)
     os.close(master)
-    process.wait(timeout=30)
+    process.wait(timeout=HANGS)
     assert os.read(reader, 10) == b"130"
     os.close(reader)
 

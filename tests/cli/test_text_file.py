@@ -26,6 +26,7 @@ from kling_async.cli.text_file import (
 )
 from kling_async.errors import InputError
 from tests.cli.conftest import COMMAND, Ended, read_file
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Emulate, Start
@@ -265,7 +266,7 @@ def test_signal_while_waiting_for_stdin(start: Start, number: int, tmp_path: Pat
     process.stdin.flush()
     _wait_until_read(process)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=HANGS) == 130
     process.stdin.close()
 
 

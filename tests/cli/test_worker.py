@@ -21,6 +21,7 @@ from kling_async.cli.main import main
 from kling_async.testing import Emulator, Scenario
 from tests.cli.conftest import Ended
 from tests.engines.postgres import PASSWORD
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -165,7 +166,7 @@ def test_drained(
     worker = start("worker", "--journal", url, *options)
     wait_for(postgres_url, 1)
     worker.send_signal(signal.SIGTERM)
-    out, err = worker.communicate(timeout=30)
+    out, err = worker.communicate(timeout=HANGS)
     assert worker.returncode == 0
     assert out.startswith("a\thttp")
     assert "taking no more items; running tasks have up to 30 s" in err
@@ -184,7 +185,7 @@ def test_handed_over(
     worker.send_signal(signal.SIGINT)
     time.sleep(0.3)
     worker.send_signal(signal.SIGTERM)
-    out, err = worker.communicate(timeout=30)
+    out, err = worker.communicate(timeout=HANGS)
     assert (worker.returncode, err) == (0, "")
     assert json.loads(out)["counts"]["handed_over"] == 3
 

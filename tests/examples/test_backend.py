@@ -17,6 +17,7 @@ import pytest
 from kling_async import KlingClient, MasterTextToVideo
 from kling_async.testing import Scenario, ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -409,13 +410,13 @@ def test_interrupt_ends_it_within_seconds(start: Start) -> None:
     asked = urllib.request.Request(  # noqa: S310 - our own server
         f"{backend.url}/videos", json.dumps(FOX).encode(), {"Content-Type": "application/json"}
     )
-    urllib.request.urlopen(asked, timeout=30).close()  # noqa: S310
-    with urllib.request.urlopen(backend.url + STREAM, timeout=30) as stream:  # noqa: S310
+    urllib.request.urlopen(asked, timeout=HANGS).close()  # noqa: S310
+    with urllib.request.urlopen(backend.url + STREAM, timeout=HANGS) as stream:  # noqa: S310
         while b'"running"' not in stream.readline():
             pass
         backend.process.send_signal(signal.SIGINT)
         stream.read()
-        _, said = backend.process.communicate(timeout=30)
+        _, said = backend.process.communicate(timeout=HANGS)
     assert "graceful shutdown exceeded" not in said  # as uvicorn says that has to cut a stream
     assert backend.process.returncode == 0
     assert "Still running: 1; the emulator ends with us: kling-2-1/task_" in said

@@ -13,6 +13,7 @@ from kling_async import KlingClient
 from kling_async._utils.extras import install_command
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks import fastapi
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -148,6 +149,6 @@ import kling_async.webhooks.aiohttp, kling_async.webhooks.asgi
 assert "pydantic" not in sys.modules
 """
     ran = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=HANGS
     )
     assert ran.stdout == f"this adapter needs FastAPI: {install_command('fastapi')}\n"

@@ -28,6 +28,7 @@ from kling_async.webhooks import aiohttp, asgi, fastapi
 from kling_async.webhooks.inbox import Counts, Inbox
 from kling_async.webhooks.relay.backends import RelayBackendError
 from kling_async.webhooks.relay.relay import Relay, RelayCounts
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -824,7 +825,7 @@ except MissingExtraError as error:
     print(error)
 """
     ran = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=HANGS
     )
     assert ran.stdout == (
         f"what relays callbacks at {scheme}:// needs another package: {install_command(extra)}\n"

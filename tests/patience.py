@@ -1,0 +1,7 @@
+"""How long tests wait for another program."""
+
+from typing import Final
+
+HANGS: Final = 600.0
+"""Seconds after which a program is taken to hang. On a loaded machine, one that does not hang may
+need a minute only to start."""
