@@ -43,6 +43,7 @@ from kling_async.tasks.arguments import (
     find_api_key,
     find_base_url,
     find_polling,
+    start_log,
 )
 from kling_async.tasks.callback_router import CallbackRouter
 from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
@@ -142,6 +143,7 @@ class KlingClient:
             check_kind(name, value, kind)
         check_methods("transport", transport, "send", "close")
         check_methods("inbox", inbox, "callback_url", "join")
+        start_log()
         self._owned_limiter: SharedLimiter | None = None
         if isinstance(limiter, str):
             from kling_async.limits.shared.limiter import SharedLimiter, name_of
@@ -270,6 +272,7 @@ class KlingClient:
         *,
         input: Input | None = None,
         submitted_at: datetime | None = None,
+        traceparent: str = "",
     ) -> Task:
         """Return the task of a reference, or of the text of one. Sends nothing.
 
@@ -281,6 +284,7 @@ class KlingClient:
             submitted_at: When the service accepted the task, if you know it. The task is presumed
                 to be running: it holds a slot, and is polled when it may have ended. Otherwise
                 it is polled at once. Needs a running event loop.
+            traceparent: What :meth:`traceparent` returned where the task was submitted.
 
         Raises:
             InputError: The text is not a reference, ``input`` is not an input, or ``submitted_at``
@@ -299,9 +303,20 @@ class KlingClient:
         if submitted_at is not None:
             age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
         task = self._registry.attach(ref, kind, age)
+        if self._executor.events is not None:
+            self._executor.events.task_attached(ref, input, submitted_at, traceparent)
         if age is not None and age < self._executor.limits.presumed_lifetime:
             self._registry.adopt(task)
         return task
+
+    def traceparent(self, ref: TaskRef | str) -> str:
+        """Return the W3C trace context of a task that is traced, or an empty text.
+
+        Store it beside the reference: another process that passes it to :meth:`attach` continues
+        the same trace. See :class:`kling_async.telemetry.OpenTelemetry`.
+        """
+        ref = TaskRef.parse(ref) if isinstance(ref, str) else ref
+        return "" if self._executor.events is None else self._executor.events.traceparent(ref)
 
     async def status(self, ref: TaskRef | str) -> Snapshot:
         """Send one status call for a task. Temporary failures are retried.
@@ -462,6 +477,7 @@ class KlingClient:
         overwrite: bool = False,
         previous: Collection[SavedFile] | None = None,
         on_renewed: Callable[[tuple[str, ...]], Awaitable[object]] | None = None,
+        traceparent: str = "",
     ) -> tuple[SavedFile, ...]:
         """Do as :meth:`download`, and return sizes and checksums, too.
 
@@ -473,6 +489,7 @@ class KlingClient:
             previous: The files of an earlier call, for a shared folder. Only those are replaced;
                 where another file has the name, a different name is used.
             on_renewed: Awaited with the new URLs, if those of the result have expired.
+            traceparent: As for :meth:`attach`.
         """
         if not isinstance(result, Result | Snapshot):
             raise InputError(f"not the result of a task: {result!r:.80}")
@@ -481,7 +498,8 @@ class KlingClient:
             return (await self.status(result.ref)).result_urls
 
         downloader = self._downloader or self._open_downloader()
-        return await downloader.save(
+        save = partial(
+            downloader.save,
             result,
             folder,
             name=name,
@@ -492,6 +510,9 @@ class KlingClient:
             renew=renew,
             on_renewed=on_renewed,
         )
+        if self._executor.events is None:
+            return await save()
+        return await self._executor.events.download(save, result.ref, traceparent)
 
     async def close(self) -> None:
         """Close the client without losing what is paid.

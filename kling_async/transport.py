@@ -114,7 +114,7 @@ class AiohttpTransport:
         base = URL(base_url, encoded=True)
         found = (proxies or Proxies.of_session(session)).find(base)
         self._proxy = proxy = proxy_for_key(base, found, lent=session is not None)
-        self._base = str(base)
+        self.base_url: str = str(base)
         self._connections = connections
         self._key = api_key
         self._headers = {
@@ -171,7 +171,7 @@ class AiohttpTransport:
             with self._deadlines.expire_at(loop.time() + timeout):
                 async with await session.request(
                     hdrs.METH_POST if request.kind == "submit" else hdrs.METH_GET,
-                    URL(self._base + request.path, encoded=True),
+                    URL(self.base_url + request.path, encoded=True),
                     data=sent,
                     headers=headers,
                     timeout=limits,

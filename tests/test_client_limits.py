@@ -352,7 +352,7 @@ def test_a_loop_that_ends_before_the_answer(caplog: pytest.LogCaptureFixture) ->
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "a task may have been started and charged" in record.getMessage()
-    assert FOX.prompt in record.getMessage()
+    assert record.getMessage().endswith(": an input of kling-2-1, master-text-to-video")
 
 
 async def test_an_error_that_is_not_ours() -> None:

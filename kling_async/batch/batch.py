@@ -217,7 +217,12 @@ class Batch:
             for entry in await self._running(claims, given):
                 assert entry.ref is not None  # noqa: S101 - a submitted item has one
                 kind = parse_input(entry.input)
-                self._client.attach(entry.ref, input=kind, submitted_at=entry.changed_at)
+                self._client.attach(
+                    entry.ref,
+                    input=kind,
+                    submitted_at=entry.changed_at,
+                    traceparent=entry.traceparent,
+                )
         async with aclosing(self._planned(items)) as planned:
             async for entry, item_input in planned:
                 if guard.stopped is not None:

@@ -109,6 +109,7 @@ def apply(entry: Entry, transition: Transition) -> Entry:
         result=transition.result or (entry.result if same else None),
         failure=transition.failure,
         files=transition.files or (entry.files if same else ()),
+        traceparent=transition.traceparent or (entry.traceparent if same else ""),
     )
 
 

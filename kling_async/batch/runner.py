@@ -146,6 +146,7 @@ class ItemRun:
     ) -> None:
         self.entry: Entry = entry
         self.patience: float | None = work.patience
+        self.traceparent: str = ""
         self._run = run
         self._work = work
         self._input = work.item[1]
@@ -209,15 +210,15 @@ class ItemRun:
 
     async def on_accepted(self, ref: TaskRef) -> None:
         """Record the reference before the task is waited for, also of an unsure item."""
-        self._work.ref = ref
+        self._work.ref, trace = ref, self.traceparent
         try:
-            await self._record_state(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref, traceparent=trace)
         except ConflictError as error:
             # When a run is left, items whose submits were not answered are recorded as unsure.
             if error.state is not ItemState.UNSURE or error.attempt != self.entry.attempt:
                 raise
             self.entry = evolve(self.entry, state=ItemState.UNSURE)
-            await self._record_state(ItemState.SUBMITTED, ref=ref)
+            await self._record_state(ItemState.SUBMITTED, ref=ref, traceparent=trace)
 
     async def answer_lost(self) -> None:
         """Record the item as unsure: the run ends before its submit was answered."""
@@ -279,7 +280,10 @@ class ItemRun:
         assert entry.ref is not None  # noqa: S101 - a submitted item has one
         # attach() does not find a task that has ended within its submit.
         task = self._task or client.attach(
-            entry.ref, input=self._input, submitted_at=entry.changed_at
+            entry.ref,
+            input=self._input,
+            submitted_at=entry.changed_at,
+            traceparent=entry.traceparent,
         )
         self._work.ref = entry.ref
         self._work.submitted()
@@ -311,7 +315,12 @@ class ItemRun:
             # Only files that this journal has saved are replaced: others are of other batches.
             entry = self.entry
             files = await self._run.client.save(
-                result, folder, name=entry.key, previous=entry.files, on_renewed=on_renewed
+                result,
+                folder,
+                name=entry.key,
+                previous=entry.files,
+                on_renewed=on_renewed,
+                traceparent=entry.traceparent,
             )
             if self._run.options.inspect_media:
                 files = await inspected_files(folder, files, self._input)
@@ -328,7 +337,7 @@ class ItemRun:
             return True
         return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
 
-    async def _record_state(
+    async def _record_state(  # noqa: PLR0913 - the details are given by name
         self,
         state: ItemState,
         *,
@@ -336,6 +345,7 @@ class ItemRun:
         result: Result | None = None,
         failure: Failure | None = None,
         files: tuple[SavedFile, ...] = (),
+        traceparent: str = "",
     ) -> None:
         """Record a transition of the item."""
         transition = Transition(
@@ -348,6 +358,7 @@ class ItemRun:
             files,
             expected=self.entry.state,
             attempt=self.entry.attempt,
+            traceparent=traceparent,
         )
         run = self._run
         await run.journal.record(transition)

@@ -73,6 +73,14 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "--mode MODE": {"choices": [*MODES, *MODES.values()]},
 }
 
+_VERBOSE = "log to stderr what is submitted, finished and retried; -vv: every request, too"
+_LOG_REQUESTS: Mapping[str, Any] = {
+    "action": "store_const",
+    "const": 2,
+    "default": 0,
+    "help": "log each request to stderr",
+}
+
 # Commands that are meant to be ended by a signal.
 _UNTIL_SIGNAL = ("listen", "emulate")
 
@@ -158,6 +166,10 @@ def parser() -> argparse.ArgumentParser:
         )
         for usage, text in options.items():
             _add_option(command, usage, text)
+        if name == "emulate":
+            command.add_argument("-v", "--verbose", **_LOG_REQUESTS)
+        else:
+            command.add_argument("-v", "--verbose", action="count", default=0, help=_VERBOSE)
         code = exit_codes.OK if name in _UNTIL_SIGNAL else exit_codes.INTERRUPTED
         command.set_defaults(interrupted=code, **({} if "--json" in options else {"json": False}))
     return top

@@ -55,7 +55,7 @@ async def _run_until_terminated(args: Namespace) -> int:
 async def run(args: Namespace) -> int:
     """Run a parsed command on the running loop and return its exit code."""
     try:
-        with log_to_stderr(as_json=args.json):
+        with log_to_stderr(as_json=args.json, verbose=args.verbose):
             return await _command(args)(args)
     except KlingError as error:
         return Output(json=args.json).print_error(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -131,13 +132,23 @@ def _next_command(error: KlingError) -> str | None:
 
 
 @contextmanager
-def log_to_stderr(*, as_json: bool) -> Iterator[None]:
+def log_to_stderr(*, as_json: bool, verbose: int = 0) -> Iterator[None]:
     """Write warnings and errors of the package's log to stderr, unless logging is configured.
+
+    INFO is written, too, if ``verbose`` is 1, and DEBUG if it is 2, or as ``KLING_LOG`` says.
 
     Records about abandoned tasks are left out: each command reports those tasks itself, with the
     command that waits for them.
     """
-    handler = logging.NullHandler() if _log.hasHandlers() else _StderrHandler(as_json=as_json)
+    level = logging.WARNING
+    names = {0: os.environ.get("KLING_LOG", ""), 1: "info"}
+    if text := names.get(verbose, "debug"):
+        from kling_async.telemetry.logs import parse_level
+
+        level = parse_level(text)
+        _log.setLevel(level)
+    configured = _log.hasHandlers()
+    handler = logging.NullHandler() if configured else _StderrHandler(level, as_json=as_json)
     _log.addHandler(handler)
     _log.addFilter(_is_not_about_abandoned)
     try:
@@ -152,11 +163,12 @@ def _is_not_about_abandoned(record: logging.LogRecord) -> bool:
 
 
 class _StderrHandler(logging.Handler):
-    def __init__(self, *, as_json: bool) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, level: int, *, as_json: bool) -> None:
+        super().__init__(level)
         self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        line = json.dumps({"warning": text}) if self._as_json else f"{PROGRAM}: {printable(text)}"
+        name = "warning" if record.levelno >= logging.WARNING else "log"
+        line = json.dumps({name: text}) if self._as_json else f"{PROGRAM}: {printable(text)}"
         write_line(sys.stderr, line)

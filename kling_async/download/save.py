@@ -71,6 +71,7 @@ class Downloader:
         seen_at: datetime | None = None,
         renew: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
         on_renewed: Callable[[tuple[str, ...]], Awaitable[object]] | None = None,
+        on_received: Callable[[int], None] | None = None,
     ) -> tuple[SavedFile, ...]:
         """Save a result's files, as :func:`download` does.
 
@@ -78,7 +79,7 @@ class Downloader:
         any other file has the name, the new one gets another name. ``seen_at`` is when this process
         found that the task had ended. ``renew`` returns the result's current URLs at the service;
         it is called at most once, when a URL has expired, and ``on_renewed`` is awaited with them
-        before they are used.
+        before they are used. ``on_received`` is called with numbers of bytes that were received.
         """
         session = await self._sessions.session()
         target = Path(folder)
@@ -98,6 +99,7 @@ class Downloader:
             previous=None if previous is None else {file.name: file.sha256 for file in previous},
             ended_at=tuple(at for at in moments if at is not None and at.tzinfo is not None),
             renewable=renew is not None,
+            on_received=on_received,
         )
         saved: list[SavedFile] = []
         while len(saved) < len(urls):

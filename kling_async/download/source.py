@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -83,6 +83,7 @@ class DownloadJob:
         ended_at: When the task ended, by the service's clock and by this machine's, if known.
         patient: Repeat requests that are answered with 403 or 404 if the result is new.
         renewable: The service may return a new URL in place of an expired one.
+        on_received: Called with numbers of bytes that were received.
     """
 
     ref: TaskRef
@@ -94,6 +95,7 @@ class DownloadJob:
     ended_at: tuple[datetime, ...] = ()
     patient: bool = True
     renewable: bool = False
+    on_received: Callable[[int], None] | None = None
 
 
 def is_young(ended_at: Collection[datetime], now: Collection[datetime]) -> bool:
@@ -205,6 +207,8 @@ class Source:
         try:
             async for data in response.content.iter_any():
                 pending += data
+                if self._job.on_received is not None:
+                    self._job.on_received(len(data))
                 check(least=HEAD_BYTES)
                 if len(pending) >= CHUNK_BYTES:
                     chunk, pending = pending, bytearray()

@@ -154,6 +154,8 @@ class Transition:
             act on the same item at once, and pass it, one is refused.
         attempt: The attempt in which it must be, or None for any. Neither ``expected`` nor
             ``attempt`` is stored or compared.
+        traceparent: The W3C trace context of the task, if it is traced. It is not compared, and
+            not in the history.
     """
 
     key: str
@@ -165,6 +167,7 @@ class Transition:
     files: tuple[SavedFile, ...] = ()
     expected: ItemState | None = field(default=None, kw_only=True, eq=False)
     attempt: int | None = field(default=None, kw_only=True, eq=False)
+    traceparent: str = field(default="", kw_only=True, eq=False)
 
 
 @frozen
@@ -182,6 +185,8 @@ class Entry:
         result: The task's result.
         failure: The failure of the last transition.
         files: What was saved last.
+        traceparent: The W3C trace context of this attempt's task, if it is traced. It is not
+            compared.
     """
 
     key: str
@@ -193,6 +198,7 @@ class Entry:
     result: Result | None = None
     failure: Failure | None = None
     files: tuple[SavedFile, ...] = ()
+    traceparent: str = field(default="", eq=False)
 
     @property
     def was_rejected(self) -> bool:

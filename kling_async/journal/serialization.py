@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kling_async.journal.base import Planned
 
 
-DETAILS = ("ref", "result", "failure", "files")
+DETAILS = ("ref", "result", "failure", "files", "trace")
 """The columns of what comes with a transition."""
 
 
@@ -92,11 +92,14 @@ def format_details(transition: Transition) -> dict[str, str | None]:
         "result": to_json(result.to_dict()) if result else None,
         "failure": to_json(asdict(failure)) if failure else None,
         "files": to_json([_file_fields(file) for file in files]) if files else None,
+        "trace": transition.traceparent or None,
     }
 
 
 def parse_entry(columns: Sequence[Any]) -> Entry:
     """Return an entry from the columns of its row: those of an entry, in order.
+
+    The trace, which is the last, may be missing: earlier versions had no such column.
 
     Raises:
         DamageError: They cannot be read.
@@ -104,7 +107,9 @@ def parse_entry(columns: Sequence[Any]) -> Entry:
     with reading_row():
         key, text, state, attempt, changed_at, *details = columns
         plain, when = json.loads(text), _parse_time(changed_at)
-        return Entry(key, plain, ItemState(state), attempt, when, *parse_details(details))
+        trace = details.pop() if len(details) == len(DETAILS) else None
+        known = parse_details(details)
+        return Entry(key, plain, ItemState(state), attempt, when, *known, trace or "")
 
 
 def parse_transition(key: str, columns: Sequence[Any]) -> Transition:
@@ -121,7 +126,7 @@ def parse_transition(key: str, columns: Sequence[Any]) -> Transition:
 def parse_details(
     details: Iterable[str | None],
 ) -> tuple[TaskRef | None, Result | None, Failure | None, tuple[SavedFile, ...]]:
-    """Return what :func:`format_details` wrote, in its order.
+    """Return what :func:`format_details` wrote, in its order and without the trace.
 
     Raises:
         KeyError, TypeError, ValueError: The texts are not of that kind.

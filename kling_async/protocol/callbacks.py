@@ -6,7 +6,8 @@ others is the URL. Each submit has its own, whose last segment is a token::
     kling-2-1~dGhpcyBpcyBvbmU~q83vEjRWeJASNFZ4kKvN7w...
     model     nonce           HMAC-SHA256 of both
 
-The token contains the model, since a callback does not name it and a status request needs it.
+The token contains the model, since a callback does not name it and a status request needs it. If
+the submit is traced, the nonce carries its trace context; see `trace_context`.
 """
 
 from __future__ import annotations

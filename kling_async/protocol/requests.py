@@ -32,12 +32,14 @@ class Request:
         path: The quoted path, with its query. It begins with a slash.
         body: The JSON body of a submit.
         ref: The task concerned, if there is one.
+        submit_id: Identifies a submit in events; 0 if there are no hooks.
     """
 
     kind: Literal["submit", "status", "balance"]
     path: str
     body: bytes | None = field(default=None, repr=False)
     ref: TaskRef | None = None
+    submit_id: int = field(default=0, eq=False, repr=False)
 
     @property
     def method(self) -> Literal["GET", "POST"]:
@@ -68,12 +70,13 @@ class Response:
         return redact(self.body.decode("utf-8", "replace"), self.secret)[:BODY_EXCERPT]
 
 
-def build_submit(sent: Input, callback_url: str | None = None) -> Request:
+def build_submit(sent: Input, callback_url: str | None = None, submit_id: int = 0) -> Request:
     """Build the request that submits an input.
 
     Args:
         sent: The input.
         callback_url: The URL that the service calls when the task ends.
+        submit_id: Identifies the submit in events.
 
     Raises:
         InputError: The callback URL is not a public https URL.
@@ -99,7 +102,8 @@ def build_submit(sent: Input, callback_url: str | None = None) -> Request:
                 if name in fields:
                     fields.setdefault(key, []).append(fields.pop(name))
     content = json.dumps({**body, "input": fields}).encode()
-    return Request("submit", f"/generateTask/{_quote(sent.model)}", content)
+    path = f"/generateTask/{_quote(sent.model)}"
+    return Request("submit", path, content, submit_id=submit_id)
 
 
 def build_status(ref: TaskRef) -> Request:

@@ -33,12 +33,16 @@ def describe(refs: Sequence[TaskRef]) -> str:
 
 def log_warning(refs: tuple[TaskRef, ...]) -> None:
     """Log the references, which are stored nowhere else."""
-    _log.warning("%s", describe(refs))
+    _log.warning("%s", describe(refs), extra=_fields(refs))
 
 
 def log_journaled(refs: tuple[TaskRef, ...]) -> None:
     """Log how many tasks are in a journal: the next run waits for them."""
-    _log.info("tasks still running, which the journal has: %d", len(refs))
+    _log.info("tasks still running, which the journal has: %d", len(refs), extra=_fields(refs))
+
+
+def _fields(refs: tuple[TaskRef, ...]) -> dict[str, object]:
+    return {"kling_event": "TasksAbandoned", "kling_refs": list(map(str, refs))}
 
 
 @define(eq=False)

@@ -44,6 +44,14 @@ def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[...,
     raise ConfigurationError(f"hooks must be functions, as hooks=[print], not {hooks!r:.80}")
 
 
+def start_log() -> None:
+    """Write the log to stderr if ``KLING_LOG`` has its level."""
+    if level := os.environ.get("KLING_LOG"):
+        from kling_async.telemetry.logs import parse_level, write_to_stderr
+
+        write_to_stderr(parse_level(level))
+
+
 def check_timeout(timeout: float) -> None:
     """Raise ConfigurationError unless a timeout is a finite, positive number of seconds."""
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)

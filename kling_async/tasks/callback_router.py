@@ -16,7 +16,6 @@ from attrs import define
 
 from kling_async._utils.loops import PerLoop
 from kling_async.errors import KlingError
-from kling_async.events import CalledBack, Submitted
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol.callbacks import Callback
@@ -62,6 +61,7 @@ class PendingCallback:
     nonce: str
     url: str
     on_accepted: Callable[[TaskRef], Awaitable[None]] | None = None  # receives the reference
+    submit_id: int = 0  # in events
     slot: Slot | None = None
     sent_at: float = 0.0
     callback: Callback | None = None  # that has come already
@@ -88,16 +88,17 @@ class CallbackRouter:
         inbox.join(self)
 
     def expect(
-        self, sent: Input, on_accepted: Callable[[TaskRef], Awaitable[None]] | None
+        self, sent: Input, on_accepted: Callable[[TaskRef], Awaitable[None]] | None, submit_id: int
     ) -> PendingCallback:
-        """Create the callback URL of a submit.
+        """Create the callback URL of a submit. It carries the trace context, if there is one.
 
         ``on_accepted`` gets the reference if the answer is lost and a callback has it.
         """
         nonce = token_urlsafe(_NONCE_BYTES)
-        return PendingCallback(
-            sent, nonce, self._inbox.callback_url(sent.model, nonce), on_accepted
-        )
+        if self._executor.events is not None:
+            nonce += self._executor.events.packed_traceparent(submit_id)
+        url = self._inbox.callback_url(sent.model, nonce)
+        return PendingCallback(sent, nonce, url, on_accepted, submit_id)
 
     def start(self, pending: PendingCallback, slot: Slot) -> None:
         """Keep the callbacks for a submit that is being sent."""
@@ -181,14 +182,15 @@ class CallbackRouter:
         self._registry.adopt(task, pending.nonce)
         # The slot of the lost submit may have expired; the task has one of its own now.
         pending.slot.release()
-        self._executor.emit(Submitted, ref, pending.sent)
+        if self._executor.events is not None:
+            self._executor.events.submitted(ref, pending.sent, pending.submit_id)
         self.accepted(pending, task)
         return task
 
     def _wake(self, task: Task, callback: Callback) -> None:
         snapshot = callback.snapshot
-        if self._executor.hooks:
-            self._executor.emit(CalledBack, snapshot)
+        if self._executor.events is not None:
+            self._executor.events.called_back(snapshot)
         # A relayed callback has no token that proves it. The nonce proves as much, if it is known.
         proven = not callback.relayed or self._registry.has_nonce(task.ref, callback.nonce)
         # A success without URLs is of no use: the status call may have them.

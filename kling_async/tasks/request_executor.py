@@ -8,23 +8,23 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import count
 from random import random
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import frozen
 
 from kling_async._utils.loops import PerLoop
 from kling_async.errors import ClientClosedError, KlingError, RateLimitError
-from kling_async.events import Event, Hook, Paused, Retrying
 from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
+    from kling_async.events import Hook
     from kling_async.limits.base import Limiter, Limits, Permit
     from kling_async.policy.retry import Retry
     from kling_async.protocol.requests import Request
+    from kling_async.tasks.event_emitter import EventEmitter
     from kling_async.transport import Transport
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 _log = logging.getLogger("kling_async")
 
@@ -43,7 +43,11 @@ class Failed:
 
 
 class RequestExecutor:
-    """Sends the requests of one client, and emits its events."""
+    """Sends the requests of one client.
+
+    Attributes:
+        events: Emits the client's events; None while there are no hooks, and nothing is logged.
+    """
 
     def __init__(
         self, transport: Transport, limiter: Limiter, retry: Retry, hooks: tuple[Hook, ...]
@@ -51,11 +55,16 @@ class RequestExecutor:
         self.transport = transport
         self.limiter = limiter
         self.retry = retry
-        self.hooks = hooks
+        self.events: EventEmitter | None = None
+        self._logs = False
         self.limits: Limits = limiter.limits
         self.max_connections: int = self.limits.connections
         self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.max_connections))
         self._interruptions = 0
+        if hooks:
+            self._emit_to(hooks)
+        if _log.isEnabledFor(logging.INFO):
+            self._emit_to_log()
 
     async def execute(
         self,
@@ -81,6 +90,7 @@ class RequestExecutor:
         for attempt in count(1):
             if prepare is not None:
                 await prepare(attempt)
+            asked_at = clock()
             # The connection comes before the permit: a request with a permit is sent at once.
             async with connections:
                 permit = await self.limiter.request()
@@ -92,7 +102,10 @@ class RequestExecutor:
                         may_have_charged=request.ref is not None,
                     )
                 started = clock() if started is None else started
-                outcome = await send(permit)
+                observed = permit
+                if self.events is not None:
+                    observed = self.events.observe(permit, attempt, clock() - asked_at)
+                outcome = await send(observed)
             if not isinstance(outcome, Failed):
                 return outcome
             error = outcome.error
@@ -104,7 +117,8 @@ class RequestExecutor:
                 self._pause(request, error, attempt, delay, permit)
             if delay is None:
                 raise error
-            self.emit(Retrying, request.kind, error, attempt, delay)
+            if self.events is not None:
+                self.events.retrying(request, error, attempt, delay)
             if not refused:  # the limiter delays the repetition of a 429
                 await asyncio.sleep(delay)
         raise AssertionError  # pragma: no cover - count() does not end
@@ -115,39 +129,51 @@ class RequestExecutor:
         The permit is answered when the request is, or has failed. A cancelled request may still
         reach the service: its permit counts for as long as an answer could have taken.
         """
-        timeout = self.retry.request_timeout
+        if not self._logs and _log.isEnabledFor(logging.INFO):  # it was configured since
+            self._emit_to_log()
+        loop = asyncio.get_running_loop()
+        timeout, status, sent_at = self.retry.request_timeout, None, loop.time()
+        outcome: _T | Failed
         try:
             response = await self.transport.send(request, timeout)
         except asyncio.CancelledError:
-            asyncio.get_running_loop().call_later(timeout, permit.answered)
+            loop.call_later(timeout, permit.answered)
             raise
-        except KlingError as error:
+        except KlingError as failure:
             permit.answered()
-            return Failed(error)
+            outcome = Failed(failure)
         except BaseException:
             permit.answered()
             raise
-        permit.answered()
-        try:
-            return parse(response, now=datetime.now(UTC))
-        except KlingError as error:
-            return Failed(error)
+        else:
+            permit.answered()
+            status = response.status
+            try:
+                outcome = parse(response, now=datetime.now(UTC))
+            except KlingError as failure:
+                outcome = Failed(failure)
+        if self.events is not None:
+            error = outcome.error if isinstance(outcome, Failed) else None
+            self.events.request_answered(request, permit, sent_at, status, error)
+        return outcome
 
     def interrupt(self) -> None:
         """Send no further request for the calls that run now: the client is being closed."""
         self._connections.get()  # raises on another running loop
         self._interruptions += 1
 
-    def emit(self, kind: Callable[_P, Event], *fields: _P.args, **more: _P.kwargs) -> None:
-        """Create an event and pass it to the hooks, if there are any."""
-        if not self.hooks:
-            return
-        event = kind(*fields, **more)
-        for hook in self.hooks:
-            try:
-                hook(event)
-            except Exception:  # noqa: BLE001 - a hook is the user's code
-                _log.exception("a hook failed on %s", type(event).__name__)
+    def _emit_to(self, hooks: tuple[Hook, ...]) -> None:
+        from kling_async.tasks.event_emitter import EventEmitter
+
+        base_url = getattr(self.transport, "base_url", "")
+        self.events = EventEmitter(hooks, base_url, self.limits.requests_per_minute)
+
+    def _emit_to_log(self) -> None:
+        """Log the events from now on: the log is enabled for more than warnings."""
+        from kling_async.telemetry.logs import EventLog
+
+        self._logs = True
+        self._emit_to((*(self.events.hooks if self.events is not None else ()), EventLog()))
 
     def _pause(
         self,
@@ -171,5 +197,5 @@ class RequestExecutor:
             asked = min(error.retry_after or 0.0, self.retry.cap)
             jitter = backoff(attempt, self.retry.base, self.retry.cap, random())  # noqa: S311 - jitter
             delay = max(asked, jitter)
-        if self.limiter.pause(delay, permit):
-            self.emit(Paused, delay)
+        if self.limiter.pause(delay, permit) and self.events is not None:
+            self.events.paused(delay)

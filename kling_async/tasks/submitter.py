@@ -22,7 +22,6 @@ from kling_async.errors import (
     KlingError,
     RateLimitError,
 )
-from kling_async.events import SubmitFailed, Submitted, TaskLimitChanged
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol import requests, responses
@@ -60,7 +59,8 @@ class SubmitObserver(Protocol):
 
     An attribute ``patience``, if there is one, is the number of seconds for which the submit is
     repeated while the service cannot be reached or is unavailable, instead of
-    :attr:`Retry.attempts` and :attr:`Retry.deadline`.
+    :attr:`Retry.attempts` and :attr:`Retry.deadline`. An attribute ``traceparent``, if there is
+    one, is set to the W3C trace context of a task that is traced, before :meth:`on_accepted`.
     """
 
     async def before_send(self) -> None:
@@ -137,11 +137,14 @@ class Submitter:
     ) -> Task:
         """Submit one input; see :meth:`KlingClient.submit`."""
         submits = self._submits.get()
-        callback = None
+        callback, submit_id = None, 0
+        if (events := self._executor.events) is not None:
+            submit_id = events.submit_started(sent, callback_url)
         if callback_url is None and self._router is not None:
-            callback = self._router.expect(sent, observer.on_accepted if observer else None)
+            report = observer.on_accepted if observer else None
+            callback = self._router.expect(sent, report, submit_id)
             callback_url = callback.url
-        request = requests.build_submit(sent, callback_url)
+        request = requests.build_submit(sent, callback_url, submit_id)
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
         pending = PendingSubmit(sent, request, observer, callback, caller, caller.cancelling())
@@ -157,8 +160,11 @@ class Submitter:
             self._cancelled(pending, error)
             if pending.closed and caller.uncancel() <= pending.cancelling:
                 closed = ClientClosedError(_CLOSED)
-                self._executor.emit(SubmitFailed, sent, closed)
+                if events is not None:
+                    events.submit_failed(request, sent, closed)
                 raise closed from None
+            if events is not None and pending.response is None:
+                events.submit_withdrawn(request, sent)
             raise
         except Exception as error:
             self._settle(pending, error)
@@ -208,11 +214,12 @@ class Submitter:
         if self._closing:
             raise ClientClosedError(_CLOSED)
         submits, limiter = self._submits.get(), self._executor.limiter
+        loop = asyncio.get_running_loop()
         if pending.slot is None:  # the service may have refused the one of the last attempt
             submits.waiting_for_slot += 1
             if submits.sweep_timer is None:  # most submits have their slots long before it expires
-                loop = asyncio.get_running_loop()
                 submits.sweep_timer = loop.call_later(_SWEEP_EVERY, self._start_sweep, submits)
+            asked_at = loop.time()
             try:
                 pending.slot = await limiter.slot(first=attempt > 1)
             finally:
@@ -220,7 +227,8 @@ class Submitter:
                 if not submits.waiting_for_slot and submits.sweeper is not None:
                     submits.sweeper.cancel()
                     submits.sweeper = None
-            if self._executor.hooks and limiter.effective_tasks != self._limit:
+            if (events := self._executor.events) is not None:
+                events.slot_acquired(pending.request, pending.sent, loop.time() - asked_at)
                 self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
             pending.attempt = await submits.outage.wait()
@@ -331,8 +339,10 @@ class Submitter:
         nonce = callback.nonce if callback is not None else ""
         task = self._registry.add(outcome, pending.sent, pending.slot, nonce)
         pending.slot = None
-        if self._executor.hooks:
-            self._executor.emit(Submitted, outcome, pending.sent)
+        if (events := self._executor.events) is not None:
+            events.submitted(outcome, pending.sent, pending.request.submit_id)
+            if hasattr(pending.observer, "traceparent"):
+                pending.observer.traceparent = events.traceparent(outcome)  # type: ignore[union-attr]
         if callback is not None and self._router is not None:
             self._router.accepted(callback, task)
         return task
@@ -379,6 +389,8 @@ class Submitter:
         if not pending.may_run:  # it was refused
             assert pending.slot is not None  # noqa: S101 - the caller has left and not released it
             pending.slot.release()
+            if self._executor.events is not None:
+                self._executor.events.submit_withdrawn(pending.request, pending.sent)
             return
         lost = AnswerLostError(
             "the event loop ended before a submit was answered; a task may have been started and"
@@ -386,7 +398,8 @@ class Submitter:
             may_have_charged=True,
             verdict=Verdict.UNKNOWN,
         )
-        _log.warning("%s: %r", lost, pending.sent)
+        # Without the prompt, which may be confidential: the event has it.
+        _log.warning("%s: an input of %s, %s", lost, pending.sent.model, pending.sent.mode)
         self._settle(pending, lost)
 
     def _settle(self, pending: PendingSubmit, error: BaseException) -> None:
@@ -398,7 +411,8 @@ class Submitter:
         if isinstance(error, KlingError):
             if error.ref is not None:  # it was accepted
                 return
-            self._executor.emit(SubmitFailed, pending.sent, error)
+            if self._executor.events is not None:
+                self._executor.events.submit_failed(pending.request, pending.sent, error)
             may_run = error.may_have_charged
         if pending.slot is None:
             return
@@ -411,8 +425,8 @@ class Submitter:
         """Emit an event if the effective limit of running tasks has changed."""
         limiter, before = self._executor.limiter, self._limit
         self._limit = limit = limiter.effective_tasks
-        if limit != before:
-            self._executor.emit(TaskLimitChanged, limit, limiter.limits.concurrent_tasks)
+        if limit != before and self._executor.events is not None:
+            self._executor.events.task_limit_changed(limit, limiter.limits.concurrent_tasks)
 
 
 async def _report(observer: SubmitObserver, outcome: Task | Failed) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from kling_async.errors import NotFoundError
-from kling_async.events import Polled, TaskEnded, TasksAbandoned
 from kling_async.policy.durations import Kind
 from kling_async.protocol import requests, responses
 from kling_async.tasks.abandoned import AbandonedTasks, log_warning
@@ -121,9 +120,11 @@ class TaskRegistry:
                 held = self._held.pop(ref, None)
                 if held is not None:
                     held.slot.release()
+                if task is not None and self._executor.events is not None:
+                    self._executor.events.task_dropped(ref, "not_found")
             raise
-        if self._executor.hooks:
-            self._executor.emit(Polled, snapshot)
+        if self._executor.events is not None:
+            self._executor.events.polled(snapshot)
         self.update(snapshot, known=task is not None)
         return snapshot
 
@@ -155,8 +156,8 @@ class TaskRegistry:
                     self._ended_at[hash(ref)] = time.time()
                     if len(self._ended_at) > _REMEMBERED:
                         del self._ended_at[next(iter(self._ended_at))]
-                if self._executor.hooks:
-                    self._executor.emit(TaskEnded, snapshot)
+                if self._executor.events is not None:
+                    self._executor.events.task_ended(snapshot)
         elif held is not None:
             held.slot.confirm(ref, held.task.presumed_lifetime, held.on_expired)
         elif (attached := self._attached.get(ref)) is not None:
@@ -168,11 +169,7 @@ class TaskRegistry:
 
     def abandoned_tasks(self, log: Report | None = None) -> AbandonedTasks:
         """Return the reporter of one operation; see `AbandonedTasks`."""
-        return AbandonedTasks(
-            lambda refs: self._executor.emit(TasksAbandoned, refs),
-            log or log_warning,
-            claim=self._claim,
-        )
+        return AbandonedTasks(self._emit_abandoned, log or log_warning, claim=self._claim)
 
     def _claim(self, ref: TaskRef) -> bool:
         """Return whether a task has not been reported as abandoned before; it is reported now."""
@@ -188,6 +185,12 @@ class TaskRegistry:
         if held is not None and held.task is task:
             del self._held[task.ref]
             self._attached[task.ref] = task
+            if self._executor.events is not None:
+                self._executor.events.task_dropped(task.ref, "presumed_ended")
+
+    def _emit_abandoned(self, refs: tuple[TaskRef, ...]) -> None:
+        if self._executor.events is not None:
+            self._executor.events.tasks_abandoned(refs)
 
 
 def kind_of(sent: Input) -> Kind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -21,9 +21,18 @@ from attrs import frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import ConfigurationError, ContractError
-from kling_async.protocol.callbacks import Callback, parse_callback, verify_token, write_token
+from kling_async.events import CallbackReceived
+from kling_async.protocol.callbacks import (
+    Callback,
+    parse_callback,
+    verify_token,
+    write_token,
+)
+from kling_async.protocol.trace_context import unpack_traceparent
+from kling_async.tasks.arguments import checked_hooks
 
 if TYPE_CHECKING:
+    from kling_async.events import Hook
     from kling_async.results import Snapshot, TaskRef
     from kling_async.tasks.callback_router import Listener
 
@@ -91,6 +100,7 @@ class Inbox:
             read the URLs (proxies, their logs) can end tasks: use it only in networks in which
             every party is trusted.
         max_body_bytes: The largest body that is read.
+        hooks: Functions that receive the event :class:`~kling_async.events.CallbackReceived`.
 
     Attributes:
         public_url: The URL, without a slash at the end.
@@ -108,6 +118,7 @@ class Inbox:
         secret: str | bytes | Sequence[str | bytes],
         confirm: bool = True,
         max_body_bytes: int = _MAX_BODY_BYTES,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         if not isinstance(max_body_bytes, int) or max_body_bytes < 1:
             raise ConfigurationError(f"an inbox needs max_body_bytes >= 1, not {max_body_bytes!r}")
@@ -118,6 +129,7 @@ class Inbox:
             sha256(b"kling_async relay " + key).hexdigest()[:16] for key in self._secrets
         )
         self._confirm = confirm
+        self._hooks = checked_hooks(hooks)
         self._listeners: WeakSet[Listener] = WeakSet()
         self._deliveries: OrderedDict[tuple[TaskRef, bool], int] = OrderedDict()
         self._counts: Counter[str] = Counter()
@@ -176,7 +188,11 @@ class Inbox:
             return self._record("malformed")  # the service sends it again, perhaps complete
         with self._lock:
             outcome = self._dispatch(Callback(snapshot, nonce, not self._confirm))
-            return self._record(outcome if snapshot.state.ended else "still_running")
+            outcome = outcome if snapshot.state.ended else "still_running"
+            status = self._record(outcome)
+        if self._hooks:
+            self._emit_received(snapshot, nonce, outcome)
+        return status
 
     def handle(self, method: str, path: str, query: str, body: bytes) -> int:  # noqa: ARG002 - proves nothing
         """Verify and deliver a request whose body has been read; return the HTTP status.
@@ -215,6 +231,14 @@ class Inbox:
         elif not earlier:
             return "unknown"
         return "repeated" if earlier else "delivered"
+
+    def _emit_received(self, snapshot: Snapshot, nonce: str, outcome: str) -> None:
+        event = CallbackReceived(snapshot, outcome, unpack_traceparent(nonce))
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:  # noqa: BLE001 - a hook is the user's code
+                _log.exception("a hook failed on a callback")
 
     def _record(self, outcome: str) -> int:
         """Count and log an outcome; return its HTTP status."""

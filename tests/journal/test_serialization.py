@@ -50,7 +50,8 @@ FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_
 )
 def test_what_comes_with_a_move(move: Transition) -> None:
     """Whatever came with a move is read as it was written, and the text fits in any database."""
-    texts = format_details(move).values()
+    *texts, trace = format_details(move).values()
+    assert trace is None
     assert parse_details(texts) == (move.ref, move.result, move.failure, move.files)
     assert all(text.isprintable() for text in texts if text)
 
@@ -69,7 +70,7 @@ def test_a_failure_of_an_earlier_version() -> None:
 def test_nothing_is_none() -> None:
     """What did not come with a move takes no room."""
     nothing = format_details(Transition("a", ItemState.PLANNED, datetime.now(UTC)))
-    assert nothing == dict.fromkeys(("ref", "result", "failure", "files"))
+    assert nothing == dict.fromkeys(("ref", "result", "failure", "files", "trace"))
 
 
 def test_equal_values_are_equal_text() -> None:

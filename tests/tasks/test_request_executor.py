@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -266,30 +265,3 @@ async def test_interrupted_while_it_is_answered() -> None:
     await asyncio.sleep(1)
     executor.interrupt()
     assert await sent == pytest.approx(5, abs=0.1)
-
-
-# -------------------------------------------------------------------------------------------- hooks
-
-
-async def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises is logged with its traceback, and the others get the event."""
-    events: list[Event] = []
-
-    def bad(_: Event) -> None:
-        raise ZeroDivisionError
-
-    create_executor(bad, events.append).emit(Paused, 1.0)
-    assert events == [Paused(1.0)]
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert record.getMessage() == "a hook failed on Paused"
-    assert record.exc_info is not None
-
-
-async def test_without_hooks_no_event_is_made() -> None:
-    """Without hooks an event is not even made."""
-
-    def made(_: float) -> Paused:
-        raise AssertionError
-
-    create_executor().emit(made, 1.0)

@@ -84,12 +84,12 @@ _PLAN = f"""
 _CHANGE = f"""
     UPDATE kling_async_items AS item SET
         state = new.state, attempt = new.attempt, changed_at = new.changed_at, ref = new.ref,
-        result = new.result, failure = new.failure, files = new.files,
+        result = new.result, failure = new.failure, files = new.files, trace = new.trace,
         worker = new.worker, held = new.held,
         moved_at = CASE WHEN new.moved THEN clock_timestamp() ELSE item.moved_at END
     FROM json_to_recordset(%(rows)s) AS new(
         id bigint, state text, attempt integer, changed_at timestamptz, ref text, result text,
-        failure text, files text, worker bigint, held boolean, moved boolean)
+        failure text, files text, trace text, worker bigint, held boolean, moved boolean)
     WHERE item.id = new.id AND {_IS_BEGUN};
 """  # noqa: S608 - constants
 _LOG = f"""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kling_async.journal.postgres._schema import Database
     from kling_async.journal.postgres._workers import WorkerSession
 
-_COLUMNS = "id, key, input, state, attempt, changed_at, ref, result, failure, files"
+_COLUMNS = "id, key, input, state, attempt, changed_at, ref, result, failure, files, trace"
 
 # xmin changes with each update of a row.
 READ_ITEMS = f"""
@@ -30,9 +30,11 @@ READ_ITEMS = f"""
         xmin::text
     FROM kling_async_items WHERE batch = %(batch)s AND key = ANY(%(keys)s::text[])
 """  # noqa: S608 - constants
-# Reads the index of states side by side: only the page is sorted.
+# Reads the index of states side by side: only the page is sorted. Tables that only earlier versions
+# have written have no column for the trace: then the name means that of "missing".
 _PAGE = f"""
-    SELECT found.* FROM unnest(%(states)s::text[]) AS wanted(state), LATERAL (
+    SELECT found.* FROM (SELECT NULL::text AS trace) AS missing,
+    unnest(%(states)s::text[]) AS wanted(state), LATERAL (
         SELECT {_COLUMNS} FROM kling_async_items
         WHERE batch = %(batch)s AND kling_async_items.state = wanted.state AND id > %(after)s
         ORDER BY id LIMIT %(size)s
@@ -86,10 +88,10 @@ class ItemRow:
     def parse(cls, columns: Sequence[Any]) -> ItemRow:
         """Return the row of :data:`READ_ITEMS`."""
         number, key, text, state, attempt, changed_at = columns[:6]
-        details = dict(zip(DETAILS, columns[6:10], strict=True))
+        details = dict(zip(DETAILS, columns[6:11], strict=True))
         with reading_row():
             state = ItemState(state)
-        return cls(number, key, text, state, attempt, changed_at, details, *columns[10:])
+        return cls(number, key, text, state, attempt, changed_at, details, *columns[11:])
 
     def entry(self) -> Entry:
         """Return the row as an entry."""

@@ -32,6 +32,16 @@ _EXISTS = """
     WHERE relname = 'kling_async_journal' AND pg_catalog.pg_table_is_visible(oid)
 """
 
+# Earlier versions did not write the trace. They name their columns, and ignore it.
+_FORMAT = """
+    SELECT max(format), EXISTS (
+        SELECT FROM pg_catalog.pg_attribute JOIN pg_catalog.pg_class ON attrelid = pg_class.oid
+        WHERE relname = 'kling_async_items' AND pg_catalog.pg_table_is_visible(pg_class.oid)
+            AND attname = 'trace'
+    ) FROM kling_async_journal
+"""
+_ADD_TRACE = "ALTER TABLE kling_async_items ADD COLUMN IF NOT EXISTS trace text"
+
 # Inputs, results, failures and files are JSON in text columns: jsonb cannot hold every character
 # that JSON can, and does not keep the order of keys.
 SCHEMA = """
@@ -66,6 +76,7 @@ CREATE TABLE IF NOT EXISTS kling_async_items (
     worker bigint,  -- that has the item, or had it last; null if its lease expired
     held boolean NOT NULL DEFAULT false,
     moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- by the clock of the server
+    trace text,  -- a W3C trace context
     UNIQUE (batch, key)
 );
 CREATE INDEX IF NOT EXISTS kling_async_items_by_state ON kling_async_items (batch, state, id);
@@ -103,6 +114,8 @@ async def create_tables(db: Database, address: Address) -> None:
     if not await has_tables(db, address):
         await db.send(f"SELECT pg_advisory_xact_lock({LOCK:d});{SCHEMA}")
         await has_tables(db, address)
+    elif not await _read_format(db, address):
+        await db.send(f"SELECT pg_advisory_xact_lock({LOCK:d});{_ADD_TRACE}")
 
 
 async def has_tables(db: Database, address: Address) -> bool:
@@ -112,12 +125,17 @@ async def has_tables(db: Database, address: Address) -> bool:
         JournalError: They are those of another version.
     """
     (found,) = await db.send(_EXISTS)
-    if not found:
-        return False
-    (((version,),),) = await db.send("SELECT max(format) FROM kling_async_journal")
+    if found:
+        await _read_format(db, address)
+    return bool(found)
+
+
+async def _read_format(db: Database, address: Address) -> bool:
+    """Check the format; return whether the tables have all columns."""
+    (((version, complete),),) = await db.send(_FORMAT)
     if version != FORMAT:
         raise JournalError(
             f"the journal {address} has format {version}, and this version of kling_async knows"
             f" format {FORMAT}: install a newer one"
         )
-    return True
+    return bool(complete)

@@ -21,7 +21,8 @@ APPLICATION_ID = 0x4B4C4E47
 FORMAT = 1
 
 SCHEMA = (
-    # The items as they are. The input, the result, the failure and the files are JSON.
+    # The items as they are. The input, the result, the failure and the files are JSON. The trace is
+    # a W3C trace context.
     """
     CREATE TABLE items (
         id INTEGER PRIMARY KEY,  -- the order in which they were planned
@@ -30,7 +31,7 @@ SCHEMA = (
         state TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         changed_at TEXT NOT NULL,
-        ref TEXT, result TEXT, failure TEXT, files TEXT
+        ref TEXT, result TEXT, failure TEXT, files TEXT, trace TEXT
     )
     """,
     "CREATE INDEX items_by_state ON items (state)",
@@ -102,6 +103,7 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
             db.execute("PRAGMA synchronous = FULL")
             if made:
                 _check_integrity(db)
+                _add_trace(db)
             else:
                 with transaction(db):
                     for statement in SCHEMA:
@@ -183,6 +185,12 @@ def _is_journal(db: sqlite3.Connection, path: Path) -> bool:
     if mark or version or tables:
         raise JournalError(f"{path} is a database of another program: give another path")
     return False
+
+
+def _add_trace(db: sqlite3.Connection) -> None:
+    """Add the column that earlier versions do not write; they name theirs, and ignore it."""
+    if not db.execute("SELECT 1 FROM pragma_table_info('items') WHERE name = 'trace'").fetchall():
+        db.execute("ALTER TABLE items ADD COLUMN trace TEXT")
 
 
 def _check_integrity(db: sqlite3.Connection) -> None:

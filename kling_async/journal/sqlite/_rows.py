@@ -37,10 +37,8 @@ from kling_async.journal.threaded import PAGE
 if TYPE_CHECKING:
     from kling_async.journal.calls import Call
 
-_ENTRY = """
-    SELECT id, key, input, state, attempt, changed_at, ref, result, failure, files
-    FROM items
-"""
+# A journal that only earlier versions have written has no column for the trace.
+_ENTRY = "SELECT * FROM items"
 _PROGRESS = "SELECT id, state, attempt FROM items"
 _HISTORY = """
     SELECT state, at, ref, result, failure, files FROM history WHERE item = ? ORDER BY id
@@ -60,7 +58,8 @@ _CHANGE = """
         attempt = :attempt, state = :state, changed_at = :at, failure = :failure,
         ref = CASE attempt WHEN :attempt THEN coalesce(:ref, ref) END,
         result = CASE attempt WHEN :attempt THEN coalesce(:result, result) END,
-        files = CASE attempt WHEN :attempt THEN coalesce(:files, files) END
+        files = CASE attempt WHEN :attempt THEN coalesce(:files, files) END,
+        trace = CASE attempt WHEN :attempt THEN coalesce(:trace, trace) END
     WHERE id = :item
 """
 _LOG = """

@@ -8,6 +8,7 @@ counted, as on a content server.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from kling_async.testing.emulator.records import Delivery, RequestLog
     from kling_async.testing.emulator.service import Service
     from kling_async.testing.scenario import Scenario, ScenarioRule
+
+_log = logging.getLogger("kling_async.emulator")
 
 API: Final = "/api/v1"
 _MAX_BODY: Final = 1024 * 1024
@@ -131,6 +134,7 @@ class Api:
         await self._delay(request, kind)
         if request.transport is not None and not request.transport.is_closing():
             self._log.update(number, status=response.status)
+            _log.debug("%s %s: %d", request.method, request.rel_url.path_qs, response.status)
         return response
 
     async def _delay(self, request: web.Request, kind: str) -> None:

@@ -1,0 +1,18 @@
+"""Texts without secrets, for logs and spans."""
+
+from __future__ import annotations
+
+import re
+
+# What follows the path of a URL: the signature of a result URL, for example. A URL in a message
+# ends at white space, a quotation mark or a bracket.
+_QUERY = re.compile(r"(\bhttps?://[^\s?#'\"<>]*)[?#][^\s'\"<>)\]]*")
+# A user and a password.
+_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]*@", re.IGNORECASE)
+# The token of a callback URL: the model, a tilde, and the secret.
+_TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)~[A-Za-z0-9._~%-]+")
+
+
+def hide_secrets(text: str) -> str:
+    """Return a message without the queries and passwords of its URLs, and without tokens."""
+    return _TOKEN.sub(r"\1~…", _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", text)))

@@ -1,0 +1,132 @@
+"""The spans of a generation, and the trace contexts that connect them across processes."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
+
+from kling_async.telemetry.attributes import OPERATION, describe_model, describe_request, template
+from kling_async.telemetry.log_lines import describe_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.util.types import AttributeValue
+
+    from kling_async.events import DownloadEnded, RequestAnswered
+    from kling_async.inputs.base import Input
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+_SECOND = 1_000_000_000  # in nanoseconds
+
+
+def format_traceparent(context: SpanContext | None) -> str:
+    """Return a context in the format of W3C; "" if it is not that of a trace."""
+    if context is None or not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def parse_traceparent(text: str) -> SpanContext | None:
+    """Return the context of another process from the format of W3C; None if it is not valid."""
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None:
+        return None
+    trace_id, span_id, flags = (int(part, 16) for part in match.groups()[:3])
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    return context if context.is_valid else None
+
+
+def below(parent: SpanContext | None) -> Context | None:
+    """Return the context for the children of a span; None for that of the caller."""
+    return None if parent is None else trace.set_span_in_context(NonRecordingSpan(parent))
+
+
+def end_with_error(span: Span, kind: str, description: str = "") -> None:
+    """End a span of what failed."""
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR, description or kind))
+    span.end()
+
+
+class Spans:
+    """Starts spans.
+
+    Args:
+        tracer: Its spans are started.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def start_generation(
+        self, model: str, sent: Input | None, parent: SpanContext | None = None
+    ) -> Span:
+        """Start the span of a generation, below that of the caller unless it has a parent."""
+        attributes = {**describe_model(model, sent), "gen_ai.output.type": "video"}
+        return self._tracer.start_span(
+            f"{OPERATION} {model}", below(parent), SpanKind.CLIENT, attributes
+        )
+
+    def start_callback(self, parent: SpanContext) -> Span:
+        """Start the span of a callback."""
+        return self._tracer.start_span("callback", below(parent), SpanKind.CONSUMER)
+
+    def add_wait(self, parent: SpanContext, seconds: float) -> None:
+        """Add the span of the wait for a slot, which has ended."""
+        self._add("wait for a slot", parent, seconds).end()
+
+    def add_request(self, parent: SpanContext | None, event: RequestAnswered) -> None:
+        """Add the span of a request, which has ended."""
+        attributes: dict[str, AttributeValue] = {
+            **describe_request(event),
+            "url.full": event.url,
+            "kling.permit_wait": event.waited,
+        }
+        if event.attempt > 1:
+            attributes["http.request.resend_count"] = event.attempt - 1
+        name = f"{event.method} {template(event)}"
+        span = self._add(name, parent, event.seconds, SpanKind.CLIENT, attributes)
+        if event.error is None:
+            span.end()
+        else:
+            end_with_error(span, type(event.error).__name__, describe_error(event.error))
+
+    def add_download(self, parent: SpanContext | None, event: DownloadEnded) -> None:
+        """Add the span of a download, which has ended."""
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.response.id": event.ref.task_id,
+            "kling.files": [file.name for file in event.files],
+            "kling.received_bytes": event.received_bytes,
+        }
+        span = self._add("download", parent, event.seconds, SpanKind.CLIENT, attributes)
+        if event.error is None:
+            span.end()
+        else:
+            end_with_error(span, type(event.error).__name__, describe_error(event.error))
+
+    def _add(
+        self,
+        name: str,
+        parent: SpanContext | None,
+        seconds: float,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> Span:
+        start = time.time_ns() - int(seconds * _SECOND)
+        return self._tracer.start_span(name, below(parent), kind, attributes, start_time=start)

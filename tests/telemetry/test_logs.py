@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async.errors import ConfigurationError
+from kling_async.events import SlotAcquired, Submitted, TaskEnded
+from kling_async.results import TaskRef
+from kling_async.telemetry import logs
+from kling_async.telemetry.logs import EventLog, parse_level, write_to_stderr
+from tests.clients import FOX
+from tests.telemetry.events import EVENTS, INPUT, REF, SECRET, SUCCESS, answered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Connect, Emulate
+
+pytestmark = pytest.mark.virtual_time
+
+LOG = logging.getLogger("kling_async")
+STANDARD = set(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Restore the logger."""
+    level, handlers = LOG.level, LOG.handlers[:]
+    yield
+    LOG.setLevel(level)
+    LOG.handlers[:] = handlers
+
+
+async def log_all(caplog: pytest.LogCaptureFixture, level: str, *, prompts: bool = False) -> str:
+    """Log all events, and return the messages and fields."""
+    caplog.clear()
+    with caplog.at_level(level, "kling_async"):
+        log = EventLog(prompts)
+        for event in EVENTS:
+            log(event)
+    return "\n".join(f"{one.getMessage()} {vars(one)}" for one in caplog.records)
+
+
+async def test_the_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """Every field begins with kling_, and each record has the name of its event."""
+    await log_all(caplog, "DEBUG")
+    assert len(caplog.records) == len(EVENTS) - 1
+    for record in caplog.records:
+        added = set(vars(record)) - STANDARD - {"taskName"}
+        assert "kling_event" in added
+        assert all(name.startswith("kling_") for name in added)
+
+
+async def test_info_is_for_operators(caplog: pytest.LogCaptureFixture) -> None:
+    """INFO has no requests, polls and waits."""
+    text = await log_all(caplog, "INFO")
+    assert "GET" not in text
+    assert "slot" not in text
+    assert {one.levelname for one in caplog.records} == {"INFO", "WARNING"}
+
+
+async def test_prompts_are_logged_on_request(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only with KLING_LOG_PROMPTS=1 the log has prompts."""
+    assert SECRET not in await log_all(caplog, "DEBUG")
+    assert f": 'a fox {SECRET}'" in await log_all(caplog, "DEBUG", prompts=True)
+    monkeypatch.setenv("KLING_LOG_PROMPTS", "1")
+    assert EventLog().prompts
+    monkeypatch.setenv("KLING_LOG_PROMPTS", "0")
+    assert not EventLog().prompts
+
+
+async def test_the_waits_of_a_submit(caplog: pytest.LogCaptureFixture) -> None:
+    """The line of a submit has the wait for its slot beside that for its permit."""
+    log = EventLog()
+    with caplog.at_level("DEBUG", "kling_async"):
+        log(SlotAcquired(INPUT, 1.5, submit_id=7))
+        log(answered())
+        log(Submitted(REF, INPUT, submit_id=7))
+        log(answered())
+    texts = [one.getMessage() for one in caplog.records]
+    assert texts[1].endswith("waited 0.250 s for a permit, 1.500 s for a slot")
+    assert vars(caplog.records[1])["kling_slot_wait"] == 1.5
+    assert vars(caplog.records[1])["kling_permit_wait"] == 0.25
+    assert vars(caplog.records[1])["kling_ms"] == 500.0
+    assert texts[3].endswith("0.000 s for a slot")
+
+
+async def test_a_generation(
+    caplog: pytest.LogCaptureFixture, emulate: Emulate, connect: Connect
+) -> None:
+    """A program that enables INFO gets two lines for a generation, with its duration."""
+    with caplog.at_level("INFO", "kling_async"):
+        kling = await connect(await emulate())
+        result = await kling.generate(FOX)
+    lines = [one for one in caplog.records if one.name == "kling_async"]
+    submitted, finished = lines
+    assert submitted.getMessage() == f"submitted {result.ref} (kling-2-1 master-text-to-video)"
+    assert finished.getMessage().startswith(f"finished {result.ref} after 6")
+    assert 60 < vars(finished)["kling_seconds"] < 70
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginnings of tasks that never end are forgotten, the oldest first."""
+    monkeypatch.setattr(logs, "_REMEMBERED", 2)
+    log = EventLog()
+    for number in range(5):
+        log(Submitted(TaskRef("kling-2-1", f"task_{number}"), INPUT, submit_id=number))
+        log(SlotAcquired(INPUT, 0.0, submit_id=100 + number))
+    assert len(log._began) == len(log._slot_waits) == 2  # noqa: SLF001 - nothing else shows it
+    log(TaskEnded(SUCCESS))  # one that is not known
+
+
+@pytest.mark.parametrize("text", ["debug", " INFO ", "Warning"])
+def test_levels(text: str) -> None:
+    """KLING_LOG has the name of a level, in any case."""
+    assert logging.getLevelName(parse_level(text)) == text.strip().upper()
+
+
+def test_an_invalid_level() -> None:
+    """Any other value raises an error that names the valid ones."""
+    with pytest.raises(ConfigurationError, match="must be debug, info, warning, not 'yes'"):
+        parse_level("yes")
+
+
+def test_stderr(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
+    """Records go to stderr once, as it is at that time, unless the program shows them itself."""
+    root, stream = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(sys, "stderr", stream)
+    write_to_stderr(logging.INFO)
+    write_to_stderr(logging.INFO)
+    LOG.info("first")
+    LOG.debug("hidden")
+    root.addHandler(logging.NullHandler())
+    LOG.info("second")
+    root.handlers.clear()
+    LOG.addHandler(logging.NullHandler())
+    LOG.info("third")
+    LOG.handlers.pop()
+    monkeypatch.setattr(sys, "stderr", None)
+    LOG.info("fourth")
+    assert stream.getvalue().splitlines()[0].endswith("INFO    kling_async: first")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_stream_that_fails(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
+    """A stream that cannot be written does not raise."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    broken = io.StringIO()
+    broken.close()
+    monkeypatch.setattr(sys, "stderr", broken)
+    write_to_stderr(logging.INFO)
+    LOG.info("first")
+
+
+PROGRAM = """
+import asyncio, logging, sys
+from kling_async import KlingClient, MasterTextToVideo
+from kling_async.testing import Emulator
+
+async def main():
+    async with Emulator(video="small", speed=1000, api_key="sk-key-of-the-test") as emulator:
+        url = emulator.base_url
+        async with KlingClient(emulator.key, base_url=url) as kling:
+            await kling.generate(MasterTextToVideo("a fox in the fog"))
+
+if "configured" in sys.argv:
+    logging.basicConfig(format="mine: %(message)s", level=logging.ERROR)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("level", "argument", "expected"),
+    [
+        ("debug", "", "kling_async: POST /generateTask/kling-2-1: 200 in "),
+        ("info", "", "INFO    kling_async: submitted kling-2-1/task_"),
+        ("debug", "configured", "mine: POST /generateTask/kling-2-1: 200 in "),
+        ("", "", ""),
+        ("", "configured", ""),
+    ],
+)
+def test_a_program(level: str, argument: str, expected: str) -> None:
+    """KLING_LOG shows the log of a program, through its own handlers if it has any, and once."""
+    env = {**os.environ, "KLING_LOG": level, "KLING_FIRST_POLL": "0.1"}
+    command = [sys.executable, "-c", PROGRAM, argument]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert expected in done.stderr
+    assert bool(done.stderr) is bool(level)
+    assert done.stderr.count(": POST /generateTask") == (level == "debug")
+    for secret in ("sk-key", "fog"):
+        assert secret not in done.stderr
