@@ -8,10 +8,10 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from kling_async._base import TaskRef as TaskRef  # noqa: PLC0414 - a public name of this module
-from kling_async._utils import pydantic as _pydantic
+from kling_async._utils.values import Value, in_schema
 
-_URL = _pydantic.in_schema(format="uri")
-_URLS = _pydantic.in_schema(items={"type": "string", "format": "uri"})
+_URL = in_schema(format="uri")
+_URLS = in_schema(items={"type": "string", "format": "uri"})
 
 
 class TaskState(StrEnum):
@@ -48,7 +48,7 @@ class FailReason(StrEnum):
 
 
 @frozen
-class Snapshot(_pydantic.Value):
+class Snapshot(Value):
     """The state of a task in one status answer or callback.
 
     Attributes:
@@ -77,7 +77,7 @@ class Snapshot(_pydantic.Value):
 
 
 @frozen
-class Result(_pydantic.Value):
+class Result(Value):
     """The result of a successful task. Download promptly: URLs are valid for at most 15 days.
 
     Attributes:
@@ -96,7 +96,7 @@ class Result(_pydantic.Value):
 
 
 @frozen
-class SavedFile(_pydantic.Value):
+class SavedFile(Value):
     """A file of a result that was saved completely.
 
     Attributes:
