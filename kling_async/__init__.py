@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
+    from kling_async.progress.contact_sheet import ContactSheet
     from kling_async.results import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
     from kling_async.tasks.fan_out import Outcome
     from kling_async.tasks.submitter import SubmitObserver
@@ -92,6 +93,7 @@ __all__ = [
     "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
+    "ContactSheet",
     "ContractError",
     "DownloadError",
     "Event",
@@ -189,6 +191,7 @@ __getattr__, __dir__ = lazy_names(
         "tasks.fan_out": ("Outcome",),
         "tasks.submitter": ("SubmitObserver",),
         "client": ("KlingClient",),
+        "progress.contact_sheet": ("ContactSheet",),
         "batch.batch": ("Batch",),
         "batch.decisions": ("Item",),
         "batch.options": ("BatchOptions",),

@@ -64,8 +64,8 @@ class Snapshot(Value):
         reason: The category of the code, if the task failed.
     """
 
-    ref: TaskRef
-    state: TaskState
+    ref: TaskRef = field(repr=str)
+    state: TaskState = field(repr=str)
     vendor_state: str = ""
     created_at: datetime | None = None
     completed_at: datetime | None = None
@@ -88,11 +88,25 @@ class Result(Value):
         cost_time: How long the generation took, in seconds, as measured by the service.
     """
 
-    ref: TaskRef
+    ref: TaskRef = field(repr=str)
     result_urls: tuple[str, ...] = field(metadata=_URLS)
     created_at: datetime | None = None
     completed_at: datetime | None = None
     cost_time: float | None = None
+
+    @property
+    def url(self) -> str:
+        """The first of ``result_urls``. Most results have one."""
+        return self.result_urls[0]
+
+    def __str__(self) -> str:
+        return f"{self.ref}: {' '.join(self.result_urls)}"
+
+    def _repr_html_(self) -> str:
+        from kling_async._display.contact_sheet import Card, Video, add_videos, render_part
+
+        card = Card(str(self.ref), cost_time=self.cost_time)
+        return render_part(list(add_videos(card, [Video(url=url) for url in self.result_urls])))
 
 
 @frozen

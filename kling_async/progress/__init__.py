@@ -1,0 +1,1 @@
+"""What people see of running tasks and of their videos."""
