@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from kling_async.tasks.fan_out import Outcome
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
+    from kling_async.tasks.updates import TaskUpdate
     from kling_async.transport import Transport
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
@@ -146,6 +147,7 @@ __all__ = [
     "TaskRef",
     "TaskState",
     "TaskTimeoutError",
+    "TaskUpdate",
     "TasksAbandoned",
     "Transport",
     "__version__",
@@ -188,6 +190,7 @@ __getattr__, __dir__ = lazy_names(
         "limits.shared.limiter": ("SharedLimiter",),
         "transport": ("Transport",),
         "tasks.task": ("Task",),
+        "tasks.updates": ("TaskUpdate",),
         "tasks.fan_out": ("Outcome",),
         "tasks.submitter": ("SubmitObserver",),
         "client": ("KlingClient",),
