@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -68,6 +67,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def lines(self) -> dict[TaskRef, ProgressLine]:
+        """The lines of the tasks that run."""
+        return {ref: shown.line for ref, shown in self._shown.items()}
+
     def __call__(self, event: Event) -> None:
         """Show what has changed: the client calls this."""
         with self._lock:
@@ -87,18 +91,17 @@ class Progress:
                     return
             total = 0 if self._total is None else self._total
             if not self._shown and self._display.board.ended >= total:
-                self._close_display()
+                self._display.close()
 
     def close(self) -> None:
         """End the display now. The next task begins it again."""
         with self._lock:
             self._leave(tuple(self._shown))
-            self._close_display()
+            self._display.close()
 
     def _add(self, ref: TaskRef, sent: Input | None) -> _Shown:
         if not self._shown:
             self._display.open()
-            atexit.register(self.close)  # a live display must leave the terminal as it was
         kind, expected, label = None, None, str(ref)
         if sent is not None:
             kind = kind_of(sent)
@@ -141,7 +144,3 @@ class Progress:
         for ref in refs:
             if (shown := self._shown.pop(ref, None)) is not None:
                 shown.line.leave()
-
-    def _close_display(self) -> None:
-        atexit.unregister(self.close)
-        self._display.close()

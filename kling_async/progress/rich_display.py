@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from datetime import timedelta
@@ -141,7 +142,7 @@ class RichDisplay(TextDisplay):
         return table
 
 
-class _Terminal:
+class Terminal:
     """The terminal of stderr, and the displays that share it."""
 
     def __init__(self) -> None:
@@ -189,6 +190,17 @@ class _Terminal:
                 self._displays.remove(display)
                 self.print(display.render())
 
+    def draw(self) -> None:
+        """Draw now, not only ten times a second."""
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+
+    def close(self) -> None:
+        """Draw all displays for the last time."""
+        for display in list(self._displays):
+            display.close()
+
     def print(self, content: RenderableType) -> None:
         """Print something above the displays."""
         self.console.print(content, soft_wrap=isinstance(content, Text))
@@ -215,7 +227,8 @@ class _LinesAbove:
         self._console.print(text, soft_wrap=True)
 
 
-terminal = _Terminal()
+terminal = Terminal()
+atexit.register(terminal.close)  # so that the cursor is visible again
 
 
 def _time_bar(line: ProgressLine, width: int) -> ProgressBar:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Self
 
 from kling_async._utils.text import format_duration, printable
 from kling_async.events import Event, Paused, Retrying
-from kling_async.progress.board import Board
+from kling_async.progress.board import Board, find_clock
 
 if TYPE_CHECKING:
     from kling_async.progress.board import ProgressLine
@@ -80,7 +79,7 @@ class TextDisplay:
 
     def show_note(self, text: str) -> None:
         """Show why requests wait, but not each time."""
-        now = time.monotonic()
+        now = find_clock()()
         if now - self._noted_at >= _NOTES_APART:
             self._noted_at = now
             self.print(text)
