@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.policy.polling import Polling
     from kling_async.policy.retry import Retry
+    from kling_async.progress.contact_sheet import ContactSheet
     from kling_async.results import (
         FailReason,
         MediaFacts,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from kling_async.tasks.fan_out import Outcome
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
+    from kling_async.tasks.updates import TaskUpdate
     from kling_async.transport import Transport
     from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
@@ -116,6 +118,7 @@ __all__ = [
     "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
+    "ContactSheet",
     "ContractError",
     "DownloadError",
     "Event",
@@ -180,6 +183,7 @@ __all__ = [
     "TaskRef",
     "TaskState",
     "TaskTimeoutError",
+    "TaskUpdate",
     "TasksAbandoned",
     "Transport",
     "__version__",
@@ -241,9 +245,11 @@ __getattr__, __dir__ = lazy_names(
         "limits.shared.limiter": ("SharedLimiter",),
         "transport": ("Transport",),
         "tasks.task": ("Task",),
+        "tasks.updates": ("TaskUpdate",),
         "tasks.fan_out": ("Outcome",),
         "tasks.submitter": ("SubmitObserver",),
         "client": ("KlingClient",),
+        "progress.contact_sheet": ("ContactSheet",),
         "batch.batch": ("Batch",),
         "batch.decisions": ("Item",),
         "batch.options": ("BatchOptions",),

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, TypedDict
 
 from attrs import frozen
 
-from kling_async._utils import pydantic as _pydantic
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Unpack
@@ -142,25 +140,29 @@ class TaskRef:
     ) -> CoreSchema:
         from pydantic_core import core_schema
 
+        from kling_async._utils import pydantic
+
         def parse(value: object, _: object) -> TaskRef:
             shown = type(value).__name__  # a nested value may be too deep for repr
             if isinstance(value, str):
                 shown = repr(value[:80])
                 with suppress(InputError):
                     return cls.parse(value)
-            raise _pydantic.refusal(cls, [(None, _REF, _pydantic.showable(value, shown))])
+            raise pydantic.refusal(cls, [(None, _REF, pydantic.showable(value, shown))])
 
-        return _pydantic.core_schema(cls, parse, str, core_schema.str_schema())
+        return pydantic.core_schema(cls, parse, str, core_schema.str_schema())
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
+        from kling_async._utils import pydantic
+
         # JSON has no lone surrogates, and some readers cannot parse the range.
         task_id = _TASK_ID.pattern.replace(r"\ud800-\udfff", "")
         return {
             "type": "string",
             "pattern": f"^{MODEL_NAME.pattern}/{task_id}$",
-            "description": _pydantic.summary(cls),
+            "description": pydantic.summary(cls),
             "examples": ["kling-2-1/task_12345678"],
         }

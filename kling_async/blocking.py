@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kling_async.inputs.base import Input
     from kling_async.results import Result, Snapshot, TaskRef
     from kling_async.tasks.fan_out import Outcome
+    from kling_async.tasks.updates import OnUpdate
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -64,8 +65,14 @@ class Task:
         return self._task.ref
 
     @_documented_by(_async_task.Task.wait)
-    def wait(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = True) -> Result:
-        return self._client.run(self._task.wait(timeout, report=report))
+    def wait(
+        self,
+        timeout: float = DEFAULT_TIMEOUT,
+        *,
+        report: bool = True,
+        on_update: OnUpdate | None = None,
+    ) -> Result:
+        return self._client.run(self._task.wait(timeout, report=report, on_update=on_update))
 
     @_documented_by(_async_task.Task.status)
     def status(self) -> Snapshot:
@@ -79,6 +86,8 @@ class KlingClient:
     number of threads, also from one that runs an event loop, which it blocks. The first call
     starts the background thread: a client made before a fork works in each process that makes its
     first call after the fork.
+
+    Hooks and ``on_update`` are called in the background thread.
 
     A call that Ctrl-C interrupts is cancelled. The references of paid tasks that still run are in
     the notes of the ``KeyboardInterrupt`` and in a warning of the log.
@@ -118,9 +127,18 @@ class KlingClient:
 
     @_documented_by(_async.KlingClient.generate)
     def generate(
-        self, input: Input, *, timeout: float = DEFAULT_TIMEOUT, callback_url: str | None = None
+        self,
+        input: Input,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        callback_url: str | None = None,
+        on_update: OnUpdate | None = None,
     ) -> Result:
-        return self.run(self.client.generate(input, timeout=timeout, callback_url=callback_url))
+        return self.run(
+            self.client.generate(
+                input, timeout=timeout, callback_url=callback_url, on_update=on_update
+            )
+        )
 
     @_documented_by(_async.KlingClient.status)
     def status(self, ref: TaskRef | str) -> Snapshot:

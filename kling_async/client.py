@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from kling_async.tasks.callback_router import CallbackSource
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
+    from kling_async.tasks.updates import OnUpdate
 
 _T = TypeVar("_T")
 
@@ -244,6 +245,7 @@ class KlingClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         callback_url: str | None = None,
+        on_update: OnUpdate | None = None,
     ) -> Result:
         """Submit an input and wait for its result.
 
@@ -251,6 +253,9 @@ class KlingClient:
             input: The input.
             timeout: Seconds to wait for the end, from the service's acceptance.
             callback_url: As for :meth:`submit`.
+            on_update: Called with a :class:`~kling_async.TaskUpdate` when the service has accepted
+                the input, and whenever the state of the task has changed, for a display of your
+                own. It runs on the event loop. What it raises is logged and otherwise ignored.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -259,9 +264,13 @@ class KlingClient:
         """
         if timeout != DEFAULT_TIMEOUT:
             check_timeout(timeout)
+        if on_update is not None:
+            from kling_async.tasks.updates import check_on_update
+
+            check_on_update(on_update)
         task = await self.submit(input, callback_url=callback_url)
         try:
-            return await task.wait(timeout)
+            return await task.wait(timeout, on_update=on_update)
         except KlingError as error:
             error.may_have_charged = True  # a task exists
             raise

@@ -9,10 +9,10 @@ from attrs import field, frozen
 
 from kling_async._base import MODEL_NAME as MODEL_NAME  # noqa: PLC0414 - what TaskRef.model matches
 from kling_async._base import TaskRef as TaskRef  # noqa: PLC0414 - a public name of this module
-from kling_async._utils import pydantic as _pydantic
+from kling_async._utils.values import Value, in_schema
 
-_URL = _pydantic.in_schema(format="uri")
-_URLS = _pydantic.in_schema(items={"type": "string", "format": "uri"})
+_URL = in_schema(format="uri")
+_URLS = in_schema(items={"type": "string", "format": "uri"})
 
 
 class TaskState(StrEnum):
@@ -49,7 +49,7 @@ class FailReason(StrEnum):
 
 
 @frozen
-class Snapshot(_pydantic.Value):
+class Snapshot(Value):
     """The state of a task in one status answer or callback.
 
     Attributes:
@@ -65,8 +65,8 @@ class Snapshot(_pydantic.Value):
         reason: The category of the code, if the task failed.
     """
 
-    ref: TaskRef
-    state: TaskState
+    ref: TaskRef = field(repr=str)
+    state: TaskState = field(repr=str)
     vendor_state: str = ""
     created_at: datetime | None = None
     completed_at: datetime | None = None
@@ -78,7 +78,7 @@ class Snapshot(_pydantic.Value):
 
 
 @frozen
-class Result(_pydantic.Value):
+class Result(Value):
     """The result of a successful task. Download promptly: URLs are valid for at most 15 days.
 
     Attributes:
@@ -89,11 +89,25 @@ class Result(_pydantic.Value):
         cost_time: How long the generation took, in seconds, as measured by the service.
     """
 
-    ref: TaskRef
+    ref: TaskRef = field(repr=str)
     result_urls: tuple[str, ...] = field(metadata=_URLS)
     created_at: datetime | None = None
     completed_at: datetime | None = None
     cost_time: float | None = None
+
+    @property
+    def url(self) -> str:
+        """The first of ``result_urls``. Most results have one."""
+        return self.result_urls[0]
+
+    def __str__(self) -> str:
+        return f"{self.ref}: {' '.join(self.result_urls)}"
+
+    def _repr_html_(self) -> str:
+        from kling_async._display.contact_sheet import Card, Video, add_videos, render_part
+
+        card = Card(str(self.ref), cost_time=self.cost_time)
+        return render_part(list(add_videos(card, [Video(url=url) for url in self.result_urls])))
 
 
 class MediaProblem(StrEnum):
@@ -109,7 +123,7 @@ class MediaProblem(StrEnum):
 
 
 @frozen
-class MediaFacts(_pydantic.Value):
+class MediaFacts(Value):
     """What a saved video contains; see :func:`kling_async.media.inspect_video`.
 
     Attributes:
@@ -130,7 +144,7 @@ class MediaFacts(_pydantic.Value):
 
 
 @frozen
-class SavedFile(_pydantic.Value):
+class SavedFile(Value):
     """A file of a result that was saved completely.
 
     Attributes:

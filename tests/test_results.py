@@ -125,3 +125,23 @@ def test_saved_file_as_json() -> None:
         "has_sound": False,
         "problems": ["black", "truncated"],
     }
+
+
+def test_text_of_a_result() -> None:
+    """A result is printed as its reference and its URLs."""
+    result = Result(TaskRef("kling-2-1", "a"), ("https://x/1.mp4", "https://x/2.mp4"))
+    assert str(result) == "kling-2-1/a: https://x/1.mp4 https://x/2.mp4"
+    assert repr(result).startswith("Result(ref=kling-2-1/a, result_urls=('https://x/1.mp4', ")
+
+
+def test_url_of_a_result() -> None:
+    """`url` is the first of the URLs."""
+    result = Result(TaskRef("kling-2-1", "a"), ("https://x/1.mp4", "https://x/2.mp4"))
+    assert result.url == "https://x/1.mp4"
+    assert "url" not in result.to_dict()
+
+
+def test_text_of_a_snapshot() -> None:
+    """A snapshot begins with the reference and the state."""
+    shown = repr(Snapshot(TaskRef("kling-2-1", "a"), TaskState.FAILED, "failed"))
+    assert shown.startswith("Snapshot(ref=kling-2-1/a, state=failed, ")

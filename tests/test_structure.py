@@ -478,7 +478,7 @@ def test_function_names_have_few_meanings(figure: Figure) -> None:
     such as `_read` or `check` that occurs in three parts says too little about what it does.
     Three kinds of names have one meaning everywhere, and may occur in any part:
 
-    - special methods;
+    - special methods, and IPython's `_repr_html_`;
     - methods named as in an interface of the standard library (`close`, `wait`, `run`, ...);
     - the methods of public classes (`submit`, `pause`, ...), which the documentation defines.
     """
@@ -487,7 +487,8 @@ def test_function_names_have_few_meanings(figure: Figure) -> None:
     for module in modules().values():
         for function, is_method in functions(module.tree):
             name = function.name
-            if name in public or name.startswith("__") or (is_method and name in standard):
+            special = name.startswith("__") or name == "_repr_html_"
+            if name in public or special or (is_method and name in standard):
                 continue
             parts[name].setdefault(module.part, f"{module}:{function.lineno}")
     generic = [

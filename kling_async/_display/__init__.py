@@ -1,1 +1,1 @@
-"""What is shown of tasks and results: progress on a terminal, and the contact sheet."""
+"""What is shown of results: the contact sheet."""

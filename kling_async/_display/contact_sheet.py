@@ -1,20 +1,22 @@
-"""The contact sheet: inputs and their videos as one page that needs no network.
+"""The contact sheet: inputs and their videos as one page, or as a part of a notebook.
 
-Pure: values become the text of ``index.html``. Text of users and of the service is escaped, and
-every link is the path of a file, relative to the page.
+Pure: values become HTML. Text of users and of the service is escaped. A link is the path of a file,
+relative to the page, or an https URL that the caller has asked for, also plain http of this
+machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
 from urllib.parse import quote
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from kling_async._utils.text import format_size
+from kling_async._utils.urls import is_unencrypted, split_web_url
 
 # Longer prompts are shown in part, and in full when they are opened.
 _LONG_PROMPT = 240
@@ -39,18 +41,28 @@ _CHIPS = {
 
 @frozen
 class Picture:
-    """An input image: its URL, and the name of its file if it was saved."""
+    """An input image: its URL, and the name of its file if it was saved.
+
+    Without a file, its URL is shown as text, or with ``load`` as the image there.
+    """
 
     url: str
     file: str | None
+    load: bool = False
 
 
 @frozen
 class Video:
-    """A saved video: the path of its file, with slashes, and its size."""
+    """A video: the path of its file, with slashes, and its size; or its URL; or both."""
 
-    file: str
-    size_bytes: int
+    file: str = ""
+    size_bytes: int = 0
+    url: str = ""
+
+    @property
+    def links(self) -> list[str]:
+        """What a player may load, in order of preference: without a link it has no source."""
+        return [*([_link(self.file)] if self.file else []), *_loadable(self.url)]
 
 
 @frozen
@@ -68,7 +80,7 @@ class Card:
     """One input, as ``Input.to_dict()`` returns it, and its video, or its state without one."""
 
     label: str
-    fields: Mapping[str, object]
+    fields: Mapping[str, object] = field(factory=dict)
     pictures: Sequence[Picture] = ()  # the end frame last
     video: Video | None = None
     seconds: float | None = None  # from the submit until the client knew of the end
@@ -78,14 +90,41 @@ class Card:
     ended: bool = True  # there will be no video any more
 
 
+def add_videos(card: Card, videos: Sequence[Video]) -> Iterator[Card]:
+    """Yield a card for each video, or the card itself if there is none."""
+    if not videos:
+        yield card
+    for number, video in enumerate(videos, 1):
+        label = card.label if number == 1 else f"{card.label} ({number})"
+        failure = card.failure or ("" if video.links else video.url)
+        yield evolve(card, label=label, video=video, failure=failure)
+
+
 def render_page(cards: Sequence[Card], facts: Sequence[Fact], footer: str) -> str:
     """Return the page: facts in its header, cards in their order, and a footer."""
-    file = resources.files(__package__).joinpath("contact_sheet.html")
-    return Template(file.read_text(encoding="utf-8")).substitute(
+    return Template(_read("contact_sheet.html")).substitute(
+        styles=_read("contact_sheet.css"),
         facts="\n".join(_fact(fact) for fact in facts),
-        cards="\n".join(_card(card) for card in cards),
+        cards="\n".join(_card(card, f"row-{quote(card.label, safe='')}") for card in cards),
         footer=escape(footer),
     )
+
+
+def render_part(cards: Sequence[Card], more: str = "") -> str:
+    """Return cards, and a remark below them, as a part of a page, with styles for it alone."""
+    parts = (
+        f'<div class="kling-sheet">\n<style>{_read("contact_sheet.css")}</style>',
+        '<div class="cards">',
+        *(_card(card) for card in cards),
+        "</div>",
+        f'<p class="more">{escape(more)}</p>' if more else "",
+        "</div>",
+    )
+    return "\n".join(filter(None, parts))
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _fact(fact: Fact) -> str:
@@ -94,11 +133,11 @@ def _fact(fact: Fact) -> str:
     return f"<li>{text.strip()}</li>"
 
 
-def _card(card: Card) -> str:
-    prompt, mode = str(card.fields["prompt"]), str(card.fields["mode"])
+def _card(card: Card, anchor: str = "") -> str:
+    prompt, mode = (str(card.fields.get(name, "")) for name in ("prompt", "mode"))
     title = f'<span class="number">{escape(card.label)}</span>{escape(_MODES.get(mode, mode))}'
     parts = (
-        f'<article class="card" id="row-{quote(card.label, safe="")}">',
+        f'<article class="card" id="{anchor}">' if anchor else '<article class="card">',
         _stage(card, _shorten(prompt, _LONG_LABEL)),
         f'<div class="body">\n<p class="mode">{title}</p>',
         _prompt(prompt),
@@ -111,21 +150,26 @@ def _card(card: Card) -> str:
 
 
 def _stage(card: Card, prompt: str) -> str:
-    if card.video is None:
+    links = card.video.links if card.video is not None else []
+    if not links:
         style = "stage none" if card.ended else "stage none yet"
         text = f"<strong>{escape(card.state)}</strong><span>{escape(card.failure)}</span>"
         return f'<div class="{style}"><p>{text}</p></div>'
     # Phones show nothing of a video until it is played; its image is similar to its start.
     first = card.pictures[0].file if card.pictures else None
     poster = "" if first is None else f' poster="{_link(first)}"'
-    label = escape(f"Video {card.label}: {prompt}")
+    label = escape(f"Video {card.label}: {prompt}" if prompt else f"Video {card.label}")
+    sources = "".join(f'<source src="{link}">' for link in links) if len(links) > 1 else ""
+    source = "" if sources else f' src="{links[0]}"'
     return (
-        f'<div class="stage"><video src="{_link(card.video.file)}"{poster} aria-label="{label}"'
-        " controls muted loop playsinline preload=metadata></video></div>"
+        f'<div class="stage"><video{source}{poster} aria-label="{label}"'
+        f" controls muted loop playsinline preload=metadata>{sources}</video></div>"
     )
 
 
 def _prompt(text: str) -> str:
+    if not text:
+        return ""
     start = _shorten(text, _LONG_PROMPT)
     if start == text:
         return f'<p class="prompt" dir="auto">{escape(text)}</p>'
@@ -140,7 +184,7 @@ def _chips(fields: Mapping[str, object]) -> str:
         for name, value in values.items()
         if value not in (None, "")
     ]
-    return f'<ul class="chips">{"".join(chips)}</ul>'
+    return f'<ul class="chips">{"".join(chips)}</ul>' if chips else ""
 
 
 def _pictures(pictures: Sequence[Picture]) -> str:
@@ -154,9 +198,12 @@ def _pictures(pictures: Sequence[Picture]) -> str:
 
 
 def _thumbnail(picture: Picture, name: str) -> str:
-    if picture.file is None:
+    links = [_link(picture.file)] if picture.file is not None else []
+    if picture.load:
+        links += _loadable(picture.url)
+    if not links:
         return f'<span class="missing">not saved:<br>{escape(picture.url)}</span>'
-    link = _link(picture.file)
+    link = links[0]
     return f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'
 
 
@@ -166,9 +213,9 @@ def _timings(card: Card) -> str:
         facts["queued to done"] = f"{card.seconds:.1f} s"
     if card.cost_time is not None:
         facts["generation"] = f"{card.cost_time:.1f} s"
-    if card.video is not None:
-        size = format_size(card.video.size_bytes)
-        facts["file"] = f'<a href="{_link(card.video.file)}" download>{size} MP4</a>'
+    if card.video is not None and card.video.links:
+        size = f"{format_size(card.video.size_bytes)} MP4" if card.video.size_bytes else "MP4"
+        facts["file"] = f'<a href="{card.video.links[0]}" download>{size}</a>'
     listed = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items())
     return f'<dl class="timings">{listed}</dl>' if facts else ""
 
@@ -176,6 +223,13 @@ def _timings(card: Card) -> str:
 def _link(file: str) -> str:
     # "./" prevents that a name with a colon is parsed as a scheme.
     return escape(f"./{quote(file)}")
+
+
+def _loadable(url: str) -> list[str]:
+    """Return the URL, escaped, if a page may load it."""
+    quoted = url.replace(" ", "%20")  # as for the download
+    safe = split_web_url(quoted) is not None and not is_unencrypted(quoted)
+    return [escape(quoted)] if safe else []
 
 
 def _shorten(text: str, length: int) -> str:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
-from datetime import datetime
-from enum import Enum
 from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import attrs
-from attrs import frozen
 
 if TYPE_CHECKING:
     from pydantic import (
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema, ValidationError
 
-# The key of a field's JSON schema in its attrs metadata.
-_SCHEMA = "kling_async.schema"
-
 # The description of a field: a line of a docstring that begins with its name, and the indented
 # lines below it.
 _FIELD = re.compile(r"^( *)(?:- ``)?(\w+)(?:``)?: (.+(?:\n\1 +.+)*)", re.MULTILINE)
@@ -40,11 +34,6 @@ _KEY_LENGTH = 80
 _LARGEST_NUMBER = 1e15
 
 _T = TypeVar("_T")
-
-
-def in_schema(**keywords: object) -> dict[str, object]:
-    """Return the attrs metadata that adds keywords to a field's JSON schema."""
-    return {_SCHEMA: keywords}
 
 
 def summary(cls: type) -> str:
@@ -147,62 +136,42 @@ def core_schema(
     )
 
 
-@frozen
-class Value:
-    """Base class of values with a schema for pydantic and a form for JSON."""
+def value_core_schema(cls: type[_T], handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Return the core schema of a class of values that have a method ``to_dict``."""
+    from pydantic_core import core_schema as make
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values for JSON: times in ISO 8601, references as text."""
-        return {field.name: _plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+    hints = get_type_hints(cls)
+    fields = {}
+    for field in _fields(cls):
+        schema = handler.generate_schema(hints[field.name])
+        required = field.default is attrs.NOTHING
+        if not required:
+            schema = make.with_default_schema(schema, default=field.default)
+        fields[field.name] = make.typed_dict_field(schema, required=required)
 
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: object, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        from pydantic_core import core_schema as make
+    def read(value: object, inside: ValidatorFunctionWrapHandler) -> _T:
+        return cls(**inside(value))
 
-        hints = get_type_hints(cls)
-        fields = {}
-        for field in attrs.fields(cls):
-            schema = handler.generate_schema(hints[field.name])
-            required = field.default is attrs.NOTHING
-            if not required:
-                schema = make.with_default_schema(schema, default=field.default)
-            fields[field.name] = make.typed_dict_field(schema, required=required)
-
-        def read(value: object, inside: ValidatorFunctionWrapHandler) -> Value:
-            return cls(**inside(value))
-
-        return core_schema(cls, read, methodcaller("to_dict"), make.typed_dict_schema(fields))
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        reference = handler(core)
-        schema = handler.resolve_ref_schema(reference)
-        words = descriptions(cls)
-        for field in attrs.fields(cls):
-            schema["properties"][field.name] |= field.metadata.get(_SCHEMA, {})
-            if field.name in words:  # python -OO removes docstrings
-                schema["properties"][field.name]["description"] = words[field.name]
-        schema |= {"title": cls.__name__, "description": summary(cls)}
-        if handler.mode == "serialization":
-            schema["required"] = list(schema["properties"])  # to_dict returns all fields
-        return reference
+    return core_schema(cls, read, methodcaller("to_dict"), make.typed_dict_schema(fields))
 
 
-def _plain(value: object) -> object:
-    match value:
-        case tuple():
-            return [_plain(item) for item in value]
-        case Value():
-            return value.to_dict()
-        case Enum():
-            return value.value
-        case datetime():
-            return value.isoformat()
-        case None | str() | int() | float():
-            return value
-        case _:
-            return str(value)
+def value_json_schema(
+    cls: type, core: CoreSchema, handler: GetJsonSchemaHandler, key: str
+) -> JsonSchemaValue:
+    """Return the JSON schema of a class of values; fields have keywords in their metadata."""
+    reference = handler(core)
+    schema = handler.resolve_ref_schema(reference)
+    words = descriptions(cls)
+    for field in _fields(cls):
+        schema["properties"][field.name] |= field.metadata.get(key, {})
+        if field.name in words:  # python -OO removes docstrings
+            schema["properties"][field.name]["description"] = words[field.name]
+    schema |= {"title": cls.__name__, "description": summary(cls)}
+    if handler.mode == "serialization":
+        schema["required"] = list(schema["properties"])  # to_dict returns all fields
+    return reference
+
+
+def _fields(cls: type) -> tuple[attrs.Attribute[object], ...]:
+    fields: tuple[attrs.Attribute[object], ...] = attrs.fields(cls)
+    return fields

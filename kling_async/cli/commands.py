@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from kling_async._display.opening import open_progress
-from kling_async._display.progress import ProgressLine, wait_with_progress
 from kling_async.cli import exit_codes
 from kling_async.cli.arguments import input_from
 from kling_async.cli.output import Output
@@ -21,14 +19,16 @@ from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.limits.base import Limits
 from kling_async.policy.durations import Kind, vendor_estimate
 from kling_async.policy.polling import Polling
+from kling_async.progress.board import ProgressLine
+from kling_async.progress.opening import open_display
 from kling_async.protocol import responses
 from kling_async.results import Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from kling_async._display.progress import Progress
     from kling_async.inputs.base import Input
+    from kling_async.progress.text_display import TextDisplay
 
 
 def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
@@ -50,7 +50,7 @@ def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
 
 @asynccontextmanager
 async def open_client(
-    args: Namespace, progress: Progress, refs: Iterable[TaskRef] = ()
+    args: Namespace, progress: TextDisplay, refs: Iterable[TaskRef] = ()
 ) -> AsyncIterator[KlingClient]:
     """Open a client; on cancellation, print which tasks are still running, ``refs`` included."""
     unsure: list[KlingError] = []
@@ -75,7 +75,7 @@ async def run_generate(args: Namespace) -> int:
     sent = await _read_input(args)
     if args.download_to is not None:
         await asyncio.to_thread(check_folder, args.download_to)
-    progress = open_progress(silent=args.json)
+    progress = open_display(silent=args.json)
     durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
     usual = durations.mean if durations else None
     async with open_client(args, progress) as kling:
@@ -84,7 +84,7 @@ async def run_generate(args: Namespace) -> int:
             try:
                 task = await kling.submit(sent)
                 progress.print(f"submitted {task.ref}")
-                result = await wait_with_progress(task, line, args.timeout)
+                result = await task.wait(args.timeout, on_update=line.show_update)
             except KlingError:
                 line.finish(ok=False)
                 raise
@@ -102,7 +102,7 @@ async def run_generate(args: Namespace) -> int:
 async def run_submit(args: Namespace) -> int:
     """Submit an input, and print the task's reference."""
     sent = await _read_input(args)
-    async with open_client(args, open_progress(silent=args.json)) as kling:
+    async with open_client(args, open_display(silent=args.json)) as kling:
         task = await kling.submit(sent, callback_url=args.callback_url)
         output = Output(json=args.json)
         output.print_result([str(task.ref)], {"ref": str(task.ref)}, new=task.ref)
@@ -115,12 +115,12 @@ async def run_wait(args: Namespace) -> int:
     pending = dict.fromkeys(refs)
     codes: dict[TaskRef, int] = {}
     output = Output(json=args.json)
-    progress = open_progress(silent=args.json, total=len(refs))
+    progress = open_display(silent=args.json, total=len(refs))
 
     async def wait_for(kling: KlingClient, ref: TaskRef) -> None:
         line = ProgressLine(progress, str(ref))
         try:
-            result = await wait_with_progress(kling.attach(ref), line, args.timeout)
+            result = await kling.attach(ref).wait(args.timeout, on_update=line.show_update)
         except KlingError as error:
             line.finish(ok=False)
             codes[ref] = output.print_error(error)
@@ -171,7 +171,7 @@ async def run_download(args: Namespace) -> int:
 
 async def run_balance(args: Namespace) -> int:
     """Print the balance."""
-    async with open_client(args, open_progress(silent=args.json)) as kling:
+    async with open_client(args, open_display(silent=args.json)) as kling:
         dollars = await kling.balance()
     Output(json=args.json).print_result([f"{dollars:.2f}"], {"balance": dollars})
     return exit_codes.OK
@@ -188,7 +188,7 @@ async def _for_each(args: Namespace, act: Callable[[KlingClient, TaskRef], Await
     """Call a function for every task; an error does not prevent the other calls."""
     refs = _parse_refs(args)
     codes: dict[TaskRef, int] = {}
-    async with open_client(args, open_progress(silent=args.json)) as kling:
+    async with open_client(args, open_display(silent=args.json)) as kling:
         for ref in refs:
             try:
                 await act(kling, ref)

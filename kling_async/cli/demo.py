@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
-from kling_async._display.opening import open_progress
-from kling_async._display.progress import Progress, ProgressLine, wait_with_progress
 from kling_async._utils.extras import install_command
 from kling_async.cli import exit_codes
 from kling_async.cli.format import format_os_error
@@ -26,6 +24,8 @@ from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
+from kling_async.progress.board import ProgressLine
+from kling_async.progress.opening import open_display
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.emulator.images import save_images
 from kling_async.testing.media import film
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from kling_async.inputs.base import Input
+    from kling_async.progress.text_display import TextDisplay
     from kling_async.results import TaskRef
 
 # In any text of a row, this is replaced by the emulator's origin; by another one for a check.
@@ -71,7 +72,7 @@ async def run_demo(args: Namespace) -> int:
         video=args.video,
         samples=FOLDER,
     )
-    progress = open_progress(total=len(rows))
+    progress = open_display(total=len(rows))
     if args.video == "auto" and not film.can_render():
         progress.print(
             "Every video will be the same small clip. For videos of your own images and prompts:"
@@ -132,7 +133,7 @@ def _staging_folder(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(f"cannot write to {folder}: {format_os_error(error)}") from None
 
 
-def _client(emulator: Emulator, progress: Progress, speed: float, rows: int) -> KlingClient:
+def _client(emulator: Emulator, progress: TextDisplay, speed: float, rows: int) -> KlingClient:
     limits = Limits()
     shortest = max(_SHORTEST, min(rows, limits.concurrent_tasks) / _POLL_RATE)
     return KlingClient(
@@ -148,7 +149,7 @@ class _DemoRun:
     """Generates the videos of all rows at once, and a card for each."""
 
     def __init__(
-        self, kling: KlingClient, progress: Progress, args: Namespace, staging: Path
+        self, kling: KlingClient, progress: TextDisplay, args: Namespace, staging: Path
     ) -> None:
         self._kling = kling
         self._progress = progress
@@ -179,11 +180,12 @@ class _DemoRun:
         usual = _USUAL[fields["duration"]] / self._speed
         line = ProgressLine(self._progress, f"{number} {sent.mode}", usual, str(fields["prompt"]))
         clock = asyncio.get_running_loop().time
+        longest = _GRACE + _SLOWEST / self._speed
         try:
             task = await self._kling.submit(sent)
             accepted = clock()
             line.update("submitted")
-            result = await wait_with_progress(task, line, _GRACE + _SLOWEST / self._speed)
+            result = await task.wait(longest, on_update=line.show_update)
             card = evolve(card, seconds=clock() - accepted, cost_time=result.cost_time)
             line.update("saving")
             saved, *_ = await self._kling.save(result, self._staging, name=name)

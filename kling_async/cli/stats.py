@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from kling_async._display.opening import open_progress
 from kling_async._utils.text import format_duration
 from kling_async.events import Event, Polled, Retrying, SubmitFailed
 from kling_async.journal.base import ItemState
+from kling_async.progress.opening import open_display
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +113,7 @@ async def show_stats(stats: BatchStats, label: str, *, silent: bool = False) -> 
     if silent:
         yield
         return
-    progress = open_progress()
+    progress = open_display()
 
     def show() -> None:
         progress.show_summary(label, stats.fraction_done(), stats.to_text())

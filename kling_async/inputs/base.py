@@ -50,6 +50,16 @@ class Input:
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         cls._rules = {field.name: field.metadata[_RULE] for field in attrs.fields(cls)}
+        cls.__repr__ = Input.__repr__  # type: ignore[method-assign] # attrs has made another one
+
+    def __repr__(self) -> str:
+        # In the order in which they are passed: the prompt first, and what differs from a default.
+        shown = [
+            f"{field.name}={format_value(value)}" if field.kw_only else format_value(value)
+            for field in sorted(attrs.fields(type(self)), key=lambda field: field.kw_only)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __attrs_post_init__(self) -> None:
         values = {name: getattr(self, name) for name in self._rules}

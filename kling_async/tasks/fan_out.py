@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import Factory, define, frozen
 
+from kling_async._utils.text import format_value, printable
 from kling_async.errors import ConfigurationError, KlingError
 from kling_async.inputs.base import Input
 from kling_async.results import MediaFacts, Result, TaskRef
@@ -64,6 +65,23 @@ class Outcome:
     files: tuple[Path, ...] = ()
     done_by_other: bool = False
     media: tuple[MediaFacts, ...] = ()
+
+    def __str__(self) -> str:
+        name = self.index if self.key is None else self.key
+        found = self.files or (self.result.result_urls if self.result is not None else ())
+        end = " ".join(map(str, found))
+        if self.error is not None:
+            end = f"{type(self.error).__name__}: {self.error}"
+        return printable(f"{name} {format_value(getattr(self.input, 'prompt', self.input))}: {end}")
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self}>"
+
+    def _repr_html_(self) -> str:
+        from kling_async._display.contact_sheet import render_part
+        from kling_async._display.result_cards import outcome_cards
+
+        return render_part(list(outcome_cards(self, self.error)))
 
 
 async def iterate(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T]:

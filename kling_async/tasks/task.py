@@ -25,6 +25,7 @@ from kling_async.tasks.poll_scheduler import PollScheduler, TrackedTask
 
 if TYPE_CHECKING:
     from kling_async.results import Result
+    from kling_async.tasks.updates import OnUpdate
 
 _log = logging.getLogger("kling_async")
 
@@ -126,7 +127,13 @@ class Task:
             self.notify_ended(snapshot)  # waiters need not poll again
         return snapshot
 
-    async def wait(self, timeout: float = DEFAULT_TIMEOUT, *, report: bool = True) -> Result:
+    async def wait(
+        self,
+        timeout: float = DEFAULT_TIMEOUT,
+        *,
+        report: bool = True,
+        on_update: OnUpdate | None = None,
+    ) -> Result:
         """Wait for the end and return the result.
 
         Temporary failures of the network or the service do not end the wait; the deadline does. If
@@ -137,6 +144,8 @@ class Task:
         Args:
             timeout: Seconds to wait, from now; half an hour by default.
             report: Whether to report the reference of an abandoned task.
+            on_update: Called with a :class:`~kling_async.TaskUpdate` at first, if the task is known
+                to run, and whenever its state has changed. Its exceptions are logged and ignored.
 
         Raises:
             TaskFailedError: The task ended without a video.
@@ -144,14 +153,24 @@ class Task:
             APIError: The service refused the status call.
             ContractError: The task succeeded, and its answer holds no result URLs.
             ClientClosedError: The client was closed meanwhile. The remote task continues.
-            ConfigurationError: The timeout is not a positive number of seconds.
+            ConfigurationError: The timeout is not a positive number of seconds, or ``on_update`` is
+                not a function.
         """
+        updates = None
+        if on_update is not None:
+            from kling_async.tasks.updates import UpdateCaller
+
+            updates = UpdateCaller(on_update, self._ref, self._tracked)
+            if self.seen_running:
+                updates.report(self._snapshot)
         if timeout != DEFAULT_TIMEOUT:
             check_timeout(timeout)
         deadline = asyncio.get_running_loop().time() + timeout
         snapshot: Snapshot | None = None
         while snapshot is None or not snapshot.state.ended:
             snapshot = await self._next(snapshot, timeout, deadline, report=report)
+            if updates is not None:
+                updates.report(snapshot)
         return responses.result_from(snapshot)
 
     async def watch(self, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from html.parser import HTMLParser
 
-from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
+from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page, render_part
+from tests._display.page_reader import PageReader
 
 TEXT: Mapping[str, object] = {
     "model": "kling-2-1",
@@ -13,47 +13,10 @@ TEXT: Mapping[str, object] = {
     "duration": 5,
 }
 HOSTILE = "</p><script>alert('1')</script>\"><img src=x onerror=alert(2)> ${facts} &amp;"
-VOID = {"meta", "img", "br", "link", "input"}
 
 
-class _Reader(HTMLParser):
-    """Collects the elements and the text, and checks that what is opened is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-    @property
-    def links(self) -> list[str | None]:
-        return [
-            value
-            for _, attrs in self.elements
-            for name, value in attrs.items()
-            if name in {"src", "href", "poster", "action", "srcset"}
-        ]
-
-
-def _read(*cards: Card) -> _Reader:
-    return _Reader(render_page(cards, [], ""))
+def _read(*cards: Card) -> PageReader:
+    return PageReader(render_page(cards, [], ""))
 
 
 def test_card_of_a_video() -> None:
@@ -103,7 +66,7 @@ def test_card_of_what_has_not_ended() -> None:
 def test_header_has_the_facts() -> None:
     """The head has the facts that it is given, bad ones marked, and the foot what it is given."""
     facts = [Fact("<12", "failed <i>", bad=True), Fact("20", "× as fast", before="<i>emulator at")]
-    sheet = _Reader(render_page([], facts, "made <here>"))
+    sheet = PageReader(render_page([], facts, "made <here>"))
     assert re.search(r"<12 failed <i>\s*<i>emulator at 20 × as fast", sheet.words)
     assert "made <here>" in sheet.words
     assert sheet.all("b") == [{"class": "bad"}, {}]
@@ -187,3 +150,21 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     assert "url(" not in html
     assert "@import" not in html
     assert "://" not in html
+
+
+def test_part_of_a_page() -> None:
+    """In a notebook, cards have no names that others may have, and styles that are theirs alone."""
+    html = render_part([Card("01", TEXT)], more="The first 1 of <2>.")
+    sheet = PageReader(html)
+    assert "The first 1 of <2>." in sheet.words
+    assert sheet.all("article") == [{"class": "card"}]
+    (style,) = re.findall("<style>(.*?)</style>", html, re.DOTALL)
+    (rule,) = re.findall(r"^[^\s@/].*{$", style, re.MULTILINE)  # the one that is not nested
+    assert rule == ".kling-sheet.kling-sheet.kling-sheet {"
+
+
+def test_card_without_an_input() -> None:
+    """A card whose input is unknown has neither a prompt nor settings."""
+    sheet = PageReader(render_part([Card("01")]))
+    assert "prompt" not in {attrs.get("class") for _, attrs in sheet.elements}
+    assert sheet.all("ul") == []

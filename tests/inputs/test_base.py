@@ -277,3 +277,22 @@ def test_wrong_images_hide_nothing_else() -> None:
     with pytest.raises(InputError) as caught:
         StandardImageToVideo.from_dict({"image_urls": []})
     assert [problem.field for problem in caught.value.problems] == ["image_urls", "prompt"]
+
+
+def test_repr() -> None:
+    """An input is shown as the call that makes it: the prompt first, without default values."""
+    sent = ProImageToVideo(
+        "a fox", "https://x/a.jpg", end_image_url="https://x/b.jpg", cfg_scale=0.5, duration=10
+    )
+    assert repr(sent) == (
+        "ProImageToVideo('a fox', 'https://x/a.jpg', duration=10, cfg_scale=0.5,"
+        " end_image_url='https://x/b.jpg')"
+    )
+    assert eval(repr(sent)) == sent  # noqa: S307 - our own text
+
+
+def test_repr_is_short() -> None:
+    """A long prompt is shown in part."""
+    shown = repr(MasterTextToVideo("river " * 500))
+    assert len(shown) < 150
+    assert shown.endswith("… (3000 characters))")

@@ -5,11 +5,21 @@ import gc
 import logging
 import tracemalloc
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome, Polling, Retry, TaskRef
+from kling_async import (
+    KlingClient,
+    Limits,
+    MasterTextToVideo,
+    Outcome,
+    Polling,
+    Result,
+    Retry,
+    TaskRef,
+)
 from kling_async.errors import (
     AnswerLostError,
     AuthenticationError,
@@ -796,3 +806,16 @@ async def test_an_iterable_that_suppresses_the_cancellation(
     async with aclosing(kling.generate_many(stubborn())) as many:
         await anext(many)
     assert len(emulator.ledger) == 1
+
+
+def test_text_of_outcomes() -> None:
+    """An outcome is one line: its key or index, the prompt, and the files, URLs or error."""
+    sent, ref = MasterTextToVideo("a fox\nin snow"), TaskRef("kling-2-1", "a")
+    result = Result(ref, ("https://x/1.mp4", "https://x/2.mp4"))
+    failed = Outcome(1, sent, error=ServerError("code 400\nno"), key="k", result=result)
+    assert str(Outcome(0, sent, ref, result)) == (
+        r"0 'a fox\nin snow': https://x/1.mp4 https://x/2.mp4"
+    )
+    assert str(Outcome(0, sent, ref, result, files=(Path("v/a.mp4"),))).endswith(": v/a.mp4")
+    assert repr(failed) == r"<Outcome k 'a fox\nin snow': ServerError: code 400\nno>"
+    assert str(Outcome(2, "a fox", error=ServerError("x"))) == "2 'a fox': ServerError: x"  # type: ignore[arg-type]

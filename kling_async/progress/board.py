@@ -1,0 +1,194 @@
+"""What a display shows: the rows of tasks, and their numbers once they are too many for rows.
+
+A board keeps a row for each task that runs, and for ended ones while there is room. When more tasks
+run than there is room for, it counts them until none runs: its size does not depend on how many
+tasks there have been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from kling_async._utils.text import format_duration, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kling_async.tasks.updates import TaskUpdate
+
+# A label is cut by displays; this limits what is kept of a prompt.
+_LABEL_LENGTH = 200
+
+
+class LineDisplay(Protocol):
+    """Where a line is shown."""
+
+    def add(self, line: ProgressLine) -> None:
+        """Show another task."""
+
+    def show_state(self, line: ProgressLine, remark: str) -> None:
+        """Show the new state of a task."""
+
+    def show_end(self, line: ProgressLine, message: str) -> None:
+        """Show the end of a task."""
+
+
+class ProgressLine:
+    """The progress of one task: its label, about how many seconds it takes, and its state."""
+
+    def __init__(
+        self, display: LineDisplay, label: str, expected: float | None = None, detail: str = ""
+    ) -> None:
+        self.label: str = label[:_LABEL_LENGTH]
+        self.expected: float | None = expected
+        self.detail: str = detail[:_LABEL_LENGTH]
+        self.state: str = "waiting"
+        self.ended: bool = False
+        self._display = display
+        self._clock = find_clock()
+        self._started = self._clock()
+        self._seconds = 0.0
+        display.add(self)
+
+    @property
+    def seconds(self) -> float:
+        """The age of the task, at its end if it has ended."""
+        return self._seconds if self.ended else self._clock() - self._started
+
+    def update(self, state: str, remark: str = "") -> None:
+        """Show a state, if it is new; with a remark for displays that have room for it."""
+        if state != self.state:
+            self.state = state
+            self._display.show_state(self, remark)
+
+    def show_update(self, update: TaskUpdate) -> None:
+        """Show the state of an update, as the service spells it, unless the task has ended."""
+        if not update.state.ended:
+            known = update.snapshot
+            self.update("submitted" if known is None else printable(known.vendor_state))
+
+    def finish(self, message: str = "", *, ok: bool) -> None:
+        """Show the end; without a message if the error is printed elsewhere."""
+        self._end("done" if ok else "failed", message)
+
+    def leave(self) -> None:
+        """Show that the task continues at the service, and that nothing waits for it."""
+        self._end("left running", "left running")
+
+    def _end(self, state: str, message: str) -> None:
+        self._seconds, self.ended, self.state = self.seconds, True, state
+        self._display.show_end(self, message)
+
+
+class Board:
+    """The rows and numbers of one display. Any thread may use it.
+
+    Args:
+        capacity: How many rows there is room for.
+        total: How many tasks there will be, if that is known.
+    """
+
+    def __init__(self, capacity: int, total: int | None = None) -> None:
+        self.total: int | None = total
+        self.running: int = 0
+        self.done: int = 0
+        self.failed: int = 0
+        self.left: int = 0
+        self.is_crowded: bool = (total or 0) > capacity
+        self._capacity = capacity
+        self._rows: list[ProgressLine] = []
+        self._clock: Callable[[], float] = time.monotonic
+        self._started: float | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> list[ProgressLine]:
+        """The rows to show, in the order in which the tasks were added."""
+        with self._lock:
+            return list(self._rows)
+
+    @property
+    def ended(self) -> int:
+        """The number of tasks that have ended."""
+        return self.done + self.failed + self.left
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first task was added."""
+        return 0.0 if self._started is None else self._clock() - self._started
+
+    @property
+    def fraction(self) -> float | None:
+        """How much has ended, from 0 to 1, if the total is known."""
+        return min(1.0, self.ended / self.total) if self.total else None
+
+    def add(self, line: ProgressLine) -> list[ProgressLine]:
+        """Add a task that runs; return the rows of ended tasks that made room for it."""
+        with self._lock:
+            if self._started is None:
+                self._clock = find_clock()
+                self._started = self._clock()
+            self.running += 1
+            removed: list[ProgressLine] = []
+            if self.running > self._capacity:
+                self.is_crowded = True
+            if self.is_crowded:
+                removed = [row for row in self._rows if row.ended]
+                self._rows.clear()
+            else:
+                if len(self._rows) >= self._capacity:
+                    removed = [next(row for row in self._rows if row.ended)]
+                    self._rows.remove(removed[0])
+                self._rows.append(line)
+            return removed
+
+    def count_end(self, line: ProgressLine) -> None:
+        """Count the end of a task."""
+        with self._lock:
+            self.running -= 1
+            self.done += line.state == "done"
+            self.failed += line.state == "failed"
+            self.left += line.state == "left running"
+
+    def count_failed_submit(self) -> None:
+        """Count a task that has not begun, and will not."""
+        with self._lock:
+            self.failed += 1
+
+    def clear(self) -> None:
+        """Forget the rows, and the numbers unless the total is known."""
+        with self._lock:
+            self._rows.clear()
+            if self.total is None:
+                self.is_crowded, self._started = False, None
+                self.running = self.done = self.failed = self.left = 0
+
+    def summary(self) -> str:
+        """Return the numbers in one line."""
+        ended = f"{self.done:,} done"
+        if self.total is not None:
+            ended = f"{self.done:,} of {self.total:,} done"
+        parts = [ended]
+        parts += [f"{self.failed:,} failed"] if self.failed else []
+        parts += [f"{self.left:,} left running"] if self.left else []
+        if self.running:
+            parts.append(f"{self.running:,} running")
+            if self.total is not None and self.done:
+                left = self.seconds * (self.total - self.ended) / self.ended
+                parts.append(f"about {format_duration(max(0.0, left))} left")
+        return ", ".join(parts)
+
+
+def find_clock() -> Callable[[], float]:
+    """Return the clock of the running loop, if it has one of asyncio's, else Python's.
+
+    Displays read it from other threads, where the clock of uvloop stops while the loop waits.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return time.monotonic
+    return loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic

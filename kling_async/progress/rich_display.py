@@ -1,0 +1,240 @@
+"""Live progress on a terminal, by rich, which draws from a thread and never on the event loop."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Column, Table
+from rich.text import Text
+
+from kling_async._utils.text import printable
+from kling_async.progress.text_display import TextDisplay
+
+if TYPE_CHECKING:
+    from kling_async.progress.board import ProgressLine
+
+# The widest bar, and the widths of a terminal below which it is half as wide, or left out.
+_BAR_WIDTH = 24
+_NARROW, _NARROWEST = 72, 56
+
+# Lines of the terminal that bars leave free, and the most that they take.
+_MARGIN = 3
+_CAPACITY = 20
+
+_REFRESH_RATE = 10
+
+_STYLES = {
+    "waiting": "dim",
+    "submitted": "yellow",
+    "pending": "yellow",
+    "processing": "cyan",
+    "saving": "blue",
+    "done": "green",
+    "failed": "bold red",
+}
+
+
+class RichDisplay(TextDisplay):
+    """A row with a bar for each task, or one that counts them if there is no room for all."""
+
+    summary_interval: float = 0.5
+
+    def __init__(self, total: int | None = None) -> None:
+        capacity = max(1, min(_CAPACITY, terminal.console.height - _MARGIN))
+        super().__init__(total=total, capacity=capacity)
+        self._summary: tuple[str, float, str] | None = None
+        self._note = ""
+        self._spinner = Spinner("dots", style="progress.spinner")
+
+    def open(self) -> None:
+        """Begin to draw."""
+        super().open()
+        terminal.show(self)
+
+    def close(self) -> None:
+        """Draw for the last time."""
+        self._is_open, self._note = False, ""
+        terminal.hide(self)
+        self.board.clear()
+
+    def print(self, text: str) -> None:
+        """Print a line above the rows."""
+        terminal.print(Text(printable(text)))
+
+    def show_note(self, text: str) -> None:
+        """Show why requests wait, below the rows while there are any."""
+        if self._is_open:
+            self._note = printable(text)
+        else:
+            super().show_note(text)
+
+    def show_summary(self, label: str, fraction: float, text: str) -> None:
+        """Show a bar, and a line of text below it."""
+        self._summary = (printable(label), fraction, printable(text))
+
+    def add(self, line: ProgressLine) -> None:
+        """Show another task; what had its place is printed above the rows."""
+        for removed in self.board.add(line):
+            terminal.print(self._table([removed]))
+
+    def show_state(self, line: ProgressLine, remark: str) -> None:  # noqa: ARG002
+        """Do nothing but forget the note: the next refresh shows the state."""
+        self._note = ""
+
+    def show_end(self, line: ProgressLine, message: str) -> None:
+        """Count the end; print why a task has failed."""
+        self.board.count_end(line)
+        self._note = ""
+        if message and line.state == "failed":
+            self.show_failure(line, message)
+
+    def render(self) -> RenderableType:
+        """Return what is drawn now. Called by the thread that draws."""
+        note = [Text(self._note, style="dim", no_wrap=True, overflow="ellipsis")]
+        below = note if self._note else []
+        if self._summary is not None:
+            label, fraction, text = self._summary
+            return Group(self._sum(label, fraction), Text(text, style="dim"), *below)
+        if self.board.is_crowded:
+            summary = Text(self.board.summary(), style="dim")
+            return Group(self._sum("videos", self.board.fraction), summary, *below)
+        return Group(self._table(self.board.rows), *below)
+
+    def _sum(self, label: str, fraction: float | None) -> Table:
+        columns = (Column(), Column(no_wrap=True), Column(ratio=1))
+        bar = Table.grid(*columns, padding=(0, 1), expand=True)
+        elapsed = timedelta(seconds=int(self.board.seconds))
+        is_done = fraction == 1.0 or not self._is_open
+        completed = fraction if fraction is not None else float(is_done)
+        bar.add_row(
+            Text(" ") if is_done else self._spinner,
+            Text(label),
+            ProgressBar(1.0, completed, pulse=fraction is None and not is_done),
+            Text("" if fraction is None else f"{fraction:4.0%}", style="progress.percentage"),
+            Text(str(elapsed), style="progress.elapsed"),
+        )
+        return bar
+
+    def _table(self, lines: list[ProgressLine]) -> Table:
+        width = terminal.console.width
+        bar = _BAR_WIDTH if width >= _NARROW else _BAR_WIDTH // 2 if width >= _NARROWEST else 0
+        columns = [Column(), Column(ratio=1, no_wrap=True), Column(min_width=10, no_wrap=True)]
+        columns += [Column(width=bar)] if bar else []
+        columns += [Column(justify="right", no_wrap=True)]
+        table = Table.grid(*columns, padding=(0, 1), expand=True)
+        for line in lines:
+            table.add_row(
+                Text(" ") if line.ended else self._spinner,
+                Text(printable(f"{line.label}  {line.detail}".rstrip())),
+                Text(line.state, style=_STYLES.get(line.state, "")),
+                *([_time_bar(line, bar)] if bar else []),
+                Text(f"{line.seconds:6.1f} s", style="dim"),
+            )
+        return table
+
+
+class Terminal:
+    """The terminal of stderr, and the displays that share it."""
+
+    def __init__(self) -> None:
+        self.console: Console = Console(stderr=True, highlight=False, markup=False)
+        self._displays: list[RichDisplay] = []
+        self._live: Live | None = None
+        self._replaced: tuple[TextIO, TextIO] | None = None  # stdout and stderr
+        self._lock = threading.RLock()
+
+    def show(self, display: RichDisplay) -> None:
+        """Draw a display, too."""
+        with self._lock:
+            if display not in self._displays:
+                self._displays.append(display)
+            if self._live is None:
+                self._live = Live(
+                    get_renderable=self._render,
+                    console=self.console,
+                    refresh_per_second=_REFRESH_RATE,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+                self._live.start()
+                self._replaced = sys.stdout, sys.stderr
+                # Results may be printed meanwhile; a pipe must receive them unchanged.
+                lines = _LinesAbove(self.console)
+                if sys.stdout.isatty():
+                    sys.stdout = FileProxy(lines, sys.stdout)  # type: ignore[arg-type]
+                sys.stderr = FileProxy(lines, sys.stderr)  # type: ignore[arg-type]
+
+    def hide(self, display: RichDisplay) -> None:
+        """Draw a display for the last time, and leave it where it is."""
+        with self._lock:
+            if display not in self._displays:
+                return
+            if self._displays == [display] and self._live is not None:
+                self._live.stop()
+                self._live = None
+                if self._replaced is not None:
+                    for stream in (sys.stdout, sys.stderr):
+                        stream.flush()
+                    sys.stdout, sys.stderr = self._replaced
+                self._displays.remove(display)
+            else:
+                self._displays.remove(display)
+                self.print(display.render())
+
+    def draw(self) -> None:
+        """Draw now, not only ten times a second."""
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+
+    def close(self) -> None:
+        """Draw all displays for the last time."""
+        for display in list(self._displays):
+            display.close()
+
+    def print(self, content: RenderableType) -> None:
+        """Print something above the displays."""
+        self.console.print(content, soft_wrap=isinstance(content, Text))
+
+    def _render(self) -> Group:
+        return Group(*[display.render() for display in list(self._displays)])
+
+
+class _LinesAbove:
+    """Prints lines above the displays, as `FileProxy` does, without wrapping: URLs stay whole."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        self._console.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._console.__exit__(None, None, None)
+
+    def print(self, text: RenderableType) -> None:
+        """Print text."""
+        self._console.print(text, soft_wrap=True)
+
+
+terminal = Terminal()
+atexit.register(terminal.close)  # so that the cursor is visible again
+
+
+def _time_bar(line: ProgressLine, width: int) -> ProgressBar:
+    """Return elapsed against expected seconds; a pulse if the end cannot be estimated."""
+    if line.ended:
+        style = "green" if line.state == "done" else "red"
+        return ProgressBar(1, 1, width, finished_style=style)
+    seconds, expected = line.seconds, line.expected
+    return ProgressBar(expected, seconds, width, pulse=expected is None or seconds >= expected)

@@ -1,0 +1,126 @@
+"""Progress on stderr, as lines of text. stdout is for results alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Self
+
+from kling_async._utils.text import format_duration, printable
+from kling_async.events import Event, Paused, Retrying
+from kling_async.progress.board import Board, find_clock
+
+if TYPE_CHECKING:
+    from kling_async.progress.board import ProgressLine
+
+_LABEL_LENGTH = 60
+
+# More tasks than this have lines for their numbers only, so many seconds apart.
+_CAPACITY = 20
+_SUMMARY_INTERVAL = 30.0
+
+# The failures of one display that are printed: all of them have the same reason then.
+MAX_FAILURES = 20
+
+# Seconds between two lines about requests that are sent again: many tasks may say the same.
+_NOTES_APART = 5.0
+
+
+class TextDisplay:
+    """The progress of several tasks: a line of text for each change, or for many now and then.
+
+    Args:
+        silent: Write nothing.
+        total: How many tasks there will be, if that is known.
+        capacity: How many tasks may run at one time and have lines of their own.
+    """
+
+    summary_interval: float = _SUMMARY_INTERVAL
+
+    def __init__(
+        self, *, silent: bool = False, total: int | None = None, capacity: int = _CAPACITY
+    ) -> None:
+        self.board: Board = Board(capacity, total)
+        self._silent = silent
+        self._is_open = False
+        self._summarized_at = 0.0  # in seconds since the first task was added
+        self._noted_at = float("-inf")
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Begin to show tasks. Opening what is open does nothing."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Leave what is shown as it is, and begin again with the next task."""
+        if self._is_open and self.board.is_crowded:
+            self._print_summary()
+        self._is_open = False
+        self._summarized_at = 0.0
+        self.board.clear()
+
+    def print(self, text: str) -> None:
+        """Print a line that belongs to no task."""
+        if not self._silent:
+            sys.stderr.write(f"{printable(text)}\n")
+            sys.stderr.flush()
+
+    def on_event(self, event: Event) -> None:
+        """Show why requests wait: a hook of the client."""
+        if isinstance(event, Retrying):
+            self.show_note(f"again in {event.delay:.1f} s: {event.error}")
+        elif isinstance(event, Paused):
+            self.show_note(f"over the limit: all requests wait for {event.delay:.1f} s")
+
+    def show_note(self, text: str) -> None:
+        """Show why requests wait, but not each time."""
+        now = find_clock()()
+        if now - self._noted_at >= _NOTES_APART:
+            self._noted_at = now
+            self.print(text)
+
+    def show_summary(self, label: str, fraction: float, text: str) -> None:  # noqa: ARG002
+        """Show how far a batch is, from 0 to 1 and as text."""
+        self.print(text)
+
+    def add(self, line: ProgressLine) -> None:
+        """Show another task."""
+        self.board.add(line)
+
+    def show_state(self, line: ProgressLine, remark: str) -> None:
+        """Show the new state of a task."""
+        self._print_line(line, f"{line.state} {remark}" if remark else line.state)
+
+    def show_end(self, line: ProgressLine, message: str) -> None:
+        """Show the end of a task."""
+        self.board.count_end(line)
+        if message and line.state == "failed":
+            self.show_failure(line, message)
+        elif message:
+            self._print_line(line, f"{message} ({line.seconds:.1f} s)")
+
+    def show_failure(self, line: ProgressLine, message: str) -> None:
+        """Print why a task has failed; of many, only the first."""
+        if self.board.failed <= MAX_FAILURES:
+            seconds = f"{line.seconds:.1f} s"
+            self.print(f"{shorten_label(line.label)}: FAILED: {message} ({seconds})")
+
+    def _print_line(self, line: ProgressLine, text: str) -> None:
+        if not self.board.is_crowded:
+            self.print(f"{shorten_label(line.label)}: {text}")
+        elif self.board.seconds - self._summarized_at >= _SUMMARY_INTERVAL:
+            self._print_summary()
+
+    def _print_summary(self) -> None:
+        self._summarized_at = self.board.seconds
+        self.print(f"{self.board.summary()}, after {format_duration(self._summarized_at)}")
+
+
+def shorten_label(label: str) -> str:
+    """Return the beginning of a label."""
+    return label if len(label) <= _LABEL_LENGTH else f"{label[: _LABEL_LENGTH - 1]}…"

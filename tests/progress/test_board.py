@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from kling_async import Snapshot, TaskRef, TaskState, TaskUpdate
+from kling_async.progress.board import Board, ProgressLine, find_clock
+
+REF = TaskRef("kling-2-1", "task_1")
+
+
+class Shown:
+    """A display that keeps what it is given."""
+
+    def __init__(self, capacity: int = 2, total: int | None = None) -> None:
+        self.board = Board(capacity, total)
+        self.removed: list[str] = []
+        self.states: list[str] = []
+
+    def add(self, line: ProgressLine) -> None:
+        self.removed += [removed.label for removed in self.board.add(line)]
+
+    def show_state(self, line: ProgressLine, remark: str) -> None:
+        self.states.append(f"{line.state} {remark}".strip())
+
+    def show_end(self, line: ProgressLine, message: str) -> None:
+        self.states.append(f"{line.state}: {message}")
+        self.board.count_end(line)
+
+    def labels(self) -> list[str]:
+        return [line.label for line in self.board.rows]
+
+
+async def test_a_line_has_the_age_of_its_task() -> None:
+    """The seconds of a line pass until its task ends."""
+    line = ProgressLine(Shown(), "a")
+    await asyncio.sleep(61.5)
+    assert line.seconds == pytest.approx(61.5)
+    line.finish("done", ok=True)
+    await asyncio.sleep(1)
+    assert line.seconds == pytest.approx(61.5)
+
+
+def test_states_are_shown_once() -> None:
+    """A state that is not new is not shown."""
+    shown = Shown()
+    line = ProgressLine(shown, "a")
+    line.update("submitted", "kling-2-1/task_1")
+    line.update("submitted")
+    line.finish("NSFW", ok=False)
+    ProgressLine(shown, "b").leave()
+    assert shown.states == [
+        "submitted kling-2-1/task_1",
+        "failed: NSFW",
+        "left running: left running",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "states"),
+    [
+        (None, ["submitted"]),
+        (Snapshot(REF, TaskState.PROCESSING, "processing\x1b"), ["processing\\x1b"]),
+        (Snapshot(REF, TaskState.SUCCESS, "success"), []),
+    ],
+)
+def test_updates(snapshot: Snapshot | None, states: list[str]) -> None:
+    """An update is shown with the state's name at the service; the end is shown with its result."""
+    shown = Shown()
+    state = snapshot.state if snapshot else TaskState.PENDING
+    ProgressLine(shown, "a").show_update(TaskUpdate(REF, state, 1.0, None, snapshot))
+    assert shown.states == states
+
+
+def test_labels_are_bounded() -> None:
+    """No more of a prompt is kept than can be shown."""
+    assert len(ProgressLine(Shown(), "river " * 500).label) == 200
+
+
+def test_ended_tasks_make_room() -> None:
+    """While there is room, ended tasks have rows, too; the first of them makes room."""
+    shown = Shown(capacity=2)
+    one, two = ProgressLine(shown, "1"), ProgressLine(shown, "2")
+    two.finish(ok=True)
+    assert shown.labels() == ["1", "2"]
+    ProgressLine(shown, "3")
+    assert shown.labels() == ["1", "3"]
+    assert shown.removed == ["2"]
+    assert (one.ended, shown.board.is_crowded) == (False, False)
+
+
+def test_many_tasks_are_counted() -> None:
+    """When more tasks run than there is room for, they have no rows any more."""
+    shown = Shown(capacity=2)
+    one = ProgressLine(shown, "1")
+    one.finish(ok=True)
+    lines = [ProgressLine(shown, str(number)) for number in range(2, 5)]
+    assert shown.board.is_crowded
+    assert shown.labels() == []
+    assert shown.removed == ["1"]
+    lines[0].finish(ok=False)
+    lines[1].leave()
+    assert shown.board.summary() == "1 done, 1 failed, 1 left running, 1 running"
+
+
+def test_a_million_tasks_need_no_memory() -> None:
+    """A board has the same size after any number of tasks."""
+    shown = Shown(capacity=2)
+    for number in range(1000):
+        ProgressLine(shown, str(number)).finish(ok=True)
+    assert len(shown.board.rows) == 2
+    assert shown.board.summary() == "1,000 done"
+
+
+def test_clear() -> None:
+    """After the last task, the numbers begin again."""
+    shown = Shown(capacity=1)
+    for line in [ProgressLine(shown, "1"), ProgressLine(shown, "2")]:
+        line.finish(ok=True)
+    shown.board.clear()
+    assert (shown.board.is_crowded, shown.board.seconds, shown.board.ended) == (False, 0.0, 0)
+
+
+async def test_total() -> None:
+    """With a total, a board knows how much is left, and keeps the numbers when it is cleared."""
+    shown = Shown(capacity=1, total=4)
+    assert shown.board.is_crowded
+    assert shown.board.fraction == 0.0
+    lines = [ProgressLine(shown, str(number)) for number in range(2)]
+    await asyncio.sleep(60)
+    lines[0].finish(ok=True)
+    shown.board.clear()
+    assert shown.board.fraction == 0.25
+    assert shown.board.summary() == "1 of 4 done, 1 running, about 3 min left"
+    assert shown.board.seconds == pytest.approx(60)
+
+
+def test_more_tasks_than_expected() -> None:
+    """More tasks than the total are all of it."""
+    shown = Shown(total=1)
+    for _ in range(2):
+        ProgressLine(shown, "a").finish(ok=True)
+    shown.board.count_failed_submit()
+    assert shown.board.fraction == 1.0
+    assert shown.board.summary() == "2 of 1 done, 1 failed"
+
+
+def test_fraction_without_a_total() -> None:
+    """Without a total, how much has ended is not known."""
+    assert Shown().board.fraction is None
+
+
+async def test_clock_of_the_loop() -> None:
+    """On virtual time, the clock is the loop's."""
+    assert find_clock()() == asyncio.get_running_loop().time()
+
+
+def test_clock_without_a_loop() -> None:
+    """Without a loop, the clock is Python's."""
+    assert find_clock() is time.monotonic

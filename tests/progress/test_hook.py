@@ -1,0 +1,197 @@
+"""The hook, as its events come and as a client emits them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kling_async import (
+    KlingClient,
+    MasterTextToVideo,
+    Snapshot,
+    TaskFailedError,
+    TaskRef,
+    TaskState,
+)
+from kling_async.errors import ServerError
+from kling_async.events import (
+    CalledBack,
+    Polled,
+    Retrying,
+    SubmitFailed,
+    Submitted,
+    TaskEnded,
+    TasksAbandoned,
+)
+from kling_async.progress.hook import Progress
+
+if TYPE_CHECKING:
+    from tests.conftest import Connect, Emulate
+
+Capture = pytest.CaptureFixture[str]
+FOX = MasterTextToVideo("a fox")
+REFS = [TaskRef("kling-2-1", f"task_{number}") for number in range(100)]
+
+
+def _ended(ref: TaskRef, *, ok: bool = True) -> TaskEnded:
+    if ok:
+        return TaskEnded(Snapshot(ref, TaskState.SUCCESS, "success", result_urls=("https://x/a",)))
+    return TaskEnded(Snapshot(ref, TaskState.FAILED, "failed", fail_code="NSFW", fail_message="no"))
+
+
+def _polled(ref: TaskRef, state: TaskState = TaskState.PROCESSING) -> Polled:
+    return Polled(Snapshot(ref, state, str(state)))
+
+
+async def test_generation(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """A task is shown by its prompt, from the submit until the client knows that it has ended."""
+    kling = await connect(await emulate(), hooks=[Progress()])
+    result = await kling.generate(FOX)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == f"a fox: submitted {result.ref}"
+    assert last.startswith("a fox: done (6")
+
+
+async def test_failure(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """The reason of a failure is shown."""
+    kling = await connect(await emulate("task:1=fail:NSFW_DETECTED"), hooks=[Progress()])
+    with pytest.raises(TaskFailedError):
+        await kling.generate(FOX)
+    assert "a fox: FAILED: NSFW_DETECTED: " in capsys.readouterr().err
+
+
+async def test_cancellation(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """A task whose caller is cancelled is left running, and the display ends."""
+    kling = await connect(await emulate(), hooks=[Progress()])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(30):
+            await kling.generate(FOX)
+    assert capsys.readouterr().err.splitlines()[-1] == "a fox: left running (30.0 s)"
+
+
+async def test_closing(emulate: Emulate, capsys: Capture) -> None:
+    """Closing the client ends the display of tasks for which nothing waits."""
+    emulator = await emulate()
+    async with KlingClient(emulator.key, base_url=emulator.base_url, hooks=[Progress()]) as kling:
+        await kling.submit(FOX)
+    assert "a fox: left running" in capsys.readouterr().err
+
+
+async def test_attached_task(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """A task that was submitted elsewhere is shown by its reference."""
+    emulator = await emulate()
+    ref = (await (await connect(emulator)).submit(FOX)).ref
+    await asyncio.sleep(30)
+    await (await connect(emulator, hooks=[Progress()])).attach(ref)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == f"{ref}: processing"
+    assert last.startswith(f"{ref}: done (")
+
+
+async def test_many(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """Many tasks are counted, those that were refused included."""
+    emulator = await emulate("submit:5=422")
+    kling = await connect(emulator, hooks=[Progress(total=30)])
+    async for _ in kling.generate_many([FOX] * 30):
+        pass
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("29 of 30 done, 1 failed, after 1 min")
+    assert len(lines) <= 4
+
+
+async def test_clients_share_a_display(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """One object shows the tasks of several clients, until the last has ended."""
+    emulator, progress = await emulate(), Progress()
+    clients = [await connect(emulator, hooks=[progress]) for _ in range(2)]
+    await asyncio.gather(*(kling.generate(FOX) for kling in clients))
+    assert capsys.readouterr().err.count("a fox: done") == 2
+
+
+async def test_durations_are_learned(capsys: Capture) -> None:
+    """Tasks are expected to take what those before them have taken."""
+    progress = Progress()
+    expected = []
+    for ref in REFS:
+        progress(Submitted(ref, FOX))
+        expected.append(progress.lines[ref].expected)
+        await asyncio.sleep(4)
+        progress(_ended(ref))
+    assert expected[0] == 75.0
+    assert expected[-1] == pytest.approx(4.0)
+
+
+def test_memory_is_bounded(capsys: Capture) -> None:
+    """Tasks that have ended are forgotten."""
+    progress = Progress()
+    for ref in REFS:
+        progress(Submitted(ref, FOX))
+    for ref in REFS[:99]:
+        progress(_ended(ref))
+    assert list(progress.lines) == REFS[99:]
+    progress.close()
+
+
+def test_states_of_other_tasks(capsys: Capture) -> None:
+    """A task that had ended before it was known is not shown, and callbacks are not confirmed."""
+    progress = Progress()
+    progress(_polled(REFS[0], TaskState.SUCCESS))
+    progress(_ended(REFS[0]))
+    progress(CalledBack(Snapshot(REFS[1], TaskState.PROCESSING)))
+    progress(TasksAbandoned((REFS[2],)))
+    assert capsys.readouterr().err == ""
+
+
+async def test_tasks_without_news(capsys: Capture) -> None:
+    """A task of which nothing is known for ten minutes is not shown any more."""
+    progress = Progress()
+    for ref in REFS[:2]:
+        progress(Submitted(ref, FOX))
+    for _ in range(13):
+        await asyncio.sleep(50)
+        progress(_polled(REFS[1]))
+    assert list(progress.lines) == REFS[1:2]
+    progress(_ended(REFS[1], ok=False))
+    assert "a fox: FAILED: NSFW: no (650.0 s)" in capsys.readouterr().err
+
+
+def test_kind_without_an_estimate(capsys: Capture) -> None:
+    """Of an unknown model, the first duration is the estimate."""
+
+    class Other(MasterTextToVideo):
+        model = "other"
+
+    progress = Progress()
+    for ref, expected in zip(REFS[:2], (None, pytest.approx(0, abs=60)), strict=True):
+        progress(Submitted(ref, Other("a fox")))
+        assert progress.lines[ref].expected == expected
+        progress(_ended(ref))
+
+
+def test_failure_without_a_reason(capsys: Capture) -> None:
+    """A failure without code and message is one."""
+    progress = Progress()
+    progress(Submitted(REFS[0], FOX))
+    progress(TaskEnded(Snapshot(REFS[0], TaskState.FAILED, "failed")))
+    assert "a fox: FAILED: no reason given" in capsys.readouterr().err
+
+
+def test_waits_are_explained(capsys: Capture) -> None:
+    """Retries are explained, also while no task runs."""
+    Progress()(Retrying("submit", ServerError("busy"), 1, 2.25))
+    assert capsys.readouterr().err == "again in 2.2 s: busy\n"
+
+
+def test_refused_inputs(capsys: Capture) -> None:
+    """A submit that failed ends nothing, and begins nothing."""
+    progress = Progress()
+    progress(SubmitFailed(FOX, ServerError("no")))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_end_of_a_block(capsys: Capture) -> None:
+    """As a context manager, it ends with the block."""
+    with Progress(total=10) as progress:
+        progress(Submitted(REFS[0], FOX))
+    assert "a fox: left running" in capsys.readouterr().err
