@@ -71,7 +71,6 @@ class Service:
         self._tasks: dict[str, EmulatedTask] = {}
         self._running: set[str] = set()
         self._ends: list[tuple[float, str]] = []
-        self._callbacks = 0
         self.balance: float = balance
         self.ledger: list[Submission] = []
 
@@ -98,12 +97,12 @@ class Service:
         self,
         raw: bytes,
         now: float,
-        find_rule: Callable[[str, int], ScenarioRule | None],
+        find_rule: Callable[[str], ScenarioRule | None],
     ) -> EmulatedTask:
         """Start a task and charge its price, or refuse it (400, 429).
 
-        `find_rule` returns the scenario's rule for the Nth ``task`` that is started, and for the
-        Nth ``callback`` among them.
+        `find_rule` returns the scenario's rule for the next ``task`` that is started, and for the
+        next ``callback`` among them.
         """
         order = read_order(raw)
         self._release_ended(now)
@@ -115,15 +114,14 @@ class Service:
         self.balance = round(self.balance - price, 4)
         callback = None
         if order.callback_url is not None:
-            self._callbacks += 1
-            callback = find_rule("callback", self._callbacks)
+            callback = find_rule("callback")
         task = EmulatedTask(
             task_id=f"task_{secrets.token_hex(8)}",
             model=MODEL,
             order=order,
             created=now,
             planned=self._duration(order),
-            outcome=find_rule("task", len(self.ledger) + 1) or SUCCESS,
+            outcome=find_rule("task") or SUCCESS,
             callback=callback or ON_TIME,
             waiting=bool(order.image_urls),
         )
@@ -138,6 +136,13 @@ class Service:
         """Stop counting a task as running when it ends."""
         if math.isfinite(task.ends_at):
             heapq.heappush(self._ends, (task.ends_at, task.task_id))
+
+    def finish_tasks(self, now: float) -> None:
+        """End all running tasks now, but for those that never end."""
+        for task_id in self._running:
+            task = self._tasks[task_id]
+            task.end_early(now)
+            self.schedule_end(task)
 
     def visible_task(self, task_id: str, now: float) -> EmulatedTask:
         """Return a task that status requests find by now, or refuse (404)."""
