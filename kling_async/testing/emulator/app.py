@@ -2,7 +2,7 @@
 
 Key, then request window, then body, then running tasks, then balance. A fault of the scenario
 comes before all of these, as a gateway's would. Result files and samples need no key and are not
-counted, as on a content server.
+counted, as on a content server. Nor do those of the page, which are not logged either.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kling_async.testing.emulator import faults
 from kling_async.testing.emulator.background import Background
 from kling_async.testing.emulator.callbacks import Outbox
 from kling_async.testing.emulator.files import file_response
+from kling_async.testing.emulator.page import ROUTES
 from kling_async.testing.emulator.records import Arrival
 from kling_async.testing.emulator.rules import Refusal
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from kling_async.testing.emulator.active_faults import ActiveFaults
+    from kling_async.testing.emulator.page import Page
     from kling_async.testing.emulator.records import RequestLog
     from kling_async.testing.emulator.service import Service
     from kling_async.testing.scenario import ScenarioRule
@@ -71,12 +73,18 @@ class Api:
     """The handlers of the requests."""
 
     def __init__(
-        self, service: Service, active_faults: ActiveFaults, log: RequestLog, settings: Settings
+        self,
+        service: Service,
+        active_faults: ActiveFaults,
+        log: RequestLog,
+        settings: Settings,
+        page: Page,
     ) -> None:
         self._service = service
         self._active_faults = active_faults
         self._log = log
         self._settings = settings
+        self._page = page
         self._background: Background | None = None
         self.outbox: Outbox = Outbox()
 
@@ -90,6 +98,7 @@ class Api:
         app.router.add_get(f"{API}/apikeys/current-balance", self._balance, name="balance")
         app.router.add_get("/files/{task_id}.mp4", self._file, name="file")
         faults.add_login(app)
+        self._page.add_routes(app)
         if self._settings.samples is not None:
             app.router.add_get("/samples/{name}", self._sample, name="sample")
         return app
@@ -130,6 +139,8 @@ class Api:
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Log the request, apply the scenario, check key and window, answer refusals."""
         kind = request.match_info.route.name or "other"
+        if kind in ROUTES:
+            return await self._handle(request, handler)
         number = self._log.add(Arrival(_now(), request.method, request.rel_url.path_qs, kind))
         request[_NUMBER] = number
         rule = self._matching_rule(kind)

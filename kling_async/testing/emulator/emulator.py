@@ -29,6 +29,7 @@ from kling_async.testing.emulator.app import API, Api, Settings
 from kling_async.testing.emulator.environment import (
     client_environment,
 )
+from kling_async.testing.emulator.page import Page
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
 from kling_async.testing.emulator.service import Service
 from kling_async.testing.emulator.timing import duration_chooser, latency_chooser, quickest
@@ -130,9 +131,11 @@ class Emulator:
             samples=samples,
         )
         self._active_faults = ActiveFaults(scenario or Scenario())
-        self._api = Api(self._service, self._active_faults, self._log, settings)
         self.key: str = api_key or _DEFAULT_KEY
         """A valid key."""
+        shown_key = None if api_key else self.key
+        page = Page(self._service, self._active_faults, shown_key, self._first_poll)
+        self._api = Api(self._service, self._active_faults, self._log, settings, page)
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(

@@ -10,6 +10,7 @@ import hmac
 import math
 import secrets
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kling_async.testing.emulator.records import Submission
@@ -39,17 +40,21 @@ class SlidingWindow:
     """Counts requests: never more than a limit in any 60 seconds. Refused ones do not count."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit: int = limit
         self._counted: deque[float] = deque()
 
     def count_request(self, now: float) -> float:
         """Count a request and return 0.0, or return the seconds until one would be counted."""
-        while self._counted and now - self._counted[0] >= WINDOW:
-            self._counted.popleft()
-        if len(self._counted) >= self._limit:
+        if self.counted(now) >= self.limit:
             return WINDOW - (now - self._counted[0])
         self._counted.append(now)
         return 0.0
+
+    def counted(self, now: float) -> int:
+        """Return the number of requests in the last 60 seconds."""
+        while self._counted and now - self._counted[0] >= WINDOW:
+            self._counted.popleft()
+        return len(self._counted)
 
 
 class Service:
@@ -65,7 +70,7 @@ class Service:
         duration: Callable[[Order], float],
     ) -> None:
         self._api_key = api_key
-        self._window = SlidingWindow(requests_per_minute)
+        self.window: SlidingWindow = SlidingWindow(requests_per_minute)
         self.concurrent_tasks = concurrent_tasks
         self._duration = duration
         self._tasks: dict[str, EmulatedTask] = {}
@@ -85,7 +90,7 @@ class Service:
 
     def check_rate(self, now: float) -> None:
         """Count a request into the window, or refuse it (429)."""
-        if wait := self._window.count_request(now):
+        if wait := self.window.count_request(now):
             raise Refusal(429, "Too many requests", retry_after=wait)
 
     def check_model(self, model: str) -> None:
@@ -105,8 +110,7 @@ class Service:
         next ``callback`` among them.
         """
         order = read_order(raw)
-        self._release_ended(now)
-        if len(self._running) >= self.concurrent_tasks:
+        if self.count_running(now) >= self.concurrent_tasks:
             raise Refusal(429, "Too many concurrent tasks", retry_after=_CONCURRENCY_RETRY_AFTER)
         price = PRICES[order.mode] * (2 if order.duration == _LONG else 1)
         if price > self.balance:
@@ -143,6 +147,19 @@ class Service:
             task = self._tasks[task_id]
             task.end_early(now)
             self.schedule_end(task)
+
+    def count_running(self, now: float) -> int:
+        """Return the number of tasks that run."""
+        self._release_ended(now)
+        return len(self._running)
+
+    def latest_tasks(self, *, running: int, ended: int) -> list[EmulatedTask]:
+        """Return the latest tasks that run, then the latest that have ended, at most so many."""
+        latest = reversed(self._tasks.values())
+        return [
+            *heapq.nlargest(running, map(self.task, self._running), key=lambda task: task.created),
+            *islice((task for task in latest if task.task_id not in self._running), ended),
+        ]
 
     def visible_task(self, task_id: str, now: float) -> EmulatedTask:
         """Return a task that status requests find by now, or refuse (404)."""

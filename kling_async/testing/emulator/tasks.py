@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUCCESS: Final = ScenarioRule("task", Occurrences(1, None), "success")
 ON_TIME: Final = ScenarioRule("callback", Occurrences(1, None), "on-time")
 
+USUAL: Final = (SUCCESS, ON_TIME)
+"""What happens to a task and to its callback without a fault."""
+
 # The share of a task's time in which it is pending.
 _PENDING_SHARE: Final = 0.1
 
