@@ -147,7 +147,7 @@ class Page:
 def fault_catalogue() -> dict[str, dict[str, dict[str, str | None]]]:
     """Return the faults of each kind: what happens, and an example of the value.
 
-    The value is None if there is none, and empty if it may be left out.
+    The value is None for a fault without one, and empty if it is optional.
     """
     return {
         kind: {

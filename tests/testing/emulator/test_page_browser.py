@@ -129,7 +129,7 @@ def test_faults_are_switched_on(browser: Browser, emulator: Emulator) -> None:
     page.get_by_role("button", name="Switch on").click()
     expect(page.get_by_role("alert")).to_contain_text("numbers start at 1")
     page.get_by_role("button", name="Switch all off").click()
-    expect(page.get_by_text("None is switched on.")).to_be_visible()
+    expect(page.get_by_text("No fault is switched on.")).to_be_visible()
     assert [line for line in said if "400" not in line] == []
 
 
