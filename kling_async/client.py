@@ -90,8 +90,8 @@ class KlingClient:
             ``limits``. A URL, such as ``redis://…`` or ``postgresql://…``, shares the limits with
             all processes that use the key: see :mod:`kling_async.limits.shared`.
         polling: When tasks are polled. Default: ``KLING_FIRST_POLL`` seconds after the submit for
-            the first time, if the environment has it, such as with an emulator that is faster than
-            the service.
+            the first time, if the environment has it, and as much shorter waits after it: for an
+            emulator that is faster than the service.
         retry: How failed requests are repeated.
         session: An aiohttp session to use. It is never closed, and its connections are its own:
             see :func:`kling_async.transport.connector`.

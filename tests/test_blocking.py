@@ -34,25 +34,16 @@ if TYPE_CHECKING:
 FOX = MasterTextToVideo("a fox in fresh snow")
 
 
-class Service:
-    """An emulator on a loop in a thread of its own."""
-
-    def __init__(self, **settings: object) -> None:
-        self.thread = LoopThread()
-        self.emulator = Emulator(**{"speed": 1000, "video": "small"} | settings)  # type: ignore[arg-type]
-        self.thread.call(self.emulator.__aenter__())
-
-    def close(self) -> None:
-        self.thread.call(self.emulator.__aexit__(None, None, None))
-        self.thread.stop()
+def service(**settings: object) -> Emulator:
+    """Return an emulator in which a video takes less than 0.1 s, unless set otherwise."""
+    return Emulator(**{"speed": 1000, "video": "small"} | settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Run an emulator in a thread."""
-    service = Service()
-    yield service.emulator
-    service.close()
+    with service() as emulator:
+        yield emulator
 
 
 def connect(emulator: Emulator, **settings: object) -> KlingClient:
@@ -145,13 +136,12 @@ def test_single_inputs_are_refused(emulator: Emulator) -> None:
 
 def test_errors_are_those_of_the_asynchronous_client() -> None:
     """A failed task and a deadline raise what they raise with await."""
-    service = Service(scenario=Scenario().on("task", 1, "fail:NSFW_DETECTED"))
-    with connect(service.emulator) as kling:
+    scenario = Scenario().on("task", 1, "fail:NSFW_DETECTED")
+    with service(scenario=scenario) as emulator, connect(emulator) as kling:
         with pytest.raises(TaskFailedError):
             kling.generate(FOX)
         with pytest.raises(TaskTimeoutError):
             kling.generate(FOX, timeout=0.001)
-    service.close()
 
 
 def test_threads_share_one_client(emulator: Emulator) -> None:
@@ -232,19 +222,18 @@ with KlingClient(sys.argv[1], base_url=sys.argv[2], hooks=hooks) as kling:
 
 def test_ctrl_c() -> None:
     """Ctrl-C ends a call, and the reference of the paid task is in the traceback."""
-    slow = Service(speed=1)
-    command = (sys.executable, "-c", INTERRUPTED, slow.emulator.key, slow.emulator.base_url)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "Submitted\n"
-        run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=HANGS)
-    (task,) = slow.emulator.ledger
+    with service(speed=1) as slow:
+        command = (sys.executable, "-c", INTERRUPTED, slow.key, slow.base_url)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "Submitted\n"
+            run.send_signal(signal.SIGINT)
+            _, err = run.communicate(timeout=HANGS)
+    (task,) = slow.ledger
     assert "KeyboardInterrupt" in err
     assert err.count(task.task_id) >= 1
-    slow.close()
 
 
 def test_documentation_is_that_of_the_asynchronous_methods() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from kling_async._network.local_address import reachable_origin
-from kling_async._utils.urls import is_unencrypted
 from kling_async.cli.format import format_os_error
 from kling_async.cli.output import write_line
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Scenario
+from kling_async.testing.emulator.environment import format_exports
 from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
@@ -40,20 +38,13 @@ async def run_emulate(args: Namespace) -> int:
             await stack.enter_async_context(emulator)
         except OSError as error:
             raise ConfigurationError(
-                f"cannot listen on {args.host} port {args.port}: {format_os_error(error)}"
+                f"cannot listen on {args.host} port {args.port}: {format_os_error(error)};"
+                " end the program that uses the port, or choose another: --port 0 is any free one"
             ) from None
-        origin = await asyncio.to_thread(reachable_origin, emulator.origin)
-        write_line(sys.stderr, f"Listening on {origin} until Ctrl-C. In another shell:")
+        environment = emulator.environment
+        origin = environment["APIXO_BASE_URL"]
+        write_line(sys.stderr, f"Watch it at {origin}/ until Ctrl-C. In another shell:")
         # In one piece: a script may wait for the first line and read all of them then.
-        write_line(sys.stdout, "\n".join(_exports(origin, emulator.key)))
+        write_line(sys.stdout, format_exports(environment))
         await asyncio.Event().wait()
     raise AssertionError("the event is never set")  # pragma: no cover
-
-
-def _exports(origin: str, key: str) -> list[str]:
-    """Return the shell commands that configure a client."""
-    return [
-        f"export APIXO_BASE_URL={shlex.quote(origin)}",
-        f"export APIXO_API_KEY={shlex.quote(key)}",
-        *(["export APIXO_ALLOW_HTTP=1"] if is_unencrypted(origin) else []),
-    ]

@@ -143,7 +143,7 @@ COMMANDS: dict[str, tuple[str, Options]] = {
         "run a local emulator of the service until Ctrl-C",
         {
             "--host HOST=127.0.0.1": "address to listen on",
-            "--port PORT=0": "port to listen on; 0: any free one",
+            "--port PORT=5546": "port to listen on (KLIN on a telephone's keys); 0: any free one",
             "--api-key KEY": "the only accepted key (default: any)",
             "--balance USD=1000": "initial balance",
             "--requests-per-minute N=10000": "limit that is enforced",

@@ -104,8 +104,10 @@ def find_polling(polling: Polling | None) -> Polling:
     first = os.environ.get("KLING_FIRST_POLL")
     if polling is not None or not first:
         return polling or Polling()
+    from kling_async.policy.scaled_polling import scaled_polling
+
     try:
-        return Polling(first=float(first))
+        return scaled_polling(float(first))
     except ValueError:  # a ConfigurationError is one
         raise ConfigurationError(
             f"KLING_FIRST_POLL must be a number of seconds, not {first!r}"

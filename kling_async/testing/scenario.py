@@ -132,6 +132,14 @@ class Occurrences:
         inside = number >= self.first and (self.last is None or number <= self.last)
         return inside and (number - self.first) % self.step == 0
 
+    def __str__(self) -> str:
+        if self.last is not None:
+            step = "" if self.step == 1 else f" by {self.step}"
+            return f"{self.first}{'' if self.last == self.first else f'-{self.last}'}{step}"
+        if self.first == self.step:
+            return "*" if self.step == 1 else f"*{self.step}"
+        return f"{self.first}-"
+
 
 @frozen
 class ScenarioRule:
@@ -141,6 +149,9 @@ class ScenarioRule:
     which: Occurrences
     what: str
     detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.which}={self.what}{self.detail and f':{self.detail}'}"
 
 
 @frozen
@@ -188,15 +199,25 @@ class Scenario:
         return None
 
 
+def faults_of(kind: str) -> dict[str, str]:
+    """Return the faults that are possible for a kind, each with what happens."""
+    table = _TABLES.get(kind, FAULTS)
+    left_out = frozenset() if kind in {"file", "any"} else _OF_FILES
+    return {fault: text for fault, text in table.items() if fault not in left_out}
+
+
+def has_value(fault: str) -> bool:
+    """Return whether a fault has a value, or may have one: ``429:7``."""
+    return fault in _VALUES
+
+
 def _check_fault(kind: str, name: str, value: str) -> None:
-    allowed = _TABLES.get(kind, FAULTS)
-    if kind not in {"file", "any"}:
-        allowed = {fault: text for fault, text in allowed.items() if fault not in _OF_FILES}
+    allowed = faults_of(kind)
     if name not in allowed:
         message = f"{kind} has no fault {name!r}; allowed: {', '.join(allowed)}"
     elif name in _NEEDS_VALUE and not value:
         message = f"{name!r} needs a value: {allowed[name]}"
-    elif value and name not in _VALUES:
+    elif value and not has_value(name):
         message = f"{name!r} has no value, got {value!r}"
     elif value and not (value.isprintable() and re.fullmatch(_VALUES[name][1], value, re.ASCII)):
         message = f"the value of {name!r} must be {_VALUES[name][0]}, got {value!r}"

@@ -39,9 +39,9 @@ CONNECTIONS = 16
 @contextmanager
 def emulator() -> Iterator[tuple[str, str]]:
     """Run an emulator in another process; give its address and a key."""
-    command = [sys.executable, "-m", "kling_async", "emulate", "--video", "small"]
+    command = [sys.executable, "-m", "kling_async", "emulate", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--speed", str(SPEED), "--balance", "1e6"],
+        [*command, "--video", "small", "--speed", str(SPEED), "--balance", "1e6"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -173,7 +173,7 @@ def emulate(start: Start) -> Emulate:
     """Start `kling-async emulate` with options; give the environment for its clients."""
 
     def emulate(*options: str) -> dict[str, str]:
-        process = start("emulate", "--video", "small", *options)
+        process = start("emulate", "--port", "0", "--video", "small", *options)
         env = dict(os.environ)
         for _ in range(2):
             assert process.stdout is not None

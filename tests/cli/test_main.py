@@ -71,7 +71,7 @@ def test_signal_names_what_still_runs(emulate: Emulate, start: Start, number: in
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_emulator_ends_in_peace(start: Start, number: int) -> None:
     """Ctrl-C and SIGTERM are how an emulator is meant to end: code 0, and nothing said."""
-    process = start("emulate")
+    process = start("emulate", "--port", "0")
     _line(process)
     _line(process)
     process.send_signal(number)

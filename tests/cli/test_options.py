@@ -37,7 +37,7 @@ def test_guide_has_every_command() -> None:
         (["batch", "x"], {"resume": True, "downloads": 4, "timeout": 1800.0, "json": False}),
         (["worker", "--journal", "postgresql://h"], {"drain": 30.0, "lease": 60.0}),
         (["listen"], {"port": 8080, "host": "127.0.0.1", "answer": 200, "count": None}),
-        (["emulate"], {"port": 0, "speed": 1.0, "balance": 1000.0, "fault": []}),
+        (["emulate"], {"port": 5546, "speed": 1.0, "balance": 1000.0, "fault": []}),
         (["demo"], {"to": Path("kling-demo"), "speed": 20.0, "file": None, "video": "auto"}),
         (["report", "j"], {"format": "table", "journal": Path("j"), "json": False}),
         (["download", "kling-2-1/a"], {"to": Path(), "refs": ["kling-2-1/a"]}),

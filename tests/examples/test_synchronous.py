@@ -13,7 +13,6 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from kling_async._utils.loop_thread import LoopThread
 from kling_async.testing import Emulator
 
 if TYPE_CHECKING:
@@ -43,12 +42,8 @@ print("closed", flush=True)
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Run an emulator on a loop in a thread of its own."""
-    thread = LoopThread()
-    emulator = Emulator(speed=1000, video="small")
-    thread.call(emulator.__aenter__())
-    yield emulator
-    thread.call(emulator.__aexit__(None, None, None))
-    thread.stop()
+    with Emulator(speed=1000, video="small") as emulator:
+        yield emulator
 
 
 def test_threads_share_one_client(emulator: Emulator) -> None:

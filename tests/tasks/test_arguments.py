@@ -125,10 +125,10 @@ def test_batches(name: str, value: object, kling: KlingClient, tmp_path: Path) -
 
 
 def test_the_first_poll_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KLING_FIRST_POLL changes the default schedule, and not one that is given."""
+    """KLING_FIRST_POLL shortens the waits of the default schedule, and not of one that is given."""
     given = Polling(first=7)
-    monkeypatch.setenv("KLING_FIRST_POLL", "0.5")
-    assert find_polling(None) == Polling(first=0.5)
+    monkeypatch.setenv("KLING_FIRST_POLL", "6")
+    assert find_polling(None) == Polling(first=6.0, shortest=0.1, longest=1.5, safety_net=6.0)
     assert find_polling(given) is given
     monkeypatch.setenv("KLING_FIRST_POLL", "")
     assert find_polling(None) == Polling()

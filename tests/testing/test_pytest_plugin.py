@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +45,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Py
 def start(run: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run pytest with few other plugins, which takes half of the time."""
     without = ("hypothesispytest", "sybil", "cacheprovider", "anyio", "typeguard")
-    return run.runpytest_subprocess(*arguments, *(f"-pno:{name}" for name in without))
+    return run.runpytest_subprocess(*(f"-pno:{name}" for name in without), *arguments)
 
 
 def test_the_fixtures(run: pytest.Pytester) -> None:
@@ -156,10 +157,19 @@ def test_the_ini_option(run: pytest.Pytester) -> None:
     start(run, "--strict-config").assert_outcomes(passed=2)
 
 
-def test_the_marker_is_documented(run: pytest.Pytester) -> None:
-    """`pytest --markers` and `pytest --fixtures` list the marker and the fixtures."""
-    output = start(run, "--markers", "--fixtures").stdout.str()
+@pytest.mark.slow
+def test_the_help_of_pytest(run: pytest.Pytester) -> None:
+    """`pytest --markers` and `pytest --fixtures` explain the marker and the fixtures."""
+    output = start(run, "--markers").stdout.str()
     assert "@pytest.mark.virtual_time: run this asynchronous test on virtual time" in output
+    output = start(run, "--fixtures").stdout.str()
+    for name, text in {
+        "kling_emulator": "An emulator of the service for this test",
+        "kling_client": "An asynchronous client of `kling_emulator`",
+        "kling_emulator_options": "Keyword arguments for `kling_emulator`",
+        "kling_client_options": "Keyword arguments for `kling_client`",
+    }.items():
+        assert re.search(rf"^{name} -- .*\n    {text}", output, re.MULTILINE), output
 
 
 def test_strict_mode(run: pytest.Pytester) -> None:
@@ -177,23 +187,110 @@ def test_strict_mode(run: pytest.Pytester) -> None:
 
 
 def test_without_pytest_asyncio(run: pytest.Pytester, tmp_path: Path) -> None:
-    """Without pytest-asyncio ordinary tests run, and the fixtures name the extra to install."""
+    """Without pytest-asyncio, the fixtures serve synchronous tests."""
     run.makeini("[pytest]\nfilterwarnings = error\n")
     run.path.joinpath("hide.py").write_text(HIDE)
     run.syspathinsert()
     run.makepyfile("""
-        import pytest
-        from kling_async.testing import pytest_plugin
+        import asyncio
+        from kling_async import MasterTextToVideo
 
-        def test_ordinary():
-            pass
-
-        def test_client(kling_client):
-            pass
-
-        def test_emulator(kling_emulator):
-            pass
+        def test_it(kling_client, kling_emulator):
+            asyncio.run(kling_client.generate(MasterTextToVideo("a fox")))
+            assert len(kling_emulator.ledger) == 1
     """)
-    result = start(run, "-p", "hide", "-p", "no:asyncio")
-    result.assert_outcomes(passed=1, errors=2)
-    assert "[pytest]'" in result.stdout.str()
+    start(run, "-p", "hide", "-p", "no:asyncio").assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
+def test_tests_that_are_not_on_a_loop(run: pytest.Pytester) -> None:
+    """In tests that pytest-asyncio does not run, the emulator is in a thread, and fast."""
+    run.makepyfile(
+        test_plain="""
+            import asyncio, threading, pytest
+            from kling_async import BalanceError, MasterTextToVideo
+
+            def test_it(kling_client, kling_emulator):
+                for _ in range(2):
+                    asyncio.run(kling_client.generate(MasterTextToVideo("a fox")))
+                kling_emulator.add_fault("submit", 1, "402")
+                with pytest.raises(BalanceError):
+                    asyncio.run(kling_client.generate(MasterTextToVideo("a fox")))
+                assert len(kling_emulator.ledger) == 2
+
+            def test_threads_end():
+                assert threading.active_count() == 1
+        """,
+        test_unittest="""
+            import unittest, pytest
+            from kling_async import MasterTextToVideo
+            from kling_async.testing import Emulator
+
+            class PlainTest(unittest.TestCase):
+                @classmethod
+                def setUpClass(cls):
+                    cls.emulator = cls.enterClassContext(Emulator())
+
+                @pytest.fixture(autouse=True)
+                def fixtures(self, kling_emulator):
+                    self.other = kling_emulator
+
+                def test_each_is_its_own(self):
+                    assert self.emulator.origin != self.other.origin
+
+            class LoopTest(unittest.IsolatedAsyncioTestCase):
+                @pytest.fixture(autouse=True)
+                def fixtures(self, kling_client):
+                    self.client = kling_client
+
+                async def test_a_loop_of_its_own(self):
+                    async with self.client as client:
+                        await client.generate(MasterTextToVideo("a fox"))
+        """,
+        test_anyio="""
+            import pytest
+            from kling_async import MasterTextToVideo
+
+            @pytest.fixture
+            def anyio_backend():
+                return "asyncio"
+
+            @pytest.mark.anyio
+            async def test_it(kling_client, kling_emulator):
+                async with kling_client:
+                    await kling_client.generate(MasterTextToVideo("a fox"))
+                assert len(kling_emulator.ledger) == 1
+        """,
+        test_options="""
+            import pytest
+
+            @pytest.fixture
+            def kling_emulator_options():
+                return {"speed": 20.0, "api_key": "mine"}
+
+            def test_they_count(kling_emulator):
+                environment = kling_emulator.environment
+                assert environment["KLING_FIRST_POLL"] == "3"
+                assert environment["APIXO_API_KEY"] == "mine"
+        """,
+    )
+    start(run, "-panyio").assert_outcomes(passed=6)
+
+
+@pytest.mark.slow
+def test_loops_of_a_module(run: pytest.Pytester) -> None:
+    """A test whose loop is that of its module has an emulator of its own on that loop."""
+    run.makepyfile("""
+        import pytest
+        from kling_async import MasterTextToVideo
+
+        pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.virtual_time]
+
+        async def test_one(kling_client, kling_emulator):
+            await kling_client.generate(MasterTextToVideo("a fox"))
+            assert len(kling_emulator.ledger) == 1
+
+        async def test_another(kling_client, kling_emulator):
+            assert not kling_emulator.ledger
+    """)
+    start(run).assert_outcomes(passed=2)

@@ -156,3 +156,17 @@ def test_scenarios_pickle() -> None:
     """A scenario can be handed to another process."""
     scenario = Scenario.parse(["submit:*2=hang"])
     assert pickle.loads(pickle.dumps(scenario)) == scenario  # noqa: S301
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["submit:3=503", "status:2-4=502", "any:5-=page:403", "task:*5=fail:X", "callback:*=lost"],
+)
+def test_rules_as_text(rule: str) -> None:
+    """A rule is written as it is read."""
+    assert [str(one) for one in Scenario.parse([rule]).rules] == [rule]
+
+
+def test_ranges_with_a_step_as_text() -> None:
+    """A range with a step, which only a program can give, is readable."""
+    assert str(Scenario().on("submit", range(1, 8, 3), "503").rules[0]) == "submit:1-7 by 3=503"

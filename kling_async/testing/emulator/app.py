@@ -2,7 +2,7 @@
 
 Key, then request window, then body, then running tasks, then balance. A fault of the scenario
 comes before all of these, as a gateway's would. Result files and samples need no key and are not
-counted, as on a content server.
+counted, as on a content server. Nor do those of the page, which are not logged either.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +20,9 @@ from attrs import frozen
 
 from kling_async.testing.emulator import faults
 from kling_async.testing.emulator.background import Background
+from kling_async.testing.emulator.callbacks import Outbox
 from kling_async.testing.emulator.files import file_response
+from kling_async.testing.emulator.page import ROUTES
 from kling_async.testing.emulator.records import Arrival
 from kling_async.testing.emulator.rules import Refusal
 
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler
 
-    from kling_async.testing.emulator.records import Delivery, RequestLog
+    from kling_async.testing.emulator.active_faults import ActiveFaults
+    from kling_async.testing.emulator.page import Page
+    from kling_async.testing.emulator.records import RequestLog
     from kling_async.testing.emulator.service import Service
-    from kling_async.testing.scenario import Scenario, ScenarioRule
+    from kling_async.testing.scenario import ScenarioRule
 
 _log = logging.getLogger("kling_async.emulator")
 
@@ -73,14 +76,20 @@ class Api:
     """The handlers of the requests."""
 
     def __init__(
-        self, service: Service, scenario: Scenario, log: RequestLog, settings: Settings
+        self,
+        service: Service,
+        active_faults: ActiveFaults,
+        log: RequestLog,
+        settings: Settings,
+        page: Page,
     ) -> None:
         self._service = service
-        self._scenario = scenario
+        self._active_faults = active_faults
         self._log = log
         self._settings = settings
-        self._counts: Counter[str] = Counter()
-        self.deliveries: list[Delivery] = []
+        self._page = page
+        self._background: Background | None = None
+        self.outbox: Outbox = Outbox()
 
     def app(self) -> web.Application:
         """Build the application."""
@@ -92,9 +101,15 @@ class Api:
         app.router.add_get(f"{API}/apikeys/current-balance", self._balance, name="balance")
         app.router.add_get("/files/{task_id}.mp4", self._file, name="file")
         faults.add_login(app)
+        self._page.add_routes(app)
         if self._settings.samples is not None:
             app.router.add_get("/samples/{name}", self._sample, name="sample")
         return app
+
+    def finish_tasks(self) -> None:
+        """End the running tasks now, if a server runs."""
+        if self._background is not None:
+            self._background.finish_tasks()
 
     async def _run_background(self, app: web.Application) -> AsyncIterator[None]:
         session = aiohttp.ClientSession(
@@ -107,15 +122,16 @@ class Api:
         )
         settings = self._settings
         async with session:
-            app[_BACKGROUND] = Background(
+            app[_BACKGROUND] = self._background = Background(
                 session,
                 self._service,
-                self.deliveries,
+                self.outbox,
                 speed=settings.speed,
                 decode=settings.decode,
                 rendered=settings.rendered,
             )
             yield
+            self._background = None
             await app[_BACKGROUND].close()
 
     async def _cancel_background(self, app: web.Application) -> None:
@@ -126,6 +142,8 @@ class Api:
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Log the request, apply the scenario, check key and window, answer refusals."""
         kind = request.match_info.route.name or "other"
+        if kind in ROUTES:
+            return await self._handle(request, handler)
         number = self._log.add(Arrival(_now(), request.method, request.rel_url.path_qs, kind))
         request[_NUMBER] = number
         rule = self._matching_rule(kind)
@@ -146,9 +164,7 @@ class Api:
         if kind == "sample":
             # The emulator itself reads most of them, when it checks images: do not count them.
             return None
-        self._counts[kind] += 1
-        self._counts["any"] += 1
-        return self._scenario.find({key: self._counts[key] for key in (kind, "any")})
+        return self._active_faults.count(kind, "any")
 
     async def _respond(
         self, request: web.Request, handler: Handler, rule: ScenarioRule | None
@@ -192,7 +208,7 @@ class Api:
     async def _submit(self, request: web.Request) -> web.Response:
         self._service.check_model(request.match_info["model"])
         raw = await request.read()
-        task = self._service.submit(raw, _now(), lambda kind, n: self._scenario.find({kind: n}))
+        task = self._service.submit(raw, _now(), self._active_faults.count)
         if task.waiting or task.order.callback_url is not None:
             called_back = request.app[_BACKGROUND].start(task, _origin(request))
             if task.callback.what == "early":

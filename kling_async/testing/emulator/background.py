@@ -8,13 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from kling_async.testing.emulator.callbacks import CallbackSender
+from kling_async.testing.emulator.faults import wait
 from kling_async.testing.emulator.files import Films
 from kling_async.testing.emulator.images import ImageProblem, ImageReader
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from kling_async.testing.emulator.records import Delivery
+    from kling_async.testing.emulator.callbacks import Outbox
     from kling_async.testing.emulator.service import Service
     from kling_async.testing.emulator.tasks import EmulatedTask
 
@@ -30,7 +31,7 @@ class Background:
         self,
         session: aiohttp.ClientSession,
         service: Service,
-        deliveries: list[Delivery],
+        outbox: Outbox,
         *,
         speed: float,
         decode: bool,
@@ -39,9 +40,10 @@ class Background:
         self._service = service
         self._speed = speed
         self._images = ImageReader(session, decode=decode)
-        self._callbacks = CallbackSender(session, deliveries, speed)
+        self._callbacks = CallbackSender(session, outbox, speed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = time.time() - asyncio.get_running_loop().time()
+        self._finishing = asyncio.Event()
         self.films: Films = Films(self._images, rendered=rendered)
         self.closing: asyncio.Event = asyncio.Event()
 
@@ -56,6 +58,12 @@ class Background:
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
         return called_back
+
+    def finish_tasks(self) -> None:
+        """End the running tasks now."""
+        self._service.finish_tasks(asyncio.get_running_loop().time())
+        self._finishing.set()
+        self._finishing = asyncio.Event()
 
     async def cancel(self) -> None:
         """Cancel the work for all tasks and wait until it has ended. Answers no longer wait."""
@@ -82,7 +90,8 @@ class Background:
             self._service.schedule_end(task)
             if task.order.callback_url is None or math.isinf(task.ends_at):
                 return
-            await asyncio.sleep(task.ends_at - loop.time())
+            while (seconds := task.ends_at - loop.time()) > 0:
+                await wait(seconds, self._finishing)
             data = task.data(max(loop.time(), task.ends_at), self.timestamp, origin)
             await self._callbacks.deliver(task, data, called_back)
         finally:

@@ -8,11 +8,15 @@ and their 30 s begin when they are sent.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import aiohttp
+from attrs import define, field
 
 from kling_async.testing.emulator.faults import NOT_JSON
 from kling_async.testing.emulator.records import Delivery
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from kling_async.testing.emulator.tasks import EmulatedTask
+
+DeliverCallback: TypeAlias = Callable[[str, bytes], int | Awaitable[int]]
+"""Delivers a callback: takes its URL and body, returns the status of the answer."""
+
+_log = logging.getLogger("kling_async")
 
 AT_ONCE: Final = 100
 _ANSWER_WITHIN: Final = 30.0
@@ -33,14 +42,20 @@ _OVERTAKEN_WITHIN: Final = 60.0
 _NO_SUCH_TASK: Final = "task_0000000000000000"
 
 
+@define
+class Outbox:
+    """The attempts to deliver callbacks, and the function that takes the place of a request."""
+
+    deliveries: list[Delivery] = field(factory=list, init=False)
+    deliver: DeliverCallback | None = field(default=None, init=False)
+
+
 class CallbackSender:
     """Posts the ends of tasks; all waits but that for an answer take 1/`speed` of their time."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, deliveries: list[Delivery], speed: float
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, outbox: Outbox, speed: float) -> None:
         self._session = session
-        self._deliveries = deliveries
+        self._outbox = outbox
         self._speed = speed
         self._room = asyncio.Semaphore(AT_ONCE)
         self._overtaken: list[asyncio.Event] = []
@@ -90,8 +105,10 @@ class CallbackSender:
             await asyncio.sleep(wait)
             async with self._room:
                 at = asyncio.get_running_loop().time()
-                status = await self._post(url, body)
-            self._deliveries.append(Delivery(at, task.task_id, url, attempt, status))
+                deliver = self._outbox.deliver
+                post = self._post(url, body) if deliver is None else _call(deliver, url, body)
+                status = await post
+            self._outbox.deliveries.append(Delivery(at, task.task_id, url, attempt, status))
             for event in passed:
                 event.set()
             if status == _OK:
@@ -110,6 +127,18 @@ class CallbackSender:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             # ValueError: a URL that aiohttp cannot parse.
             return None
+
+
+async def _call(deliver: DeliverCallback, url: str, body: bytes) -> int | None:
+    """Call the user's function in a thread; return the status, or None if it fails."""
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            answered = await asyncio.to_thread(deliver, url, body)
+            return await answered if inspect.isawaitable(answered) else answered
+    except Exception:  # noqa: BLE001 - a test client raises what the application does
+        # The URL is not logged: it contains a token.
+        _log.warning("deliver_callback of the emulator failed", exc_info=True)
+        return None
 
 
 def _body(what: str, data: Mapping[str, object]) -> bytes:

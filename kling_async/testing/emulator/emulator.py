@@ -16,16 +16,23 @@ one is not repeated in the other. Where the contract says "unknown", the emulato
 from __future__ import annotations
 
 import math
-import random
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
+from kling_async._network.local_address import reachable_origin
 from kling_async._utils.extras import missing_extra
+from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ConfigurationError
+from kling_async.testing.emulator.active_faults import ActiveFaults
 from kling_async.testing.emulator.app import API, Api, Settings
+from kling_async.testing.emulator.environment import (
+    client_environment,
+)
+from kling_async.testing.emulator.page import Page
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
 from kling_async.testing.emulator.service import Service
+from kling_async.testing.emulator.timing import duration_chooser, latency_chooser, quickest
 from kling_async.testing.media import film
 from kling_async.testing.scenario import Scenario
 
@@ -34,17 +41,20 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from kling_async.testing.emulator.rules import Order
+    from kling_async.testing.emulator.callbacks import DeliverCallback
 
-_SECONDS: Final[Mapping[int, tuple[float, float]]] = {5: (60.0, 90.0), 10: (90.0, 120.0)}
 _DEFAULT_KEY: Final = "emulator-key"
 
 
 class Emulator:
-    """The service on a local port, as an asynchronous context manager.
+    """The service on a local port, as a context manager: ``async with`` or ``with``.
 
-    It reads the time of the running loop only, so it follows a virtual clock. One emulator serves
-    one loop. Its records can be read after its end.
+    ``async with`` runs it on the running loop, whose time it follows, also if it is virtual.
+    ``with`` runs it on a loop in a thread of its own, on real time: for code without a loop, and
+    for an application that a test client runs in another thread. There, choose a high ``speed``.
+
+    All properties and methods may be used from any thread; `duration`, `latency` and
+    `deliver_callback` are called in the emulator's. The records can be read after its end.
 
     Args:
         host: Where to listen. The default is reachable from this machine only.
@@ -101,26 +111,31 @@ class Emulator:
         self._port = port
         self._keep_alive = keep_alive
         self._runner: web.AppRunner | None = None
+        self._thread: LoopThread | None = None
         self._log = RequestLog()
         self._service = Service(
             api_key=api_key,
             requests_per_minute=requests_per_minute,
             concurrent_tasks=concurrent_tasks,
             balance=balance,
-            duration=_duration(duration, speed, seed),
+            duration=duration_chooser(duration, speed, seed),
         )
+        self._first_poll = quickest(duration) / speed
         can_render = film.can_render()
         settings = Settings(
-            latency=_latency(latency, seed),
+            latency=latency_chooser(latency, seed),
             speed=speed,
             retry_after=retry_after,
             rendered=can_render and video != "small",
             decode=can_render,
             samples=samples,
         )
-        self._api = Api(self._service, scenario or Scenario(), self._log, settings)
+        self._active_faults = ActiveFaults(scenario or Scenario())
         self.key: str = api_key or _DEFAULT_KEY
         """A valid key."""
+        shown_key = None if api_key else self.key
+        page = Page(self._service, self._active_faults, shown_key, self._first_poll)
+        self._api = Api(self._service, self._active_faults, self._log, settings, page)
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(
@@ -145,6 +160,29 @@ class Emulator:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def __enter__(self) -> Self:
+        thread = LoopThread()
+        try:
+            thread.call(self.__aenter__())
+        except BaseException:
+            thread.stop()
+            raise
+        self._thread = thread
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.call(self.__aexit__(exc_type, exc, traceback))
+            finally:
+                thread.stop()
+
     def app(self) -> web.Application:
         """Build the application, for a server of your own."""
         return self._api.app()
@@ -159,6 +197,14 @@ class Emulator:
     def base_url(self) -> str:
         """The base URL for clients: the origin and ``/api/v1``."""
         return f"{self.origin}{API}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables with which a client uses it, for ``os.environ.update``.
+
+        ``KLING_FIRST_POLL`` is one of them if tasks do not take the documented time.
+        """
+        return client_environment(reachable_origin(self.origin), self.key, self._first_poll)
 
     @property
     def concurrent_tasks(self) -> int:
@@ -189,34 +235,47 @@ class Emulator:
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
         """Every attempt to deliver a callback."""
-        return tuple(self._api.deliveries)
+        return tuple(self._api.outbox.deliveries)
+
+    @property
+    def deliver_callback(self) -> DeliverCallback | None:
+        """A function that delivers callbacks, instead of requests: None, or one that you set.
+
+        It is called with the URL and the body, in a thread, and returns the status of the answer;
+        a coroutine function runs on the emulator's loop. If it raises, that is logged, and the
+        callback counts as not answered.
+        """
+        return self._api.outbox.deliver
+
+    @deliver_callback.setter
+    def deliver_callback(self, deliver: DeliverCallback | None) -> None:
+        self._api.outbox.deliver = deliver
+
+    def add_fault(self, kind: str, which: int | range | str, what: str) -> None:
+        """Switch on a fault, as `Scenario.on` describes it, from now on.
+
+        Numbers count from now: ``add_fault("submit", 1, "503")`` is about the next submit. Of
+        several faults that apply, the latest does.
+
+        Raises:
+            ConfigurationError: There is no such kind, number or fault.
+        """
+        self._active_faults.add(Scenario().on(kind, which, what))
+
+    def clear_faults(self) -> None:
+        """Switch off all faults. Tasks that have been started keep theirs."""
+        self._active_faults.clear()
+
+    def finish_tasks(self) -> None:
+        """End the running tasks now, as they would have ended, but for those that are stuck.
+
+        After ``async with``, call it on the emulator's loop.
+        """
+        if self._thread is None:
+            self._api.finish_tasks()
+        else:
+            self._thread.call(_as_coroutine(self._api.finish_tasks))
 
 
-def _duration(
-    duration: Callable[[Mapping[str, object]], float] | tuple[float, float] | None,
-    speed: float,
-    seed: int,
-) -> Callable[[Order], float]:
-    """Return a function that chooses the seconds that a task takes at a speed."""
-    rng = random.Random(seed)  # noqa: S311 - durations, not secrets
-
-    def choose(order: Order) -> float:
-        if callable(duration):
-            return duration(order.input) / speed
-        return rng.uniform(*(duration or _SECONDS[order.duration])) / speed
-
-    return choose
-
-
-def _latency(
-    latency: Callable[[], float] | tuple[float, float] | float, seed: int
-) -> Callable[[], float]:
-    """Return a function that chooses the seconds that the next message is under way."""
-    if callable(latency):
-        return latency
-    low, high = latency if isinstance(latency, tuple) else (latency, latency)
-    if not 0 <= low <= high < math.inf:
-        raise ConfigurationError(f"emulator: latency must be 0 or more seconds, got {latency!r}")
-    # A generator of its own, so that tasks take as long as without a latency.
-    rng = random.Random(seed)  # noqa: S311 - latencies, not secrets
-    return lambda: rng.uniform(low, high)
+async def _as_coroutine(function: Callable[[], None]) -> None:
+    function()

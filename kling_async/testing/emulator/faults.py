@@ -93,11 +93,11 @@ async def afterwards(
     return answer
 
 
-async def wait(seconds: float, closing: asyncio.Event) -> None:
-    """Wait so many seconds, or until the emulator closes."""
+async def wait(seconds: float, event: asyncio.Event) -> None:
+    """Wait so many seconds, or until an event, such as that the emulator closes."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await closing.wait()
+            await event.wait()
 
 
 def add_login(app: web.Application) -> None:

@@ -10,6 +10,7 @@ import hmac
 import math
 import secrets
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kling_async.testing.emulator.records import Submission
@@ -39,17 +40,21 @@ class SlidingWindow:
     """Counts requests: never more than a limit in any 60 seconds. Refused ones do not count."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit: int = limit
         self._counted: deque[float] = deque()
 
     def count_request(self, now: float) -> float:
         """Count a request and return 0.0, or return the seconds until one would be counted."""
-        while self._counted and now - self._counted[0] >= WINDOW:
-            self._counted.popleft()
-        if len(self._counted) >= self._limit:
+        if self.counted(now) >= self.limit:
             return WINDOW - (now - self._counted[0])
         self._counted.append(now)
         return 0.0
+
+    def counted(self, now: float) -> int:
+        """Return the number of requests in the last 60 seconds."""
+        while self._counted and now - self._counted[0] >= WINDOW:
+            self._counted.popleft()
+        return len(self._counted)
 
 
 class Service:
@@ -65,13 +70,12 @@ class Service:
         duration: Callable[[Order], float],
     ) -> None:
         self._api_key = api_key
-        self._window = SlidingWindow(requests_per_minute)
+        self.window: SlidingWindow = SlidingWindow(requests_per_minute)
         self.concurrent_tasks = concurrent_tasks
         self._duration = duration
         self._tasks: dict[str, EmulatedTask] = {}
         self._running: set[str] = set()
         self._ends: list[tuple[float, str]] = []
-        self._callbacks = 0
         self.balance: float = balance
         self.ledger: list[Submission] = []
 
@@ -86,7 +90,7 @@ class Service:
 
     def check_rate(self, now: float) -> None:
         """Count a request into the window, or refuse it (429)."""
-        if wait := self._window.count_request(now):
+        if wait := self.window.count_request(now):
             raise Refusal(429, "Too many requests", retry_after=wait)
 
     def check_model(self, model: str) -> None:
@@ -98,16 +102,15 @@ class Service:
         self,
         raw: bytes,
         now: float,
-        find_rule: Callable[[str, int], ScenarioRule | None],
+        find_rule: Callable[[str], ScenarioRule | None],
     ) -> EmulatedTask:
         """Start a task and charge its price, or refuse it (400, 429).
 
-        `find_rule` returns the scenario's rule for the Nth ``task`` that is started, and for the
-        Nth ``callback`` among them.
+        `find_rule` returns the scenario's rule for the next ``task`` that is started, and for the
+        next ``callback`` among them.
         """
         order = read_order(raw)
-        self._release_ended(now)
-        if len(self._running) >= self.concurrent_tasks:
+        if self.count_running(now) >= self.concurrent_tasks:
             raise Refusal(429, "Too many concurrent tasks", retry_after=_CONCURRENCY_RETRY_AFTER)
         price = PRICES[order.mode] * (2 if order.duration == _LONG else 1)
         if price > self.balance:
@@ -115,15 +118,14 @@ class Service:
         self.balance = round(self.balance - price, 4)
         callback = None
         if order.callback_url is not None:
-            self._callbacks += 1
-            callback = find_rule("callback", self._callbacks)
+            callback = find_rule("callback")
         task = EmulatedTask(
             task_id=f"task_{secrets.token_hex(8)}",
             model=MODEL,
             order=order,
             created=now,
             planned=self._duration(order),
-            outcome=find_rule("task", len(self.ledger) + 1) or SUCCESS,
+            outcome=find_rule("task") or SUCCESS,
             callback=callback or ON_TIME,
             waiting=bool(order.image_urls),
         )
@@ -138,6 +140,26 @@ class Service:
         """Stop counting a task as running when it ends."""
         if math.isfinite(task.ends_at):
             heapq.heappush(self._ends, (task.ends_at, task.task_id))
+
+    def finish_tasks(self, now: float) -> None:
+        """End all running tasks now, but for those that never end."""
+        for task_id in self._running:
+            task = self._tasks[task_id]
+            task.end_early(now)
+            self.schedule_end(task)
+
+    def count_running(self, now: float) -> int:
+        """Return the number of tasks that run."""
+        self._release_ended(now)
+        return len(self._running)
+
+    def latest_tasks(self, *, running: int, ended: int) -> list[EmulatedTask]:
+        """Return the latest tasks that run, then the latest that have ended, at most so many."""
+        latest = reversed(self._tasks.values())
+        return [
+            *heapq.nlargest(running, map(self.task, self._running), key=lambda task: task.created),
+            *islice((task for task in latest if task.task_id not in self._running), ended),
+        ]
 
     def visible_task(self, task_id: str, now: float) -> EmulatedTask:
         """Return a task that status requests find by now, or refuse (404)."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUCCESS: Final = ScenarioRule("task", Occurrences(1, None), "success")
 ON_TIME: Final = ScenarioRule("callback", Occurrences(1, None), "on-time")
 
+USUAL: Final = (SUCCESS, ON_TIME)
+"""What happens to a task and to its callback without a fault."""
+
 # The share of a task's time in which it is pending.
 _PENDING_SHARE: Final = 0.1
 
@@ -68,6 +71,12 @@ class EmulatedTask:
         """Let the task fail at a moment, unless it fails sooner."""
         if self.failure is None or at < self.failure.at:
             self.failure = TaskFailure(at, code, message)
+
+    def end_early(self, now: float) -> None:
+        """Let the task end now, or as soon as its images have been read, unless it has ended."""
+        self.planned = min(self.planned, now - self.created)
+        if self.failure is not None:
+            self.fail(now, self.failure.code, self.failure.message)
 
     @property
     def ends_at(self) -> float:

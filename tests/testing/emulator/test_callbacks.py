@@ -10,6 +10,8 @@ from aiohttp import web
 from kling_async.testing.emulator.callbacks import AT_ONCE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.conftest import ServeApp
     from tests.testing.emulator.conftest import Start
 
@@ -66,6 +68,34 @@ async def test_one_post_at_the_end(start: Start, serve_app: ServeApp) -> None:
         200,
     )
     assert peer.emulator.ledger[0].callback_url == url
+
+
+async def test_delivered_by_a_function(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """A function can deliver callbacks: what it returns is the status; an error is no answer."""
+    received: list[str] = []
+
+    def in_thread(url: str, body: bytes) -> int:
+        received.append(f"{url} {json.loads(body)['data']['state']}")
+        return 500
+
+    async def on_loop(url: str, body: bytes) -> int:
+        await asyncio.sleep(1)
+        return in_thread(url, body) - 300
+
+    def failing(url: str, body: bytes) -> int:
+        raise ValueError(len(url) + len(body))
+
+    peer = await start()
+    await peer.submit(callback_url="https://testserver/a-token")
+    deliver: list[Callable[[str, bytes], int | Awaitable[int]]] = [in_thread, failing, on_loop]
+    for function, seconds in zip(deliver, (70, 30, 120), strict=True):
+        peer.emulator.deliver_callback = function
+        assert peer.emulator.deliver_callback is function
+        await asyncio.sleep(seconds)
+    assert [delivery.status for delivery in peer.emulator.deliveries] == [500, None, 200]
+    assert received == ["https://testserver/a-token success"] * 2
+    assert "deliver_callback of the emulator failed" in caplog.text
+    assert "a-token" not in caplog.text
 
 
 async def test_failed_tasks_call_back_too(start: Start, serve_app: ServeApp) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
+import threading
+from http.client import HTTPConnection
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Submission
 
@@ -146,6 +151,86 @@ async def test_leaving_does_not_wait_for_a_latency(start: Start) -> None:
     await peer.emulator.__aexit__(None, None, None)
     assert asyncio.get_running_loop().time() < 100
     await asyncio.gather(call, return_exceptions=True)
+
+
+def ask(emulator: Emulator, path: str, body: object = None) -> tuple[int, Any]:
+    """Send a request from a thread without a loop."""
+    connection = HTTPConnection(emulator.origin.removeprefix("http://"))
+    try:
+        connection.request(
+            "GET" if body is None else "POST",
+            f"/api/v1/{path}",
+            None if body is None else json.dumps(body),
+            {"Authorization": f"Bearer {emulator.key}"},
+        )
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["data"]
+    finally:
+        connection.close()
+
+
+def test_in_a_thread() -> None:
+    """With `with` it runs in a thread: faults, tasks and records are for the calling thread."""
+    posted: SimpleQueue[str] = SimpleQueue()
+
+    def deliver(url: str, body: bytes) -> int:
+        posted.put(url)
+        return 200
+
+    body = {
+        "request_type": "callback",
+        "callback_url": "https://testserver/token",
+        "input": TEXT,
+    }
+    with Emulator(video="small", duration=lambda _: 1e6) as emulator:
+        emulator.deliver_callback = deliver
+        emulator.add_fault("submit", 1, "503")
+        assert ask(emulator, "generateTask/kling-2-1", body)[0] == 503
+        emulator.add_fault("submit", "*", "402")
+        emulator.clear_faults()
+        task_id = ask(emulator, "generateTask/kling-2-1", body)[1]["taskId"]
+        status = f"statusTask/kling-2-1?taskId={task_id}"
+        assert ask(emulator, status)[1]["state"] == "pending"
+        emulator.finish_tasks()
+        assert ask(emulator, status)[1]["state"] == "success"
+        assert posted.get(timeout=30) == "https://testserver/token"
+    assert len(emulator.ledger) == 1
+    assert not any(isinstance(thread, LoopThread) for thread in threading.enumerate())
+    emulator.__exit__(None, None, None)  # leaving it again is no error
+
+
+def test_a_thread_that_cannot_listen() -> None:
+    """If the port is taken, the error comes at once and the thread ends."""
+    with (
+        Emulator() as emulator,
+        pytest.raises(OSError, match="in use"),
+        Emulator(port=int(emulator.origin.rpartition(":")[2])),
+    ):
+        raise AssertionError
+    assert not any(isinstance(thread, LoopThread) for thread in threading.enumerate())
+
+
+async def test_tasks_that_are_finished(start: Start) -> None:
+    """Running tasks can be ended at any moment, also before there is a task."""
+    Emulator().finish_tasks()
+    peer = await start("task:2=stuck")
+    first, second = [await peer.submit(callback_url="http://127.0.0.1:1/") for _ in range(2)]
+    await asyncio.sleep(10)
+    peer.emulator.finish_tasks()
+    assert (await peer.status(first))["costTime"] == pytest.approx(10_000, abs=500)
+    assert (await peer.status(second))["state"] == "processing"
+    await asyncio.sleep(1)
+    assert [delivery.task_id for delivery in peer.emulator.deliveries] == [first]
+
+
+def test_the_environment_of_clients() -> None:
+    """Address, key and first poll are what a client reads of the environment."""
+    emulator = Emulator(host="0.0.0.0", port=9, api_key="sesame", speed=20.0)
+    variables = emulator.environment
+    assert "0.0.0.0" not in variables["APIXO_BASE_URL"]
+    assert variables["APIXO_API_KEY"] == "sesame"
+    assert variables["KLING_FIRST_POLL"] == "3"
+    assert "KLING_FIRST_POLL" not in Emulator().environment
 
 
 async def test_another_cap(start: Start) -> None:

@@ -116,3 +116,20 @@ def test_an_early_callback_means_an_end_at_once() -> None:
     assert two.ends_at == inf
     two.images_ready(103.0)
     assert two.ends_at == 103.0
+
+
+@pytest.mark.parametrize(
+    ("what", "now", "state"),
+    [
+        ("no-urls", 130.0, "success"),
+        ("fail:NSFW", 130.0, "failed"),
+        ("stuck", 9e9, "processing"),
+    ],
+)
+def test_finished_early(what: str, now: float, state: str) -> None:
+    """A task that is ended early ends then, as the scenario says, if it says that it ends."""
+    one = task(what)
+    one.end_early(130.0)
+    assert one.state(now) == state
+    one.end_early(140.0)
+    assert one.state(now) == state
