@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -45,7 +46,6 @@ from kling_async.tasks.arguments import (
     find_polling,
     start_log,
 )
-from kling_async.tasks.callback_router import CallbackRouter
 from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
 from kling_async.tasks.poll_scheduler import PollScheduler
 from kling_async.tasks.request_executor import RequestExecutor
@@ -54,7 +54,6 @@ from kling_async.tasks.task_registry import TaskRegistry, kind_of
 from kling_async.transport import AiohttpTransport, Transport
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
 
     import aiohttp
@@ -62,6 +61,8 @@ if TYPE_CHECKING:
 
     from kling_async.download.save import Downloader
     from kling_async.events import Hook
+    from kling_async.images.base import ImageStore
+    from kling_async.images.fix import ImageFix
     from kling_async.limits.base import Limiter
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.tasks.abandoned import AbandonedTasks, Report
@@ -106,6 +107,10 @@ class KlingClient:
             its own, and a callback wakes those that wait for its task.
         allow_hosts: Hosts of private networks from which files may be downloaded; see
             :meth:`download`.
+        image_store: Stores local images for the service: an object, or a URL as for
+            :func:`~kling_async.images.open_image_store`. Default: ``KLING_IMAGE_STORE``.
+        check_images: Check remote images, too, before they are paid for.
+        fix_images: Correct local images; an :class:`~kling_async.images.ImageFix` has options.
 
     Raises:
         ConfigurationError: There is no key, or a setting is invalid. Nothing was sent.
@@ -128,6 +133,9 @@ class KlingClient:
         hooks: Iterable[Hook] = (),
         inbox: CallbackSource | None = None,
         allow_hosts: Iterable[str] = (),
+        image_store: ImageStore | str | None = None,
+        check_images: bool = False,
+        fix_images: ImageFix | bool = False,
     ) -> None:
         if limits is not None and limiter is not None and not isinstance(limiter, str):
             raise ConfigurationError("give limits or a limiter, not both: a limiter has its own")
@@ -173,16 +181,28 @@ class KlingClient:
         self._downloader: Downloader | None = None
         if allow_hosts:
             self._open_downloader()  # raises if they are invalid
+        images = None
+        if image_store or check_images or fix_images or "KLING_IMAGE_STORE" in os.environ:
+            from kling_async.images.preparer import create_preparer
+
+            options = self._download_options
+            images = create_preparer(
+                image_store, fix=fix_images, check=check_images, download_options=options
+            )
         self._fan_outs: WeakSet[FanOut[Any]] = WeakSet()
         self._cleanups, self._closing = Cleanups(), Cleanups()
         self._leaving: BaseException | None = None  # the exception that leaves `async with`
         executor = RequestExecutor(transport, limiter, retry or Retry(), checked_hooks(hooks))
         scheduler = PollScheduler(find_polling(polling), limiter.limits)
         registry = TaskRegistry(executor, scheduler)
-        router = None if inbox is None else CallbackRouter(inbox, registry, executor, scheduler)
+        router = None
+        if inbox is not None:
+            from kling_async.tasks.callback_router import CallbackRouter
+
+            router = CallbackRouter(inbox, registry, executor, scheduler)
         self._executor, self._scheduler, self._registry = executor, scheduler, registry
         self._router = router
-        self._submitter = Submitter(executor, scheduler, registry, router)
+        self._submitter = Submitter(executor, scheduler, registry, router, images)
 
     def __repr__(self) -> str:
         return f"<KlingClient tasks running: {len(self.running)}>"
@@ -227,7 +247,9 @@ class KlingClient:
             observer: Called before each sending, and with the outcome.
 
         Raises:
-            InputError: It is not an input, or the callback URL is not https. Nothing was sent.
+            InputError: It is not an input, the callback URL is not https, or an image cannot be
+                used. Nothing was sent.
+            StorageError: An image could not be stored. Nothing was sent.
             AnswerLostError: A task may have been started and charged; see ``may_have_charged``.
             ContractError: The answer names no task; one may have been started and charged.
             ConnectError: The service cannot be reached.
@@ -567,6 +589,8 @@ class KlingClient:
         finally:
             async with AsyncExitStack() as stack:  # each is closed, whatever the others raise
                 stack.push_async_callback(self._executor.transport.close)
+                if self._submitter.images is not None:
+                    stack.push_async_callback(self._submitter.images.close)
                 if self._downloader is not None:
                     stack.push_async_callback(self._downloader.close)
                 if self._owned_limiter is not None:

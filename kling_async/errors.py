@@ -27,6 +27,7 @@
         ResultExpiredError        the result URL is no longer valid
       JournalError                a batch's journal cannot be used
       LimiterError                the backend of shared limits cannot be reached
+      StorageError                an object store cannot be used
       MissingExtraError           an optional package is not installed; also ImportError
 
 The class says what went wrong. ``retryable`` says whether the same call may succeed later.
@@ -251,6 +252,13 @@ class LimiterError(KlingError):
     """The backend of shared limits cannot be reached. Nothing was sent; try again later."""
 
     retryable = True
+
+
+class StorageError(KlingError):
+    """An object store, such as an S3 bucket, cannot be used. Nothing was submitted.
+
+    ``retryable`` is false if waiting does not help, for example if access is denied.
+    """
 
 
 class MissingExtraError(KlingError, ImportError):

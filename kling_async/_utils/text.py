@@ -33,8 +33,11 @@ def printable(text: str) -> str:
 
 
 def redact(text: str, secret: str) -> str:
-    """Replace the API key in a text that will be shown."""
-    return text.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else text
+    """Replace the API key, and the signatures of URLs, in a text that will be shown."""
+    from kling_async._utils.signatures import redact_signatures
+
+    shown = redact_signatures(text)
+    return shown.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else shown
 
 
 def one_line(text: str, secret: str) -> str:

@@ -23,7 +23,7 @@ from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import BatchRun
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.download.files import check_folder
-from kling_async.errors import ConfigurationError
+from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input, parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Summary
 from kling_async.journal.opening import journal_at
@@ -128,8 +128,8 @@ class Batch:
 
         Args:
             items: Inputs, or items with keys of your own. The key of an input is a checksum of
-                its fields, so that two equal inputs are one item. None means all items of the
-                journal.
+                its fields and the content of its local images, so that two equal inputs are one
+                item. None means all items of the journal.
             ordered: Yield the outcomes in the order of the items.
             streaming: The items come for hours or weeks. Tasks that run according to the journal
                 are waited for only if their items are given. An item that is given again while it
@@ -144,7 +144,8 @@ class Batch:
             ConfigurationError: ``download_to`` cannot be created or written to, or another run of
                 this batch has not ended; nothing was sent. Invalid arguments raise this error or
                 the next one from the call itself.
-            InputError: ``items`` is a single input, a string or a mapping, or is not iterable.
+            InputError: ``items`` is a single input, a string or a mapping, or is not iterable; or a
+                local image of an item cannot be read. Nothing of that item was sent.
         """
         if items is not None:
             check_inputs(items)
@@ -248,7 +249,12 @@ class Batch:
             return
         async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                entries = await self._journal.plan(list(map(plan_item, chunk)))
+                try:
+                    planned = list(map(plan_item, chunk))
+                except InputError:  # local images have not been read, unless it is raised again
+                    chunk = await read_items(chunk)  # noqa: PLW2901 - the same items
+                    planned = list(map(plan_item, chunk))
+                entries = await self._journal.plan(planned)
                 for entry, given in zip(entries, chunk, strict=True):
                     yield entry, given.input if isinstance(given, Item) else given
 
@@ -264,3 +270,22 @@ async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGe
                 chunk = []
         if chunk:
             yield chunk
+
+
+async def read_items(items: Iterable[Input | Item]) -> list[Input | Item]:
+    """Return items whose local images have been read: their checksums are part of the items.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    from kling_async.images.reading import read_images
+
+    read: list[Input | Item] = []
+    for given in items:
+        if isinstance(given, Item):
+            read.append(evolve(given, input=await read_images(given.input)))
+        elif isinstance(given, Input):
+            read.append(await read_images(given))
+        else:
+            read.append(given)  # plan_item raises an error for it
+    return read

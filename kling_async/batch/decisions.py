@@ -13,6 +13,7 @@ from attrs import frozen
 from kling_async import errors
 from kling_async.errors import InputError, KlingError, TaskFailedError
 from kling_async.inputs.base import Input
+from kling_async.inputs.local_image import SCHEME, to_identity
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition, attempt_after
 
 if TYPE_CHECKING:
@@ -48,8 +49,14 @@ def plan_item(given: Input | Item) -> Planned:
 
 
 def content_key(fields: Mapping[str, object]) -> str:
-    """Return the key of an input that has none: a checksum of its fields."""
+    """Return the key of an input that has none: a checksum of its fields.
+
+    A local image counts by its content: where it was found may differ from run to run.
+    """
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    if SCHEME in text:
+        identity = {name: to_identity(value) for name, value in fields.items()}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:32]
 
 

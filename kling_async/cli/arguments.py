@@ -96,6 +96,8 @@ environment:
   APIXO_BASE_URL  base URL of the service, if it is not the vendor's
   APIXO_ALLOW_HTTP=1  allow plain http to other machines, for test networks only: the key is
                   sent unencrypted
+  KLING_IMAGE_STORE  where images that are files are uploaded: s3://bucket/prefix, gs://…, az://…,
+                  or the http:// URL that "kling-async emulate" prints
 
 {_EXIT_CODES}"""
 _ROWS = f"""\
@@ -108,7 +110,8 @@ CSV: the first line names the columns, which are any of
   Cells are separated by commas, semicolons or tabs.
 
 In both, null and empty cells are not set, 5.0 means 5, and mode may be a short name, as with
---mode. A row without a mode means standard-image-to-video, the service's default.
+--mode. A row without a mode means standard-image-to-video, the service's default. An image is a
+URL, or the path of a file, relative to the folder of FILE.
 
 key is your name for a row. It identifies the row in the journal, and its files are named after
 it. A row without a key gets a checksum of its content."""

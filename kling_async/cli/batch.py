@@ -46,7 +46,7 @@ async def run_batch(args: Namespace) -> int:
         raise ConfigurationError(
             "--enqueue needs a journal that workers share, such as --journal postgresql://host/db"
         )
-    with InputFile() as rows:
+    with InputFile(args.file.parent, fix_images=args.fix_images) as rows:
         items: Mapping[int, JournaledItem] = {}
         if journal is not None and exists:
             with hinting_at_journal_option(args):
@@ -149,7 +149,7 @@ async def _dry_run(args: Namespace, rows: InputFile, journal: Path | str | None)
 
 async def _enqueue(args: Namespace, rows: InputFile) -> int:
     """Write the rows to the journal, and add those that have not ended to its queue."""
-    async with Queue(args.journal) as queue:
+    async with Queue(args.journal, fix_images=args.fix_images) as queue:
         put = await queue.put(rows.items())
     lines = {
         f"  {put.added:,} were added to the queue": True,

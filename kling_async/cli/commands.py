@@ -45,6 +45,8 @@ def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
         limits=limits,
         limiter=given.get("limiter"),
         hooks=hooks,
+        check_images=given.get("check_images", False),
+        fix_images=given.get("fix_images", False),
     )
 
 

@@ -64,7 +64,7 @@ async def run_demo(args: Namespace) -> int:
         rows = list(read_jsonl(path, file))
     if not rows:
         raise InputError(f"{path}: there are no rows in it")
-    _parse_rows(rows, _SOME_ORIGIN)
+    _parse_rows(rows, _SOME_ORIGIN, path.parent)
     emulator = Emulator(
         speed=args.speed,
         balance=1_000_000.0,  # must not run out
@@ -84,7 +84,7 @@ async def run_demo(args: Namespace) -> int:
         with _staging_folder(args.to) as staging:
             async with emulator, _client(emulator, progress, args.speed, len(rows)) as kling:
                 demo_run = _DemoRun(kling, progress, args, staging)
-                cards = await demo_run.generate_all(_parse_rows(rows, emulator.origin))
+                cards = await demo_run.generate_all(_parse_rows(rows, emulator.origin, path.parent))
             seconds = clock() - started
             page = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
             index = await asyncio.to_thread(_write_page, args.to, page, staging)
@@ -98,7 +98,7 @@ async def run_demo(args: Namespace) -> int:
 
 
 def _parse_rows(
-    rows: Iterable[tuple[int, dict[str, object] | InputError]], origin: str
+    rows: Iterable[tuple[int, dict[str, object] | InputError]], origin: str, folder: Path
 ) -> list[tuple[int, Input]]:
     """Return the numbers and inputs of rows; one `InputError` names all invalid rows."""
     inputs: list[tuple[int, Input]] = []
@@ -108,7 +108,7 @@ def _parse_rows(
             if isinstance(row, InputError):
                 raise row
             fields = {name: _fill(value, origin) for name, value in row.items()}
-            inputs.append((number, row_input(fields)))
+            inputs.append((number, row_input(fields, folder)))
         except InputError as error:
             invalid.add(number, error)
     if invalid.messages:

@@ -32,6 +32,7 @@ async def run_emulate(args: Namespace) -> int:
         retry_after=args.retry_after,
         video=args.video,
         samples=FOLDER,
+        uploads=True,
     )
     async with AsyncExitStack() as stack:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async.batch.options import BatchOptions
+    from kling_async.inputs.base import Input
     from kling_async.limits.base import Limits
 
 # Rows that are checked before other tasks of the loop may run.
@@ -63,9 +65,13 @@ class InputFile:
     """The valid rows of a file, as items in a temporary file: very many need no memory.
 
     Use it as a context manager. Later changes of the input file have no effect.
+
+    Args:
+        folder: The folder of the file: paths of images are relative to it.
+        fix_images: Images that can be corrected are valid.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, *, fix_images: bool = False) -> None:
         self.rows: int = 0
         self.invalid: InvalidRows = InvalidRows()
         self.without_mode: int = 0
@@ -78,6 +84,8 @@ class InputFile:
         self.foreign: int = 0
         self._work = self._longest = 0.0
         self._items = temporary_file()
+        self._folder = folder
+        self._fix_images = fix_images
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +106,7 @@ class InputFile:
                 if count % _SLICE == 0:
                     await asyncio.sleep(0)
                 try:
-                    item = _check_row(number, row, journal, numbers)
+                    item = _check_row(number, row, await self._parse(row), journal, numbers)
                 except InputError as error:
                     self.invalid.add(number, error)
                     continue
@@ -138,6 +146,20 @@ class InputFile:
         waves = self._work / slots if tasks > slots else 0.0
         return max(waves, tasks * _REQUESTS * 60 / limits.requests_per_minute) + self._longest
 
+    async def _parse(self, row: dict[str, object] | InputError) -> Input:
+        """Return the input of a row; its local images have been read and checked."""
+        if isinstance(row, InputError):
+            raise row
+        fields = {name: value for name, value in row.items() if name != "key"}
+        sent = row_input(fields, self._folder)
+        if not sent.local_images:
+            return sent
+        from kling_async.images.reading import inspect_images, no_store_error
+
+        if not os.environ.get("KLING_IMAGE_STORE"):
+            raise no_store_error(sent)
+        return await inspect_images(sent, fixing=self._fix_images)
+
     def _add(self, item: Item, journaled: JournaledItem | None) -> None:
         step = journaled.step if journaled else Step.SUBMIT
         self.rows += 1
@@ -154,13 +176,12 @@ class InputFile:
 def _check_row(
     number: int,
     row: dict[str, object] | InputError,
+    sent: Input,
     journal: Mapping[int, JournaledItem],
     numbers: dict[int, int],
 ) -> Item:
     """Return the item of a row, and store the row's number under the hash of its key."""
-    if isinstance(row, InputError):
-        raise row
-    sent = row_input({name: value for name, value in row.items() if name != "key"})
+    assert isinstance(row, dict)  # noqa: S101 - it has been parsed
     content = content_key(sent.to_dict())
     item = Item(row.get("key", content), sent)  # type: ignore[arg-type]  # Item checks the key
     key = hash(item.key)

@@ -21,17 +21,22 @@ _SERVICE: Options = {
 _TIMEOUT: Options = {f"--timeout SECONDS={DEFAULT_TIMEOUT:g}": "how long to wait for a task"}
 _FIRST_POLL: Options = {"--first-poll SECONDS": "time of a task's first poll (default: 60 or 90)"}
 _REFS: Options = {"refs REF...": "a reference such as kling-2-1/task_12345678"}
+_IMAGES: Options = {
+    "--check-images": "check remote images, too, before they are paid for; files always are",
+    "--fix-images": "correct files that the service would not accept; requires the extra images",
+}
 _INPUT: Options = {
     "prompt PROMPT": "what the video shows; - reads it from stdin",
     "--mode MODE": f"one of {', '.join(MODES)}, or a full name: {', '.join(MODES.values())};"
     " default: pro with --end-image, standard with --image, else master-text",
-    "--image URL": "the image to animate",
-    "--end-image URL": "the last frame (mode pro)",
+    "--image PATH|URL": "the image to animate; a file needs KLING_IMAGE_STORE",
+    "--end-image PATH|URL": "the last frame (mode pro)",
     "--aspect-ratio RATIO": "16:9 (default), 9:16 or 1:1 (mode master-text)",
     "--duration 5|10": "seconds of video (default: 5)",
     "--negative-prompt TEXT": "what the video must not show",
     "--cfg-scale NUMBER": "how closely to follow the prompt: 0 to 1 by 0.1",
     "--provider PROVIDER": "auto, value or official",
+    **_IMAGES,
 }
 _PROCESSING: Options = {  # of batch and worker
     "--download-to DIR": "save the videos there as tasks finish",
@@ -39,6 +44,7 @@ _PROCESSING: Options = {  # of batch and worker
     "--resubmit-failed COUNT=0": "resubmit up to COUNT times what failed for a temporary reason"
     " (timeout, unavailable); each attempt is charged",
     "--downloads N=4": "concurrent downloads",
+    **_IMAGES,
     **_TIMEOUT,
     **_FIRST_POLL,
     "--requests-per-minute N=10000": "limit of the account",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import attrs
 
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.base import parse_input
+from kling_async.inputs.base import IMAGE_FIELDS, parse_input
 from kling_async.inputs.fields import AspectRatio
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
@@ -23,6 +23,7 @@ from kling_async.inputs.kling_2_1 import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from kling_async.inputs.base import Input
 
@@ -47,6 +48,11 @@ MODES = {
     "master-image": MasterImageToVideo.mode,
 }
 DEFAULT_MODE = StandardImageToVideo.mode
+
+_IMAGES = (*IMAGE_FIELDS, "image_urls")
+
+# Of the web, or of an image that was stored; a single letter is a drive of Windows.
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 _NUMBERS = frozenset({"duration", "cfg_scale"})
@@ -102,16 +108,29 @@ def row_fields(cells: Mapping[str, object]) -> dict[str, object]:
     return fields
 
 
-def row_input(fields: Mapping[str, object]) -> Input:
-    """Return the input of a row; an error mentions what a table tool may have caused."""
+def row_input(fields: Mapping[str, object], folder: Path) -> Input:
+    """Return the input of a row; an error mentions what a table tool may have caused.
+
+    Args:
+        fields: The fields that are set.
+        folder: The folder of the file: paths of images are relative to it.
+    """
+    places = {name: _place(fields[name], folder) for name in _IMAGES if name in fields}
     try:
-        return parse_input(fields)
+        return parse_input({**fields, **places})
     except InputError as error:
         hints = [
             *([_NO_MODE] if "mode" not in fields else []),
             *([_NO_RATIO] if any(p.field == "aspect_ratio" for p in error.problems) else []),
         ]
         raise InputError("; ".join([str(error), *hints]), problems=error.problems) from None
+
+
+def _place(value: object, folder: Path) -> object:
+    """Return the path that an image has in place of a URL; of a list, those of its elements."""
+    if isinstance(value, list):
+        return [_place(element, folder) for element in value]
+    return folder / value if isinstance(value, str) and not _URL.match(value) else value
 
 
 def _value_of(field: str, cell: object) -> object:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote_from_bytes
 
@@ -19,6 +20,7 @@ from attrs import frozen
 from yarl import URL
 
 from kling_async._utils.urls import is_loopback
+from kling_async.errors import ConfigurationError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What browsers quote, too. Other characters that RFC 3986 does not allow are sent as they are.
@@ -129,6 +131,21 @@ class HostPolicy:
     any_host: bool = False
     loopback: bool = False
     allowed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_service(cls, base_url: str | None, allow_hosts: Iterable[str]) -> HostPolicy:
+        """Return the policy of a client: all hosts are allowed if its service is on this machine.
+
+        Args:
+            base_url: The URL of the service, if it is known.
+            allow_hosts: Names or addresses of other hosts that are allowed.
+        """
+        if isinstance(allow_hosts, str):
+            raise ConfigurationError("allow_hosts must be several hosts, such as ['10.0.0.7']")
+        service = "" if base_url is None else parse_url(base_url).raw_host or ""
+        # The client connects to the service's own host anyway.
+        hosts = {host.strip("[]").lower() for host in allow_hosts} | {service}
+        return cls(any_host=is_loopback(service), allowed=frozenset(hosts))
 
     def permits_internal(self, host: str) -> bool:
         """Return whether this host may be one of this machine or of a private network."""

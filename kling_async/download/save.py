@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from kling_async._utils.shielding import run_in_thread
-from kling_async._utils.urls import is_loopback
-from kling_async.download.addresses import HostPolicy, parse_url
+from kling_async.download.addresses import HostPolicy
 from kling_async.download.connections import SessionPool
 from kling_async.download.fetch import FileDownload
 from kling_async.download.names import file_name
 from kling_async.download.parts import remove_stale
 from kling_async.download.source import DownloadJob
-from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
+from kling_async.errors import DownloadError, KlingError, ResultExpiredError
 from kling_async.policy.retry import Retry
 
 if TYPE_CHECKING:
@@ -50,14 +49,9 @@ class Downloader:
         base_url: str | None = None,
         allow_hosts: Iterable[str] = (),
     ) -> None:
-        if isinstance(allow_hosts, str):
-            raise ConfigurationError("allow_hosts must be several hosts, such as ['10.0.0.7']")
         self._sessions = SessionPool(session, proxies)
         self._trusts_urls = base_url is None
-        service = "" if base_url is None else parse_url(base_url).raw_host or ""
-        # The client connects to the service's own host anyway.
-        hosts = {host.strip("[]").lower() for host in allow_hosts} | {service}
-        self._hosts = HostPolicy(any_host=is_loopback(service), allowed=frozenset(hosts))
+        self._hosts = HostPolicy.of_service(base_url, allow_hosts)
 
     async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import frozen
 
-from kling_async.batch.batch import chunked
-from kling_async.batch.decisions import plan_item
-from kling_async.errors import ConfigurationError
+from kling_async.batch.batch import chunked, read_items
+from kling_async.batch.decisions import Item, plan_item
+from kling_async.errors import ConfigurationError, InputError
 from kling_async.fleet.serialization import dump_item
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from kling_async.batch.batch import Items
+    from kling_async.images.base import ImageStore
+    from kling_async.images.fix import ImageFix
+    from kling_async.inputs.base import Input
 
 # Items that are planned and enqueued at once.
 _ENQUEUED_AT_ONCE = 500
@@ -49,19 +53,31 @@ class Queue:
             queue is in the same database, in pgqueuer's tables, which are created if they do
             not exist.
         name: The name of the batch, unless the URL has it as ``?batch=``; by default ``default``.
+        image_store, fix_images: As for :class:`~kling_async.KlingClient`, for the local images of
+            items. They are uploaded before their items are enqueued, since workers may be on other
+            machines. Workers need the same settings.
 
     Raises:
         ConfigurationError: The URL or the name is invalid.
         MissingExtraError: pgqueuer or psycopg is not installed.
     """
 
-    def __init__(self, journal: str, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        journal: str,
+        *,
+        name: str | None = None,
+        image_store: ImageStore | str | None = None,
+        fix_images: ImageFix | bool = False,
+    ) -> None:
         from kling_async.fleet.job_store import JobStore
+        from kling_async.images.preparer import create_preparer
         from kling_async.journal.postgres.journal import PostgresJournal
 
         self._address = Address.parse(journal, name)
         self._journal = PostgresJournal(journal, name=name)
         self._jobs = JobStore(self._address)
+        self._images = create_preparer(image_store, fix=fix_images)
         self._open: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -71,6 +87,7 @@ class Queue:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._journal)
             await stack.enter_async_context(self._jobs)
+            stack.push_async_callback(self._images.close)
             self._open = stack.pop_all()
         return self
 
@@ -95,7 +112,9 @@ class Queue:
             items: Inputs, or items with keys of your own, as for a batch.
 
         Raises:
-            InputError: An element is neither.
+            InputError: An element is neither, a local image cannot be used, or there is no image
+                store.
+            StorageError: A local image cannot be stored.
             JournalError: The journal cannot be written, or has a key with another input. The
                 items before that are in the queue.
             ConfigurationError: The queue is not open.
@@ -105,7 +124,12 @@ class Queue:
         number = added = opened = 0
         async with aclosing(chunked(items, _ENQUEUED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                planned = list(map(plan_item, chunk))
+                try:
+                    planned = list(map(plan_item, chunk))
+                except InputError:  # local images have not been read, unless it is raised again
+                    chunk = await read_items(chunk)  # noqa: PLW2901 - the same items
+                    planned = list(map(plan_item, chunk))
+                await self._store_images(chunk)
                 entries = await self._journal.plan(planned)
                 payloads = [
                     (item.key, dump_item(item))
@@ -116,3 +140,10 @@ class Queue:
                 opened += len(payloads)
                 added += await self._jobs.enqueue(payloads) if payloads else 0
         return Enqueued(added, opened - added, number - opened)
+
+    async def _store_images(self, items: Iterable[Input | Item]) -> None:
+        """Store the local images of items where the workers find them."""
+        for given in items:
+            sent = given.input if isinstance(given, Item) else given
+            if sent.local_images:
+                await self._images.prepare(sent)

@@ -11,6 +11,7 @@ from kling_async._utils.text import format_value
 from kling_async.errors import InputError
 from kling_async.inputs import registry
 from kling_async.inputs.json_schema import class_schema
+from kling_async.inputs.local_image import FOR_PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,11 @@ def input_core_schema(
             return parse({key: _to_integer(one) for key, one in value.items()})
         except InputError as error:
             faults = [
-                (problem.field, problem.rule, showable(value.get(problem.field), problem.seen))
+                (
+                    problem.field,
+                    problem.rule.removesuffix(FOR_PROGRAMS),
+                    showable(value.get(problem.field), problem.seen),
+                )
                 for problem in error.problems
             ]
         raise refusal(cls, faults)

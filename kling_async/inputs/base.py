@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
+    from kling_async.inputs.local_image import LocalImage
+
 
 _RULE = "kling_async.rule"  # the key of a field's rule in its attrs metadata
 
 # The vendor has lists instead of these fields.
-VENDOR_LISTS = {"image_urls": ("image_url", "end_image_url"), "video_urls": ("video_url",)}
+IMAGE_FIELDS = ("image_url", "end_image_url")
+VENDOR_LISTS = {"image_urls": IMAGE_FIELDS, "video_urls": ("video_url",)}
 
 
 def ruled(rule: Rule) -> dict[str, Rule]:
@@ -34,7 +37,8 @@ class Input:
     """A validated description of one video.
 
     Build one of its subclasses. Instances are immutable, hashable and picklable, and always
-    valid.
+    valid. A field for the URL of an image also accepts a :class:`pathlib.Path`, bytes or an open
+    binary file, if the client has an image store; see :mod:`kling_async.images`.
 
     Attributes:
         model: The model's name in the API.
@@ -66,12 +70,22 @@ class Input:
         if problems := _broken_rules(self._rules, values):
             raise InputError(problems=problems)
 
+    @property
+    def local_images(self) -> dict[str, LocalImage]:
+        """The images that are pictures of this machine, by the names of their fields."""
+        images = {name: getattr(self, name, None) for name in IMAGE_FIELDS}
+        return {name: one for name, one in images.items() if not isinstance(one, str | None)}
+
     def to_dict(self) -> dict[str, object]:
-        """Return plain values for JSON: the model, the mode, and every field that is not None."""
+        """Return plain values for JSON: the model, the mode, and every field that is not None.
+
+        Raises:
+            InputError: A local image has not been read; see :func:`kling_async.images.read_images`.
+        """
         fields: dict[str, object] = {"model": self.model, "mode": self.mode}
         for name in self._rules:
             if (value := getattr(self, name)) is not None:
-                fields[name] = value
+                fields[name] = value if isinstance(value, str | int | float) else value.to_text()
         return fields
 
     @classmethod
@@ -90,6 +104,10 @@ class Input:
             urls = [name for name in names if name in cls._rules]
             if urls and key in values:  # otherwise it is an unknown key
                 problems += _unpack_list(cls.mode, values, key, urls)
+        if images := values.keys() & cls._rules.keys() & set(IMAGE_FIELDS):
+            from kling_async.inputs.local_image import parse_image
+
+            values |= {name: parse_image(values[name]) for name in images}
         return build(cls, values, problems)
 
     @classmethod

@@ -54,7 +54,7 @@ class StandardImageToVideo(_Kling21):
     mode: ClassVar[str] = "standard-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
 
 
 @frozen
@@ -64,8 +64,10 @@ class ProImageToVideo(_Kling21):
     mode: ClassVar[str] = "pro-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=fields.END_IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
+    end_image_url: fields.ImageUrl | None = field(
+        default=None, kw_only=True, converter=fields.to_end_image, metadata=fields.END_IMAGE
+    )
 
 
 @frozen
@@ -87,7 +89,7 @@ class MasterImageToVideo(_Kling21):
     mode: ClassVar[str] = "master-image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
 
 
 CLASSES = (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)

@@ -65,8 +65,10 @@ class Kling25TurboProImageToVideo(_Kling25TurboPro):
     mode: ClassVar[str] = "image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=fields.END_IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
+    end_image_url: fields.ImageUrl | None = field(
+        default=None, kw_only=True, converter=fields.to_end_image, metadata=fields.END_IMAGE
+    )
 
 
 CLASSES = (Kling25TurboProTextToVideo, Kling25TurboProImageToVideo)

@@ -70,8 +70,10 @@ class Kling26ImageToVideo(_Kling26):
     mode: ClassVar[str] = "image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=fields.END_IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
+    end_image_url: fields.ImageUrl | None = field(
+        default=None, kw_only=True, converter=fields.to_end_image, metadata=fields.END_IMAGE
+    )
 
 
 CLASSES = (Kling26TextToVideo, Kling26ImageToVideo)

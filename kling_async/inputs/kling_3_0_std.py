@@ -73,8 +73,10 @@ class Kling30StdImageToVideo(_Kling30Std):
     mode: ClassVar[str] = "image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
-    end_image_url: str | None = field(default=None, kw_only=True, metadata=fields.END_IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
+    end_image_url: fields.ImageUrl | None = field(
+        default=None, kw_only=True, converter=fields.to_end_image, metadata=fields.END_IMAGE
+    )
     duration: int = field(default=5, kw_only=True, metadata=_DURATION)
 
 
@@ -85,7 +87,7 @@ class Kling30StdMotionControl(_Kling30Std):
     mode: ClassVar[str] = "motion-control"
 
     prompt: str | None = field(default=None, metadata=_OPTIONAL_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
     video_url: str = field(metadata=fields.VIDEO)
 
 

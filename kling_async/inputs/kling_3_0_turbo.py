@@ -75,7 +75,7 @@ class Kling30TurboImageToVideo(_Kling30Turbo):
     mode: ClassVar[str] = "image-to-video"
 
     prompt: str = field(metadata=_PROMPT)
-    image_url: str = field(metadata=fields.IMAGE)
+    image_url: fields.ImageUrl = field(converter=fields.to_image, metadata=fields.IMAGE)
 
 
 CLASSES = (Kling30TurboTextToVideo, Kling30TurboImageToVideo)

@@ -122,8 +122,19 @@ def _check_web_url(value: object) -> str | None:
     return None if split_web_url(value) else "must be one absolute http(s) URL"
 
 
+def _check_image(value: object) -> str | None:
+    if split_web_url(value):
+        return None
+    from kling_async.inputs.local_image import broken_rule
+
+    return broken_rule(value)
+
+
 # The service fetches these URLs. The pattern describes how they begin, "uri" the rest.
 WEB_URL = Rule(
     _check_web_url,
     {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"},
 )
+
+# A schema describes what comes from elsewhere, which may not name files of this machine.
+IMAGE_SOURCE = Rule(_check_image, WEB_URL.accepted)

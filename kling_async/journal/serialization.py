@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
+from kling_async.inputs.local_image import to_identity
 from kling_async.journal.base import Entry, Failure, ItemError, ItemState, Transition
 from kling_async.results import (
     FailReason,
@@ -76,12 +77,21 @@ def plan_items(
                 new[key] = text
             stored, entry = found or (text, None)
             known[key] = stored, entry or Entry(key, json.loads(text), ItemState.PLANNED, 1, now)
-        if known[key][0] != text:
+        if known[key][0] != text and not _is_same_input(known[key][0], text):
             raise ItemError(
                 f"item {key!r} is in the journal with another input: give it another key, or use"
                 " another journal"
             )
     return [known[item.key][1] for item in items], new
+
+
+def _is_same_input(stored: str, text: str) -> bool:
+    """Return whether two inputs differ at most in where a local image was found."""
+    first, second = (
+        {name: to_identity(value) for name, value in json.loads(one).items()}
+        for one in (stored, text)
+    )
+    return first == second
 
 
 def format_details(transition: Transition) -> dict[str, str | None]:

@@ -30,7 +30,7 @@ class Request:
     Attributes:
         kind: What it is for. Only a ``submit`` costs money.
         path: The quoted path, with its query. It begins with a slash.
-        body: The JSON body of a submit.
+        body: The JSON body of a submit. None as long as its input has local images without URLs.
         ref: The task concerned, if there is one.
         submit_id: Identifies a submit in events; 0 if there are no hooks.
     """
@@ -101,8 +101,10 @@ def build_submit(sent: Input, callback_url: str | None = None, submit_id: int = 
             for name in names:
                 if name in fields:
                     fields.setdefault(key, []).append(fields.pop(name))
-    content = json.dumps({**body, "input": fields}).encode()
     path = f"/generateTask/{_quote(sent.model)}"
+    if "image_urls" in fields and sent.local_images:
+        return Request("submit", path, submit_id=submit_id)
+    content = json.dumps({**body, "input": fields}).encode()
     return Request("submit", path, content, submit_id=submit_id)
 
 

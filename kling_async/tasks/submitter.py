@@ -26,16 +26,21 @@ from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol import requests, responses
 from kling_async.protocol.verdicts import Verdict
-from kling_async.tasks.callback_router import PendingCallback
 from kling_async.tasks.outage import Attempt, OutageGate
 from kling_async.tasks.request_executor import Failed
 from kling_async.tasks.task import Task, poll_unattended
 from kling_async.tasks.task_registry import kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kling_async.images.preparer import ImagePreparer
     from kling_async.limits.base import Permit
     from kling_async.results import TaskRef
-    from kling_async.tasks.callback_router import CallbackRouter
+    from kling_async.tasks.callback_router import (
+        CallbackRouter,
+        PendingCallback,  # noqa: TC004 - not resolved
+    )
     from kling_async.tasks.poll_scheduler import PollScheduler
     from kling_async.tasks.request_executor import RequestExecutor
     from kling_async.tasks.task_registry import TaskRegistry
@@ -123,7 +128,9 @@ class Submitter:
         scheduler: PollScheduler,
         registry: TaskRegistry,
         router: CallbackRouter | None,
+        images: ImagePreparer | None = None,
     ) -> None:
+        self.images = images
         self._executor = executor
         self._scheduler = scheduler
         self._registry = registry
@@ -148,12 +155,15 @@ class Submitter:
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
         pending = PendingSubmit(sent, request, observer, callback, caller, caller.cancelling())
+        prepare: Callable[[int], Awaitable[None]] = partial(self._acquire, pending)
+        if request.body is None or (self.images is not None and self.images.needs(sent)):
+            prepare = self._preparing_images(pending, callback_url)
         submits.pending.add(pending)
         try:
             return await self._executor.execute(
                 request,
                 partial(self._send_once, pending),
-                prepare=partial(self._acquire, pending),
+                prepare=prepare,
                 patience=getattr(observer, "patience", None),
             )
         except asyncio.CancelledError as error:
@@ -232,6 +242,23 @@ class Submitter:
                 self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
             pending.attempt = await submits.outage.wait()
+
+    def _preparing_images(
+        self, pending: PendingSubmit, callback_url: str | None
+    ) -> Callable[[int], Awaitable[None]]:
+        """Return what prepares the images of an input while a slot is waited for."""
+        images = self.images
+        if images is None:
+            from kling_async.images.reading import no_store_error
+
+            raise no_store_error(pending.sent)
+
+        async def prepare(attempt: int) -> None:
+            acquire = partial(self._acquire, pending, attempt)
+            prepared = await images.prepare_during(pending.sent, acquire)
+            pending.request = requests.build_submit(prepared, callback_url)
+
+        return prepare
 
     def _start_sweep(self, submits: _LoopSubmits) -> None:
         submits.sweep_timer = None

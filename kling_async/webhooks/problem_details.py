@@ -94,6 +94,7 @@ PROBLEM_TYPES: Final[Mapping[type[KlingError], ProblemType]] = {
     errors.ResultExpiredError: ProblemType("result-expired", 410, "The video is no longer kept."),
     errors.JournalError: _INTERNAL,
     errors.LimiterError: _UNAVAILABLE,
+    errors.StorageError: _UNAVAILABLE,
     errors.MissingExtraError: _INTERNAL,
 }
 """By class of :mod:`kling_async.errors`; your own subclasses have that of their base class."""

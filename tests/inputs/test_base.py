@@ -15,6 +15,7 @@ from kling_async.inputs.kling_2_1 import (
     StandardImageToVideo,
 )
 from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.local_image import FOR_PROGRAMS
 from tests.inputs.strategies import CAT, DANCE, DOG, FREELY, INPUTS
 
 JSON = st.recursive(
@@ -236,9 +237,9 @@ def test_one_or_two_images(urls: object) -> None:
 
 def test_wrong_urls_in_the_list() -> None:
     """A wrong URL inside `image_urls` is complained of as the field that it becomes."""
-    assert problems(ProImageToVideo, {"prompt": "x", "image_urls": ["cat.jpg", 5]}) == {
-        "image_url": "must be one absolute http(s) URL / 'cat.jpg'",
-        "end_image_url": "must be one absolute http(s) URL / 5",
+    assert problems(ProImageToVideo, {"prompt": "x", "image_urls": ["ftp://cat", 5]}) == {
+        "image_url": "must be one absolute http(s) URL / 'ftp://cat'",
+        "end_image_url": f"must be one absolute http(s) URL{FOR_PROGRAMS} / 5",
     }
 
 

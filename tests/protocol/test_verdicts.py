@@ -21,6 +21,7 @@ from kling_async.errors import (
     LimiterError,
     RateLimitError,
     ServerError,
+    StorageError,
 )
 from kling_async.protocol.verdicts import (
     CONSEQUENCES,
@@ -229,6 +230,7 @@ def test_an_error_that_carries_its_verdict(verdict: Verdict) -> None:
         (ServerError("x", retryable=True), Verdict.UNAVAILABLE),
         (InputError("x"), Verdict.INPUT_REFUSED),
         (LimiterError("x"), Verdict.NOT_THE_SERVICE),
+        (StorageError("x"), Verdict.NOT_THE_SERVICE),
         (ClientClosedError("x"), Verdict.NOT_THE_SERVICE),
         (APIError("x", verdict="of a later version"), Verdict.NOT_THE_SERVICE),
     ],

@@ -25,6 +25,7 @@ from kling_async.testing.emulator.files import file_response
 from kling_async.testing.emulator.page import ROUTES
 from kling_async.testing.emulator.records import Arrival
 from kling_async.testing.emulator.rules import Refusal
+from kling_async.testing.emulator.uploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,6 +49,8 @@ _BACKGROUND: Final = web.AppKey("background", Background)
 _FAULT: Final = web.RequestKey("fault", str)
 # The number of the request in the log.
 _NUMBER: Final = web.RequestKey("number", int)
+# Requests for images, which are not the service's.
+_IMAGES: Final = ("sample", "image", "upload")
 _SAMPLE_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".png": "image/png",
@@ -70,6 +73,7 @@ class Settings:
     rendered: bool
     decode: bool
     samples: Path | None
+    uploads: Uploads | None
 
 
 class Api:
@@ -102,6 +106,8 @@ class Api:
         app.router.add_get("/files/{task_id}.mp4", self._file, name="file")
         faults.add_login(app)
         self._page.add_routes(app)
+        if self._settings.uploads is not None:
+            self._settings.uploads.add_routes(app)
         if self._settings.samples is not None:
             app.router.add_get("/samples/{name}", self._sample, name="sample")
         return app
@@ -157,11 +163,11 @@ class Api:
 
     async def _delay(self, request: web.Request, kind: str) -> None:
         """Wait for as long as a request or an answer is under way; samples are at once."""
-        if kind != "sample" and (seconds := self._settings.latency()) > 0:
+        if kind not in _IMAGES and (seconds := self._settings.latency()) > 0:
             await faults.wait(seconds, request.app[_BACKGROUND].closing)
 
     def _matching_rule(self, kind: str) -> ScenarioRule | None:
-        if kind == "sample":
+        if kind in _IMAGES:
             # The emulator itself reads most of them, when it checks images: do not count them.
             return None
         return self._active_faults.count(kind, "any")

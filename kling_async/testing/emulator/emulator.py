@@ -26,13 +26,12 @@ from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.active_faults import ActiveFaults
 from kling_async.testing.emulator.app import API, Api, Settings
-from kling_async.testing.emulator.environment import (
-    client_environment,
-)
+from kling_async.testing.emulator.environment import client_environment
 from kling_async.testing.emulator.page import Page
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
 from kling_async.testing.emulator.service import Service
 from kling_async.testing.emulator.timing import duration_chooser, latency_chooser, quickest
+from kling_async.testing.emulator.uploads import PATH, Uploads
 from kling_async.testing.media import film
 from kling_async.testing.scenario import Scenario
 
@@ -71,6 +70,8 @@ class Emulator:
         video: "rendered" shows the input and needs the extra ``emulator``; "small" is one short
             clip for all; "auto" renders if the extra is installed.
         samples: A folder of pictures to serve under ``/samples/``.
+        uploads: Accept uploads of images at :attr:`image_store`, as an object store would. The
+            service itself has nothing like it.
         seed: Of the random numbers that choose how long a task takes, and of the latency.
         latency: Seconds that a request is under way until it arrives at the service, and its
             answer until it arrives at the client: a number, a range, or a function that is called
@@ -97,6 +98,7 @@ class Emulator:
         retry_after: bool = False,
         video: Literal["auto", "rendered", "small"] = "auto",
         samples: Path | None = None,
+        uploads: bool = False,
         seed: int = 0,
         latency: Callable[[], float] | tuple[float, float] | float = 0.0,
         keep_alive: float = 75.0,
@@ -129,12 +131,20 @@ class Emulator:
             rendered=can_render and video != "small",
             decode=can_render,
             samples=samples,
+            uploads=Uploads() if uploads else None,
         )
         self._active_faults = ActiveFaults(scenario or Scenario())
         self.key: str = api_key or _DEFAULT_KEY
         """A valid key."""
         shown_key = None if api_key else self.key
-        page = Page(self._service, self._active_faults, shown_key, self._first_poll)
+        self._uploads = uploads
+        page = Page(
+            self._service,
+            self._active_faults,
+            shown_key,
+            self._first_poll,
+            image_store=PATH if uploads else None,
+        )
         self._api = Api(self._service, self._active_faults, self._log, settings, page)
 
     async def __aenter__(self) -> Self:
@@ -202,9 +212,19 @@ class Emulator:
     def environment(self) -> dict[str, str]:
         """The environment variables with which a client uses it, for ``os.environ.update``.
 
-        ``KLING_FIRST_POLL`` is one of them if tasks do not take the documented time.
+        ``KLING_FIRST_POLL`` is one of them if tasks do not take the documented time, and
+        ``KLING_IMAGE_STORE`` with ``uploads=True``.
         """
-        return client_environment(reachable_origin(self.origin), self.key, self._first_poll)
+        return client_environment(
+            reachable_origin(self.origin),
+            self.key,
+            self._first_poll,
+            image_store=PATH if self._uploads else None,
+        )
+
+    def image_store(self) -> str:
+        """The URL of the image store, with ``uploads=True``: ``KlingClient(image_store=…)``."""
+        return f"{self.origin}{PATH}"
 
     @property
     def concurrent_tasks(self) -> int:

@@ -64,15 +64,23 @@ class Page:
         active_faults: The faults that it shows and changes.
         key: A key to show; None: the user has chosen one, which is not shown.
         first_poll: Seconds that the quickest tasks take.
+        image_store: The path of the image store, if there is one.
     """
 
     def __init__(
-        self, service: Service, active_faults: ActiveFaults, key: str | None, first_poll: float
+        self,
+        service: Service,
+        active_faults: ActiveFaults,
+        key: str | None,
+        first_poll: float,
+        *,
+        image_store: str | None = None,
     ) -> None:
         self._service = service
         self._active_faults = active_faults
         self._key = key
         self._first_poll = first_poll
+        self._image_store = image_store
         self._start_balance = service.balance
 
     def add_routes(self, app: web.Application) -> None:
@@ -102,7 +110,9 @@ class Page:
     async def _state(self, request: web.Request) -> web.Response:
         now, service = asyncio.get_running_loop().time(), self._service
         origin = f"{request.scheme}://{request.host}"
-        variables = client_environment(origin, self._key or "", self._first_poll)
+        variables = client_environment(
+            origin, self._key or "", self._first_poll, image_store=self._image_store
+        )
         if self._key is None:
             del variables["APIXO_API_KEY"]
         state = {
