@@ -48,5 +48,5 @@ def _reason(error: Exception) -> str:
     """Return what a store says in one line."""
     text = str(error).partition("\n\nDebug source:")[0]
     codes = [one or other for one, other in _CODE.findall(text)]
-    line = " ".join((text.partition("\n")[0].partition("<?xml")[0].rstrip(" :"), *codes))
-    return redact_signatures(printable(line))[:_LONGEST]
+    line = text.partition("\n")[0].partition("<?xml")[0].rstrip(" :")
+    return redact_signatures(printable(": ".join((*codes, line))))[:_LONGEST]

@@ -257,7 +257,8 @@ def create_preparer(
     if not (store is None or isinstance(store, str) or callable(getattr(store, "put", None))):
         raise ConfigurationError(f"image_store must be a URL or have put(), not {store!r:.80}")
     remote = RemoteImages(**download_options) if check and download_options else None
-    images = ImagePreparer(store or os.environ.get(VARIABLE) or None, options, remote)
+    given = os.environ.get(VARIABLE) or None if store is None else store
+    images = ImagePreparer(given, options, remote)
     if store is not None:
         images.open_store()  # raises if its URL is invalid
     return images

@@ -89,7 +89,7 @@ class RemoteImages:
             rule = "must be a URL that the service can reach"
             remedy = "use a public URL, or give the picture as a file"
             raise ImageFault(rule, str(error), remedy) from None
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
             raise _unreachable(describe(error)) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = describe(error) if str(error) else f"no answer in {_TIME_LIMIT:g} s"

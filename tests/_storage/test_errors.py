@@ -30,7 +30,7 @@ def error_of(kind: str, text: str) -> Exception:
         ("GenericError", f"cut: https://a/b?sig=SECRET{DEBUG}", "cut: https://a/b?sig=…", True),
         ("PermissionDeniedError", f"403 Forbidden{DEBUG}", "403 Forbidden", False),
         ("UnauthenticatedError", "no\x1b[31m key", r"no\x1b[31m key", False),
-        ("FileNotFoundError", XML + DEBUG, "answered 404 NoSuchBucket Other", False),
+        ("FileNotFoundError", XML + DEBUG, "NoSuchBucket: Other: answered 404", False),
         ("GenericError", "x" * 999, "x" * 300, True),
     ],
 )
