@@ -102,9 +102,8 @@ def build_submit(sent: Input, callback_url: str | None = None, submit_id: int = 
                 if name in fields:
                     fields.setdefault(key, []).append(fields.pop(name))
     path = f"/generateTask/{_quote(sent.model)}"
-    if "image_urls" in fields and sent.local_images:
-        return Request("submit", path, submit_id=submit_id)
-    content = json.dumps({**body, "input": fields}).encode()
+    is_complete = "image_urls" not in fields or not sent.local_images
+    content = json.dumps({**body, "input": fields}).encode() if is_complete else None
     return Request("submit", path, content, submit_id=submit_id)
 
 

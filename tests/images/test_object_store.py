@@ -56,7 +56,7 @@ class Reads:
 
 
 async def test_put(store_url: str) -> None:  # noqa: F811 - the fixture
-    """An image is stored once, and whoever has its URL can fetch it, with its type."""
+    """An image is stored once, and its URL is enough to fetch it, with its type."""
     reads, store = Reads(), ObjectImageStore(store_url)
     for each in (store, store, ObjectImageStore(store_url)):
         await each.put(reads.image())

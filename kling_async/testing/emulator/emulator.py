@@ -222,6 +222,7 @@ class Emulator:
             image_store=PATH if self._uploads else None,
         )
 
+    @property
     def image_store(self) -> str:
         """The URL of the image store, with ``uploads=True``: ``KlingClient(image_store=…)``."""
         return f"{self.origin}{PATH}"
