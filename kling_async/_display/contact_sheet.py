@@ -91,7 +91,7 @@ class Card:
 
 
 def add_videos(card: Card, videos: Sequence[Video]) -> Iterator[Card]:
-    """Yield a card for each video, or the card itself if there is none."""
+    """Yield a card for each video, or the card itself without one."""
     if not videos:
         yield card
     for number, video in enumerate(videos, 1):

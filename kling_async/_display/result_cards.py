@@ -60,7 +60,7 @@ def outcome_cards(
     files: Sequence[Path] = (),
     folder: Path | None = None,
 ) -> Iterator[Card]:
-    """Yield a card for each video of an outcome, or one that says why there is none.
+    """Yield a card for each video of an outcome, or one with its error.
 
     Args:
         outcome: The outcome.

@@ -88,9 +88,9 @@ async def run_generate(args: Namespace) -> int:
                 progress.print(f"submitted {task.ref}")
                 result = await task.wait(args.timeout, on_update=line.show_update)
             except KlingError:
-                line.finish(ok=False)
+                line.finish("failed")
                 raise
-            line.finish("success", ok=True)
+            line.finish("done", "success")
         lines: Iterable[str] = result.result_urls
         fields = result.to_dict()
         if args.download_to is not None:
@@ -124,10 +124,10 @@ async def run_wait(args: Namespace) -> int:
         try:
             result = await kling.attach(ref).wait(args.timeout, on_update=line.show_update)
         except KlingError as error:
-            line.finish(ok=False)
+            line.finish("failed")
             codes[ref] = output.print_error(error)
         else:
-            line.finish("success", ok=True)
+            line.finish("done", "success")
             output.print_result([f"{ref} {url}" for url in result.result_urls], result.to_dict())
         del pending[ref]
 

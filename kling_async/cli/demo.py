@@ -191,9 +191,9 @@ class _DemoRun:
             saved, *_ = await self._kling.save(result, self._staging, name=name)
             await asyncio.to_thread(self._move_to_folder, saved.name, result.ref)
         except KlingError as error:
-            line.finish(str(error), ok=False)
+            line.finish("failed", str(error))
             return evolve(card, failure=str(error))
-        line.finish("done", ok=True)
+        line.finish("done", "done")
         return evolve(card, video=Video(saved.name, saved.size_bytes))
 
     def _move_to_folder(self, name: str, ref: TaskRef) -> None:

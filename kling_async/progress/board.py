@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from kling_async._utils.text import format_duration, printable
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 
     from kling_async.tasks.updates import TaskUpdate
 
+WAITING = "waiting"
+LEFT = "left running"
+ENDS = ("done", "failed", "cancelled", LEFT)
+
 # A label is cut by displays; this limits what is kept of a prompt.
 _LABEL_LENGTH = 200
 
 
 class LineDisplay(Protocol):
     """Where a line is shown."""
+
+    @property
+    def board(self) -> Board:
+        """Counts it."""
 
     def add(self, line: ProgressLine) -> None:
         """Show another task."""
@@ -45,7 +54,7 @@ class ProgressLine:
         self.label: str = label[:_LABEL_LENGTH]
         self.expected: float | None = expected
         self.detail: str = detail[:_LABEL_LENGTH]
-        self.state: str = "waiting"
+        self.state: str = WAITING
         self.ended: bool = False
         self._display = display
         self._clock = find_clock()
@@ -61,6 +70,8 @@ class ProgressLine:
     def update(self, state: str, remark: str = "") -> None:
         """Show a state, if it is new; with a remark for displays that have room for it."""
         if state != self.state:
+            if self.state == WAITING:
+                self._display.board.count_started()
             self.state = state
             self._display.show_state(self, remark)
 
@@ -68,17 +79,18 @@ class ProgressLine:
         """Show the state of an update, as the service spells it, unless the task has ended."""
         if not update.state.ended:
             known = update.snapshot
+            if update.elapsed is not None:
+                self._started = self._clock() - update.elapsed
             self.update("submitted" if known is None else printable(known.vendor_state))
 
-    def finish(self, message: str = "", *, ok: bool) -> None:
-        """Show the end; without a message if the error is printed elsewhere."""
-        self._end("done" if ok else "failed", message)
+    def restart(self) -> None:
+        """Count the seconds from now."""
+        self._started = self._clock()
 
-    def leave(self) -> None:
-        """Show that the task continues at the service, and that nothing waits for it."""
-        self._end("left running", "left running")
-
-    def _end(self, state: str, message: str) -> None:
+    def finish(self, state: str, message: str = "") -> None:
+        """Show the end: one of `ENDS`. Without a message, its reason is printed elsewhere."""
+        if self.state == WAITING:
+            self._display.board.count_started()
         self._seconds, self.ended, self.state = self.seconds, True, state
         self._display.show_end(self, message)
 
@@ -93,10 +105,9 @@ class Board:
 
     def __init__(self, capacity: int, total: int | None = None) -> None:
         self.total: int | None = total
-        self.running: int = 0
-        self.done: int = 0
-        self.failed: int = 0
-        self.left: int = 0
+        self.running: int = 0  # those that wait included
+        self.waiting: int = 0
+        self.ends: Counter[str] = Counter()
         self.is_crowded: bool = (total or 0) > capacity
         self._capacity = capacity
         self._rows: list[ProgressLine] = []
@@ -113,7 +124,7 @@ class Board:
     @property
     def ended(self) -> int:
         """The number of tasks that have ended."""
-        return self.done + self.failed + self.left
+        return self.ends.total()
 
     @property
     def seconds(self) -> float:
@@ -132,6 +143,7 @@ class Board:
                 self._clock = find_clock()
                 self._started = self._clock()
             self.running += 1
+            self.waiting += 1
             removed: list[ProgressLine] = []
             if self.running > self._capacity:
                 self.is_crowded = True
@@ -149,14 +161,12 @@ class Board:
         """Count the end of a task."""
         with self._lock:
             self.running -= 1
-            self.done += line.state == "done"
-            self.failed += line.state == "failed"
-            self.left += line.state == "left running"
+            self.ends[line.state] += 1
 
-    def count_failed_submit(self) -> None:
-        """Count a task that has not begun, and will not."""
+    def count_started(self) -> None:
+        """Count that a task waits no more."""
         with self._lock:
-            self.failed += 1
+            self.waiting -= 1
 
     def clear(self) -> None:
         """Forget the rows, and the numbers unless the total is known."""
@@ -164,21 +174,19 @@ class Board:
             self._rows.clear()
             if self.total is None:
                 self.is_crowded, self._started = False, None
-                self.running = self.done = self.failed = self.left = 0
+                self.running = self.waiting = 0
+                self.ends.clear()
 
     def summary(self) -> str:
         """Return the numbers in one line."""
-        ended = f"{self.done:,} done"
-        if self.total is not None:
-            ended = f"{self.done:,} of {self.total:,} done"
-        parts = [ended]
-        parts += [f"{self.failed:,} failed"] if self.failed else []
-        parts += [f"{self.left:,} left running"] if self.left else []
-        if self.running:
-            parts.append(f"{self.running:,} running")
-            if self.total is not None and self.done:
-                left = self.seconds * (self.total - self.ended) / self.ended
-                parts.append(f"about {format_duration(max(0.0, left))} left")
+        done = self.ends["done"]
+        parts = [f"{done:,} done" if self.total is None else f"{done:,} of {self.total:,} done"]
+        numbers = {state: self.ends[state] for state in ENDS if state != "done"}
+        numbers |= {"running": self.running - self.waiting, WAITING: self.waiting}
+        parts += [f"{number:,} {state}" for state, number in numbers.items() if number]
+        if self.running and self.total is not None and done:
+            left = self.seconds * (self.total - self.ended) / self.ended
+            parts.append(f"about {format_duration(max(0.0, left))} left")
         return ", ".join(parts)
 
 

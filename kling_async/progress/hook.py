@@ -9,15 +9,20 @@ from attrs import define
 
 from kling_async._utils.text import printable
 from kling_async.events import (
-    Event,
+    DetailedEvent,
+    Paused,
     Polled,
+    Retrying,
     SubmitFailed,
+    SubmitStarted,
     Submitted,
+    SubmitWithdrawn,
+    TaskDropped,
     TaskEnded,
     TasksAbandoned,
 )
 from kling_async.policy.durations import Durations, Kind, vendor_estimate
-from kling_async.progress.board import ProgressLine, find_clock
+from kling_async.progress.board import LEFT, ProgressLine, find_clock
 from kling_async.progress.opening import open_display
 from kling_async.results import Snapshot, TaskRef, TaskState
 from kling_async.tasks.task_registry import kind_of
@@ -31,7 +36,7 @@ _STALE = 600.0
 
 @define(eq=False)
 class _Shown:
-    """A task that runs: its line, its kind if it was submitted here, and its last event."""
+    """A submit or a task that has a line: its kind, if it is known, and its last event."""
 
     line: ProgressLine
     kind: Kind | None
@@ -41,23 +46,27 @@ class _Shown:
 class Progress:
     """Shows the tasks of a client while they run: pass it as one of the client's hooks.
 
-    The display begins with the first task and ends with the last: it needs no call. It also ends
-    when tasks are abandoned, when the client is closed, and when the program exits. A few tasks
-    have a line each, more share one with their numbers. One object may serve several clients, and
-    several objects share a terminal.
+    The display begins with the first submit and ends with the last task: it needs no call. It also
+    ends when tasks are abandoned, when the client is closed, and when the program exits. A few
+    tasks have a line each, more share one with their numbers. One object may serve several
+    clients, and several objects share a terminal.
 
     It is live on a terminal if rich is installed (the extra ``cli``), and an updating block in a
     notebook. Elsewhere, and with ``TERM=dumb`` or ``NO_COLOR``, it is lines of text on stderr.
 
     Args:
-        total: How many tasks there will be, if you know it: it shows how much is left.
+        total: How many tasks there will be, if you know it: it shows how much is left. The display
+            ends with the last of them, or with :meth:`close`, or as a context manager.
     """
 
+    detailed: bool = True  # for the events of submits that wait
+
     def __init__(self, total: int | None = None) -> None:
-        self._total = total
+        self._total = total or 0
         self._display = open_display(total=total)
-        # The tasks that run; the one without an event for the longest time is the first.
-        self._shown: dict[TaskRef, _Shown] = {}
+        # By the numbers of submits, and the references of their tasks. The one without an event for
+        # the longest time is the first.
+        self._shown: dict[int | TaskRef, _Shown] = {}
         self._durations: dict[Kind, Durations | None] = {}
         self._lock = threading.RLock()
 
@@ -68,61 +77,81 @@ class Progress:
         self.close()
 
     @property
-    def lines(self) -> dict[TaskRef, ProgressLine]:
-        """The lines of the tasks that run."""
-        return {ref: shown.line for ref, shown in self._shown.items()}
+    def lines(self) -> dict[int | TaskRef, ProgressLine]:
+        """The lines of submits that wait, by their numbers, and of tasks that run."""
+        return {key: shown.line for key, shown in self._shown.items()}
 
-    def __call__(self, event: Event) -> None:
+    def __call__(  # noqa: C901, PLR0912 - a case for each event
+        self, event: DetailedEvent
+    ) -> None:
         """Show what has changed: the client calls this."""
         with self._lock:
             match event:
+                case SubmitStarted():
+                    self._begin(event.submit_id, event.input)
                 case Submitted():
-                    self._add(event.ref, event.input).line.update("submitted", str(event.ref))
+                    self._accept(event)
+                case SubmitFailed():
+                    self._finish(event.submit_id, "failed")
+                case SubmitWithdrawn():
+                    self._finish(event.submit_id, "cancelled")
                 case Polled():
                     self._update(event.snapshot)
                 case TaskEnded():
                     self._end(event.snapshot)
+                case TaskDropped(reason="not_found"):
+                    self._finish(event.ref, "failed")
+                case TaskDropped():
+                    self._finish(event.ref, LEFT)
                 case TasksAbandoned():
-                    self._leave(event.refs)
-                case SubmitFailed():
-                    self._display.board.count_failed_submit()
-                case _:
+                    for ref in event.refs:
+                        self._finish(ref, LEFT)
+                case Retrying() | Paused():
                     self._display.on_event(event)
                     return
-            total = 0 if self._total is None else self._total
-            if not self._shown and self._display.board.ended >= total:
+                case _:
+                    return
+            if not self._shown and self._display.board.ended >= self._total:
                 self._display.close()
 
     def close(self) -> None:
         """End the display now. The next task begins it again."""
         with self._lock:
-            self._leave(tuple(self._shown))
+            for key in list(self._shown):
+                self._finish(key, LEFT)
             self._display.close()
 
-    def _add(self, ref: TaskRef, sent: Input | None) -> _Shown:
+    def _begin(self, key: int | TaskRef, sent: Input | None) -> _Shown:
         if not self._shown:
             self._display.open()
-        kind, expected, label = None, None, str(ref)
+        kind, expected, label = None, None, str(key)
         if sent is not None:
             kind = kind_of(sent)
             durations = self._durations.setdefault(kind, vendor_estimate(kind))
             expected = None if durations is None else durations.mean
-            label = str(getattr(sent, "prompt", label))
+            label = str(getattr(sent, "prompt", kind.mode))
         line = ProgressLine(self._display, label, expected)
-        shown = self._shown[ref] = _Shown(line, kind, find_clock()())
+        shown = self._shown[key] = _Shown(line, kind, find_clock()())
         return shown
+
+    def _accept(self, event: Submitted) -> None:
+        shown = self._shown.pop(event.submit_id, None) or self._begin(event.ref, event.input)
+        shown.seen = find_clock()()
+        self._shown[event.ref] = shown
+        shown.line.restart()
+        shown.line.update("submitted", str(event.ref))
 
     def _update(self, snapshot: Snapshot) -> None:
         """Show a state. A task that is shown for the first time was submitted elsewhere."""
         if snapshot.state.ended:
             return
-        shown = self._shown.pop(snapshot.ref, None) or self._add(snapshot.ref, None)
+        shown = self._shown.pop(snapshot.ref, None) or self._begin(snapshot.ref, None)
         shown.seen = find_clock()()
         self._shown[snapshot.ref] = shown  # the last
         shown.line.update(printable(snapshot.vendor_state))
-        ref, first = next(iter(self._shown.items()))
+        key, first = next(iter(self._shown.items()))
         if shown.seen - first.seen > _STALE:
-            self._leave((ref,))
+            self._finish(key, LEFT)
 
     def _end(self, snapshot: Snapshot) -> None:
         shown = self._shown.pop(snapshot.ref, None)
@@ -131,16 +160,15 @@ class Progress:
         line, kind = shown.line, shown.kind
         if snapshot.state is not TaskState.SUCCESS:
             reason = f"{snapshot.fail_code}: {snapshot.fail_message}".strip(": ")
-            line.finish(reason or "no reason given", ok=False)
+            line.finish("failed", reason or "no reason given")
             return
-        line.finish("done", ok=True)
+        line.finish("done", "done")
         if kind is not None:
             before = self._durations[kind]
             after = before.observe(line.seconds) if before else Durations((line.seconds,))
             self._durations[kind] = after
 
-    def _leave(self, refs: tuple[TaskRef, ...]) -> None:
-        """Show of tasks that nothing waits for them any more."""
-        for ref in refs:
-            if (shown := self._shown.pop(ref, None)) is not None:
-                shown.line.leave()
+    def _finish(self, key: int | TaskRef, state: str) -> None:
+        """Show the end of what raises an error, or continues at the service without a waiter."""
+        if (shown := self._shown.pop(key, None)) is not None:
+            shown.line.finish(state, state if state == LEFT else "")

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Protocol
 
 from kling_async._utils.text import format_duration, printable
+from kling_async.progress.board import WAITING
 from kling_async.progress.text_display import MAX_FAILURES, TextDisplay
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class NotebookDisplay(TextDisplay):
 
 
 def _task_row(line: ProgressLine) -> str:
-    seconds, expected = line.seconds, line.expected
+    seconds, expected = line.seconds, None if line.state == WAITING else line.expected
     known = None if expected is None or seconds >= expected else (seconds, expected)
     label = printable(f"{line.label}  {line.detail}".rstrip())
     return _row(label, line.state, line.state, (1.0, 1.0) if line.ended else known, seconds)

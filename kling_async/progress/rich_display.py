@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from kling_async._utils.text import printable
+from kling_async.progress.board import WAITING
 from kling_async.progress.text_display import TextDisplay
 
 if TYPE_CHECKING:
@@ -236,5 +237,5 @@ def _time_bar(line: ProgressLine, width: int) -> ProgressBar:
     if line.ended:
         style = "green" if line.state == "done" else "red"
         return ProgressBar(1, 1, width, finished_style=style)
-    seconds, expected = line.seconds, line.expected
+    seconds, expected = line.seconds, None if line.state == WAITING else line.expected
     return ProgressBar(expected, seconds, width, pulse=expected is None or seconds >= expected)

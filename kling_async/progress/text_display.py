@@ -106,7 +106,7 @@ class TextDisplay:
 
     def show_failure(self, line: ProgressLine, message: str) -> None:
         """Print why a task has failed; of many, only the first."""
-        if self.board.failed <= MAX_FAILURES:
+        if self.board.ends["failed"] <= MAX_FAILURES:
             seconds = f"{line.seconds:.1f} s"
             self.print(f"{shorten_label(line.label)}: FAILED: {message} ({seconds})")
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from kling_async import Snapshot, TaskRef, TaskState, TaskUpdate
-from kling_async.progress.board import Board, ProgressLine, find_clock
+from kling_async.progress.board import LEFT, Board, ProgressLine, find_clock
 
 REF = TaskRef("kling-2-1", "task_1")
 
@@ -38,7 +38,7 @@ async def test_a_line_has_the_age_of_its_task() -> None:
     line = ProgressLine(Shown(), "a")
     await asyncio.sleep(61.5)
     assert line.seconds == pytest.approx(61.5)
-    line.finish("done", ok=True)
+    line.finish("done", "done")
     await asyncio.sleep(1)
     assert line.seconds == pytest.approx(61.5)
 
@@ -49,8 +49,8 @@ def test_states_are_shown_once() -> None:
     line = ProgressLine(shown, "a")
     line.update("submitted", "kling-2-1/task_1")
     line.update("submitted")
-    line.finish("NSFW", ok=False)
-    ProgressLine(shown, "b").leave()
+    line.finish("failed", "NSFW")
+    ProgressLine(shown, "b").finish(LEFT, LEFT)
     assert shown.states == [
         "submitted kling-2-1/task_1",
         "failed: NSFW",
@@ -74,6 +74,13 @@ def test_updates(snapshot: Snapshot | None, states: list[str]) -> None:
     assert shown.states == states
 
 
+def test_age_in_an_update() -> None:
+    """The seconds of a line are those since the service accepted its task."""
+    line = ProgressLine(Shown(), "a")
+    line.show_update(TaskUpdate(REF, TaskState.PENDING, 30.0, None))
+    assert line.seconds == pytest.approx(30, abs=5)
+
+
 def test_labels_are_bounded() -> None:
     """No more of a prompt is kept than can be shown."""
     assert len(ProgressLine(Shown(), "river " * 500).label) == 200
@@ -83,7 +90,7 @@ def test_ended_tasks_make_room() -> None:
     """While there is room, ended tasks have rows, too; the first of them makes room."""
     shown = Shown(capacity=2)
     one, two = ProgressLine(shown, "1"), ProgressLine(shown, "2")
-    two.finish(ok=True)
+    two.finish("done")
     assert shown.labels() == ["1", "2"]
     ProgressLine(shown, "3")
     assert shown.labels() == ["1", "3"]
@@ -95,21 +102,22 @@ def test_many_tasks_are_counted() -> None:
     """When more tasks run than there is room for, they have no rows any more."""
     shown = Shown(capacity=2)
     one = ProgressLine(shown, "1")
-    one.finish(ok=True)
+    one.finish("done")
     lines = [ProgressLine(shown, str(number)) for number in range(2, 5)]
     assert shown.board.is_crowded
     assert shown.labels() == []
     assert shown.removed == ["1"]
-    lines[0].finish(ok=False)
-    lines[1].leave()
-    assert shown.board.summary() == "1 done, 1 failed, 1 left running, 1 running"
+    lines[0].update("pending")
+    lines[0].finish("failed")
+    lines[1].finish(LEFT, LEFT)
+    assert shown.board.summary() == "1 done, 1 failed, 1 left running, 1 waiting"
 
 
 def test_a_million_tasks_need_no_memory() -> None:
     """A board has the same size after any number of tasks."""
     shown = Shown(capacity=2)
     for number in range(1000):
-        ProgressLine(shown, str(number)).finish(ok=True)
+        ProgressLine(shown, str(number)).finish("done")
     assert len(shown.board.rows) == 2
     assert shown.board.summary() == "1,000 done"
 
@@ -118,7 +126,7 @@ def test_clear() -> None:
     """After the last task, the numbers begin again."""
     shown = Shown(capacity=1)
     for line in [ProgressLine(shown, "1"), ProgressLine(shown, "2")]:
-        line.finish(ok=True)
+        line.finish("done")
     shown.board.clear()
     assert (shown.board.is_crowded, shown.board.seconds, shown.board.ended) == (False, 0.0, 0)
 
@@ -129,8 +137,9 @@ async def test_total() -> None:
     assert shown.board.is_crowded
     assert shown.board.fraction == 0.0
     lines = [ProgressLine(shown, str(number)) for number in range(2)]
+    lines[1].update("pending")
     await asyncio.sleep(60)
-    lines[0].finish(ok=True)
+    lines[0].finish("done")
     shown.board.clear()
     assert shown.board.fraction == 0.25
     assert shown.board.summary() == "1 of 4 done, 1 running, about 3 min left"
@@ -141,10 +150,9 @@ def test_more_tasks_than_expected() -> None:
     """More tasks than the total are all of it."""
     shown = Shown(total=1)
     for _ in range(2):
-        ProgressLine(shown, "a").finish(ok=True)
-    shown.board.count_failed_submit()
+        ProgressLine(shown, "a").finish("done")
     assert shown.board.fraction == 1.0
-    assert shown.board.summary() == "2 of 1 done, 1 failed"
+    assert shown.board.summary() == "2 of 1 done"
 
 
 def test_fraction_without_a_total() -> None:

@@ -18,10 +18,14 @@ from kling_async import (
 from kling_async.errors import ServerError
 from kling_async.events import (
     CalledBack,
+    DetailedEvent,
     Polled,
     Retrying,
     SubmitFailed,
+    SubmitStarted,
     Submitted,
+    SubmitWithdrawn,
+    TaskDropped,
     TaskEnded,
     TasksAbandoned,
 )
@@ -183,11 +187,49 @@ def test_waits_are_explained(capsys: Capture) -> None:
     assert capsys.readouterr().err == "again in 2.2 s: busy\n"
 
 
-def test_refused_inputs(capsys: Capture) -> None:
-    """A submit that failed ends nothing, and begins nothing."""
+@pytest.mark.parametrize(
+    ("end", "numbers"),
+    [
+        (SubmitFailed(FOX, ServerError("no"), submit_id=1), "0 of 30 done, 1 failed"),
+        (SubmitWithdrawn(FOX, submit_id=1), "0 of 30 done, 1 cancelled"),
+    ],
+)
+def test_submits_that_end(end: DetailedEvent, numbers: str, capsys: Capture) -> None:
+    """A submit is shown while it waits. Its error is raised, and not shown."""
+    progress = Progress(total=30)
+    progress(SubmitStarted(FOX, submit_id=1))
+    assert [line.state for line in progress.lines.values()] == ["waiting"]
+    progress(end)
+    assert progress.lines == {}
+    progress.close()
+    assert capsys.readouterr().err == f"{numbers}, after 0 s\n"
+
+
+async def test_wait_for_a_slot(capsys: Capture) -> None:
+    """The seconds of a task count from its acceptance, not from the beginning of the wait."""
     progress = Progress()
-    progress(SubmitFailed(FOX, ServerError("no")))
-    assert capsys.readouterr().err == ""
+    progress(SubmitStarted(FOX, submit_id=1))
+    await asyncio.sleep(1000)
+    progress(Submitted(REFS[0], FOX, submit_id=1))
+    await asyncio.sleep(60)
+    progress(_ended(REFS[0]))
+    assert "a fox: done (60.0 s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("event", "numbers"),
+    [
+        (TaskDropped(REFS[0], "not_found"), "0 of 30 done, 1 failed"),
+        (TaskDropped(REFS[0], "presumed_ended"), "0 of 30 done, 1 left running"),
+    ],
+)
+def test_tasks_that_are_dropped(event: TaskDropped, numbers: str, capsys: Capture) -> None:
+    """A task that the client does not follow any more is not shown any more."""
+    progress = Progress(total=30)
+    progress(Submitted(REFS[0], FOX))
+    progress(event)
+    progress.close()
+    assert capsys.readouterr().err == f"{numbers}, after 0 s\n"
 
 
 def test_the_end_of_a_block(capsys: Capture) -> None:

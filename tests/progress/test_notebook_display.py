@@ -12,7 +12,14 @@ import pytest
 
 from kling_async import MasterTextToVideo, Snapshot, TaskRef, TaskState
 from kling_async.errors import ServerError
-from kling_async.events import Retrying, SubmitFailed, Submitted, TaskEnded, TasksAbandoned
+from kling_async.events import (
+    Retrying,
+    SubmitFailed,
+    SubmitStarted,
+    Submitted,
+    TaskEnded,
+    TasksAbandoned,
+)
 from kling_async.progress.board import ProgressLine
 from kling_async.progress.hook import Progress
 from kling_async.progress.notebook_display import NotebookDisplay
@@ -127,7 +134,8 @@ async def test_total(output: Output) -> None:
     for ref in REFS[:3]:
         progress(Submitted(ref, FOX))
         progress(_ended(ref, ok=False))
-    progress(SubmitFailed(FOX, ServerError("no")))
+    progress(SubmitStarted(FOX, submit_id=1))
+    progress(SubmitFailed(FOX, ServerError("no"), submit_id=1))
     await asyncio.sleep(1.5)
     assert output.last.all("progress")[0]["value"] == "0.133"
     assert "13%" in output.words
@@ -140,7 +148,7 @@ async def test_messages(output: Output) -> None:
     with NotebookDisplay() as display:
         for number in range(25):
             line = ProgressLine(display, f"<b>{number}</b>")
-            line.finish("<i>refused", ok=False)
+            line.finish("failed", "<i>refused")
     assert "<b>24</b>: FAILED" not in output.words
     assert "<b>19</b>: FAILED: <i>refused (0.0 s)" in output.words
     assert output.last.all("b") == output.last.all("i") == []

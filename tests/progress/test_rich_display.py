@@ -304,7 +304,7 @@ def test_ended_tasks_are_printed_above(monkeypatch: pytest.MonkeyPatch) -> None:
     display = RichDisplay()
     with display:
         for number in range(4):
-            ProgressLine(display, f"fox {number}").finish("done", ok=True)
+            ProgressLine(display, f"fox {number}").finish("done", "done")
     lines = screen.text.rstrip().splitlines()
     for number in range(4):
         assert sum(f"fox {number} " in line and "done" in line for line in lines) >= 1

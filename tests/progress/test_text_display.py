@@ -21,7 +21,7 @@ async def test_each_change_is_one_line(capsys: Capture) -> None:
         line.update("submitted", "kling-2-1/task_1")
         await asyncio.sleep(61.5)
         line.update("processing")
-        line.finish("done", ok=True)
+        line.finish("done", "done")
     assert capsys.readouterr() == (
         "",
         "01 pro: submitted kling-2-1/task_1\n01 pro: processing\n01 pro: done (61.5 s)\n",
@@ -31,8 +31,8 @@ async def test_each_change_is_one_line(capsys: Capture) -> None:
 def test_failures_are_lines(capsys: Capture) -> None:
     """A failure with a message is printed; one without is printed elsewhere."""
     with TextDisplay() as shown:
-        ProgressLine(shown, "01").finish("refused\x1b", ok=False)
-        ProgressLine(shown, "02").finish(ok=False)
+        ProgressLine(shown, "01").finish("failed", "refused\x1b")
+        ProgressLine(shown, "02").finish("failed")
     assert capsys.readouterr().err == "01: FAILED: refused\\x1b (0.0 s)\n"
 
 
@@ -57,15 +57,15 @@ async def test_numbers_of_many(capsys: Capture) -> None:
         for line in lines:
             line.update("pending")
             await asyncio.sleep(20)
-            line.finish("done", ok=True)
-    assert capsys.readouterr().err == "2 done, 1 running, after 40 s\n3 done, after 1 min\n"
+            line.finish("done", "done")
+    assert capsys.readouterr().err == "2 done, 1 waiting, after 40 s\n3 done, after 1 min\n"
 
 
 def test_failures_of_many(capsys: Capture) -> None:
     """Of many failures, the first twenty are written, and all are counted."""
     with TextDisplay(capacity=1) as shown:
         for line in [ProgressLine(shown, str(number)) for number in range(30)]:
-            line.finish("refused", ok=False)
+            line.finish("failed", "refused")
     *lines, summary = capsys.readouterr().err.splitlines()
     assert lines == [f"{number}: FAILED: refused (0.0 s)" for number in range(20)]
     assert summary == "0 done, 30 failed, after 0 s"
@@ -74,7 +74,7 @@ def test_failures_of_many(capsys: Capture) -> None:
 def test_a_display_is_closed_once(capsys: Capture) -> None:
     """What is closed already has nothing to write."""
     with TextDisplay(total=30) as shown:
-        ProgressLine(shown, "1").finish("done", ok=True)
+        ProgressLine(shown, "1").finish("done", "done")
     shown.close()
     assert capsys.readouterr().err == "1 of 30 done, after 0 s\n"
 
