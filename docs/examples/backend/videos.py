@@ -25,7 +25,7 @@ MAX_RUNNING = 100  # videos that have not ended
 MAX_LISTED = 100  # the latest; older ones are found by their ids
 HEARTBEAT = 15.0  # seconds; proxies cut a connection that is silent for a minute or so
 RECONNECT_MS = 1000  # after which browsers connect again
-USUAL_SECONDS = {5: 75.0, 10: 105.0}  # of a video of so many seconds, until some were measured
+USUAL_SECONDS = 75.0  # of a generation, until some were measured
 
 CUT_SHORT = {
     "title": "Cut short",
@@ -142,19 +142,21 @@ class Videos:
 
     async def add(self, input: Input, request_key: str | None = None) -> Video:
         """Store a video, start it, and return. The same key finds the same video again."""
-        fields = input.to_dict()
-        text, duration = json.dumps(fields), int(fields["duration"])
+        text = json.dumps(input.to_dict())
+        kind = (input.model, getattr(input, "duration", None))  # some have no duration
         rows = await self._database.execute(
             """
-            INSERT INTO videos (id, request_key, input, usual, state, asked_at, version)
-            SELECT ?, ?, ?, ?, 'waiting', ?, (SELECT IFNULL(MAX(version), 0) + 1 FROM videos)
+            INSERT INTO videos
+                (id, request_key, input, model, duration, usual, asked_at, state, version)
+            SELECT ?, ?, ?, ?, ?, ?, ?, 'waiting', (SELECT IFNULL(MAX(version), 0) + 1 FROM videos)
             WHERE (SELECT COUNT(*) FROM videos WHERE ended_at IS NULL) < ?
             ON CONFLICT (request_key) DO NOTHING RETURNING id
             """,
             secrets.token_hex(8),
             request_key,
             text,
-            await self._usual_seconds(duration),
+            *kind,
+            await self._usual_seconds(*kind),
             time.time(),
             MAX_RUNNING,
         )
@@ -284,19 +286,20 @@ class Videos:
             log.exception("video %s: its failure could not be stored: %s", video_id, problem)
         self._announce()
 
-    async def _usual_seconds(self, duration: int) -> float:
-        """Return how long the last ten videos of a duration took."""
+    async def _usual_seconds(self, model: str, duration: int | None) -> float:
+        """Return how long the last ten videos of a model and duration took."""
         ((mean,),) = await self._database.execute(
             """
             SELECT AVG(ended_at - asked_at) FROM (
                 SELECT ended_at, asked_at FROM videos
-                WHERE state = 'done' AND json_extract(input, '$.duration') = ?
+                WHERE state = 'done' AND model = ? AND duration IS ?
                 ORDER BY ended_at DESC LIMIT 10
             )
             """,
+            model,
             duration,
         )
-        return USUAL_SECONDS[duration] if mean is None else float(mean)
+        return USUAL_SECONDS if mean is None else float(mean)
 
     async def _read(self, video_id: str) -> sqlite3.Row:
         rows = await self._database.execute("SELECT * FROM videos WHERE id = ?", video_id)

@@ -160,9 +160,11 @@ function make(video) {
   }
   parts.bar = element.querySelector("progress");
   const { input } = video;
-  parts.text.textContent = input.prompt;
-  parts.bar.setAttribute("aria-label", `Progress: ${short(input.prompt)}`);
-  const facts = [MODES[input.mode] ?? input.mode, `${input.duration} s`, input.aspect_ratio];
+  const words = wordsOf(video);
+  parts.text.textContent = words;
+  parts.bar.setAttribute("aria-label", `Progress: ${short(words)}`);
+  const { mode, duration, aspect_ratio: shape } = input;
+  const facts = [MODES[mode] ?? mode, duration && `${duration} s`, shape];
   for (const fact of facts.filter(Boolean)) {
     parts.chips.append(Object.assign(document.createElement("li"), { textContent: fact }));
   }
@@ -171,7 +173,8 @@ function make(video) {
     parts.under.hidden = false;
   }
   parts.again.addEventListener("click", () => fill(cards.get(video.id).video));
-  parts.again.setAttribute("aria-label", `Use again: ${short(input.prompt)}`);
+  parts.again.setAttribute("aria-label", `Use again: ${short(words)}`);
+  parts.again.hidden = !(input.mode in MODES); // the form has no other
   byId("videos").prepend(element);
   byId("empty").hidden = true;
   return { parts };
@@ -197,20 +200,21 @@ function show(video, { quietly = false } = {}) {
   if (video.state === "unsure") fail(card, { ...video.error, reason: "unsure" });
   if (video.state !== before && !quietly) {
     const said = SAID[video.state];
-    if (said) byId("news").textContent = `${said}: ${short(video.input.prompt)}`;
+    if (said) byId("news").textContent = `${said}: ${short(wordsOf(video))}`;
   }
   tick(card);
 }
 
-function play({ video: { id, input }, parts }) {
-  const url = `videos/${id}/file`;
+function play({ video, parts }) {
+  const url = `videos/${video.id}/file`;
+  const words = short(wordsOf(video));
   parts.open.href = url;
   parts.open.hidden = false;
-  parts.open.setAttribute("aria-label", `Open file: ${short(input.prompt)}`);
+  parts.open.setAttribute("aria-label", `Open file: ${words}`);
   const player = Object.assign(document.createElement("video"), {
     muted: true, loop: true, playsInline: true, controls: true, autoplay: !still.matches,
   });
-  player.setAttribute("aria-label", short(input.prompt));
+  player.setAttribute("aria-label", words);
   player.addEventListener("error", () => {
     player.remove();
     fail({ parts }, { title: "The file cannot be played", detail: "It may have been deleted." });
@@ -251,6 +255,8 @@ function tick({ video, begun, parts }) {
   parts.state.textContent = `${video.state === "waiting" ? "Waiting for its turn" : "Running"}: ${time}`;
 }
 
+// Clients of the API may send any input: some need no prompt.
+const wordsOf = ({ input }) => input.prompt ?? input.mode;
 const short = (text) => (text.length > 60 ? `${text.slice(0, 60)}…` : text);
 
 setInterval(() => cards.forEach(tick), 250);
