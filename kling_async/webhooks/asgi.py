@@ -66,7 +66,28 @@ def client(scope: Mapping[str, object]) -> KlingClient:
     """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`."""
     state = scope.get("state")
     kling = state.get(STATE) if isinstance(state, Mapping) else None
-    return _adapter.require_client(kling, "wrap the application in asgi.lifespan(kling, app)")
+    remedy = "wrap the application in asgi.lifespan(kling, app)"
+    if kling is None:
+        remedy += lifespan_hint(scope)
+    return _adapter.require_client(kling, remedy)
+
+
+def lifespan_hint(scope: Mapping[str, object]) -> str:
+    """Return why the lifespan may not have run, as far as a request shows it."""
+    causes = []
+    if "app_root_path" in scope:  # set by Starlette's Mount
+        causes.append(
+            "this application is mounted, where its own lifespan never runs: only that of the"
+            " outermost application does"
+        )
+    peer = scope.get("client")
+    if isinstance(peer, list | tuple) and peer and peer[0] == "testclient":
+        causes.append("a TestClient runs the lifespan only in a `with` statement")
+    elif "state" not in scope:
+        causes.append("this server runs no lifespan (httpx.ASGITransport does not, either)")
+    else:
+        causes.append("a server with lifespan support must run it (not uvicorn --lifespan off)")
+    return "".join(f"; {cause}" for cause in causes)
 
 
 def answer_errors(app: App) -> App:

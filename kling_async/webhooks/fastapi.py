@@ -77,6 +77,8 @@ async def client(connection: HTTPConnection) -> KlingClient:
     """
     kling = connection.scope.get("state", {}).get(asgi.STATE)
     remedy = "use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state"
+    if kling is None:
+        remedy += asgi.lifespan_hint(connection.scope)
     return _adapter.require_client(kling, remedy)
 
 

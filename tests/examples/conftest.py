@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,33 +23,73 @@ class Running:
 
     url: str
     process: subprocess.Popen[str]
+    environ: Mapping[str, str]
 
 
 class Start(Protocol):
-    def __call__(self, **environ: str) -> Running: ...
+    def __call__(self, environ: Mapping[str, str], **more: str) -> Running: ...
+
+
+class Service(Protocol):
+    def __call__(self, *options: str) -> Mapping[str, str]: ...
 
 
 @pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Start backends as users do, without a key, on a free port; they are ended at the end."""
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    """Collect processes, which are ended at the end."""
     started: list[subprocess.Popen[str]] = []
-
-    def start(**environ: str) -> Running:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("APIXO")}
-        process = subprocess.Popen(
-            [sys.executable, str(APP)],
-            env={**own, "PORT": "0", **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        url = re.search(r"http://\S+", process.stdout.readline())
-        assert url is not None, process.communicate()
-        return Running(url[0], process)
-
-    yield start
+    yield started
     for process in started:
         process.kill()
         process.communicate()
+
+
+def spawn(*command: str, environ: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a Python process with these variables of the service and the backend only."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("APIXO")}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**own, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def service(processes: list[subprocess.Popen[str]]) -> Service:
+    """Run ``kling-async emulate``, as the guides do; return the variables that it prints."""
+
+    def service(*options: str) -> Mapping[str, str]:
+        command = ("-m", "kling_async", "emulate", "--port", "0", *options)
+        process = spawn(*command, environ={})
+        processes.append(process)
+        assert process.stdout is not None
+        exports: dict[str, str] = {}
+        while "APIXO_API_KEY" not in exports:
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            exports[name] = value
+        return exports
+
+    return service
+
+
+@pytest.fixture(scope="module")
+def start(
+    processes: list[subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Start:
+    """Start backends as users do, on a free port and with a new database."""
+
+    def start(environ: Mapping[str, str], **more: str) -> Running:
+        data = str(tmp_path_factory.mktemp("backend"))
+        environ = {"PORT": "0", "DATA_DIR": data, "KLING_SECRET": "s" * 16, **environ, **more}
+        process = spawn(str(APP), environ=environ)
+        processes.append(process)
+        assert process.stdout is not None
+        url = re.search(r"http://\S+", process.stdout.readline())
+        assert url is not None, process.communicate()
+        return Running(url[0], process, environ)
+
+    return start

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 import signal
 import socket
+import sqlite3
 import urllib.request
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +17,7 @@ import aiohttp
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo
-from kling_async.testing import Scenario, ScriptedTransport
+from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
 from tests.patience import HANGS
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from kling_async.testing import Emulator
     from tests.conftest import Connect, Emulate
-    from tests.examples.conftest import Start
+    from tests.examples.conftest import Service, Start
 
 BACKEND = Path(__file__).parents[2] / "docs" / "examples" / "backend"
 FOX = {"mode": "master-text-to-video", "prompt": "a fox in fresh snow"}
@@ -38,15 +40,23 @@ ServerSentEvent = tuple[str, Any]
 
 
 class Serve(Protocol):
-    async def __call__(self, **settings: object) -> Backend: ...
+    async def __call__(self, *rules: str, **settings: object) -> Backend: ...
 
 
 class Backend:
     """A running backend, and what a client does with it."""
 
-    def __init__(self, server: Any, session: aiohttp.ClientSession) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        server: Any,  # noqa: ANN401
+        session: aiohttp.ClientSession,
+        service: Emulator,
+        database: Any,  # noqa: ANN401
+    ) -> None:
         self.server = server
         self.session = session
+        self.service = service
+        self.database = database
         self.running: asyncio.Task[None]
 
     async def get(self, path: str) -> Any:  # noqa: ANN401
@@ -54,25 +64,31 @@ class Backend:
             assert response.status == 200
             return await response.json()
 
-    async def ask(self, input: object = FOX) -> Any:  # noqa: ANN401
-        async with self.session.post("/videos", json=input) as response:
+    async def ask(self, input: object = FOX, key: str | None = None) -> Any:  # noqa: ANN401
+        headers = {} if key is None else {"Idempotency-Key": key}
+        async with self.session.post("/videos", json=input, headers=headers) as response:
             assert response.status == 202
             return await response.json()
 
     async def ended(self, number: int = 1) -> dict[str, Any]:
         """Follow the stream until so many videos have ended; return them by id."""
-        ended: dict[str, Any] = {}
+        return await self.until(*ENDS, number=number)
+
+    async def until(self, *states: str, number: int = 1) -> dict[str, Any]:
+        """Follow the stream until so many videos have one of the states; return them by id."""
+        found: dict[str, Any] = {}
         async with self.session.get(STREAM) as response:
             async for name, data in events(response):
                 videos = data if name == "videos" else [data] if name == "video" else []
-                ended |= {video["id"]: video for video in videos if video["state"] in ENDS}
-                if len(ended) >= number:
-                    return ended
+                found |= {video["id"]: video for video in videos if video["state"] in states}
+                if len(found) >= number:
+                    return found
         raise AssertionError("the stream ended first")
 
     async def stop(self) -> None:
         self.server.should_exit = True
         await self.running
+        self.database.close()
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[ServerSentEvent]:
@@ -94,20 +110,30 @@ def app(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-async def serve(app: ModuleType) -> AsyncIterator[Serve]:
-    """Start the backend; it is ended at the end."""
-    async with AsyncExitStack() as stack:
+async def serve(
+    app: ModuleType, emulate: Emulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Serve]:
+    """Start the backend and an emulator with rules; both are ended at the end.
 
-        async def serve(**settings: object) -> Backend:
+    All backends of a test have one emulator and one database, one after the other.
+    """
+    async with AsyncExitStack() as stack:
+        service: Emulator | None = None
+
+        async def serve(*rules: str, **settings: object) -> Backend:
+            nonlocal service
+            service = service or await emulate(*rules)
+            monkeypatch.setenv("APIXO_API_KEY", service.key)
+            monkeypatch.setenv("APIXO_BASE_URL", service.origin)
             listener = socket.create_server(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-            settings = {
-                name: value.format(port=port) if isinstance(value, str) else value
-                for name, value in settings.items()
-            }
-            server = app.Server(app.create_app(app.Settings(port=port, **settings)))
+            defaults = {"data": tmp_path, "secret": "s" * 16, "emulated": True}
+            chosen = app.Settings(port=port, **{**defaults, **settings})
+            database = app.Database(tmp_path / "videos.sqlite")
+            server = app.Server(app.create_app(chosen, database))
             session = aiohttp.ClientSession(f"http://127.0.0.1:{port}")
-            backend = Backend(server, await stack.enter_async_context(session))
+            await stack.enter_async_context(session)
+            backend = Backend(server, session, service, database)
             backend.running = asyncio.create_task(server.serve(sockets=[listener]))
             stack.push_async_callback(backend.stop)
             await backend.get("/videos")
@@ -138,15 +164,14 @@ async def test_stream_has_every_state(serve: Serve) -> None:
         asked = await backend.ask()
         states = []
         async for name, video in stream:
-            assert name == "video"
-            if video["id"] == asked["id"]:
+            if name == "video" and video["id"] == asked["id"]:
                 states.append(video["state"])
                 if video["state"] == "done":
                     break
     assert states[-2:] == ["running", "done"]
-    assert video["result"]["result_urls"][0].endswith(".mp4")
-    assert video["result"]["ref"] == video["ref"]
-    assert 10 <= video["seconds"] <= 16  # at six times the service's speed
+    async with backend.session.get(video["file"]) as response:
+        assert (response.status, response.content_type) == (200, "video/mp4")
+        assert b"ftyp" in (await response.read())[:16]
 
 
 async def test_videos_are_listed_in_the_order_of_their_asking(serve: Serve) -> None:
@@ -170,7 +195,7 @@ async def test_quiet_stream_gives_a_sign_of_life(serve: Serve) -> None:
 
 async def test_failed_video_says_why(serve: Serve) -> None:
     """The error of a failed video is a problem with reason, reference and money."""
-    backend = await serve(scenario=Scenario().on("task", 1, "fail:NSFW_DETECTED"))
+    backend = await serve("task:1=fail:NSFW_DETECTED")
     await backend.ask()
     (video,) = (await backend.ended()).values()
     assert video["state"] == "failed"
@@ -181,7 +206,7 @@ async def test_failed_video_says_why(serve: Serve) -> None:
 
 async def test_failed_submit_says_why(serve: Serve) -> None:
     """A submit that the service refuses ends its video, and no other."""
-    backend = await serve(scenario=Scenario().on("submit", 1, "402"))
+    backend = await serve("submit:1=402")
     first, second = await backend.ask(), await backend.ask()
     ended = await backend.ended(2)
     assert ended[first["id"]]["error"]["type"] == "urn:kling-async:unavailable"
@@ -206,100 +231,191 @@ async def test_unknown_video_is_a_problem(serve: Serve) -> None:
         assert (response.status, response.content_type) == (404, "application/problem+json")
 
 
-async def test_no_more_videos_than_there_is_room_for(serve: Serve) -> None:
-    """With a hundred videos under way, one more is a 503 that says when to come back."""
-    backend = await serve(scenario=Scenario().on("task", "*", "stuck"))
-    await asyncio.gather(*(backend.ask() for _ in range(100)))
-    async with backend.session.post("/videos", json=FOX) as response:
-        assert (response.status, response.headers["Retry-After"]) == (503, "10")
-        assert response.content_type == "application/problem+json"
+async def test_no_more_videos_than_there_is_room_for(
+    serve: Serve, app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many videos under way as may be, one more is a 503 that says when to come back."""
+    monkeypatch.setattr("videos.MAX_RUNNING", 3)
+    backend = await serve("task:*=stuck")
+    answers = await asyncio.gather(*(backend.session.post("/videos", json=FOX) for _ in range(5)))
+    assert Counter(answer.status for answer in answers) == {202: 3, 503: 2}
+    full = next(answer for answer in answers if answer.status == 503)
+    assert full.headers["Retry-After"] == "10"
+    assert full.content_type == "application/problem+json"
 
 
-async def test_oldest_video_that_has_ended_makes_room(serve: Serve) -> None:
-    """Of a hundred videos the oldest that has ended is forgotten for a new one."""
-    backend = await serve(scenario=Scenario().on("task", 1, "stuck"))
+async def test_list_has_the_latest(
+    serve: Serve, app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more videos than the list may have, the older ones are found by their ids."""
+    monkeypatch.setattr("videos.MAX_LISTED", 2)
+    backend = await serve("submit:*=402")
+    asked = [(await backend.ask())["id"] for _ in range(3)]
+    assert [video["id"] for video in await backend.get("/videos")] == asked[1:]
+    assert (await backend.get(f"/videos/{asked[0]}"))["id"] == asked[0]
+
+
+@pytest.mark.slow
+async def test_repeated_request_is_one_video(serve: Serve) -> None:
+    """With the same key, the second request finds the first one's video, which is paid once."""
+    backend = await serve()
+    first, second, other = [await backend.ask(key=key) for key in ("a", "a", "b")]
+    assert first["id"] == second["id"] != other["id"]
+    await backend.ended(2)
+    assert len(backend.service.ledger) == 2
+
+
+async def test_key_of_another_video_is_refused(serve: Serve) -> None:
+    """A key that was used for another input is a 422 that names the header."""
+    backend = await serve()
+    await backend.ask(key="a")
+    other, headers = {**FOX, "duration": 10}, {"Idempotency-Key": "a"}
+    async with backend.session.post("/videos", json=other, headers=headers) as response:
+        assert response.status == 422
+        (problem,) = (await response.json())["problems"]
+    assert problem["field"] == "Idempotency-Key"
+
+
+@pytest.mark.slow
+async def test_lost_answer_is_unsure(serve: Serve) -> None:
+    """A submit whose answer was lost is unsure, and is not sent again by the next process."""
+    backend = await serve("submit:1=lost-answer", emulated=False)
     await backend.ask()
-    await asyncio.gather(*(backend.ask() for _ in range(99)))
-    await backend.ended(99)
-    before = [video["id"] for video in await backend.get("/videos")]
-    new = (await backend.ask())["id"]
-    after = [video["id"] for video in await backend.get("/videos")]
-    assert after == [before[0], *before[2:], new]
+    (unsure,) = (await backend.until("unsure")).values()
+    assert unsure["error"]["may_have_charged"]
+    await backend.stop()
+    backend = await serve(emulated=False)
+    (video,) = await backend.get("/videos")
+    assert video["state"] == "unsure"
+    await asyncio.sleep(300)
+    assert len(backend.service.ledger) == 1
 
 
-@pytest.fixture
-async def service(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Start what the backend takes for the real service."""
-    emulator = await emulate()
-    monkeypatch.setenv("APIXO_API_KEY", emulator.key)
-    monkeypatch.setenv("APIXO_BASE_URL", emulator.origin)
-    return emulator
+@pytest.mark.slow
+async def test_callback_finds_what_was_lost(serve: Serve) -> None:
+    """With callbacks, an unsure video turns out to run, and is saved when it is ready."""
+    backend = await serve("submit:1=lost-answer")
+    asked = await backend.ask()
+    await backend.until("unsure")
+    (video,) = (await backend.until("done")).values()
+    assert (video["id"], video["error"]) == (asked["id"], None)
+    assert len(backend.service.ledger) == 1
 
 
-async def test_callbacks_end_the_wait(serve: Serve, service: Emulator) -> None:
-    """With a public URL the real service calls back, and is asked once for each task."""
-    backend = await serve(real=True, public_url="http://127.0.0.1:{port}")
+@pytest.mark.slow
+async def test_restart_continues(serve: Serve) -> None:
+    """The next process waits for what ran, and sends what was not sent yet: once each."""
+    backend = await serve("submit:2-4=503")
+    await backend.ask()
+    await backend.until("running")
+    waiting = await backend.ask()
+    await asyncio.sleep(0.1)
+    await backend.stop()
+    assert len(backend.service.ledger) == 1
+    backend = await serve()
+    ended = await backend.ended(2)
+    assert {video["state"] for video in ended.values()} == {"done"}
+    assert waiting["id"] in ended
+    assert len(backend.service.ledger) == 2
+
+
+async def test_one_process_has_the_database(serve: Serve, app: ModuleType, tmp_path: Path) -> None:
+    """A second process on the same database does not start: it would continue the same videos."""
+    await serve()
+    with pytest.raises(sqlite3.OperationalError, match=r"videos\.sqlite.*another process"):
+        app.Database(tmp_path / "videos.sqlite", timeout=0)
+
+
+@pytest.mark.slow
+async def test_usual_time_is_measured(serve: Serve) -> None:
+    """What the last videos of a length took is what the next one is expected to take."""
+    backend = await serve()
+    assert (await backend.ask())["usual"] == 75
+    (done,) = (await backend.until("done")).values()
+    assert (await backend.ask())["usual"] == pytest.approx(done["seconds"])
+    assert (await backend.ask({**FOX, "duration": 10}))["usual"] == 75
+
+
+@pytest.mark.slow
+async def test_deleted_file_is_not_found(serve: Serve, tmp_path: Path) -> None:
+    """A file that is not there, or not yet, is a 404."""
+    backend = await serve()
+    video = await backend.ask()
+    async with backend.session.get(f"/videos/{video['id']}/file") as response:
+        assert response.status == 404
+    await backend.until("done")
+    (tmp_path / f"{video['id']}.mp4").unlink()
+    async with backend.session.get(f"/videos/{video['id']}/file") as response:
+        assert (response.status, response.content_type) == (404, "application/problem+json")
+
+
+async def test_callbacks_end_the_wait(serve: Serve) -> None:
+    """With a public URL the service calls back, and is asked once for each task."""
+    backend = await serve()
     for _ in range(3):
         await backend.ask()
     ended = await backend.ended(3)
     assert {video["state"] for video in ended.values()} == {"done"}
-    assert [delivery.status for delivery in service.deliveries] == [200] * 3
-    kinds = Counter(arrival.kind for arrival in service.requests)
-    assert kinds == {"submit": 3, "status": 3}
+    assert [delivery.status for delivery in backend.service.deliveries] == [200] * 3
+    kinds = Counter(arrival.kind for arrival in backend.service.requests)
+    assert kinds == {"submit": 3, "status": 3, "file": 3}
 
 
-async def test_service_is_asked_where_nothing_reaches_us(serve: Serve, service: Emulator) -> None:
+@pytest.mark.slow
+async def test_service_is_asked_where_nothing_reaches_us(serve: Serve) -> None:
     """Without a public URL there is no route for callbacks, and videos end all the same."""
-    backend = await serve(real=True)
+    backend = await serve(emulated=False)
     await backend.ask()
     (video,) = (await backend.ended()).values()
     assert video["state"] == "done"
-    assert service.deliveries == ()
+    assert backend.service.deliveries == ()
     async with backend.session.post("/callbacks/anything") as response:
         assert response.status == 404
 
 
-@pytest.mark.parametrize("public_url", ["", "http://127.0.0.1:{port}"])
+@pytest.mark.parametrize("public_url", ["", "https://example.com"])
 async def test_sample_pictures_are_where_the_service_fetches_them(
-    serve: Serve, service: Emulator, public_url: str
+    serve: Serve, public_url: str
 ) -> None:
     """Samples are offered if the service can fetch them from here, and only then."""
-    real, emulated = await serve(real=True, public_url=public_url), await serve()
-    about = await real.get("/about")
+    backend = await serve(emulated=False, public_url=public_url)
+    about = await backend.get("/about")
     assert bool(about["samples"]) == bool(public_url)
     assert "charges" in about["text"]
-    for url in {**about["samples"], **(await emulated.get("/about"))["samples"]}.values():
-        async with emulated.session.get(url) as response:
+    for url in about["samples"].values():
+        async with backend.session.get(url.removeprefix(public_url)) as response:
             assert response.content_type.startswith("image/")
 
 
 async def test_streams_end_with_the_server(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """A shutdown ends open streams at once, and reports what still runs."""
-    backend = await serve(scenario=Scenario().on("task", "*", "stuck"))
+    """A shutdown ends open streams at once, and reports that tasks continue."""
+    backend = await serve("task:*=stuck")
     async with backend.session.get(STREAM) as response:
         stream = events(response)
         await anext(stream)
         await backend.ask()
-        async for _, video in stream:
-            if video["state"] == "running":
+        async for name, video in stream:
+            if name == "video" and video["state"] == "running":
                 break
         begun = asyncio.get_running_loop().time()
         await backend.stop()
         rest = await response.content.read()  # raises unless the answer has come to its end
     assert rest.strip() == b""
     assert asyncio.get_running_loop().time() - begun < 2
-    assert f"Still running: 1; the emulator ends with us: {video['ref']}" in caplog.text
+    assert "1 tasks continue; the next start attaches them" in caplog.text
 
 
-async def test_tasks_left_at_the_service_can_be_waited_for(
-    serve: Serve, service: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A shutdown names what still runs at the real service, a submit under way included."""
-    backend = await serve(real=True)
+@pytest.mark.slow
+async def test_submit_under_way_is_stored_by_a_shutdown(serve: Serve) -> None:
+    """What is being sent when the server stops has its reference in the database, and continues."""
+    backend = await serve("submit:1=slow:20")
     await backend.ask()
+    await backend.until("sending")
     await backend.stop()
-    (paid,) = service.ledger
-    assert f"kling-async wait kling-2-1/{paid.task_id}" in caplog.text
+    backend = await serve()
+    (video,) = (await backend.until("done")).values()
+    (paid,) = backend.service.ledger
+    assert video["ref"] == f"kling-2-1/{paid.task_id}"
 
 
 async def test_client_that_has_gone_leaves_nothing(serve: Serve) -> None:
@@ -315,29 +431,29 @@ async def test_client_that_has_gone_leaves_nothing(serve: Serve) -> None:
 
 
 async def test_slow_reader_gets_the_current_state(
-    app: ModuleType, connect: Connect, emulate: Emulate
+    app: ModuleType, connect: Connect, emulate: Emulate, tmp_path: Path
 ) -> None:
     """A client that has read nothing while ten videos have ended gets ten ends."""
     kling = await connect(await emulate())
-    async with asyncio.TaskGroup() as group:
-        videos = app.Videos(kling, group)
-        stream = videos.events()
-        assert await anext(stream) == "retry: 1000\n"
-        assert await anext(stream) == "event: videos\ndata: []\n\n"
-        made = [videos.add(MasterTextToVideo("a fox")) for _ in range(10)]
-        await asyncio.sleep(200)
-        for video in made:
-            event = await anext(stream)
-            assert f'"id":"{video.id}"' in event
-            assert '"state":"done"' in event
-        videos.close_streams()
-        assert [event async for event in stream] == []
+    with closing(app.Database(tmp_path / "videos.sqlite")) as database:
+        async with asyncio.TaskGroup() as group:
+            videos = app.Videos(kling, database, tmp_path, group)
+            stream = videos.events()
+            assert await anext(stream) == "retry: 1000\n"
+            assert await anext(stream) == "event: videos\ndata: []\n\n"
+            made = {(await videos.add(MasterTextToVideo("a fox"))).id for _ in range(10)}
+            await asyncio.sleep(200)
+            sent = "".join([await anext(stream) for _ in made])
+            assert set(re.findall('"id":"(.*?)"', sent)) == made
+            assert sent.count('"state":"done"') == 10
+            videos.close_streams()
+            assert [event async for event in stream] == []
 
 
 async def test_mistake_of_our_own_ends_one_video_only(
-    app: ModuleType, caplog: pytest.LogCaptureFixture
+    app: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unexpected exception fails its own video, is logged, and no other suffers."""
+    """An unexpected exception makes its own video unsure, is logged, and no other suffers."""
     sent = 0
 
     def script(request: Request) -> Response:
@@ -347,25 +463,59 @@ async def test_mistake_of_our_own_ends_one_video_only(
             if sent == 1:
                 raise ZeroDivisionError
             return answer({"taskId": "task_1"})
-        urls = '{"resultUrls": ["https://example.com/1.mp4"]}'
-        return answer({"taskId": "task_1", "state": "success", "resultJson": urls})
+        return answer({"taskId": "task_1", "state": "failed", "failCode": "NSFW_DETECTED"})
 
-    async with (
-        KlingClient("a-key", transport=ScriptedTransport(script)) as kling,
-        asyncio.TaskGroup() as group,
-    ):
-        videos = app.Videos(kling, group)
-        first, second = (videos.add(MasterTextToVideo("a fox")) for _ in range(2))
-    assert (first.state, second.state) == ("failed", "done")
+    with closing(app.Database(tmp_path / "videos.sqlite")) as database:
+        async with (
+            KlingClient("a-key", transport=ScriptedTransport(script)) as kling,
+            asyncio.TaskGroup() as group,
+        ):
+            videos = app.Videos(kling, database, tmp_path, group)
+            for _ in range(2):
+                await videos.add(MasterTextToVideo("a fox"))
+        first, second = await videos.latest()
+    assert (first.state, second.state) == ("unsure", "failed")
     assert first.error["title"] == "Internal error"
+    assert second.error["reason"] == "content"
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_full_disk_ends_no_other_video(
+    app: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If nothing can be written, nothing is sent, and the next process continues."""
+    sent: list[Request] = []
+
+    def script(request: Request) -> Response:
+        sent.append(request)
+        return answer({"taskId": "task_1"})
+
+    with closing(app.Database(tmp_path / "videos.sqlite")) as database:
+        async with (
+            KlingClient("a-key", transport=ScriptedTransport(script)) as kling,
+            asyncio.TaskGroup() as group,
+        ):
+            videos = app.Videos(kling, database, tmp_path, group)
+            await database.execute(
+                "CREATE TRIGGER full BEFORE UPDATE ON videos"
+                " BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+            )
+            await videos.add(MasterTextToVideo("a fox"))
+        (video,) = await videos.latest()
+    assert (video.state, sent) == ("waiting", [])
+    assert "disk is full" in caplog.text
+
+
 async def test_schema_shows_what_clients_may_use(serve: Serve) -> None:
-    """OpenAPI has the three routes for videos, and neither callbacks nor the page."""
+    """OpenAPI has the routes for videos, and neither callbacks nor the page."""
     backend = await serve()
     paths = (await backend.get("/openapi.json"))["paths"]
-    assert set(paths) == {"/videos", "/videos/{video_id}", "/videos/events"}
+    assert set(paths) == {
+        "/videos",
+        "/videos/{video_id}",
+        "/videos/{video_id}/file",
+        "/videos/events",
+    }
 
 
 async def test_page_may_load_nothing_foreign(serve: Serve) -> None:
@@ -379,34 +529,103 @@ async def test_page_may_load_nothing_foreign(serve: Serve) -> None:
     assert "https://" not in text.replace('placeholder="https://', "")
 
 
+async def test_large_bodies_are_refused(serve: Serve) -> None:
+    """A body of more than 64 KiB is a 413, whatever its length is said to be."""
+    backend = await serve()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1024
+
+    for body in (b" " * 70_000, chunks()):
+        headers = {"Content-Type": "application/json"}
+        async with backend.session.post("/videos", data=body, headers=headers) as response:
+            assert response.status == 413
+    assert await backend.get("/videos") == []
+
+
+async def test_slow_bodies_are_refused(serve: Serve) -> None:
+    """A body that is not complete after ten seconds is a 408."""
+    backend = await serve()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    headers = {"Content-Type": "application/json"}
+    async with backend.session.post("/videos", data=never(), headers=headers) as response:
+        assert response.status == 408
+    assert 10 <= loop.time() - begun < 20
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 5_000, b'{"mode": 1}'])
+async def test_wrong_json_is_the_callers_fault(serve: Serve, body: bytes) -> None:
+    """What is no JSON or no input is a 400 or 422, and nothing is stored."""
+    backend = await serve()
+    headers = {"Content-Type": "application/json"}
+    async with backend.session.post("/videos", data=body, headers=headers) as response:
+        assert response.status in {400, 422}
+    assert await backend.get("/videos") == []
+
+
+async def test_other_sites_make_no_videos(serve: Serve) -> None:
+    """A page of another site can send no JSON, and no name of its own leads here."""
+    backend = await serve()
+    body = json.dumps(FOX).encode()
+    for headers, status in (
+        ({"Content-Type": "text/plain"}, 422),
+        ({"Content-Type": "application/json", "Host": "evil.example"}, 400),
+    ):
+        async with backend.session.post("/videos", data=body, headers=headers) as response:
+            assert response.status == status
+    assert await backend.get("/videos") == []
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("settings", "hosts"),
     [
-        ("PORT", "http"),
-        ("EMULATOR_SPEED", "fast"),
-        ("EMULATOR_FAULTS", "task:1=explode"),
+        ({}, ["127.0.0.1", "localhost"]),
+        ({"public_url": "https://example.com"}, ["127.0.0.1", "example.com", "localhost"]),
+        ({"host": "0.0.0.0"}, ["*"]),
     ],
 )
+def test_hosts_that_are_ours(app: ModuleType, settings: dict[str, str], hosts: list[str]) -> None:
+    """On loopback, only its names and that of the public URL are accepted."""
+    assert sorted(app.Settings(**settings).hosts) == hosts
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "http"), ("APIXO_API_KEY", ""), ("KLING_SECRET", "short")]
+)
 def test_wrong_setting_is_one_line(
-    app: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
     """A setting that makes no sense ends the start with one line."""
-    monkeypatch.setenv(name, value)
+    environ = {"APIXO_API_KEY": "key", "APIXO_BASE_URL": "http://127.0.0.1:9", "PORT": "0"}
+    for key, text in {**environ, "DATA_DIR": str(tmp_path), name: value}.items():
+        monkeypatch.setenv(key, text)
     with pytest.raises(SystemExit, match=r"^The backend cannot start: .+$"):
         app.main()
 
 
-def test_busy_port_is_one_line(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_port_is_one_line(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A port that is in use ends the start with one line."""
+    monkeypatch.setenv("APIXO_API_KEY", "key")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("PORT", str(taken.getsockname()[1]))
         with pytest.raises(SystemExit, match=r"^The backend cannot start: .+$"):
             app.main()
 
 
-def test_interrupt_ends_it_within_seconds(start: Start) -> None:
+@pytest.mark.slow
+def test_interrupt_ends_it_within_seconds(start: Start, service: Service) -> None:
     """Ctrl-C with a connected page and a running video: a report, and a quick, clean end."""
-    backend = start()
+    backend = start(service())
     asked = urllib.request.Request(  # noqa: S310 - our own server
         f"{backend.url}/videos", json.dumps(FOX).encode(), {"Content-Type": "application/json"}
     )
@@ -419,5 +638,5 @@ def test_interrupt_ends_it_within_seconds(start: Start) -> None:
         _, said = backend.process.communicate(timeout=HANGS)
     assert "graceful shutdown exceeded" not in said  # as uvicorn says that has to cut a stream
     assert backend.process.returncode == 0
-    assert "Still running: 1; the emulator ends with us: kling-2-1/task_" in said
+    assert "1 tasks continue; the next start attaches them" in said
     assert "Traceback" not in said

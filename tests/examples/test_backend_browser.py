@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.request import Request, urlopen
 
 import pytest
 import pytest_asyncio
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser, Locator, Page
 
-    from tests.examples.conftest import Running, Start
+    from tests.examples.conftest import Running, Service, Start
 
 try:
     from playwright.async_api import async_playwright, expect
@@ -60,9 +62,26 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def backend(start: Start) -> Running:
+def backend(start: Start, service: Service) -> Running:
     """Give a backend in which a video takes a second or two."""
-    return start(EMULATOR_SPEED="60")
+    return start(service("--speed", "60"))
+
+
+@pytest.fixture(scope="module")
+def small_list(start: Start, service: Service) -> Running:
+    """Give a backend with a video, one that failed, an unsure one, and one that runs."""
+    rules = ("task:2=fail:NSFW_DETECTED", "submit:3=502", "task:3=stuck")
+    backend = start(service("--speed", "60", *(f"--fault={rule}" for rule in rules)))
+    for number in range(4):
+        video = {"mode": "master-text-to-video", "prompt": f"take {number} of a fox in fresh snow"}
+        request = Request(f"{backend.url}/videos", json.dumps(video).encode())  # noqa: S310
+        request.add_header("Content-Type", "application/json")
+        urlopen(request, timeout=30).close()  # noqa: S310 - our own server
+        states: list[str] = []
+        while len(states) <= number or states[-1] in {"waiting", "sending"}:
+            with urlopen(f"{backend.url}/videos", timeout=30) as response:  # noqa: S310
+                states = [video["state"] for video in json.load(response)]
+    return backend
 
 
 @pytest.fixture
@@ -118,6 +137,29 @@ async def overflow(page: Page) -> int:
     return width
 
 
+async def too_small(page: Page) -> list[str]:
+    """Return what can be pressed and is less than 24 pixels wide or high."""
+    small: list[str] = await page.evaluate(
+        """[...document.querySelectorAll("a, button, textarea, input, video")]
+        .filter((control) => control.checkVisibility())
+        .filter((control) => Math.min(control.getBoundingClientRect().width,
+                                      control.getBoundingClientRect().height) < 24)
+        .map((control) => control.outerHTML)"""
+    )
+    return small
+
+
+async def axe_violations(page: Page) -> list[str]:
+    """Return what axe-core finds, with the elements; the page's policy is kept."""
+    axe = pytest.importorskip("axe_core_python.async_playwright").Axe()
+    results = await axe.run(page)
+    return [
+        f"{violation['id']}: {node['html']}"
+        for violation in results["violations"]
+        for node in violation["nodes"]
+    ]
+
+
 async def test_from_the_form_to_a_playing_video(
     backend: Running, page: Page, artifacts: Path
 ) -> None:
@@ -141,10 +183,12 @@ async def test_from_the_form_to_a_playing_video(
     await page.screenshot(path=artifacts / "backend-page.png")
 
 
-async def test_several_at_once_and_a_failure_in_words(start: Start, page: Page) -> None:
+async def test_several_at_once_and_a_failure_in_words(
+    start: Start, service: Service, page: Page
+) -> None:
     """Three videos progress at one time; two play, and of the third it is said what to do."""
     # Slow enough that the first still runs when the third was asked for on a busy machine.
-    backend = start(EMULATOR_SPEED="8", EMULATOR_FAULTS="task:3=fail:NSFW_DETECTED")
+    backend = start(service("--speed", "8", "--fault", "task:3=fail:NSFW_DETECTED"))
     await page.goto(backend.url)
     first = await ask(page, "a storm")
     await page.get_by_role("radio", name="sailboat").check()
@@ -246,21 +290,97 @@ async def test_reload_keeps_the_list(backend: Running, page: Page) -> None:
     )
 
 
-async def test_page_recovers_from_a_lost_backend(start: Start, page: Page, said: list[str]) -> None:
-    """A killed backend is noticed, and so is its return; what it forgot is said in words."""
-    backend = start(EMULATOR_FAULTS="task:*=stuck")
+async def test_page_recovers_from_a_killed_backend(
+    start: Start, service: Service, page: Page, said: list[str]
+) -> None:
+    """A killed backend is noticed, and so is its return; then the video is made all the same."""
+    emulated = service("--speed", "8")
+    backend = start(emulated)
     await page.goto(backend.url)
-    card = await ask(page, "will be forgotten")
+    card = await ask(page, "survives")
     await expect(card.get_by_text("Running")).to_be_visible()
     backend.process.kill()
     lost = page.get_by_role("status")
     await expect(lost).to_contain_text("The connection to the backend is lost")
+    await page.get_by_label("What should happen?").fill("asked of the new one")
     await page.get_by_role("button", name="Make video").click()
     await expect(page.get_by_role("alert")).to_contain_text("gave no answer")
-    start(PORT=backend.url.rpartition(":")[2], EMULATOR_FAULTS="task:*=stuck")
+    port = backend.url.rpartition(":")[2]
+    start(emulated, PORT=port, DATA_DIR=backend.environ["DATA_DIR"])
     await expect(lost).to_be_empty()
-    await expect(card.get_by_text("The backend forgot this video")).to_be_visible()
-    card = await ask(page, "asked of the new one")
-    await expect(card.get_by_text("Running")).to_be_visible()
+    await page.get_by_role("button", name="Make video").click()
+    await plays(page.locator(".card").filter(has_text="asked of the new one"))
+    await plays(card)
     assert all(text.startswith(LOST) for text in said)
+    said.clear()
+
+
+async def test_unsure_video_says_what_to_do(start: Start, service: Service, page: Page) -> None:
+    """A submit whose answer was lost is shown as what may have been paid."""
+    emulated = service("--fault", "submit:*=502")
+    await page.goto(start(emulated).url)
+    card = await ask(page, "lost on the way")
+    await expect(card.get_by_text("It may have been paid")).to_be_visible()
+    await expect(card.get_by_text("list of tasks")).to_be_visible()
+
+
+async def test_any_input_has_a_card(backend: Running, page: Page) -> None:
+    """What a client of the API asked for is shown, though the form could not ask for it."""
+    await page.goto(backend.url)
+    url = "https://example.com/cat"
+    body = {"mode": "motion-control", "image_url": f"{url}.png", "video_url": f"{url}.mp4"}
+    await page.request.post(f"{backend.url}/videos", data={"model": "kling-3-0-std", **body})
+    card = page.locator(".card").filter(has_text="motion-control")
+    await expect(card).to_be_visible()
+    await expect(card.get_by_role("button", name="Use again")).to_be_hidden()
+    await ask(page, "asked for by the form")
+
+
+async def test_focus_goes_to_the_field_that_was_wrong(
+    start: Start, service: Service, page: Page, said: list[str]
+) -> None:
+    """A refused address has the focus, not its radio button; so it has after a failed video."""
+    await page.goto(start(service("--speed", "60")).url)
+    await page.get_by_label("What should happen?").fill("a cat")
+    await page.get_by_label("Your own").check()
+    address = page.get_by_label("Address of the picture")
+    await address.fill("cat.jpg")
+    await page.get_by_role("button", name="Make video").click()
+    await expect(page.locator("#image-error")).to_contain_text("absolute http(s) URL")
+    await expect(address).to_be_focused()
+    assert all(text.startswith(REFUSED) for text in said)
+    said.clear()
+    await address.fill("http://127.0.0.1:1/cat.jpg")
+    await page.get_by_role("button", name="Make video").click()
+    card = page.locator(".card")
+    await expect(card.get_by_text("The picture cannot be used")).to_be_visible()
+    await card.get_by_role("button", name="Use again").click()
+    await expect(address).to_be_focused()
+    await expect(page.locator("#image-error")).to_contain_text("The picture cannot be used")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390, 320])
+async def test_page_is_accessible(
+    small_list: Running,
+    page: Page,
+    said: list[str],
+    artifacts: Path,
+    width: int,
+    scheme: Literal["light", "dark"],
+) -> None:
+    """axe-core reports nothing, nothing is cut off, and what can be pressed is 24 pixels high."""
+    await page.set_viewport_size({"width": width, "height": 900})
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    await page.goto(small_list.url)
+    await expect(page.locator(".card")).to_have_count(4)
+    await expect(page.locator(".card video")).to_have_count(1)
+    await page.get_by_label("Your own").check()
+    await page.get_by_role("button", name="Make video").click()
+    await expect(page.locator("#prompt-error")).to_contain_text("1 to 5000 characters")
+    await page.screenshot(path=artifacts / f"backend-{width}-{scheme}.png", full_page=True)
+    assert await overflow(page) == 0
+    assert await too_small(page) == []
+    assert await axe_violations(page) == []
+    assert all(text.startswith(REFUSED) for text in said)
     said.clear()

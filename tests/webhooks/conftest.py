@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import pytest
 import uvicorn
@@ -102,7 +102,9 @@ class Connect(Protocol):
 
 
 class Run(Protocol):
-    async def __call__(self, app: object) -> Callable[[], Awaitable[object]]: ...
+    async def __call__(
+        self, app: object, lifespan: Literal["on", "off"] = "on"
+    ) -> Callable[[], Awaitable[object]]: ...
 
 
 class Serve(Protocol):
@@ -153,23 +155,27 @@ async def run(site: Site) -> AsyncIterator[Run]:
     """Run an application under the server that suits it; return what ends it."""
     async with AsyncExitStack() as stack:
 
-        async def run(app: object) -> Callable[[], Awaitable[object]]:
+        async def run(
+            app: object, lifespan: Literal["on", "off"] = "on"
+        ) -> Callable[[], Awaitable[object]]:
             if isinstance(app, web.Application):
                 end = await _run_aiohttp(app, site.sock)
             else:
-                end = await _run_asgi(app, site.sock)
+                end = await _run_asgi(app, site.sock, lifespan)
             stack.push_async_callback(end)
             return end
 
         yield run
 
 
-async def _run_asgi(app: object, sock: socket.socket) -> Callable[[], Awaitable[object]]:
+async def _run_asgi(
+    app: object, sock: socket.socket, lifespan: Literal["on", "off"]
+) -> Callable[[], Awaitable[object]]:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type] # whatever the test gives
         http="h11",
         ws="none",
-        lifespan="on",
+        lifespan=lifespan,
         log_config=None,
         access_log=False,
     )

@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
@@ -82,20 +82,69 @@ async def test_a_lifespan_of_ones_own(site: Site, run: Run, connect: Connect) ->
     assert (await (await connect()).get("/inner/who")).body == b'"KlingClient mine"'
 
 
-async def test_no_client(
-    site: Site, run: Run, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without the lifespan, the error says what to do."""
-    app = FastAPI()
+def who_app(**options: Any) -> FastAPI:  # noqa: ANN401 - of FastAPI
+    """Return an application that answers who its client is, and errors as problems."""
+    app = FastAPI(**options)
     fastapi.answer_errors(app)
 
     @app.get("/who")
     async def who(kling: Kling) -> str:
         return repr(kling)
 
-    await run(app)
+    return app
+
+
+async def test_no_client(
+    site: Site, run: Run, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the lifespan, the error says what to do."""
+    await run(who_app())
     assert (await (await connect()).get("/who")).status == 500
     assert "use FastAPI(lifespan=fastapi.lifespan(kling))" in caplog.text
+    assert "not uvicorn --lifespan off" in caplog.text
+
+
+async def test_server_without_lifespan_is_named(
+    site: Site, run: Run, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With uvicorn's lifespan off, the error names that."""
+    await run(who_app(lifespan=fastapi.lifespan(idle())), lifespan="off")
+    assert (await (await connect()).get("/who")).status == 500
+    assert "not uvicorn --lifespan off" in caplog.text
+
+
+async def test_lifespan_of_a_mounted_application_is_named(
+    site: Site, run: Run, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where only a mounted application has the lifespan, the error says that it never runs."""
+    app = FastAPI()
+    app.mount("/inner", who_app(lifespan=fastapi.lifespan(idle())))
+    await run(app)
+    assert (await (await connect()).get("/inner/who")).status == 500
+    assert "this application is mounted" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx`")  # newer versions want another package
+def test_testclient_without_with_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A TestClient outside a `with` statement is named; inside one, the client is open."""
+    from fastapi.testclient import TestClient
+
+    tester = TestClient(who_app(lifespan=fastapi.lifespan(idle())))
+    assert tester.get("/who").status_code == 500
+    assert "only in a `with` statement" in caplog.text
+    assert "--lifespan" not in caplog.text
+    with tester:
+        assert tester.get("/who").status_code == 200
+
+
+async def test_httpx_without_lifespan_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The transport of httpx runs no lifespan, and the error names it."""
+    import httpx
+
+    transport = httpx.ASGITransport(who_app(lifespan=fastapi.lifespan(idle())))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as tester:
+        assert (await tester.get("/who")).status_code == 500
+    assert "httpx.ASGITransport" in caplog.text
 
 
 async def test_a_client_that_cannot_be_made() -> None:

@@ -47,7 +47,8 @@ function description() {
   return input;
 }
 
-function fill(input) {
+/** Fill the form with the input of a video; a failure goes beside the field that it is about. */
+function fill({ input, error }) {
   form.elements.prompt.value = input.prompt;
   const url = input.image_url ?? "";
   const known = [...form.elements.picture].some((radio) => radio.value === url);
@@ -57,14 +58,15 @@ function fill(input) {
   form.elements.quality.value = input.mode.split("-")[0];
   form.elements.duration.value = input.duration;
   form.elements.aspect_ratio.value = input.aspect_ratio ?? "16:9";
-  complain([]);
   arrange();
-  form.elements.prompt.focus();
+  const field = { prompt: "prompt", image: "image_url" }[error?.reason];
+  complain(field ? [{ field, rule: FAILURES[error.reason].join(". ") }] : []);
+  if (!field) form.elements.prompt.focus();
 }
 
 /** Show each problem beside its field, what fits no field above the button, and go to the first. */
 function complain(problems) {
-  let first = null;
+  const wrong = [];
   for (const place of [...form.querySelectorAll("[data-field]"), byId("form-error")]) {
     const own = problems.filter((problem) => (place.dataset.field ?? null) === homeOf(problem));
     place.textContent = own
@@ -74,10 +76,11 @@ function complain(problems) {
       if (own.length) control.setAttribute("aria-invalid", "true");
       else control.removeAttribute("aria-invalid");
       const usable = control.type === "radio" ? control.checked : control.checkVisibility();
-      if (own.length && usable) first ??= control;
+      if (own.length && usable) wrong.push(control);
     }
   }
-  first?.focus();
+  // Of a choice and the text that belongs to it, such as a picture's address, the text is wrong.
+  (wrong.find(({ type }) => type !== "radio") ?? wrong[0])?.focus();
 }
 
 function homeOf({ field }) {
@@ -91,19 +94,23 @@ function problemsOf({ detail, title, problems }) {
 }
 
 let sending = false;
+let unanswered = {}; // the last request, if no answer came: the same again is not a second video
 
 async function send(event) {
   event.preventDefault();
   if (sending) return;
   sending = true;
   byId("send").setAttribute("aria-disabled", "true");
+  const body = JSON.stringify(description());
+  if (unanswered.body !== body) unanswered = { body, key: randomKey() };
   try {
     const response = await fetch("videos", {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(description()),
+      headers: { "Content-Type": "application/json", "Idempotency-Key": unanswered.key },
+      body,
     });
     const answer = await response.json();
+    if (response.status < 500) unanswered = {};
     if (response.ok) {
       complain([]);
       show(answer);
@@ -113,11 +120,15 @@ async function send(event) {
       complain(problemsOf(answer));
     }
   } catch {
-    complain([{ rule: "The backend gave no answer. If it has taken the video, it will be in the list." }]);
+    complain([{ rule: "The backend gave no answer. Try again: if it has taken the video, this finds it." }]);
   } finally {
     sending = false;
     byId("send").removeAttribute("aria-disabled");
   }
+}
+
+function randomKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 form.addEventListener("submit", send);
@@ -138,6 +149,9 @@ const MODES = {
   "standard-image-to-video": "Standard, from a picture",
 };
 
+const PENDING = new Set(["waiting", "sending"]);
+const SAID = { waiting: "Asked for", running: "Started", done: "Ready", failed: "Failed", unsure: "Unsure" };
+
 function make(video) {
   const element = byId("card").content.firstElementChild.cloneNode(true);
   const parts = { element };
@@ -146,9 +160,11 @@ function make(video) {
   }
   parts.bar = element.querySelector("progress");
   const { input } = video;
-  parts.text.textContent = input.prompt;
-  parts.bar.setAttribute("aria-label", `Progress: ${short(input.prompt)}`);
-  const facts = [MODES[input.mode] ?? input.mode, `${input.duration} s`, input.aspect_ratio];
+  const words = wordsOf(video);
+  parts.text.textContent = words;
+  parts.bar.setAttribute("aria-label", `Progress: ${short(words)}`);
+  const { mode, duration, aspect_ratio: shape } = input;
+  const facts = [MODES[mode] ?? mode, duration && `${duration} s`, shape];
   for (const fact of facts.filter(Boolean)) {
     parts.chips.append(Object.assign(document.createElement("li"), { textContent: fact }));
   }
@@ -156,49 +172,52 @@ function make(video) {
     parts.under.src = samples.get(input.image_url); // others may be anywhere, and are not fetched
     parts.under.hidden = false;
   }
-  parts.again.addEventListener("click", () => fill(input));
-  parts.again.setAttribute("aria-label", `Use again: ${short(input.prompt)}`);
+  parts.again.addEventListener("click", () => fill(cards.get(video.id).video));
+  parts.again.setAttribute("aria-label", `Use again: ${short(words)}`);
+  parts.again.hidden = !(input.mode in MODES); // the form has no other
   byId("videos").prepend(element);
   byId("empty").hidden = true;
   return { parts };
 }
 
-function show(video, { quietly = false, forgotten = false } = {}) {
+function show(video, { quietly = false } = {}) {
   const card = cards.get(video.id) ?? make(video);
   const before = card.video?.state;
   // An end is the end; and the answer to a request may come after the news that it has begun.
   if (before === "done" || before === "failed") return;
-  if (before === "running" && video.state === "waiting") return;
+  if (before === "running" && PENDING.has(video.state)) return;
   cards.set(video.id, card);
   card.video = video;
   card.begun = performance.now() - video.seconds * 1000;
   const { parts } = card;
-  const running = video.state === "waiting" || video.state === "running";
+  const running = video.state === "running" || PENDING.has(video.state);
   parts.stage.classList.toggle("running", running);
   parts.progress.hidden = !running;
-  parts.facts.textContent =
-    running || forgotten ? (video.ref ?? "") : `took ${video.seconds.toFixed(1)} s`;
+  parts.facts.textContent = running ? (video.ref ?? "") : `took ${video.seconds.toFixed(1)} s`;
   if (video.state === "done") play(card);
+  parts.failure.hidden = true; // an unsure one may turn out to run
   if (video.state === "failed") fail(card, video.error);
+  if (video.state === "unsure") fail(card, { ...video.error, reason: "unsure" });
   if (video.state !== before && !quietly) {
-    const said = { waiting: "Asked for", running: "Started", done: "Ready", failed: "Failed" };
-    byId("news").textContent = `${said[video.state]}: ${short(video.input.prompt)}`;
+    const said = SAID[video.state];
+    if (said) byId("news").textContent = `${said}: ${short(wordsOf(video))}`;
   }
   tick(card);
 }
 
-function play({ video: { result, input }, parts }) {
-  const [url] = result.result_urls;
+function play({ video, parts }) {
+  const url = `videos/${video.id}/file`;
+  const words = short(wordsOf(video));
   parts.open.href = url;
   parts.open.hidden = false;
-  parts.open.setAttribute("aria-label", `Open file: ${short(input.prompt)}`);
+  parts.open.setAttribute("aria-label", `Open file: ${words}`);
   const player = Object.assign(document.createElement("video"), {
     muted: true, loop: true, playsInline: true, controls: true, autoplay: !still.matches,
   });
-  player.setAttribute("aria-label", short(input.prompt));
+  player.setAttribute("aria-label", words);
   player.addEventListener("error", () => {
     player.remove();
-    fail({ parts }, { title: "The file cannot be played", detail: "Its address may have expired." });
+    fail({ parts }, { title: "The file cannot be played", detail: "It may have been deleted." });
   });
   player.src = url;
   parts.stage.append(player);
@@ -212,6 +231,7 @@ const FAILURES = {
   timeout: ["The service took too long", "Another try may succeed, and costs again."],
   unavailable: ["The model is not available", "Try again later."],
   generation: ["The generation failed", "Another try may succeed, and costs again."],
+  unsure: ["It may have been paid", "Look at the account's list of tasks before you ask for it again."],
   balance: ["The account's balance is too low", "Top it up."],
 };
 
@@ -235,6 +255,8 @@ function tick({ video, begun, parts }) {
   parts.state.textContent = `${video.state === "waiting" ? "Waiting for its turn" : "Running"}: ${time}`;
 }
 
+// Clients of the API may send any input: some need no prompt.
+const wordsOf = ({ input }) => input.prompt ?? input.mode;
 const short = (text) => (text.length > 60 ? `${text.slice(0, 60)}…` : text);
 
 setInterval(() => cards.forEach(tick), 250);
@@ -244,12 +266,12 @@ setInterval(() => cards.forEach(tick), 250);
 /** Show all videos of the server, which it sends when a connection begins. */
 function showAll(videos) {
   const known = new Set(videos.map(({ id }) => id));
-  for (const { video } of cards.values()) {
-    if (known.has(video.id)) continue;
-    const detail = "It was restarted, and stores nothing. The service may still make the video.";
-    const error = { title: "The backend forgot this video", detail };
-    show({ ...video, state: "failed", error }, { forgotten: true });
+  for (const [id, { parts }] of cards) {
+    if (known.has(id)) continue; // the others are older than those that the server lists
+    parts.element.remove();
+    cards.delete(id);
   }
+  byId("empty").hidden = known.size > 0;
   for (const video of videos) show(video, { quietly: true });
 }
 
@@ -291,7 +313,8 @@ async function begin() {
     label.removeAttribute("id");
     label.title = title;
     label.querySelector("input").value = url;
-    const image = Object.assign(new Image(), { src: samples.get(url), alt: title });
+    label.querySelector("input").setAttribute("aria-label", title); // no text is seen
+    const image = Object.assign(new Image(), { src: samples.get(url), alt: "" });
     label.querySelector("span").replaceWith(image);
     byId("own").before(label);
     byId("samples").append(Object.assign(document.createElement("option"), { value: url, label: title }));
