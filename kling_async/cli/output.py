@@ -140,7 +140,7 @@ def log_to_stderr(*, as_json: bool, verbose: int = 0) -> Iterator[None]:
     Records about abandoned tasks are left out: each command reports those tasks itself, with the
     command that waits for them.
     """
-    level = logging.WARNING
+    before, level = _log.level, logging.WARNING
     names = {0: os.environ.get("KLING_LOG", ""), 1: "info"}
     if text := names.get(verbose, "debug"):
         from kling_async.telemetry.logs import parse_level
@@ -156,6 +156,7 @@ def log_to_stderr(*, as_json: bool, verbose: int = 0) -> Iterator[None]:
     finally:
         _log.removeFilter(_is_not_about_abandoned)
         _log.removeHandler(handler)
+        _log.setLevel(before)
 
 
 def _is_not_about_abandoned(record: logging.LogRecord) -> bool:

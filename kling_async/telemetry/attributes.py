@@ -27,7 +27,7 @@ def describe_model(model: str, sent: Input | None) -> dict[str, str]:
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": model,
     }
-    return found if sent is None else {**found, "kling.mode": sent.mode}
+    return {**found, "kling.mode": sent.mode} if sent is not None and sent.mode else found
 
 
 def template(event: RequestAnswered) -> str:

@@ -212,7 +212,7 @@ def _(event: events.Paused) -> LogLine:
 
 
 def _name(sent: Input) -> str:
-    return f"{sent.model} {sent.mode}"
+    return f"{sent.model} {sent.mode}".rstrip()
 
 
 def _text(value: TaskRef | object | None) -> str | None:
@@ -227,4 +227,4 @@ def _submit_fields(
     | events.SubmitWithdrawn,
 ) -> dict[str, object]:
     sent = event.input
-    return {"submit": event.submit_id, "model": sent.model, "mode": sent.mode}
+    return {"submit": event.submit_id, "model": sent.model, "mode": sent.mode or None}

@@ -112,9 +112,8 @@ class EventLog:
             text += f" after {more['seconds']:.1f} s"
         if "slot_wait" in more:
             text += f", {more['slot_wait']:.3f} s for a slot"
-        prompt = getattr(line.input, "prompt", None)
-        if self.prompts and prompt is not None:
-            fields["prompt"] = prompt
+        if self.prompts and line.input is not None:
+            prompt = fields["prompt"] = str(line.input.to_dict().get("prompt", ""))
             text += f": {printable(prompt)!r}"
         extra = {f"kling_{name}": value for name, value in fields.items() if value is not None}
         _log.log(line.level, "%s", text, extra=extra)

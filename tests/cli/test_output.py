@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.output import Output
+from kling_async.cli.output import Output, log_to_stderr
 from kling_async.errors import (
     AnswerLostError,
+    ConfigurationError,
     DownloadError,
     InputError,
     KlingError,
@@ -20,7 +22,7 @@ from kling_async.errors import (
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Emulate, Execute
+    from tests.cli.conftest import Emulate, Execute, Start
 
 REF = TaskRef("kling-2-1", "task_1")
 Capture = pytest.CaptureFixture[str]
@@ -142,3 +144,46 @@ def test_tasks_are_not_reported_twice(emulate: Emulate, execute: Execute) -> Non
     ended = execute("submit", "a fox", "--json", env=emulate())
     assert (ended.code, ended.err) == (0, "")
     assert json.loads(ended.out)["ref"].startswith("kling-2-1/task_")
+
+
+def test_verbose(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-v writes INFO to stderr, -vv DEBUG, and KLING_LOG does so without an option."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log = logging.getLogger("kling_async")
+
+    def logged(verbose: int, *, as_json: bool = False) -> str:
+        with log_to_stderr(as_json=as_json, verbose=verbose):
+            log.debug("a debug")
+            log.info("an info")
+            log.warning("a warning")
+        return capsys.readouterr().err
+
+    words = ["kling-async: a debug\n", "kling-async: an info\n", "kling-async: a warning\n"]
+    assert logged(0) == words[2]
+    assert logged(1) == "".join(words[1:])
+    assert logged(2) == logged(3) == "".join(words)
+    assert logged(1, as_json=True) == '{"log": "an info"}\n{"warning": "a warning"}\n'
+    monkeypatch.setenv("KLING_LOG", "info")
+    assert logged(0) == logged(1) == "".join(words[1:])
+    assert log.level == logging.NOTSET
+    monkeypatch.setenv("KLING_LOG", "much")
+    with pytest.raises(ConfigurationError, match="not 'much'"):
+        logged(0)
+
+
+@pytest.mark.slow
+def test_verbose_commands(execute: Execute, start: Start) -> None:
+    """-vv reports each request of a command, and `emulate -v` each one that arrives."""
+    emulator = start("emulate", "--video", "small", "-v")
+    assert emulator.stdout is not None
+    assert emulator.stderr is not None
+    names = [emulator.stdout.readline().removeprefix("export ").partition("=") for _ in range(2)]
+    env = dict(os.environ) | {name: value.strip() for name, _, value in names}
+    ended = execute("balance", "-vv", env=env)
+    assert ended.out == "1000.00\n"
+    (line,) = ended.err.splitlines()
+    assert line.startswith("kling-async: GET /apikeys/current-balance: 200 in ")
+    assert env["APIXO_API_KEY"] not in line
+    assert emulator.stderr.readline().startswith("Listening on ")
+    arrived = "kling-async: GET /api/v1/apikeys/current-balance: 200\n"
+    assert emulator.stderr.readline() == arrived

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from kling_async.errors import ConfigurationError
 from kling_async.events import SlotAcquired, Submitted, TaskEnded
 from kling_async.results import TaskRef
+from kling_async.tasks.abandoned import log_warning
 from kling_async.telemetry import logs
 from kling_async.telemetry.logs import EventLog, parse_level, write_to_stderr
 from tests.clients import FOX
@@ -200,3 +203,18 @@ def test_a_program(level: str, argument: str, expected: str) -> None:
     assert done.stderr.count(": POST /generateTask") == (level == "debug")
     for secret in ("sk-key", "fog"):
         assert secret not in done.stderr
+
+
+async def test_the_guide_has_all_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """The table of the guide names the fields that records have, and no others."""
+    page = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
+    section = page.read_text(encoding="utf-8").partition("### Fields")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(kling_\w+)`", section))
+    await log_all(caplog, "DEBUG", prompts=True)
+    log = EventLog()
+    with caplog.at_level("DEBUG", "kling_async"):
+        log(Submitted(REF, INPUT))
+        log(TaskEnded(SUCCESS))
+        log_warning((REF,))
+    fields = {name for one in caplog.records for name in vars(one)} - STANDARD - {"taskName"}
+    assert fields == documented

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from kling_async.errors import JournalError
+from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.postgres._schema import LOCK, SCHEMA
 from kling_async.journal.postgres.journal import PostgresJournal
+from kling_async.results import TaskRef
 
 
 async def test_many_make_the_tables(postgres_url: str) -> None:
@@ -68,3 +71,26 @@ async def test_a_server_that_only_reads(postgres_url: str) -> None:
         assert [entry async for entry in reader.entries()] == []
     with pytest.raises(JournalError, match="connect to the primary"):
         await PostgresJournal(f"{only}&target_session_attrs=any").__aenter__()
+
+
+async def test_tables_of_an_earlier_version(postgres_url: str) -> None:
+    """Tables without a column for the trace are read as they are, and get one to be written."""
+    async with PostgresJournal(postgres_url) as journal:
+        await journal.plan([Planned("a", {})])
+    with psycopg.connect(postgres_url, autocommit=True) as db:
+        db.execute("ALTER TABLE kling_async_items DROP COLUMN trace")
+    async with PostgresJournal(postgres_url, read_only=True) as reader:
+        (entry,) = [entry async for entry in reader.entries()]
+        assert (entry.key, entry.traceparent) == ("a", "")
+    now, ref = datetime.now(UTC), TaskRef("kling-2-1", "task_1")
+    async with PostgresJournal(postgres_url) as journal:
+        await journal.record(
+            Transition("a", ItemState.SUBMITTING, now),
+            Transition("a", ItemState.SUBMITTED, now, ref, traceparent="00-trace"),
+        )
+        await journal.record(Transition("a", ItemState.FAILED, now))
+        (claim,) = await journal.claim(entry)
+        assert claim.entry.traceparent == "00-trace"
+    async with PostgresJournal(postgres_url, read_only=True) as reader:
+        (again,) = [entry async for entry in reader.entries()]
+        assert again.traceparent == "00-trace"

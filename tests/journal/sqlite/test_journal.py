@@ -208,3 +208,27 @@ async def test_killed(tmp_path: Path, lines: int) -> None:
             assert moves == ([S.PLANNED, S.SUBMITTING] * len(moves))[: len(moves)]
             # What was written and not yet said is there too: one move at most.
             assert reported[entry.key] <= len(moves) - 1 <= reported[entry.key] + 1
+
+
+async def test_a_journal_of_an_earlier_version(tmp_path: Path) -> None:
+    """A journal without a column for the trace is read as it is, and gets one to be written."""
+    path = tmp_path / "run.sqlite"
+    async with SqliteJournal(path) as journal:
+        await journal.plan([Planned("a", {})])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE items DROP COLUMN trace")
+    async with SqliteJournal(path, read_only=True) as journal:
+        (entry,) = [entry async for entry in journal.entries()]
+    assert (entry.key, entry.traceparent) == ("a", "")
+    async with SqliteJournal(path) as journal:
+        await journal.record(
+            Transition("a", S.SUBMITTING, NOW),
+            Transition("a", S.SUBMITTED, NOW, REF, traceparent="00-trace"),
+        )
+        await journal.record(Transition("a", S.FAILED, NOW))
+        (failed,) = [entry async for entry in journal.entries(S.FAILED)]
+        await journal.record(Transition("a", S.PLANNED, NOW))
+    async with SqliteJournal(path, read_only=True) as journal:
+        (again,) = [entry async for entry in journal.entries()]
+    assert failed.traceparent == "00-trace"  # that of the attempt
+    assert (again.attempt, again.traceparent) == (2, "")
