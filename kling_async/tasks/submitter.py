@@ -256,7 +256,8 @@ class Submitter:
         async def prepare(attempt: int) -> None:
             acquire = partial(self._acquire, pending, attempt)
             prepared = await images.prepare_during(pending.sent, acquire)
-            pending.request = requests.build_submit(prepared, callback_url)
+            submit_id = pending.request.submit_id
+            pending.request = requests.build_submit(prepared, callback_url, submit_id)
 
         return prepare
 
