@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from kling_async._utils.text import redact
+from kling_async._utils.text import format_size, redact
 from kling_async.errors import AnswerLostError, ConnectError, ContractError
 from kling_async.protocol.verdicts import Verdict
 
@@ -121,7 +121,7 @@ def too_large_error(request: Request, start: Response, limit: int) -> ContractEr
     """Return the error for a response of which more than ``limit`` bytes were read."""
     submitting = request.kind == "submit"
     return ContractError(
-        f"{request.kind} answered with more than {limit} bytes",
+        f"{request.kind} answered with more than {format_size(limit)}",
         status=start.status,
         body=start.excerpt,
         may_have_charged=submitting,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_MINUTE, _HOUR = 60, 3600
+_TEN, _MINUTE, _HOUR = 10, 60, 3600
 _KILO = 1000
 
 # A shorter secret is no real key, and replacing it would garble the text.
@@ -12,19 +12,29 @@ _LONGEST_VALUE = 80
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in at most two units, such as ``1 h 5 min`` or ``42 s``."""
+    """Return a duration in at most two units, such as ``1 h 5 min``, ``42 s`` or ``0.5 s``."""
     whole = round(seconds)
     if whole < _MINUTE:
-        return f"{whole} s"
+        return f"{round(seconds, 1) if seconds < _TEN else whole:g} s"
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE} s".removesuffix(" 0 s")
     return f"{whole // _HOUR:,} h {whole % _HOUR // _MINUTE} min".removesuffix(" 0 min")
 
 
 def format_size(size_bytes: int) -> str:
-    """Return a size in kilobytes or megabytes."""
-    kilobytes = size_bytes / _KILO
-    return f"{kilobytes:.0f} kB" if kilobytes < _KILO else f"{kilobytes / _KILO:.1f} MB"
+    """Return a size in bytes, kilobytes, megabytes or gigabytes, such as ``4.2 MB``."""
+    if size_bytes < _KILO:
+        return format_count(size_bytes, "byte")
+    size = size_bytes / _KILO
+    if round(size) < _KILO:
+        return f"{size:.0f} kB"
+    size /= _KILO
+    return f"{size:.1f} MB" if round(size, 1) < _KILO else f"{size / _KILO:.1f} GB"
+
+
+def format_count(count: int, noun: str, plural: str = "") -> str:
+    """Return a number of things, such as ``1 row`` or ``1,200 rows``."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def printable(text: str) -> str:

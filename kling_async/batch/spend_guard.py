@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from kling_async._utils.text import format_count
 from kling_async.errors import APIError, BalanceError, KlingError, copy_for_waiter
 from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import Verdict
@@ -100,7 +101,8 @@ class SpendGuard:
                 await self._check_balance(self._budget)
         most = self._options.max_tasks
         if self.stopped is None and most is not None and self.started >= most:
-            self.stopped = f"max_tasks: {self.started} tasks have been started, in all runs"
+            started = format_count(self.started, "task")
+            self.stopped = f"max_tasks: {started} started, in all runs together"
         if self.stopped is not None:
             return False
         self.started += 1
@@ -123,8 +125,8 @@ class SpendGuard:
         most = self._options.max_rejections
         if most is not None and self._rejections >= most and self.stopped is None:
             self.stopped = (
-                f"max_rejections: {self._rejections} submits in a row led to no task; the last"
-                f" error: {error}"
+                f"max_rejections: {format_count(self._rejections, 'submit')} in a row led to no"
+                f" task; the last error: {error}"
             )
 
     def refuse(self, error: KlingError, model: str) -> bool:

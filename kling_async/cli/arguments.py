@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import takewhile
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kling_async._utils.version import __version__
 from kling_async.cli import exit_codes
-from kling_async.cli.options import COMMANDS
-from kling_async.cli.row_values import COLUMNS, FIELDS, MODES
+from kling_async.cli.help import PROGRAM, HelpfulParser
+from kling_async.cli.options import COMMANDS, Command
+from kling_async.cli.row_values import FIELDS, MODES
 from kling_async.inputs.base import parse_input
-from kling_async.testing.scenario import CALLBACKS, FAULTS, KINDS, OUTCOMES, REQUESTS
 
 if TYPE_CHECKING:
     from kling_async.inputs.base import Input
@@ -73,7 +75,11 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "--mode MODE": {"choices": [*MODES, *MODES.values()]},
 }
 
-_VERBOSE = "log to stderr what is submitted, finished and retried; -vv: every request, too"
+_VERBOSE: Mapping[str, Any] = {
+    "action": "count",
+    "default": 0,
+    "help": "log to stderr what is submitted, finished and retried; -vv: every request, too",
+}
 _LOG_REQUESTS: Mapping[str, Any] = {
     "action": "store_const",
     "const": 2,
@@ -85,100 +91,69 @@ _LOG_REQUESTS: Mapping[str, Any] = {
 _UNTIL_SIGNAL = ("listen", "emulate")
 
 
-def _format_table(title: str, rows: Mapping[int, str] | Mapping[str, str]) -> str:
-    return "\n".join([f"{title}:", *(f"  {name!s:<14} {text}" for name, text in rows.items())])
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; a mistyped command or option is reported with the one that is meant."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    top, commands = _parsers({})
+    place = next((place for place, word in enumerate(words) if word[:1] != "-"), len(words))
+    for name in words[place : place + 1]:
+        if name not in commands:
+            top.error(f"unknown command {name!r}{_suggestion(name, commands)}")
+        known = _option_names(COMMANDS[name])
+        for word in takewhile(lambda word: word != "--", words[place + 1 :]):
+            option = word.partition("=")[0]
+            is_option = option.startswith("--") and " " not in word
+            if is_option and not any(other.startswith(option) for other in known):
+                commands[name].error(f"unknown option {option}{_suggestion(option, known)}")
+    return top.parse_args(words)
 
 
-_EXIT_CODES = _format_table("exit codes", exit_codes.MEANINGS)
-_SERVICE = f"""\
-environment:
-  APIXO_API_KEY   the API key; there is no option for it, since command lines are public
-  APIXO_BASE_URL  base URL of the service, if it is not the vendor's
-  APIXO_ALLOW_HTTP=1  allow plain http to other machines, for test networks only: the key is
-                  sent unencrypted
-  KLING_IMAGE_STORE  where images that are files are uploaded: s3://bucket/prefix, gs://…, az://…,
-                  or the http:// URL that "kling-async emulate" prints
-
-{_EXIT_CODES}"""
-_ROWS = f"""\
-FILE has one of two formats, and all rows are checked before anything is sent.
-
-JSON Lines: one JSON object on each line, with the fields of an input, for example
-  {{"key": "fox", "mode": "master-text-to-video", "prompt": "a fox", "duration": 5}}
-CSV: the first line names the columns, which are any of
-  {textwrap.indent(textwrap.fill(", ".join(COLUMNS), 76), "  ").strip()}.
-  Cells are separated by commas, semicolons or tabs.
-
-In both, null and empty cells are not set, 5.0 means 5, and mode may be a short name, as with
---mode. A row without a mode means standard-image-to-video, the service's default. An image is a
-URL, or the path of a file, relative to the folder of FILE.
-
-key is your name for a row. It identifies the row in the journal, and its files are named after
-it. A row without a key gets a checksum of its content."""
-_WHICH = {"KIND": f"one of {', '.join(KINDS)}", "WHICH": "3, 2-4, 5-, *5 (every fifth) or * (all)"}
-_FAULTS = "\n\n".join(
-    (
-        "faults: KIND:WHICH=WHAT, such as status:2-4=502 or task:*5=stuck",
-        _format_table("KIND and WHICH", _WHICH),
-        _format_table(f"WHAT for {', '.join(REQUESTS)}", FAULTS),
-        _format_table("WHAT for task", OUTCOMES),
-        _format_table("WHAT for callback", CALLBACKS),
-    )
-)
-_EPILOGS: Mapping[str, str] = {
-    "batch": f"{_ROWS}\n\n{_SERVICE}",
-    "worker": f"""\
-The first SIGTERM or Ctrl-C lets running tasks end; the second returns them to the queue at once.
-
-{_SERVICE}""",
-    "report": _EXIT_CODES,
-    "limits": f"environment:\n  APIXO_API_KEY   the key of the default name\n\n{_EXIT_CODES}",
-    "listen": """\
-Prints one line for each request: the task, its state, and its URLs or its fail code; for anything
-but a callback, what is wrong with it. Secrets in paths are shortened. No request is sent to the
-service, and no key is needed.""",
-    "emulate": _FAULTS,
-    "demo": f"""\
-FILE has one JSON object on each line, with the fields of an input, for example
-  {{"mode": "master-text-to-video", "prompt": "a fox", "duration": 5}}
-{{emulator}} in any text is replaced by the emulator's address; it serves sample images at
-{{emulator}}/samples/, such as {{emulator}}/samples/fox.jpg.
-
-{_EXIT_CODES}
-
-{_FAULTS}""",
-}
+def parser(completers: Mapping[str, object]) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, with the completers of values by metavar."""
+    return _parsers(completers)[0]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        prog="kling-async",
-        description="Generate Kling videos: one from the command line, or many from a file.",
-        epilog=_SERVICE,
-        formatter_class=raw,
+def _parsers(
+    completers: Mapping[str, object],
+) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    top = HelpfulParser(
+        PROGRAM,
+        "%(prog)s [-h] [--version] COMMAND ...",
+        "Generate Kling videos: one from the command line, or many from a file.",
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (summary, options) in COMMANDS.items():
-        description = f"{summary[0].upper()}{summary[1:]}."
-        epilog = _EPILOGS.get(name, _SERVICE)
-        command = commands.add_parser(
-            name, help=summary, description=description, epilog=epilog, formatter_class=raw
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=PROGRAM)
+    for name, command in COMMANDS.items():
+        summary = command.summary
+        described = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        for usage, text in options.items():
-            _add_option(command, usage, text)
-        if name == "emulate":
-            command.add_argument("-v", "--verbose", **_LOG_REQUESTS)
-        else:
-            command.add_argument("-v", "--verbose", action="count", default=0, help=_VERBOSE)
+        for subject, options in command.options.items():
+            group = described.add_argument_group(subject)
+            for usage, text in options.items():
+                _add_option(group, usage, text, completers)
+            if subject == "output":
+                settings = _LOG_REQUESTS if name == "emulate" else _VERBOSE
+                group.add_argument("-v", "--verbose", **settings)
         code = exit_codes.OK if name in _UNTIL_SIGNAL else exit_codes.INTERRUPTED
-        command.set_defaults(interrupted=code, **({} if "--json" in options else {"json": False}))
-    return top
+        described.set_defaults(interrupted=code)
+    return top, commands.choices
 
 
-def _add_option(command: argparse.ArgumentParser, usage: str, text: str) -> None:
+def _option_names(command: Command) -> set[str]:
+    usages = [usage for options in command.options.values() for usage in options]
+    names = {usage.partition(" ")[0] for usage in usages} | {"--help", "--verbose"}
+    return {name.replace("[no-]", prefix) for name in names for prefix in ("", "no-")}
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    """Return what may have been meant, as the end of a message."""
+    return "".join(f"; did you mean {found}?" for found in get_close_matches(word, known, 1))
+
+
+def _add_option(
+    group: argparse._ArgumentGroup, usage: str, text: str, completers: Mapping[str, object]
+) -> None:
     """Add an option that is described as in the table."""
     name, _, metavar = usage.partition(" ")
     metavar, _, default = metavar.partition("=")
@@ -196,7 +171,10 @@ def _add_option(command: argparse.ArgumentParser, usage: str, text: str) -> None
         settings |= {"action": "append", "default": []} if name[0] == "-" else {"nargs": "+"}
     if default:
         settings |= {"default": default, "help": f"{text} (default: {default})"}
-    command.add_argument(name.replace("[no-]", ""), **{**settings, **_SETTINGS.get(usage, {})})
+    settings |= _SETTINGS.get(usage, {})
+    action = group.add_argument(name.replace("[no-]", ""), **settings)
+    if plain in completers:
+        action.complete = completers[plain]  # type: ignore[attr-defined]  # read by shtab
 
 
 def input_from(args: argparse.Namespace) -> Input:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict
 
-from kling_async._utils.text import format_duration
+from kling_async._utils.text import format_count, format_duration
 from kling_async.batch.decisions import Step
 from kling_async.cli import exit_codes
 from kling_async.cli.batch_run import BatchCommand, hinting_at_journal_option
@@ -105,8 +105,9 @@ def _check_rows(args: Namespace, rows: InputFile, journal: Path | str | None) ->
         raise InputError(f"{args.file}: there are no {'valid ' * invalid}rows in it")
     if journal is not None and rows.foreign and not args.enqueue:
         raise ConfigurationError(
-            f"the journal {redact_location(journal)} has {rows.foreign:,} running tasks of other"
-            f" rows, and none of the rows of {args.file}: name another with --journal"
+            f"the journal {redact_location(journal)} has"
+            f" {format_count(rows.foreign, 'running task')} of other rows, and none of the rows of"
+            f" {args.file}: name another with --journal"
         )
 
 
@@ -127,8 +128,8 @@ async def _dry_run(args: Namespace, rows: InputFile, journal: Path | str | None)
         f"  {submit - beyond:,} would be submitted": True,
         f"  {again:,} of {submit:,} as a new attempt, which is charged again": again,
         f"  {beyond:,} would not: --max-tasks": beyond,
-        f"  {attach:,} are running, and would be waited for": attach,
-        f"  {save:,} videos would be downloaded": save,
+        f"  {attach:,} running already, to be waited for": attach,
+        f"  {format_count(save, 'video')} would be downloaded": save,
         f"  the rest would not change: {format_states(rows.states)}": rows.states,
         f"  about {format_duration(seconds)}, by the vendor's figures": submit + attach,
         **{f"  {remark}": True for remark in rows.remarks()},
@@ -152,9 +153,9 @@ async def _enqueue(args: Namespace, rows: InputFile) -> int:
     async with Queue(args.journal, fix_images=args.fix_images) as queue:
         put = await queue.put(rows.items())
     lines = {
-        f"  {put.added:,} were added to the queue": True,
-        f"  {put.waiting:,} are in the queue already": put.waiting,
-        f"  {put.ended:,} have ended, according to the journal": put.ended,
+        f"  {put.added:,} added to the queue": True,
+        f"  {put.waiting:,} in the queue already": put.waiting,
+        f"  {put.ended:,} ended already, according to the journal": put.ended,
         f"{PROGRAM} worker, with the same --journal, generates the videos": True,
     }
     return _print_report(args, rows, lines, asdict(put))
@@ -165,7 +166,7 @@ def _print_report(
 ) -> int:
     """Print the lines that apply, or all fields."""
     invalid = len(rows.invalid.messages)
-    shown_lines = [f"{args.file}: {rows.rows:,} rows; nothing was sent"]
+    shown_lines = [f"{args.file}: {format_count(rows.rows, 'row')}; nothing was sent"]
     shown_lines += [line for line, applies in lines.items() if applies]
     all_fields = {"rows": rows.rows, "invalid": invalid, **fields}
     Output(json=args.json).print_result(shown_lines, all_fields)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections import Counter
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from kling_async._utils.text import format_duration
+from kling_async._utils.text import format_count, format_duration
 from kling_async._utils.urls import redact_url
 from kling_async.batch.batch import Batch
 from kling_async.batch.options import TRANSIENT_REASONS
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # Errors of each kind that the summary lists; the report has all of them.
 _EXAMPLES = 5
 
+# Seconds for a balance, which is only shown.
+_BALANCE_SECONDS = 10.0
+
 
 @contextmanager
 def hinting_at_journal_option(args: Namespace) -> Iterator[None]:
@@ -46,6 +49,14 @@ def hinting_at_journal_option(args: Namespace) -> Iterator[None]:
         if args.journal is not None:
             raise
         raise JournalError(f"{error}; or name another place with --journal") from None
+
+
+async def _read_balance(kling: KlingClient) -> float | None:
+    """Return the account's balance; None if the service does not report it in time."""
+    with suppress(KlingError, TimeoutError):
+        async with asyncio.timeout(_BALANCE_SECONDS):
+            return await kling.balance()
+    return None
 
 
 class BatchCommand:
@@ -86,7 +97,9 @@ class BatchCommand:
         for remark in self._rows.remarks():
             self._output.print_status(remark)
         error: KlingError | None = None
+        balance: float | None = None
         try:
+            balance = await _read_balance(kling)
             await self._process_items(batch)
         except JournalError as failed:
             self._report_lost_journal(failed)
@@ -98,7 +111,14 @@ class BatchCommand:
             raise
         counts = Counter(batch.counts)
         counts[ItemState.PLANNED] += max(0, self._rows.rows - counts.total())
-        for line in self._summary(counts, (await batch.summary()).attempts):
+        attempts = (await batch.summary()).attempts
+        balances = {"balance_before": balance, "balance_after": await _read_balance(kling)}
+        if self._args.json:
+            shown = {state.value: count for state, count in counts.items() if count}
+            seconds = round(self._stats.elapsed, 1)
+            fields = {"counts": shown, "attempts": attempts, **balances, "seconds": seconds}
+            self._output.print_result([], fields)
+        for line in self._summary(counts, attempts, *balances.values()):
             self._output.print_status(line)
         code = exit_codes.OK
         if error is not None:
@@ -139,9 +159,12 @@ class BatchCommand:
             if self._outcomes[name] <= _EXAMPLES:
                 self._examples.setdefault(name, []).append(f"{outcome.key}: {error}")
 
-    def _summary(self, counts: Counter[ItemState], attempts: int) -> Iterator[str]:
+    def _summary(
+        self, counts: Counter[ItemState], attempts: int, before: float | None, after: float | None
+    ) -> Iterator[str]:
         args, rows = self._args, self._rows
-        yield f"{args.file}: {rows.rows:,} rows in {format_duration(self._stats.elapsed)}"
+        total = format_count(rows.rows, "row")
+        yield f"{args.file}: {total} in {format_duration(self._stats.elapsed)}"
         for state, name in STATE_NAMES.items():
             if counts[state]:
                 yield f"  {name:<10} {counts[state]:>9,}"
@@ -150,6 +173,8 @@ class BatchCommand:
         if invalid := rows.invalid.messages:
             yield f"  {'left out':<10} {len(invalid):>9,}"
         yield f"Tasks that may have cost money, all runs together: {attempts:,}"
+        shown = ["unknown" if value is None else f"{value:,.2f}" for value in (before, after)]
+        yield f"Balance in USD: {shown[0]} before, {shown[1]} after"
         yield f"Journal: {self._journal_name}"
         if args.download_to is not None:
             yield f"Videos: {args.download_to}"
@@ -181,7 +206,7 @@ class BatchCommand:
     def _command_line(self, **changes: object) -> str:
         """Return the command line that continues: this one, without what would pay twice."""
         args = self._args
-        defaults = {**vars(arguments.parser().parse_args(["batch", "-"])), "file": args.file}
+        defaults = {**vars(arguments.parse(["batch", "-"])), "file": args.file}
         given = {**vars(args), "resume": True, "resubmit_unsure": False, **changes}
         file = str(args.file)
         # The name of a file may begin as an option does.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from kling_async._utils.text import printable
+from kling_async._utils.text import format_size, printable
 from kling_async.protocol import callbacks
 from kling_async.results import Snapshot, TaskState
 
@@ -72,7 +72,7 @@ def entry_columns(entry: LogEntry) -> tuple[str, ...]:
         columns = ("-", "no callback", shorten_tokens(entry.problem))
     else:
         columns = (snapshot.ref.task_id, snapshot.vendor_state, _describe_end(snapshot))
-    rest = [f"{entry.size_bytes} bytes"]
+    rest = [format_size(entry.size_bytes)]
     if entry.method:
         rest.append(f"{entry.method} {shorten_tokens(entry.path)}")
     rest.append("not answered" if entry.status is None else f"answered {entry.status}")

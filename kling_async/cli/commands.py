@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from kling_async.inputs.base import Input
     from kling_async.progress.text_display import TextDisplay
+    from kling_async.tasks.task import Task
 
 
 def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
@@ -75,8 +76,7 @@ async def open_client(
 async def run_generate(args: Namespace) -> int:
     """Submit an input, wait for the task, and print the result."""
     sent = await _read_input(args)
-    if args.download_to is not None:
-        await asyncio.to_thread(check_folder, args.download_to)
+    await _check_folder(args)
     progress = open_display(silent=args.json)
     durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
     usual = durations.mean if durations else None
@@ -85,18 +85,11 @@ async def run_generate(args: Namespace) -> int:
             line = ProgressLine(progress, sent.mode, usual)
             try:
                 task = await kling.submit(sent)
-                progress.print(f"submitted {task.ref}")
-                result = await task.wait(args.timeout, on_update=line.show_update)
             except KlingError:
                 line.finish("failed")
                 raise
-            line.finish("done", "success")
-        lines: Iterable[str] = result.result_urls
-        fields = result.to_dict()
-        if args.download_to is not None:
-            lines = fields["files"] = [
-                str(path) for path in await kling.download(result, args.download_to)
-            ]
+            progress.print(f"submitted {task.ref}")
+            lines, fields = await _wait_for(kling, task, line, args)
         Output(json=args.json).print_result(lines, fields, new=task.ref)
     return exit_codes.OK
 
@@ -114,6 +107,7 @@ async def run_submit(args: Namespace) -> int:
 async def run_wait(args: Namespace) -> int:
     """Wait for tasks, and print each when it ends."""
     refs = _parse_refs(args)
+    await _check_folder(args)
     pending = dict.fromkeys(refs)
     codes: dict[TaskRef, int] = {}
     output = Output(json=args.json)
@@ -122,13 +116,11 @@ async def run_wait(args: Namespace) -> int:
     async def wait_for(kling: KlingClient, ref: TaskRef) -> None:
         line = ProgressLine(progress, str(ref))
         try:
-            result = await kling.attach(ref).wait(args.timeout, on_update=line.show_update)
+            lines, fields = await _wait_for(kling, kling.attach(ref), line, args)
         except KlingError as error:
-            line.finish("failed")
             codes[ref] = output.print_error(error)
         else:
-            line.finish("done", "success")
-            output.print_result([f"{ref} {url}" for url in result.result_urls], result.to_dict())
+            output.print_result([f"{ref} {text}" for text in lines], fields)
         del pending[ref]
 
     async with open_client(args, progress, pending) as kling:
@@ -137,6 +129,22 @@ async def run_wait(args: Namespace) -> int:
                 for ref in refs:
                     group.create_task(wait_for(kling, ref))
     return _first_code(refs, codes)
+
+
+async def _wait_for(
+    kling: KlingClient, task: Task, line: ProgressLine, args: Namespace
+) -> tuple[list[str], dict[str, object]]:
+    """Wait for a task; return the URLs of its result, or the saved files, and all as fields."""
+    try:
+        result = await task.wait(args.timeout, on_update=line.show_update)
+    except KlingError:
+        line.finish("failed")
+        raise
+    line.finish("done", "success")
+    if args.download_to is None:
+        return list(result.result_urls), result.to_dict()
+    files = [str(path) for path in await kling.download(result, args.download_to)]
+    return files, {**result.to_dict(), "files": files}
 
 
 async def run_status(args: Namespace) -> int:
@@ -184,6 +192,11 @@ async def _read_input(args: Namespace) -> Input:
     if args.prompt == str(STDIN):
         args.prompt = await read_stdin()
     return input_from(args)
+
+
+async def _check_folder(args: Namespace) -> None:
+    if args.download_to is not None:
+        await asyncio.to_thread(check_folder, args.download_to)
 
 
 async def _for_each(args: Namespace, act: Callable[[KlingClient, TaskRef], Awaitable[None]]) -> int:

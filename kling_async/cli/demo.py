@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,10 @@ from attrs import evolve
 
 from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
 from kling_async._utils.extras import install_command
+from kling_async._utils.text import format_count, format_duration
 from kling_async.cli import exit_codes
 from kling_async.cli.format import format_os_error
-from kling_async.cli.output import PROGRAM, write_line
+from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.row_files import read_jsonl
 from kling_async.cli.row_values import InvalidRows, row_input
 from kling_async.cli.text_file import open_input
@@ -72,7 +72,8 @@ async def run_demo(args: Namespace) -> int:
         video=args.video,
         samples=FOLDER,
     )
-    progress = open_display(total=len(rows))
+    output = Output(json=args.json)
+    progress = open_display(silent=args.json, total=len(rows))
     if args.video == "auto" and not film.can_render():
         progress.print(
             "Every video will be the same small clip. For videos of your own images and prompts:"
@@ -86,14 +87,21 @@ async def run_demo(args: Namespace) -> int:
                 demo_run = _DemoRun(kling, progress, args, staging)
                 cards = await demo_run.generate_all(_parse_rows(rows, emulator.origin, path.parent))
             seconds = clock() - started
-            page = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
-            index = await asyncio.to_thread(_write_page, args.to, page, staging)
+            html = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
+            index = await asyncio.to_thread(_write_page, args.to, html, staging)
     except asyncio.CancelledError:
         progress.print(f"{PROGRAM}: interrupted; the emulator is stopped, {args.to} is incomplete")
+        if args.json:
+            output.print_interrupted((), ())
         raise
     done = sum(card.video is not None for card in cards)
-    progress.print(f"{done} of {len(cards)} videos in {seconds:.1f} s. Open in a browser:")
-    write_line(sys.stdout, str(index))
+    total, duration = format_count(len(cards), "video"), format_duration(seconds)
+    progress.print(f"{done:,} of {total} in {duration}. Open in a browser:")
+    if args.json:
+        for card in cards:
+            output.print_result([], _card_fields(card))
+    page = {"page": str(index), "videos": done, "failed": len(cards) - done}
+    output.print_result([str(index)], {**page, "seconds": round(seconds, 1)})
     return exit_codes.OK if done == len(cards) else exit_codes.FAILED
 
 
@@ -203,6 +211,17 @@ class _DemoRun:
         except OSError as error:
             reason = format_os_error(error)
             raise DownloadError(f"cannot write {self._folder / name}: {reason}", ref=ref) from None
+
+
+def _card_fields(card: Card) -> dict[str, object]:
+    return {
+        "row": int(card.label),
+        "input": card.fields,
+        "file": card.video and card.video.file,
+        "seconds": card.seconds and round(card.seconds, 1),
+        "cost_time": card.cost_time,
+        "message": card.failure or None,
+    }
 
 
 def _facts(cards: list[Card], seconds: float, speed: float) -> list[Fact]:

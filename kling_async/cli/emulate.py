@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from kling_async.cli.format import format_os_error
-from kling_async.cli.output import write_line
+from kling_async.cli.output import Output
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.emulator.environment import format_exports
@@ -44,8 +43,9 @@ async def run_emulate(args: Namespace) -> int:
             ) from None
         environment = emulator.environment
         origin = environment["APIXO_BASE_URL"]
-        write_line(sys.stderr, f"Watch it at {origin}/ until Ctrl-C. In another shell:")
+        output = Output(json=args.json)
+        output.print_status(f"Watch it at {origin}/ until Ctrl-C. In another shell:")
         # In one piece: a script may wait for the first line and read all of them then.
-        write_line(sys.stdout, format_exports(environment))
+        output.print_result(format_exports(environment).split("\n"), environment)
         await asyncio.Event().wait()
     raise AssertionError("the event is never set")  # pragma: no cover

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
+from kling_async._utils.text import format_count
 from kling_async.batch.decisions import Item, Step, content_key, next_step
 from kling_async.cli.format import format_os_error
 from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, row_input
@@ -135,9 +136,10 @@ class InputFile:
     def remarks(self) -> Iterator[str]:
         """Yield what the user may not have intended."""
         if self.without_mode:
-            yield f"{self.without_mode:,} rows have no mode: {DEFAULT_MODE} is assumed"
+            rows = format_count(self.without_mode, "row")
+            yield f"{rows} without a mode: {DEFAULT_MODE} is assumed"
         if self.not_in_file:
-            yield f"{self.not_in_file:,} items of the journal are not in the file"
+            yield f"{format_count(self.not_in_file, 'item')} of the journal not in the file"
 
     def estimate(self, limits: Limits, in_flight: int | None = None) -> float:
         """Return how many seconds all rows will take, according to the vendor's figures."""

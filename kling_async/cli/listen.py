@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aiohttp import web
 from attrs import evolve
 
-from kling_async._utils.text import printable
+from kling_async._utils.text import format_size, printable
 from kling_async.cli import exit_codes
 from kling_async.cli.callback_log import (
     LogEntry,
@@ -29,6 +28,7 @@ from kling_async.cli.format import format_os_error
 from kling_async.cli.output import write_line
 from kling_async.cli.process import failure_of
 from kling_async.errors import ConfigurationError, ContractError
+from kling_async.progress.opening import allows_escapes
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -84,7 +84,7 @@ def _format_entry(args: Namespace, entry: LogEntry) -> str:
     if not sys.stdout.isatty():
         return "\t".join((entry.at.isoformat(timespec="milliseconds"), *columns))
     task_id, state, text, rest = columns
-    if not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"):
+    if allows_escapes(sys.stdout):
         state = f"\x1b[{_COLOURS.get(state, _YELLOW)}m{state}\x1b[0m"
     known = (task_id,) if entry.snapshot is not None else ()
     return "  ".join((f"{entry.at.astimezone():%H:%M:%S}", *known, state, text, f"({rest})"))
@@ -196,7 +196,7 @@ class _ListenerConnection(web.RequestHandler):
 
 async def _read_body(request: web.BaseRequest, body: bytearray) -> tuple[int | None, str]:
     """Read the body of a request; return a status and why it cannot be a callback, if so."""
-    too_large = (413, f"the body is too large: more than {MAX_BYTES} bytes")
+    too_large = (413, f"the body is too large: more than {format_size(MAX_BYTES)}")
     if request.method != "POST":
         return 405, "not a POST; callbacks are POSTs"
     if (request.content_length or 0) > MAX_BYTES:
@@ -210,9 +210,9 @@ async def _read_body(request: web.BaseRequest, body: bytearray) -> tuple[int | N
                 if len(body) > MAX_BYTES:
                     break
     except TimeoutError:
-        return 408, f"too slow: only {len(body)} bytes of the body in {SECONDS:g} s"
+        return 408, f"too slow: only {format_size(len(body))} of the body in {SECONDS:g} s"
     except ConnectionError:  # no response can be sent
-        return None, f"the connection was closed after {len(body)} bytes of the body"
+        return None, f"the connection was closed after {format_size(len(body))} of the body"
     return too_large if len(body) > MAX_BYTES else (None, "")
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 # Commands with a module of their own; the others are in `commands`.
-_MODULES = ("batch", "demo", "emulate", "limits", "listen", "report", "worker")
+_MODULES = ("batch", "completion", "demo", "emulate", "limits", "listen", "report", "worker")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; `SystemExit` as argparse raises it."""
     with guarded_streams():
         try:
-            args = arguments.parser().parse_args(argv)
+            args = arguments.parse(argv)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else exit_codes.OK
             raise SystemExit(Output(json=False).final_code(code)) from None

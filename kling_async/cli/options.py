@@ -7,19 +7,40 @@ be repeated, ``[FILE]`` left out, and ``--[no-]resume`` negated. Without a metav
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
+
+from attrs import frozen
 
 from kling_async.cli.row_values import MODES
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT
 
 Options: TypeAlias = dict[str, str]
 
-_SERVICE: Options = {
-    "--base-url URL": "base URL of the service",
+
+@frozen
+class Command:
+    """A command: its options by subject, and two command lines."""
+
+    summary: str
+    options: Mapping[str, Options]
+    example: str
+    other_example: str
+
+
+_JSON: Options = {
     "--json": "print one JSON object on each line: results on stdout, errors on stderr",
 }
+_SERVICE: Mapping[str, Options] = {
+    "service": {"--base-url URL": "base URL of the service"},
+    "output": _JSON,
+}
 _TIMEOUT: Options = {f"--timeout SECONDS={DEFAULT_TIMEOUT:g}": "how long to wait for a task"}
-_FIRST_POLL: Options = {"--first-poll SECONDS": "time of a task's first poll (default: 60 or 90)"}
+_WAITING: Options = {
+    **_TIMEOUT,
+    "--first-poll SECONDS": "time of a task's first poll (default: 60 or 90)",
+}
+_SAVING: Options = {"--download-to DIR": "save the videos there, and print their paths instead"}
 _REFS: Options = {"refs REF...": "a reference such as kling-2-1/task_12345678"}
 _IMAGES: Options = {
     "--check-images": "check remote images, too, before they are paid for; files always are",
@@ -38,19 +59,25 @@ _INPUT: Options = {
     "--provider PROVIDER": "auto, value or official",
     **_IMAGES,
 }
-_PROCESSING: Options = {  # of batch and worker
-    "--download-to DIR": "save the videos there as tasks finish",
+# Of batch and worker.
+_SPENDING: Options = {
     "--min-balance USD": "stop when the account's balance is below this",
     "--resubmit-failed COUNT=0": "resubmit up to COUNT times what failed for a temporary reason"
     " (timeout, unavailable); each attempt is charged",
-    "--downloads N=4": "concurrent downloads",
-    **_IMAGES,
-    **_TIMEOUT,
-    **_FIRST_POLL,
-    "--requests-per-minute N=10000": "limit of the account",
-    "--concurrent-tasks N=1000": "limit of the account",
-    "--limiter URL": "redis://, valkey:// or postgresql:// server through which processes share"
-    " the limits",
+}
+_PROCESSING: Mapping[str, Options] = {
+    "videos": {
+        "--download-to DIR": "save the videos there as tasks finish",
+        "--downloads N=4": "concurrent downloads",
+        **_IMAGES,
+    },
+    "waiting": _WAITING,
+    "limits": {
+        "--requests-per-minute N=10000": "limit of the account",
+        "--concurrent-tasks N=1000": "limit of the account",
+        "--limiter URL": "redis://, valkey:// or postgresql:// server through which processes share"
+        " the limits",
+    },
     **_SERVICE,
 }
 _EMULATOR: Options = {
@@ -59,114 +86,193 @@ _EMULATOR: Options = {
     "--fault RULE...": "simulate a fault, see below; repeatable",
 }
 
-COMMANDS: dict[str, tuple[str, Options]] = {
-    "generate": (
+COMMANDS: Mapping[str, Command] = {
+    "generate": Command(
         "submit an input, wait for the task, and print the result's URLs",
-        _INPUT
-        | _TIMEOUT
-        | _FIRST_POLL
-        | {"--download-to DIR": "save the videos there, and print their paths instead"}
-        | _SERVICE,
+        {"video": _INPUT, "waiting": _WAITING, **_SERVICE, "output": _SAVING | _JSON},
+        'generate "a fox in fresh snow" --download-to videos',
+        'generate "pan left" --image https://example.com/fox.jpg --json',
     ),
-    "submit": (
+    "submit": Command(
         "submit an input and print the task's reference",
-        _INPUT | {"--callback-url URL": "https URL that the service calls at the end"} | _SERVICE,
+        {
+            "video": _INPUT,
+            "callback": {"--callback-url URL": "https URL that the service calls at the end"},
+            **_SERVICE,
+        },
+        'submit "pan left" --image https://example.com/fox.jpg',
+        'submit "a fox" --callback-url https://example.com/kling/secret --json',
     ),
-    "wait": (
+    "wait": Command(
         "wait for tasks, and print the URLs of each when it ends",
-        _REFS | _TIMEOUT | _SERVICE,
+        {"tasks": _REFS, "waiting": _TIMEOUT, **_SERVICE, "output": _SAVING | _JSON},
+        "wait kling-2-1/task_12345678",
+        "wait kling-2-1/task_12345678 --download-to videos",
     ),
-    "status": ("print the current state of tasks", _REFS | _SERVICE),
-    "download": (
+    "status": Command(
+        "print the current state of tasks",
+        {"tasks": _REFS, **_SERVICE},
+        "status kling-2-1/task_12345678",
+        "status kling-2-1/task_12345678 --json",
+    ),
+    "download": Command(
         "save the videos of finished tasks",
-        _REFS | {"--to DIR=.": "the folder", "--overwrite": "replace files that exist"} | _SERVICE,
+        {
+            "tasks": _REFS,
+            "files": {"--to DIR=.": "the folder", "--overwrite": "replace files that exist"},
+            **_SERVICE,
+        },
+        "download kling-2-1/task_12345678 --to videos",
+        "download kling-2-1/task_12345678 --to videos --overwrite",
     ),
-    "balance": ("print the account's balance in US dollars", _SERVICE),
-    "batch": (
+    "balance": Command(
+        "print the account's balance in US dollars", _SERVICE, "balance", "balance --json"
+    ),
+    "batch": Command(
         "generate a video for every row of a file; run it again to continue where it stopped",
         {
-            "file FILE": "the rows, see below; - reads them from stdin",
-            "--format {jsonl,csv}": "format of FILE (default: csv if it ends with .csv)",
-            "--journal PATH|URL": "where the state of every row is stored: a file on a local disk"
-            " (default: FILE.journal.sqlite; required if FILE is stdin or a pipe), or"
-            " postgresql://user@host/database?batch=NAME, which workers can share; keep its"
-            " password in PGPASSWORD or ~/.pgpass",
-            "--[no-]resume": "continue with an existing journal (default), or refuse to",
-            "--dry-run": "check all rows and report what would be done; send nothing",
-            "--enqueue": "add the rows to the queue of a shared journal; submit nothing",
-            "--skip-invalid": "continue without the invalid rows",
-            "--limit N": "only the first N rows",
-            "--max-tasks N": "start at most N tasks, in all runs together",
-            "--resubmit-unsure": "resubmit rows whose task may have been started; may pay twice",
-            "--resubmit-rejected": "resubmit rows that were rejected without charge",
-            "--in-flight N": "concurrent tasks of this batch (default: --concurrent-tasks)",
+            "rows": {
+                "file FILE": "the rows, see below; - reads them from stdin",
+                "--format {jsonl,csv}": "format of FILE (default: csv if it ends with .csv)",
+                "--dry-run": "check all rows and report what would be done; send nothing",
+                "--skip-invalid": "continue without the invalid rows",
+                "--limit N": "only the first N rows",
+            },
+            "journal": {
+                "--journal PATH|URL": "where the state of every row is stored: a file on a local"
+                " disk (default: FILE.journal.sqlite; required if FILE is stdin or a pipe), or"
+                " postgresql://user@host/database?batch=NAME, which workers can share; keep its"
+                " password in PGPASSWORD or ~/.pgpass",
+                "--[no-]resume": "continue with an existing journal (default), or refuse to",
+                "--enqueue": "add the rows to the queue of a shared journal; submit nothing",
+            },
+            "spending": {
+                "--max-tasks N": "start at most N tasks, in all runs together",
+                "--resubmit-unsure": "resubmit rows whose task may have been started; may pay"
+                " twice",
+                "--resubmit-rejected": "resubmit rows that were rejected without charge",
+                **_SPENDING,
+            },
             **_PROCESSING,
+            "limits": {
+                "--in-flight N": "concurrent tasks of this batch (default: --concurrent-tasks)",
+                **_PROCESSING["limits"],
+            },
         },
+        "batch clips.jsonl --dry-run",
+        "batch clips.jsonl --download-to videos --max-tasks 100",
     ),
-    "worker": (
+    "worker": Command(
         "generate the videos of a batch's queue, beside other workers",
         {
-            "--journal URL": "postgresql://user@host/database of the batch's journal and queue;"
-            " keep its password in PGPASSWORD or ~/.pgpass",
-            "--name NAME": "the batch, if the URL has no ?batch=NAME (default: default)",
-            "--concurrency N=100": "concurrent tasks",
-            "--drain SECONDS=30": "time for running tasks to end after a stop",
-            "--lease SECONDS=60": "silence after which a worker counts as dead",
-            "--until-empty": "end when the queue is empty and no other worker has items of it",
+            "queue": {
+                "--journal URL": "postgresql://user@host/database of the batch's journal and queue;"
+                " keep its password in PGPASSWORD or ~/.pgpass",
+                "--name NAME": "the batch, if the URL has no ?batch=NAME (default: default)",
+                "--concurrency N=100": "concurrent tasks",
+                "--drain SECONDS=30": "time for running tasks to end after a stop",
+                "--lease SECONDS=60": "silence after which a worker counts as dead",
+                "--until-empty": "end when the queue is empty and no other worker has items of it",
+            },
+            "spending": _SPENDING,
             **_PROCESSING,
         },
+        "worker --journal postgresql://db/kling --name foxes --download-to videos",
+        "worker --journal postgresql://db/kling --until-empty --json",
     ),
-    "report": (
+    "report": Command(
         "report the state of every item of a batch, even while it runs",
         {
-            "journal JOURNAL": "the path, or postgresql://user@host/database?batch=NAME",
-            "--format {table,csv,json,html}=table": "csv: for spreadsheets; json: an object on each"
-            " line; html: a contact sheet with the videos",
-            "--output FILE": "where to write (default: stdout; html: index.html in DIR)",
-            "--videos DIR": "where the videos are, for html (default: beside the journal)",
+            "batch": {
+                "journal JOURNAL": "the path, or postgresql://user@host/database?batch=NAME",
+                "--videos DIR": "where the videos are, for html (default: beside the journal)",
+            },
+            "output": {
+                "--format {table,csv,json,html}=table": "csv: for spreadsheets; json: an object on"
+                " each line; html: a contact sheet with the videos",
+                "--output FILE": "where to write (default: stdout; html: index.html in DIR)",
+                "--json": "the same as --format json, also for errors",
+            },
         },
+        "report clips.jsonl.journal.sqlite --format csv --output report.csv",
+        "report clips.jsonl.journal.sqlite --format html --videos videos",
     ),
-    "limits": (
+    "limits": Command(
         "report how much of shared limits is in use, and by what",
         {
-            "url URL": "the server, such as redis://cache:6379/0 or postgresql://db",
-            "--name NAME": "the name of the limits (default: derived from the key)",
-            "--json": "print one JSON object",
+            "limits": {
+                "url URL": "the server, such as redis://cache:6379/0 or postgresql://db",
+                "--name NAME": "the name of the limits (default: derived from the key)",
+            },
+            "output": {"--json": "print one JSON object"},
         },
+        "limits redis://cache:6379/0",
+        "limits redis://cache:6379/0 --name team --json",
     ),
-    "listen": (
+    "listen": Command(
         "print the callbacks that arrive on a port until Ctrl-C, to test a tunnel or a proxy",
         {
-            "--host HOST=127.0.0.1": "address to listen on",
-            "--port PORT=8080": "port to listen on; 0: any free one",
-            "--answer STATUS=200": "status that answers callbacks; the service repeats a callback"
-            " that is answered with any other than 200",
-            "--count N": "end after N callbacks",
-            "--json": "print one JSON object on each line; the first is the address",
+            "server": {
+                "--host HOST=127.0.0.1": "address to listen on",
+                "--port PORT=8080": "port to listen on; 0: any free one",
+                "--answer STATUS=200": "status that answers callbacks; the service repeats a"
+                " callback that is answered with any other than 200",
+                "--count N": "end after N callbacks",
+            },
+            "output": {"--json": "print one JSON object on each line; the first is the address"},
         },
+        "listen --port 8080",
+        "listen --count 1 --json",
     ),
-    "emulate": (
+    "emulate": Command(
         "run a local emulator of the service until Ctrl-C",
         {
-            "--host HOST=127.0.0.1": "address to listen on",
-            "--port PORT=5546": "port to listen on (KLIN on a telephone's keys); 0: any free one",
-            "--api-key KEY": "the only accepted key (default: any)",
-            "--balance USD=1000": "initial balance",
-            "--requests-per-minute N=10000": "limit that is enforced",
-            "--concurrent-tasks N=1000": "limit that is enforced",
-            "--retry-after": "send the header Retry-After with 429",
-            "--speed FACTOR=1": "speed relative to the service",
-            **_EMULATOR,
+            "server": {
+                "--host HOST=127.0.0.1": "address to listen on",
+                "--port PORT=5546": "port to listen on (KLIN on a telephone's keys); 0: any free"
+                " one",
+            },
+            "service": {
+                "--api-key KEY": "the only accepted key (default: any)",
+                "--balance USD=1000": "initial balance",
+                "--requests-per-minute N=10000": "limit that is enforced",
+                "--concurrent-tasks N=1000": "limit that is enforced",
+                "--retry-after": "send the header Retry-After with 429",
+                "--speed FACTOR=1": "speed relative to the service",
+                **_EMULATOR,
+            },
+            "output": {"--json": "print the variables for clients as one JSON object"},
         },
+        "emulate --speed 20",
+        "emulate --port 8080 --fault 'task:*5=stuck'",
     ),
-    "demo": (
+    "demo": Command(
         "generate the videos of a JSON Lines file with the emulator, and a contact sheet of them",
         {
-            "file [FILE]": "default: a sample of all four modes",
-            "--to DIR=kling-demo": "where to save videos, images and index.html; replaces the files"
-            " of an earlier demo",
-            "--speed FACTOR=20": "speed relative to the service",
-            **_EMULATOR,
+            "videos": {
+                "file [FILE]": "default: a sample of all four modes",
+                "--to DIR=kling-demo": "where to save videos, images and index.html; replaces the"
+                " files of an earlier demo",
+            },
+            "service": {"--speed FACTOR=20": "speed relative to the service", **_EMULATOR},
+            "output": _JSON,
         },
+        "demo",
+        "demo my.jsonl --to out --speed 100",
     ),
+    "completion": Command(
+        "print a script with which a shell completes commands, options and their values",
+        {"shell": {"shell {bash,zsh,fish}": "the shell"}, "output": _JSON},
+        "completion bash > ~/.local/share/bash-completion/completions/kling-async",
+        "completion fish > ~/.config/fish/completions/kling-async.fish",
+    ),
+}
+
+# The commands by purpose: a section of docs/guides/command-line.md each.
+PURPOSES: Mapping[str, tuple[str, ...]] = {
+    "one video": ("generate", "submit", "wait", "status", "download", "balance"),
+    "a batch": ("batch", "worker", "report", "limits"),
+    "which callbacks arrive": ("listen",),
+    "trying it without an account": ("emulate", "demo"),
+    "completion": ("completion",),
 }

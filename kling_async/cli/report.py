@@ -18,7 +18,7 @@ from kling_async._display.contact_sheet import Card, Fact, Picture, Video, rende
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
 from kling_async.cli.format import STATE_NAMES, format_os_error
-from kling_async.cli.output import write_line
+from kling_async.cli.output import Output
 from kling_async.cli.process import GuardedStream, failure_of
 from kling_async.cli.row_files import write_csv_row
 from kling_async.cli.row_values import COLUMNS
@@ -65,12 +65,14 @@ _FIELDS: Mapping[str, Callable[[Entry], object]] = {
 
 async def run_report(args: Namespace) -> int:
     """Write the report in its format; of a page, print the path."""
+    form = "json" if args.json and args.format == "table" else args.format
     async with journal_at(args.journal, read_only=True) as journal:
         if args.format == "html":
-            write_line(sys.stdout, str(await _write_html(args, journal)))
+            page = str(await _write_html(args, journal))
+            Output(json=args.json).print_result([page], {"page": page})
         else:
-            write = {"table": _write_table, "csv": _write_csv, "json": _write_json}[args.format]
-            with _open_output(args.output, is_csv=args.format == "csv") as stream:
+            write = {"table": _write_table, "csv": _write_csv, "json": _write_json}[form]
+            with _open_output(args.output, is_csv=form == "csv") as stream:
                 await write(journal, stream)
     return exit_codes.OK
 

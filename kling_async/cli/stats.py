@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from kling_async._utils.text import format_duration
+from kling_async._utils.text import format_count, format_duration
 from kling_async.events import Event, Polled, Retrying, SubmitFailed
 from kling_async.journal.base import ItemState
 from kling_async.progress.opening import open_display
@@ -83,7 +83,8 @@ class BatchStats:
         if left and seconds > 0:
             parts.append(f"about {format_duration(seconds)} left")
         if self._last_retry is not None:
-            parts.append(f"{self._retries:,} retries, the last after: {self._last_retry}")
+            retries = format_count(self._retries, "retry", "retries")
+            parts.append(f"{retries}, the last after: {self._last_retry}")
             self._last_retry = None
         return ", ".join(parts)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from kling_async._utils.text import format_duration
+from kling_async._utils.text import format_count, format_duration
 from kling_async.cli import exit_codes
 from kling_async.cli.commands import client_from
 from kling_async.cli.format import format_counts
@@ -48,7 +48,8 @@ async def run_worker(args: Namespace) -> int:
 
     def stop() -> None:
         output.print_status(
-            f"{PROGRAM}: taking no more items; running tasks have up to {args.drain:g} s"
+            f"{PROGRAM}: taking no more items; running tasks have up to"
+            f" {format_duration(args.drain)}"
         )
         queue_worker.stop()
 
@@ -56,7 +57,7 @@ async def run_worker(args: Namespace) -> int:
     # is connected, which may fail.
     output.print_status(
         f"{PROGRAM}: worker of {Address.parse(args.journal, args.name).url}: connects, then"
-        f" processes up to {args.concurrency:,} items of its queue at a time until"
+        f" processes up to {format_count(args.concurrency, 'item')} of its queue at a time until"
         f" {'the queue is empty' if args.until_empty else 'SIGTERM or Ctrl-C'}"
     )
     async with client_from(args) as kling:

@@ -24,6 +24,7 @@ from random import random
 from typing import TYPE_CHECKING
 
 from kling_async._utils.shielding import run_in_thread
+from kling_async._utils.text import format_size
 from kling_async.download import files
 from kling_async.download.names import alternative_names
 from kling_async.download.parts import Part, remove_stale
@@ -104,7 +105,7 @@ class FileDownload:
                 raise
             usage = await run_in_thread(lambda: shutil.disk_usage(self._path.parent))
             needed = max((part.total or 0) - part.size, 0) + files.RESERVE_BYTES
-            room = f"{needed} more bytes are needed, {usage.free} are free"
+            room = files.NoSpaceError(needed, usage.free)
             raise self._no_space(part, f" ({error.strerror}): {room}") from None
         finally:
             files.DISK_SPACE.release(part)
@@ -127,7 +128,8 @@ class FileDownload:
                 best, attempt, started = part.size, 1, clock()
             delay = retry.next_delay(error, attempt, clock() - started, random())  # noqa: S311 - jitter
             if delay is None:
-                size = f"{part.size} of {part.total or 'unknown'} bytes"
+                total = format_size(part.total) if part.total else "an unknown size"
+                size = f"{format_size(part.size)} of {total}"
                 rest = f"{size} came"
                 if part.stays:
                     rest = f"{size} are kept: download again to resume"

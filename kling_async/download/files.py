@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from kling_async._utils.text import format_size
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ _MEDIA_BEGINNING = re.compile(
 
 class NoSpaceError(Exception):
     """A disk has too little free space."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"{format_size(needed)} more are needed, {format_size(free)} are free")
 
 
 def non_media_kind(content_type: str, head: bytes) -> str | None:
@@ -188,7 +192,7 @@ class DiskSpace:
                 if other is not owner and disk == device:
                     needed += size
             if free < needed:
-                raise NoSpaceError(f"{needed} more bytes are needed, {free} are free")
+                raise NoSpaceError(needed, free)
             self._reserved[owner] = device, missing - writing
 
     def release(self, owner: object) -> None:

@@ -25,6 +25,7 @@ from kling_async._network.connection_errors import (
     describe,
 )
 from kling_async._utils.shielding import run_in_thread
+from kling_async._utils.text import format_size
 from kling_async.download.addresses import HostPolicy, parse_url
 from kling_async.download.connections import PROGRESS_TIMEOUT, DownloadSession, extend
 from kling_async.download.files import DISK_SPACE, HEAD_BYTES, NoSpaceError, non_media_kind
@@ -144,7 +145,7 @@ class Source:
             raise self.error(text, retryable=True) from None
         # No video is empty, whatever size was announced.
         if fits and (not part.size or part.size != (part.total or part.size)):
-            raise AnswerLostError(f"it ended at {part.size} bytes", retryable=True)
+            raise AnswerLostError(f"it ended at {format_size(part.size)}", retryable=True)
         return fits
 
     async def _request(self, part: Part, timeout: asyncio.Timeout) -> bool:
@@ -197,7 +198,7 @@ class Source:
         def check(least: int) -> None:
             if max(part.size + len(pending), part.total or 0) > MAX_BYTES:
                 part.reset()
-                raise self.error(f"{self._url} is larger than {MAX_BYTES} bytes")
+                raise self.error(f"{self._url} is larger than {format_size(MAX_BYTES)}")
             if part.size == 0 and len(pending) >= least:
                 kind = non_media_kind(content_type, bytes(pending[:HEAD_BYTES]))
                 if kind is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from typing import TextIO
 
 from kling_async.progress.text_display import TextDisplay
 
@@ -21,12 +22,17 @@ def open_display(*, silent: bool = False, total: int | None = None) -> TextDispl
         from kling_async.progress.notebook_display import NotebookDisplay
 
         return NotebookDisplay(total)
-    is_plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-    if is_plain or not sys.stderr.isatty() or find_spec("rich") is None:
+    if not allows_escapes(sys.stderr) or find_spec("rich") is None:
         return TextDisplay(total=total)
     from kling_async.progress.rich_display import RichDisplay
 
     return RichDisplay(total)
+
+
+def allows_escapes(stream: TextIO) -> bool:
+    """Return whether colours and movements of the cursor may be written to a stream."""
+    is_plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return stream.isatty() and not is_plain
 
 
 def _is_notebook() -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import Factory, define, field
 
 from kling_async._utils.loops import DeadlinesClosedError
+from kling_async._utils.text import format_duration
 from kling_async.errors import (
     ClientClosedError,
     ContractError,
@@ -299,7 +300,7 @@ class Task:
         trouble = f"the last poll failed: {self._trouble}" if self._trouble else ""
         known = "; ".join(filter(None, (said, trouble))) or "it was not polled yet"
         return TaskTimeoutError(
-            f"{self._ref} did not end within {timeout:g} s ({known});"
+            f"{self._ref} did not end within {format_duration(timeout)} ({known});"
             " it continues at the service: attach the reference to wait again",
             ref=self._ref,
             snapshot=self._snapshot,

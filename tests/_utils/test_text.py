@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async._utils.text import (
+    format_count,
     format_duration,
     format_size,
     format_value,
@@ -41,7 +42,10 @@ ANYTHING = st.one_of(
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.2, "0 s"),
+        (0.0, "0 s"),
+        (0.04, "0 s"),
+        (0.25, "0.2 s"),
+        (9.96, "10 s"),
         (59.4, "59 s"),
         (59.6, "1 min"),
         (61, "1 min 1 s"),
@@ -116,7 +120,29 @@ def test_printable_keeps_letters() -> None:
     assert printable("Besançon 東京\n") == "Besançon 東京\\n"
 
 
-@pytest.mark.parametrize(("size", "text"), [(80_490, "80 kB"), (2_300_000, "2.3 MB")])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1_000, "1 kB"),
+        (80_490, "80 kB"),
+        (999_600, "1.0 MB"),
+        (2_300_000, "2.3 MB"),
+        (999_960_000, "1.0 GB"),
+        (10_737_418_240, "10.7 GB"),
+    ],
+)
 def test_sizes(size: int, text: str) -> None:
     """Sizes are in kilobytes, from a megabyte on in megabytes."""
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "plural", "text"),
+    [(1, "", "1 try"), (2, "tries", "2 tries"), (0, "", "0 trys"), (1_200, "tries", "1,200 tries")],
+)
+def test_counts(count: int, plural: str, text: str) -> None:
+    """One thing has the singular; other numbers have the plural that is given, or an s."""
+    assert format_count(count, "try", plural) == text

@@ -73,7 +73,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command line on the test's own loop."""
 
     async def command(*argv: object) -> Ended:
-        code = await run(arguments.parser().parse_args([str(arg) for arg in argv]))
+        code = await run(arguments.parse([str(arg) for arg in argv]))
         return Ended(code, *capsys.readouterr())
 
     return command

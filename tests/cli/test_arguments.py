@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.cli.arguments import input_from, parser
+from kling_async.cli.arguments import input_from, parse
+from kling_async.cli.options import COMMANDS
 from kling_async.errors import InputError
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
@@ -47,7 +48,7 @@ END = "https://example.com/den.jpg"
 )
 def test_options_become_an_input(options: list[str], expected: Input) -> None:
     """The mode is the one that is named, else the one that the images ask for."""
-    assert input_from(parser().parse_args(["generate", "a fox", *options])) == expected
+    assert input_from(parse(["generate", "a fox", *options])) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_options_become_an_input(options: list[str], expected: Input) -> None:
 def test_options_that_make_no_input(options: list[str], field: str) -> None:
     """An option that breaks a rule is named."""
     with pytest.raises(InputError) as caught:
-        input_from(parser().parse_args(["submit", "a fox", *options]))
+        input_from(parse(["submit", "a fox", *options]))
     assert [problem.field for problem in caught.value.problems] == [field]
 
 
@@ -96,7 +97,7 @@ def test_options_that_make_no_input(options: list[str], field: str) -> None:
 def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong usage ends with code 2 and words on stderr, before anything is done."""
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args(argv)
+        parse(argv)
     assert caught.value.code == 2
     assert "error:" in capsys.readouterr().err
 
@@ -105,7 +106,7 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a command that speaks to the service names its environment and exit codes."""
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args([command, "--help"])
+        parse([command, "--help"])
     assert caught.value.code == 0
     said = capsys.readouterr().out
     assert "APIXO_API_KEY" in said
@@ -116,7 +117,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_help_of_faults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a command that runs an emulator lists what can go wrong in it."""
     with pytest.raises(SystemExit):
-        parser().parse_args([command, "--help"])
+        parse([command, "--help"])
     said = capsys.readouterr().out
     assert "lost-answer" in said
     assert "processing_r2" in said
@@ -127,9 +128,36 @@ def test_help_of_faults(command: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tilde in a path is the home folder, where there is such a user; a URL is left alone."""
     monkeypatch.setenv("HOME", "/home/fox")
-    parse = parser().parse_args
     args = parse(["batch", "~/a.csv", "--journal=~/j", "--download-to=~/videos"])
     expected = [Path("/home/fox") / name for name in ("a.csv", "j", "videos")]
     assert [args.file, args.journal, args.download_to] == expected
     assert parse(["batch", "~no-such-user/x"]).file == Path("~no-such-user/x")
     assert parse(["report", "postgresql://h/~d"]).journal == "postgresql://h/~d"
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["batc", "x"], "unknown command 'batc'; did you mean batch?"),
+        (["a fox"], "unknown command 'a fox'"),
+        (["batch", "--limt", "3", "x"], "unknown option --limt; did you mean --limit?"),
+        (["batch", "x", "--no-resum3"], "unknown option --no-resum3; did you mean --no-resume?"),
+        (["worker", "--jornal=x"], "unknown option --jornal; did you mean --journal?"),
+        (["balance", "--xyz"], "unknown option --xyz"),
+    ],
+)
+def test_suggestions(argv: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is mistyped is reported in two lines, with what may have been meant."""
+    with pytest.raises(SystemExit) as caught:
+        parse(argv)
+    program = f"kling-async {argv[0]}" if argv[0] in COMMANDS else "kling-async"
+    said = capsys.readouterr().err
+    assert (caught.value.code, said) == (2, f"{program}: error: {error}\nMore: {program} --help\n")
+
+
+def test_words_that_are_no_options() -> None:
+    """Unambiguous starts of options are accepted, and prompts may begin with dashes."""
+    args = parse(["submit", "--cfg", "0.5", "--prov=auto", "--base-url", "http://h", "--", "--fox"])
+    assert (args.cfg_scale, args.provider, args.prompt) == (0.5, "auto", "--fox")
+    assert parse(["submit", "--a fox --in the snow"]).prompt == "--a fox --in the snow"
+    assert parse(["batch", "x", "--no-res"]).resume is False

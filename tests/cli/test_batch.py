@@ -148,8 +148,8 @@ async def test_dry_run_beside_a_journal(serve: Serve, command: Command, tmp_path
         "  2 would be submitted",
         "  1 of 3 as a new attempt, which is charged again",
         "  1 would not: --max-tasks",
-        "  1 are running, and would be waited for",
-        "  1 videos would be downloaded",
+        "  1 running already, to be waited for",
+        "  1 video would be downloaded",
         "  the rest would not change: 1 unsure",
         "  about 6 min 15 s, by the vendor's figures",
     ]
@@ -247,9 +247,8 @@ async def test_warnings_are_as_they_were(serve: Serve, command: Command, tmp_pat
 
 def test_resuming_is_the_default() -> None:
     """A batch continues with its journal by default."""
-    parse = arguments.parser().parse_args
-    assert parse(["batch", "x"]).resume is True
-    assert parse(["batch", "x", "--no-resume"]).resume is False
+    assert arguments.parse(["batch", "x"]).resume is True
+    assert arguments.parse(["batch", "x", "--no-resume"]).resume is False
 
 
 async def test_each_file_has_its_own_journal(
@@ -280,7 +279,7 @@ async def test_journal_of_an_earlier_version(
     table.write_text("key;mode;prompt\nx;master-text-to-video;a fox\n")
     ended = await command("batch", table)
     assert ended.code == 2
-    assert f"the journal {earlier} has 1 running tasks of other rows" in ended.err
+    assert f"the journal {earlier} has 1 running task of other rows" in ended.err
     assert "--journal" in ended.err
     assert len(emulator.ledger) == 1
 
@@ -294,9 +293,9 @@ async def test_other_items_are_reported_first(
     await command("batch", rows)
     write_rows(tmp_path, 1)
     dry = await command("batch", rows, "--dry-run")
-    assert "  1 items of the journal are not in the file\n" in dry.out
+    assert "  1 item of the journal not in the file\n" in dry.out
     assert (await command("batch", rows, "--dry-run", "--json")).objects[0]["not_in_file"] == 1
-    assert "\n1 items of the journal are not in the file\n" in (await command("batch", rows)).err
+    assert "\n1 item of the journal not in the file\n" in (await command("batch", rows)).err
 
 
 async def test_folder_that_cannot_be_made(serve: Serve, command: Command, tmp_path: Path) -> None:

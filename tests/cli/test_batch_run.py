@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async.journal.base import ItemState
+from kling_async.testing.emulator import PRICES
 from tests.cli.batches import counts_of, keys_in, keys_of, summary_of, write_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ async def test_failed_rows(serve: Serve, command: Command, tmp_path: Path) -> No
         "  # all items",
         f"  kling-async report {tmp_path / 'clips.jsonl.journal.sqlite'}",
         "  # resubmits what failed for a temporary reason, and pays again",
-        f"  kling-async batch {rows} --in-flight 1 --resubmit-failed 1",
+        f"  kling-async batch {rows} --resubmit-failed 1 --in-flight 1",
     ]
 
 
@@ -124,7 +125,7 @@ async def test_most_tasks(serve: Serve, command: Command, tmp_path: Path) -> Non
     assert ended.code == 1
     assert len(emulator.ledger) == 2
     assert counts_of(ended) == {"finished": 2, "queued": 3}
-    assert ended.err.endswith("kling-async: max_tasks: 2 tasks have been started, in all runs\n")
+    assert ended.err.endswith("kling-async: max_tasks: 2 tasks started, in all runs together\n")
 
 
 async def test_what_is_left_over_comes_before_what_runs(
@@ -157,7 +158,7 @@ async def test_limits_of_the_account(serve: Serve, command: Command, tmp_path: P
     )
     assert ended.code == 0
     assert {request.status for request in emulator.requests} == {200}
-    submitted, asked = emulator.requests[:2]
+    _balance, submitted, asked, *_ = emulator.requests
     assert asked.at - submitted.at == pytest.approx(65, abs=0.5)
 
 
@@ -169,17 +170,33 @@ async def test_batch_for_a_program(serve: Serve, command: Command, tmp_path: Pat
     argv = ("--in-flight", "1", "--skip-invalid", "--download-to", tmp_path / "videos")
     ended = await command("batch", rows, "--json", *argv)
     assert ended.code == 1
-    failed, unsaved, saved = ended.objects
+    failed, unsaved, saved, summary = ended.objects
     refs = [f"kling-2-1/{sent.task_id}" for sent in emulator.ledger]
-    assert [found["ref"] for found in ended.objects] == refs
+    assert [found["ref"] for found in (failed, unsaved, saved)] == refs
     assert (failed["key"], failed["error"], failed["reason"]) == ("a", "TaskFailedError", "content")
     assert (failed["fail_code"], failed["may_have_charged"]) == ("NSFW_DETECTED", True)
     assert (unsaved["error"], unsaved["reason"]) == ("ResultExpiredError", None)
     assert unsaved["result_urls"] == [f"{emulator.origin}/files/{refs[1].split('/')[1]}.mp4"]
     assert (saved["key"], saved["files"]) == ("c", [str(tmp_path / "videos" / "c.mp4")])
     assert "error" not in saved
+    assert summary["counts"] == {"failed": 1, "finished": 1, "saved": 1}
+    assert (summary["attempts"], summary["seconds"] > 150) == (3, True)
+    spent = summary["balance_before"] - summary["balance_after"]
+    assert (summary["balance_before"], spent) == (
+        1000.0,
+        pytest.approx(3 * PRICES["master-text-to-video"]),
+    )
     (skipped,) = ended.errors
     assert (skipped["error"], skipped["exit_code"]) == ("InputError", 1)
+
+
+async def test_balance_before_and_after(serve: Serve, command: Command, tmp_path: Path) -> None:
+    """The summary has the balance before and after the run; one that does not come is unknown."""
+    await serve("balance:2-=hang", balance=100.0)
+    ended = await command("batch", write_rows(tmp_path))
+    assert ended.code == 0
+    assert "Tasks that may have cost money, all runs together: 3\n" in ended.err
+    assert "Balance in USD: 100.00 before, unknown after\n" in ended.err
 
 
 async def test_interrupted_batch(
@@ -208,7 +225,7 @@ async def test_interrupted_before_anything(
     serve: Serve, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted while nothing runs, no task is reported as running."""
-    await serve("balance:1=slow:20")
+    await serve("balance:2=slow:20")
     running = asyncio.create_task(command("batch", write_rows(tmp_path), "--min-balance", "1"))
     await asyncio.sleep(5)
     running.cancel()

@@ -39,7 +39,7 @@ async def test_a_batch(serve: Serve, command: Command, tmp_path: Path, batch_url
     assert f"\nJournal: {shown}\n" in first.err
     assert f"kling-async report {shlex.quote(shown)}\n" in first.err
     again = shlex.split(first.err.splitlines()[-1])
-    assert arguments.parser().parse_args(again[1:]).journal == shown
+    assert arguments.parse(again[1:]).journal == shown
     second = await command(*argv)
     assert second.out == first.out
     assert second.err.startswith(f"resuming {shown}: 1 finished, 1 failed\n")
@@ -122,6 +122,6 @@ async def test_a_limiter(serve: Serve, command: Command, tmp_path: Path, redis_u
     ended = await command("batch", _rows(tmp_path, "a"), "--limiter", redis_url)
     assert ended.code == 1
     again = shlex.split(ended.err.splitlines()[-1])
-    limiter = arguments.parser().parse_args(again[1:]).limiter
+    limiter = arguments.parse(again[1:]).limiter
     assert limiter.startswith("redis://127.0.0.1:")
     assert REDIS_PASSWORD not in ended.out + ended.err

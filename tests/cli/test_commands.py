@@ -189,6 +189,21 @@ async def test_wait_for_a_program(serve: Serve, command: Command) -> None:
     assert [(error["error"], error["ref"]) for error in ended.errors] == [("TaskFailedError", bad)]
 
 
+async def test_wait_downloads(serve: Serve, command: Command, tmp_path: Path) -> None:
+    """The paths of the saved videos follow each reference; a failed download ends with 5."""
+    emulator = await serve("file:2-=410")
+    await command("submit", "a fox")
+    await command("submit", "a cat")
+    saved, lost = _refs(emulator)
+    ended = await command("wait", saved, "--download-to", tmp_path / "videos")
+    (file,) = (tmp_path / "videos").iterdir()
+    assert (ended.code, ended.out) == (0, f"{saved} {file}\n")
+    ended = await command("wait", saved, lost, "--download-to", tmp_path / "videos", "--json")
+    assert ended.code == 5
+    assert [(found["ref"], found["files"]) for found in ended.objects] == [(saved, [str(file)])]
+    assert [(found["ref"], found["exit_code"]) for found in ended.errors] == [(lost, 5)]
+
+
 async def test_wrong_reference_is_found_first(serve: Serve, command: Command) -> None:
     """An invalid reference stops the command before anything is sent."""
     emulator = await serve()

@@ -224,3 +224,34 @@ async def test_interrupted_demo(
         await running
     assert "interrupted; the emulator is stopped" in capsys.readouterr().err
     assert {path.suffix for path in tmp_path.iterdir()} <= {".jpg", ".png", ".webp"}
+
+
+async def test_demo_for_a_program(command: Command, tmp_path: Path) -> None:
+    """With JSON, each row is an object, and the page is the last one."""
+    rows = _rows(tmp_path, TEXT, TEXT)
+    argv = ("--to", tmp_path, "--video", "small", "--fault", "task:2=fail:NSFW_DETECTED")
+    ended = await command("demo", rows, *argv, "--json")
+    made, failed, page = ended.objects
+    assert (ended.code, ended.err) == (1, "")
+    assert (made["row"], made["file"], made["message"]) == (1, "01-master-text-to-video.mp4", None)
+    assert (made["seconds"], made["cost_time"]) == (
+        pytest.approx(4, abs=1),
+        pytest.approx(4, abs=1),
+    )
+    assert (failed["row"], failed["file"], failed["seconds"]) == (2, None, None)
+    assert "NSFW_DETECTED" in failed["message"]
+    assert (page["page"], page["videos"], page["failed"]) == (str(tmp_path / "index.html"), 1, 1)
+
+
+async def test_interrupted_demo_for_a_program(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With JSON, an interruption is one object; nothing is left running."""
+    argv = ("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small", "--json")
+    running = asyncio.create_task(command(*argv))
+    await asyncio.sleep(2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    expected = {"error": "interrupted", "running": [], "unsure": []}
+    assert json.loads(capsys.readouterr().err) == expected

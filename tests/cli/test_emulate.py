@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,15 @@ async def emulating(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Emulati
     tasks: list[asyncio.Task[int]] = []
 
     async def emulating(*options: str) -> dict[str, str]:
-        args = arguments.parser().parse_args(["emulate", "--port", "0", *options])
+        args = arguments.parse(["emulate", "--port", "0", *options])
         tasks.append(asyncio.create_task(run(args)))
         said = ""
-        while said.count("export ") < 2:
+        while said.count("APIXO_") < 2:
             assert not tasks[-1].done()
             await asyncio.sleep(0.01)
             said += capsys.readouterr().out
+        if "--json" in options:
+            return dict(json.loads(said))
         return dict(re.findall(r"^export (\w+)=(.+)$", said, re.MULTILINE))
 
     yield emulating
@@ -48,6 +51,11 @@ async def test_emulate_prints_what_clients_need(emulating: Emulating) -> None:
         image = f"{env['APIXO_BASE_URL']}/samples/fox.jpg"
         result = await kling.generate(StandardImageToVideo("pan left", image))
     assert result.result_urls[0].startswith(env["APIXO_BASE_URL"])
+
+
+async def test_emulate_for_a_program(emulating: Emulating) -> None:
+    """With JSON, the variables are one object."""
+    assert (await emulating("--json"))["APIXO_API_KEY"] == "emulator-key"
 
 
 async def test_key_and_faults_reach_the_emulator(emulating: Emulating) -> None:

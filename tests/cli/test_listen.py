@@ -46,7 +46,7 @@ async def listening(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Listeni
 
     async def listening(*options: str) -> tuple[asyncio.Task[int], str]:
         argv = ["listen", "--port", "0", *options]
-        tasks.append(asyncio.create_task(run(arguments.parser().parse_args(argv))))
+        tasks.append(asyncio.create_task(run(arguments.parse(argv))))
         said = ""
         while "http://" not in said:
             assert not tasks[-1].done()
@@ -127,7 +127,7 @@ async def test_the_address_of_json_lines(capsys: pytest.CaptureFixture[str]) -> 
     except OSError:
         pytest.skip("there is no IPv6 here")
     argv = ["listen", "--port", "0", "--json", "--host", "::1"]
-    task = asyncio.create_task(run(arguments.parser().parse_args(argv)))
+    task = asyncio.create_task(run(arguments.parse(argv)))
     await asyncio.sleep(1)
     task.cancel()
     with suppress(asyncio.CancelledError):

@@ -181,3 +181,10 @@ def test_no_loop_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [main(["balance"]), main(["balance"])] == [2, 2]
     with pytest.raises(RuntimeError):
         asyncio.get_running_loop()
+
+
+def test_interrupted_while_modules_are_imported(execute: Execute, tmp_path: Path) -> None:
+    """Ctrl-C before a command has started ends it with 130 and no traceback."""
+    (tmp_path / "aiohttp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    ended = execute("balance", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (ended.code, ended.out, ended.err) == (130, "", "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kling_async.cli.arguments import parser
+from kling_async.cli.arguments import parse
 from kling_async.cli.options import COMMANDS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "command-line.md"
@@ -14,11 +14,14 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "command-line.md"
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a command has its summary, and each option with its text."""
-    summary, options = COMMANDS[command]
+    options = {
+        usage: text for group in COMMANDS[command].options.values() for usage, text in group.items()
+    }
     with pytest.raises(SystemExit):
-        parser().parse_args([command, "--help"])
+        parse([command, "--help"])
     words = "".join(capsys.readouterr().out.split()).lower()
-    assert "".join(summary.split()).lower() in words
+    assert "".join(COMMANDS[command].summary.split()).lower() in words
+    assert all(f"{subject}:" in words for subject in COMMANDS[command].options)
     for usage, text in options.items():
         name = usage.split(" ")[0].replace("[no-]", "")
         assert name in words or not name.startswith("-")
@@ -29,6 +32,19 @@ def test_guide_has_every_command() -> None:
     """The table of the guide lists the commands, in the same order."""
     rows = re.findall(r"^\| `([a-z]+)[^|]*` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     assert rows[: len(COMMANDS)] == list(COMMANDS)
+
+
+def test_guide_names_options_that_exist() -> None:
+    """Every option that the guide names is one of some command."""
+    named = set(re.findall(r"--[a-z][a-z-]+", GUIDE.read_text(encoding="utf-8")))
+    usages = "\n".join(
+        usage.replace("[no-]", prefix)
+        for command in COMMANDS.values()
+        for options in command.options.values()
+        for usage in options
+        for prefix in ("", "no-")
+    )
+    assert named - set(re.findall(r"--[a-z-]+", usages)) == {"--help"}
 
 
 @pytest.mark.parametrize(
@@ -45,5 +61,5 @@ def test_guide_has_every_command() -> None:
 )
 def test_defaults(argv: list[str], expected: dict[str, object]) -> None:
     """Defaults have the types of their values."""
-    args = vars(parser().parse_args(argv))
+    args = vars(parse(argv))
     assert {name: args[name] for name in expected} == expected

@@ -144,7 +144,8 @@ async def test_spreadsheet_in_a_pipe(journal: Path, command: Command) -> None:
 
 async def test_objects(journal: Path, command: Command) -> None:
     """For programs, each item is an object on a line, with its input."""
-    found = (await command("report", journal, "--format", "json")).objects
+    found = (await command("report", journal, "--json")).objects
+    assert found == (await command("report", journal, "--format", "json")).objects
     assert [item["key"] for item in found] == ["saved", "made", "runs", "new", "bad", "lost"]
     assert found[0]["input"] == FOX
     assert found[3] == {
@@ -194,6 +195,7 @@ async def test_place_of_the_page(journal: Path, command: Command, tmp_path: Path
     videos.mkdir()
     argv = ("report", journal, "--format", "html")
     assert (await command(*argv)).out == f"{tmp_path / 'index.html'}\n"
+    assert (await command(*argv, "--json")).objects == [{"page": str(tmp_path / "index.html")}]
     assert (await command(*argv, "--videos", videos)).out == f"{videos / 'index.html'}\n"
 
 

@@ -126,7 +126,7 @@ async def test_exported_rows_make_a_batch(command: Command, tmp_path: Path) -> N
     path.write_text("\n".join(json.dumps(row) for row in rows))
     ended = await command("batch", path, "--dry-run")
     assert ended.code == 0
-    assert "  1 rows have no mode: standard-image-to-video is assumed\n" in ended.out
+    assert "  1 row without a mode: standard-image-to-video is assumed\n" in ended.out
     (fields,) = (await command("batch", path, "--dry-run", "--json")).objects
     assert fields["assumed_mode"] == {"standard-image-to-video": 1}
     path.write_text('{"prompt": "a fox"}')

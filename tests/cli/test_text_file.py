@@ -221,7 +221,7 @@ def test_rows_from_a_pipe_need_a_journal(name: str) -> None:
     assert "--journal" in ended.err
     assert not list(Path("/dev").glob("*journal*"))
     dry = fed(ROW, "batch", name, "--dry-run", env=env)
-    assert (dry.code, dry.out.splitlines()[0]) == (0, f"{name}: 1 rows; nothing was sent")
+    assert (dry.code, dry.out.splitlines()[0]) == (0, f"{name}: 1 row; nothing was sent")
 
 
 @pytest.mark.slow

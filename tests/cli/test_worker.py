@@ -120,8 +120,8 @@ def test_from_a_file_to_a_fleet(
     put = here("batch", rows, "--journal", url, "--enqueue")
     assert (put.code, put.err) == (0, "")
     assert "3 rows; nothing was sent" in put.out
-    assert "3 were added to the queue" in put.out
-    assert "there already" not in put.out
+    assert "3 added to the queue" in put.out
+    assert "already" not in put.out
     again = here("batch", rows, "--journal", url, "--enqueue", "--json")
     assert again.objects == [{"rows": 3, "added": 0, "waiting": 3, "ended": 0, "invalid": 0}]
     videos = tmp_path / "videos"
@@ -131,7 +131,7 @@ def test_from_a_file_to_a_fleet(
     assert sorted(made.out.splitlines()) == [f"{key}\t{videos / f'{key}.mp4'}" for key in "abc"]
     assert "3 saved in " in made.err
     put = here("batch", rows, "--journal", url, "--enqueue")
-    assert "3 have ended, according to the journal" in put.out
+    assert "3 ended already, according to the journal" in put.out
     none = here(*worker, "--json")
     assert [list(one) for one in none.objects] == [["counts"]]
     assert PASSWORD not in f"{put}{made}{none}"
@@ -223,7 +223,7 @@ def test_wrong_rows_are_left_out(here: Here, url: str, rows: str, tmp_path: Path
         file.write("\n{}")
     ended = here("batch", rows, "--journal", url, "--enqueue", "--skip-invalid")
     assert ended.code == 1
-    assert "3 were added to the queue" in ended.out
+    assert "3 added to the queue" in ended.out
     assert "row 4" in ended.err
 
 
