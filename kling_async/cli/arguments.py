@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import takewhile
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kling_async._utils.version import __version__
@@ -94,28 +94,28 @@ _UNTIL_SIGNAL = ("listen", "emulate")
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; a mistyped command or option is reported with the one that is meant."""
     words = sys.argv[1:] if argv is None else list(argv)
-    top, commands = _parsers({})
-    place = next((place for place, word in enumerate(words) if word[:1] != "-"), len(words))
-    for name in words[place : place + 1]:
-        if name not in commands:
-            top.error(f"unknown command {name!r}{_suggestion(name, commands)}")
-        known = _option_names(COMMANDS[name])
-        for word in takewhile(lambda word: word != "--", words[place + 1 :]):
-            option = word.partition("=")[0]
-            is_option = option.startswith("--") and " " not in word
-            if is_option and not any(other.startswith(option) for other in known):
-                commands[name].error(f"unknown option {option}{_suggestion(option, known)}")
+    top, commands = parsers()
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None:
+        return top.parse_args(words)
+    if name not in commands:
+        top.error(f"unknown command {name!r}{_suggestion(name, commands)}")
+    known = _option_names(COMMANDS[name])
+    for word in takewhile(lambda word: word != "--", words[words.index(name) + 1 :]):
+        option = word.partition("=")[0]
+        is_option = option.startswith("--") and " " not in word
+        if is_option and not any(other.startswith(option) for other in known):
+            commands[name].error(f"unknown option {option}{_suggestion(option, known)}")
     return top.parse_args(words)
 
 
-def parser(completers: Mapping[str, object]) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, with the completers of values by metavar."""
-    return _parsers(completers)[0]
-
-
-def _parsers(
-    completers: Mapping[str, object],
+def parsers(
+    completers: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and those of the commands by name.
+
+    ``completers`` are what completes values in a shell, by metavar.
+    """
     top = HelpfulParser(
         PROGRAM,
         "%(prog)s [-h] [--version] COMMAND ...",
@@ -148,6 +148,8 @@ def _option_names(command: Command) -> set[str]:
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
     """Return what may have been meant, as the end of a message."""
+    from difflib import get_close_matches
+
     return "".join(f"; did you mean {found}?" for found in get_close_matches(word, known, 1))
 
 

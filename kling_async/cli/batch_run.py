@@ -91,28 +91,28 @@ class BatchCommand:
             return await self._run_opened(kling, batch)
 
     async def _run_opened(self, kling: KlingClient, batch: Batch) -> int:
-        before = (await batch.summary()).counts
-        if any(before.values()):
-            self._output.print_status(f"resuming {self._journal_name}: {format_states(before)}")
+        journaled = (await batch.summary()).counts
+        if any(journaled.values()):
+            self._output.print_status(f"resuming {self._journal_name}: {format_states(journaled)}")
         for remark in self._rows.remarks():
             self._output.print_status(remark)
         error: KlingError | None = None
-        balance: float | None = None
         try:
-            balance = await _read_balance(kling)
-            await self._process_items(batch)
-        except JournalError as failed:
-            self._report_lost_journal(failed)
-            raise
-        except KlingError as failed:
-            error = failed
+            before = await _read_balance(kling)
+            try:
+                await self._process_items(batch)
+            except JournalError as failed:
+                self._report_lost_journal(failed)
+                raise
+            except KlingError as failed:
+                error = failed
+            balances = {"balance_before": before, "balance_after": await _read_balance(kling)}
         except asyncio.CancelledError:
             await self._report_interrupted(kling, batch)
             raise
         counts = Counter(batch.counts)
         counts[ItemState.PLANNED] += max(0, self._rows.rows - counts.total())
         attempts = (await batch.summary()).attempts
-        balances = {"balance_before": balance, "balance_after": await _read_balance(kling)}
         if self._args.json:
             shown = {state.value: count for state, count in counts.items() if count}
             seconds = round(self._stats.elapsed, 1)

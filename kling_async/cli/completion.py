@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kling_async._utils.extras import missing_extra
 from kling_async.cli import exit_codes
-from kling_async.cli.arguments import parser
+from kling_async.cli.arguments import parsers
 from kling_async.cli.output import Output, write_line
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ async def run_completion(args: Namespace) -> int:
     except ImportError:
         raise missing_extra("cli", "completion needs shtab") from None
     places = {"DIR": shtab.DIRECTORY, **dict.fromkeys(("FILE", "JOURNAL", "PATH|URL"), shtab.FILE)}
-    script = shtab.complete(parser(places), args.shell)
+    script = shtab.complete(parsers(places)[0], args.shell)
     if args.json:
         Output(json=True).print_result([], {"shell": args.shell, "script": script})
     else:

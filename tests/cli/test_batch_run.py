@@ -236,6 +236,19 @@ async def test_interrupted_before_anything(
     assert "at the service" not in said
 
 
+async def test_interrupted_after_everything(
+    serve: Serve, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted while the last balance is read, a batch reports the state of its journal."""
+    await serve("balance:2=hang")
+    running = asyncio.create_task(command("batch", write_rows(tmp_path, 1)))
+    await asyncio.sleep(65)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "interrupted; the journal has 1 finished" in capsys.readouterr().err
+
+
 async def test_interrupted_for_a_program(
     serve: Serve, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
