@@ -8,6 +8,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
@@ -23,8 +24,6 @@ from kling_async.journal.opening import journal_at
 from kling_async.policy.durations import Kind, vendor_estimate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kling_async.batch.options import BatchOptions
     from kling_async.inputs.base import Input
     from kling_async.limits.base import Limits
@@ -72,7 +71,7 @@ class InputFile:
         fix_images: Images that can be corrected are valid.
     """
 
-    def __init__(self, folder: Path, *, fix_images: bool = False) -> None:
+    def __init__(self, folder: str | Path = "", *, fix_images: bool = False) -> None:
         self.rows: int = 0
         self.invalid: InvalidRows = InvalidRows()
         self.without_mode: int = 0
@@ -85,7 +84,7 @@ class InputFile:
         self.foreign: int = 0
         self._work = self._longest = 0.0
         self._items = temporary_file()
-        self._folder = folder
+        self._folder = Path(folder)
         self._fix_images = fix_images
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ numeric key as a number. Spreadsheets convert ``16:9`` to a time of day.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import attrs
@@ -23,7 +24,6 @@ from kling_async.inputs.kling_2_1 import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from kling_async.inputs.base import Input
 
@@ -108,7 +108,7 @@ def row_fields(cells: Mapping[str, object]) -> dict[str, object]:
     return fields
 
 
-def row_input(fields: Mapping[str, object], folder: Path) -> Input:
+def row_input(fields: Mapping[str, object], folder: str | Path = "") -> Input:
     """Return the input of a row; an error mentions what a table tool may have caused.
 
     Args:
@@ -126,11 +126,11 @@ def row_input(fields: Mapping[str, object], folder: Path) -> Input:
         raise InputError("; ".join([str(error), *hints]), problems=error.problems) from None
 
 
-def _place(value: object, folder: Path) -> object:
+def _place(value: object, folder: str | Path) -> object:
     """Return the path that an image has in place of a URL; of a list, those of its elements."""
     if isinstance(value, list):
         return [_place(element, folder) for element in value]
-    return folder / value if isinstance(value, str) and not _URL.match(value) else value
+    return Path(folder, value) if isinstance(value, str) and not _URL.match(value) else value
 
 
 def _value_of(field: str, cell: object) -> object:

@@ -59,7 +59,7 @@ def test_options_become_an_input(options: list[str], expected: Input) -> None:
         (["--cfg-scale", "0.55"], "cfg_scale"),
         (["--aspect-ratio", "4:3"], "aspect_ratio"),
         (["--image", IMAGE, "--aspect-ratio", "1:1"], "aspect_ratio"),
-        (["--image", "fox.jpg"], "image_url"),
+        (["--image", "ftp://fox.jpg"], "image_url"),
         (["--mode", "standard"], "image_url"),
     ],
 )

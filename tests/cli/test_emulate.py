@@ -11,9 +11,11 @@ from kling_async import KlingClient, MasterTextToVideo, Retry, StandardImageToVi
 from kling_async.cli import arguments
 from kling_async.cli.main import run
 from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
+from tests.images.pictures import picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from tests.cli.conftest import Command, Serve
 
@@ -129,3 +131,38 @@ async def test_emulator_for_other_machines(
         result = await kling.generate(MasterTextToVideo("a fox"))
     assert result.result_urls[0].startswith(env["APIXO_BASE_URL"])
     assert ("unencrypted" in caplog.text) == ("APIXO_ALLOW_HTTP" in env)
+
+
+async def test_a_local_image(
+    emulating: Emulating, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the emulator prints, a picture of this machine becomes a video at once."""
+    (tmp_path / "cat.jpg").write_bytes(picture())
+    for name, value in (await emulating("--video", "small")).items():
+        monkeypatch.setenv(name, value)
+    done = await command("generate", "pan left", "--image", tmp_path / "cat.jpg")
+    assert (done.code, done.out[:7]) == (0, "http://")
+    wrong = await command("generate", "pan left", "--image", tmp_path / "dog.jpg")
+    assert wrong.code == 2
+    assert "dog.jpg': No such file" in wrong.err
+
+
+async def test_a_batch_with_local_images(
+    emulating: Emulating, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with local images are generated once, also if the folder has another name later."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "cat.gif").write_bytes(picture("GIF"))
+    (folder / "rows.csv").write_text("key,prompt,image_url\nk,pan,cat.gif\n,up,cat.gif\n", "utf-8")
+    for name, value in (await emulating("--video", "small")).items():
+        monkeypatch.setenv(name, value)
+    refused = await command("batch", folder / "rows.csv")
+    assert refused.code == 2
+    assert "row 2: image_url: must be a JPEG, PNG or WebP picture" in refused.err
+    done = await command("batch", folder / "rows.csv", "--fix-images")
+    assert (done.code, len(done.out.splitlines())) == (0, 2)
+    folder = folder.rename(tmp_path / "b")
+    again = await command("batch", folder / "rows.csv", "--fix-images")
+    assert sorted(again.out.splitlines()) == sorted(done.out.splitlines())
+    assert "Tasks that may have cost money, all runs together: 2" in again.err

@@ -15,6 +15,7 @@ from kling_async.journal.base import Failure, ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.limits.base import Limits
 from kling_async.results import FailReason, Result, TaskRef
+from tests.images.pictures import picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,3 +204,49 @@ async def test_journal_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("not a journal")
     with pytest.raises(JournalError):
         await read_journal(tmp_path / "j", BatchOptions())
+
+
+async def test_images_are_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of an image is relative to the folder of the file; its content identifies it."""
+    monkeypatch.setenv("KLING_IMAGE_STORE", "s3://bucket")
+    keys = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        (folder / "pictures").mkdir(parents=True)
+        (folder / "pictures/cat.jpg").write_bytes(picture())
+        rows: list[Row] = [
+            (1, {"prompt": "pan", "image_url": "pictures/cat.jpg"}),
+            (2, {"prompt": "up", "image_urls": [str(folder / "pictures/cat.jpg")]}),
+            (3, {"prompt": "up", "image_url": "https://example.com/cat.jpg"}),
+        ]
+        with InputFile(folder) as checked:
+            await checked.read(rows, {})
+            items = list(checked.items())
+        assert checked.invalid.messages == []
+        paths = [item.input.local_images["image_url"].source for item in items[:2]]
+        assert paths == [folder / "pictures/cat.jpg"] * 2
+        keys.append([item.key for item in items])
+    assert keys[0] == keys[1]
+
+
+async def test_images_are_checked_with_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that cannot be used are found before anything is sent, and so is a missing store."""
+    (tmp_path / "cat.gif").write_bytes(picture("GIF"))
+    rows: list[Row] = [
+        (number, {"prompt": "pan", "image_url": name})
+        for number, name in enumerate(("cat.gif", "dog.jpg"), 1)
+    ]
+    monkeypatch.delenv("KLING_IMAGE_STORE", raising=False)
+    with InputFile(tmp_path) as checked:
+        await checked.read(rows, {})
+    assert all("KLING_IMAGE_STORE" in message for message in checked.invalid.messages)
+    monkeypatch.setenv("KLING_IMAGE_STORE", "s3://bucket")
+    for fix_images in (False, True):
+        with InputFile(tmp_path, fix_images=fix_images) as checked:
+            await checked.read(rows, {})
+        assert (checked.rows, len(checked.invalid.messages)) == (fix_images, 2 - fix_images)
+        assert "row 2: image_url: must be a file that can be read" in checked.invalid.messages[-1]
+        assert "dog.jpg': No such file" in checked.invalid.messages[-1]

@@ -5,14 +5,24 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from kling_async import ConfigurationError, InputError, Item, JournalError, MasterTextToVideo
+from kling_async import (
+    ConfigurationError,
+    InputError,
+    Item,
+    JournalError,
+    MasterTextToVideo,
+    StandardImageToVideo,
+)
 from kling_async.fleet import Enqueued, Queue, Worker
 from tests.engines.postgres import PASSWORD
 from tests.fleet.conftest import items
+from tests.images.pictures import picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
+    from kling_async import Outcome
     from kling_async.testing import Emulator
     from tests.conftest import Emulate
     from tests.fleet.conftest import Dial, ReadEntries, ReadJobs
@@ -107,3 +117,28 @@ async def test_a_table_of_others(postgres_url: str) -> None:
         async with queue:
             with pytest.raises(JournalError, match="queue"):
                 await queue.put(items(1))
+
+
+async def test_images_are_stored_before_they_are_enqueued(
+    emulate: Emulate, dial: Dial, url: str, tmp_path: Path
+) -> None:
+    """A worker on another machine, which has no file of an image, finds it in the store."""
+    emulator = await emulate(uploads=True, speed=1000.0)
+    path = tmp_path / "cat.gif"
+    path.write_bytes(picture("GIF"))
+    put = [Item(name, StandardImageToVideo(name, path)) for name in ("pan", "up")]
+    async with Queue(url) as queue:
+        with pytest.raises(InputError, match=r"image_store=.* KLING_IMAGE_STORE"):
+            await queue.put(put)
+    async with Queue(url, image_store=emulator.image_store) as queue:
+        with pytest.raises(InputError, match="must be a JPEG, PNG or WebP picture"):
+            await queue.put(put)
+    async with Queue(url, image_store=emulator.image_store, fix_images=True) as queue:
+        assert (await queue.put(put)).added == 2
+        path.unlink()
+        kling = await dial(emulator, image_store=emulator.image_store, fix_images=True)
+        outcomes: list[Outcome] = []
+        await Worker(kling, url, until_empty=True).run(outcomes.append)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    (one,) = {str(entry.input["image_urls"]) for entry in emulator.ledger}
+    assert one.endswith("-fix.jpg']")
