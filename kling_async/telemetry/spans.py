@@ -89,7 +89,7 @@ class Spans:
 
     def add_wait(self, parent: SpanContext, seconds: float) -> None:
         """Add the span of the wait for a slot, which has ended."""
-        self._add("wait for a slot", parent, seconds).end()
+        self._start_ended("wait for a slot", parent, seconds).end()
 
     def add_request(self, parent: SpanContext | None, event: RequestAnswered) -> None:
         """Add the span of a request, which has ended."""
@@ -101,7 +101,7 @@ class Spans:
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
         name = f"{event.method} {template(event)}"
-        span = self._add(name, parent, event.seconds, SpanKind.CLIENT, attributes)
+        span = self._start_ended(name, parent, event.seconds, SpanKind.CLIENT, attributes)
         if event.error is None:
             span.end()
         else:
@@ -114,13 +114,13 @@ class Spans:
             "kling.files": [file.name for file in event.files],
             "kling.received_bytes": event.received_bytes,
         }
-        span = self._add("download", parent, event.seconds, SpanKind.CLIENT, attributes)
+        span = self._start_ended("download", parent, event.seconds, SpanKind.CLIENT, attributes)
         if event.error is None:
             span.end()
         else:
             end_with_error(span, type(event.error).__name__, describe_error(event.error))
 
-    def _add(
+    def _start_ended(
         self,
         name: str,
         parent: SpanContext | None,
