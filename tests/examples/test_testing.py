@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANGS
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "testing"
 SETTINGS = re.search(
@@ -30,5 +32,7 @@ def test_the_guide(folder: str, number: int, tmp_path: Path) -> None:
     # Starlette's TestClient warns of the httpx that it uses.
     warnings = ["-W", "error", "-W", "ignore:Using `httpx` with"]
     command = [sys.executable, "-X", "dev", *warnings, "-m", "pytest", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=HANGS
+    )
     assert f"{number} passed" in done.stdout, done.stdout + done.stderr

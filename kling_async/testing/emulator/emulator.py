@@ -79,7 +79,7 @@ class Emulator:
         keep_alive: Seconds after which an idle connection is closed.
 
     Raises:
-        ConfigurationError: A number is out of range.
+        ConfigurationError: A number is out of range, or it is entered while it runs.
         MissingExtraError: ``video="rendered"`` without the extra.
     """
 
@@ -148,17 +148,19 @@ class Emulator:
         self._api = Api(self._service, self._active_faults, self._log, settings, page)
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(
+        if self._runner is not None:
+            raise ConfigurationError(f"this emulator runs already, at {self.origin}")
+        runner = web.AppRunner(
             self.app(), access_log=None, keepalive_timeout=self._keep_alive, shutdown_timeout=1.0
         )
-        await self._runner.setup()
+        await runner.setup()
         try:
-            site = web.TCPSite(self._runner, self._host, self._port)
+            site = web.TCPSite(runner, self._host, self._port)
             await site.start()
         except BaseException:
-            await self._runner.cleanup()
+            await runner.cleanup()
             raise
-        self._port = self._runner.addresses[0][1]
+        self._runner, self._port = runner, runner.addresses[0][1]
         return self
 
     async def __aexit__(
@@ -167,8 +169,9 @@ class Emulator:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     def __enter__(self) -> Self:
         thread = LoopThread()

@@ -20,9 +20,9 @@ _SECONDS: Final[Mapping[int, tuple[float, float]]] = {5: (60.0, 90.0), 10: (90.0
 def quickest(
     duration: Callable[[Mapping[str, object]], float] | tuple[float, float] | None,
 ) -> float:
-    """Return the seconds that the quickest tasks take at speed 1; 0 if only a function knows."""
+    """Return the seconds that the quickest tasks take at speed 1; 1 if only a function knows."""
     if callable(duration):
-        return 0.0
+        return 1.0
     return duration[0] if duration else USUAL_FIRST_POLL
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Submission
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,18 @@ async def test_a_port_that_is_taken() -> None:
         port = int(emulator.origin.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"):
             await Emulator(port=port).__aenter__()
+
+
+async def test_entered_twice() -> None:
+    """An emulator that runs cannot be started again; after its end it can, on the same port."""
+    async with Emulator() as emulator:
+        with pytest.raises(ConfigurationError, match=f"runs already, at {emulator.origin}"):
+            await emulator.__aenter__()
+        with pytest.raises(ConfigurationError, match="runs already"):
+            emulator.__enter__()
+    origin = emulator.origin
+    with emulator:
+        assert emulator.origin == origin
 
 
 async def test_leaving_what_was_not_entered() -> None:
@@ -193,7 +206,7 @@ def test_in_a_thread() -> None:
         assert ask(emulator, status)[1]["state"] == "pending"
         emulator.finish_tasks()
         assert ask(emulator, status)[1]["state"] == "success"
-        assert posted.get(timeout=30) == "https://testserver/token"
+        assert posted.get(timeout=HANGS) == "https://testserver/token"
     assert len(emulator.ledger) == 1
     assert not any(isinstance(thread, LoopThread) for thread in threading.enumerate())
     emulator.__exit__(None, None, None)  # leaving it again is no error
