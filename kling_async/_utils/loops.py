@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import define
 
 from kling_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _T = TypeVar("_T")
 _State = TypeVar("_State")
@@ -113,11 +116,10 @@ class Deadlines:
     """Deadlines that can be closed together, and that allow for a blocked event loop."""
 
     def __init__(self) -> None:
-        self._active: set[_Deadline] = set()
+        self.active: set[_Deadline] = set()
         self._blocked_at: float = float("-inf")  # when a timer last ran late
 
-    @contextmanager
-    def expire_at(self, when: float) -> Iterator[None]:
+    def expire_at(self, when: float) -> AbstractContextManager[None]:
         """Cancel the code in the ``with`` block at a moment of the running loop's time.
 
         Like ``asyncio.timeout_at``, but for a plain ``with``.
@@ -128,63 +130,70 @@ class Deadlines:
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - only a task can be cancelled
-        loop, cancelling = task.get_loop(), task.cancelling()
-        now = loop.time()
-        deadline = _Deadline(task, max(when, now))
-        # One that has passed already expires before any later timer.
-        deadline.timer = (
-            loop.call_at(when, self._on_timer, deadline)
-            if when > now
-            else loop.call_soon(self._on_timer, deadline)
-        )
-        self._active.add(deadline)
-        error: type[TimeoutError] | None = None
-        try:
-            try:
-                yield
-            finally:
-                deadline.timer.cancel()
-                self._active.discard(deadline)
-                # If something else has cancelled the task, too, its CancelledError continues.
-                if deadline.error is not None and task.uncancel() <= cancelling:
-                    error = deadline.error
-        except asyncio.CancelledError as cancellation:
-            if error is None:
-                raise
-            raise error from cancellation
+        return _Deadline(self, task, task.get_loop(), when, task.cancelling())
 
     def close(self) -> None:
         """Let all deadlines of the running event loop expire now, as closed."""
         loop = asyncio.get_running_loop()
-        for deadline in list(self._active):
-            if deadline.task.get_loop() is loop:
+        for deadline in list(self.active):
+            if deadline.loop is loop:
                 deadline.expire(DeadlinesClosedError)
 
-    def _on_timer(self, deadline: _Deadline) -> None:
-        loop = deadline.task.get_loop()
-        now = loop.time()
-        if now - deadline.due > _BLOCKED:
+    def was_blocked(self, late: float, now: float) -> bool:
+        """Return whether the loop was blocked just before a timer ran so many seconds late.
+
+        Others that are due at this moment may be hardly late, but the loop was blocked for all.
+        """
+        if late > _BLOCKED:
             self._blocked_at = now
-        # Others that are due at this moment may be hardly late, but the loop was blocked for all.
-        if now - self._blocked_at < _BLOCKED and not deadline.extended:
-            deadline.extended, deadline.due = True, now + _EXTENSION
-            deadline.timer = loop.call_at(deadline.due, self._on_timer, deadline)
-        else:
-            deadline.expire(TimeoutError)
+        return now - self._blocked_at < _BLOCKED
 
 
 @define(eq=False)
 class _Deadline:
     """One block with a deadline."""
 
-    task: asyncio.Task[object]
-    due: float
-    extended: bool = False
-    timer: asyncio.Handle | None = None
-    error: type[TimeoutError] | None = None  # what the block raises; None: it has not expired
+    _owner: Deadlines
+    _task: asyncio.Task[object]
+    loop: asyncio.AbstractEventLoop
+    _due: float
+    _cancelling: int  # requests to cancel the task that were there before
+    _extended: bool = False
+    _timer: asyncio.Handle | None = None
+    _error: type[TimeoutError] | None = None  # what the block raises; None: it has not expired
+
+    def __enter__(self) -> None:
+        loop, now = self.loop, self.loop.time()
+        if self._due > now:
+            self._timer = loop.call_at(self._due, self._on_timer)
+        else:  # it expires before any later timer
+            self._due, self._timer = now, loop.call_soon(self._on_timer)
+        self._owner.active.add(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._timer is not None  # noqa: S101 - it was entered
+        self._timer.cancel()
+        self._owner.active.discard(self)
+        if self._error is None or self._task.uncancel() > self._cancelling:
+            return  # if something else has cancelled the task, too, its CancelledError continues
+        if isinstance(error, asyncio.CancelledError):
+            raise self._error from error
 
     def expire(self, error: type[TimeoutError]) -> None:
         """Cancel the block."""
-        if self.error is None:
-            self.error = error
-            self.task.cancel()
+        if self._error is None:
+            self._error = error
+            self._task.cancel()
+
+    def _on_timer(self) -> None:
+        now = self.loop.time()
+        if self._owner.was_blocked(now - self._due, now) and not self._extended:
+            self._extended, self._due = True, now + _EXTENSION
+            self._timer = self.loop.call_at(self._due, self._on_timer)
+        else:
+            self.expire(TimeoutError)

@@ -120,10 +120,11 @@ class Durations:
         share, next_share = self._shares[after - 1 : after + 1]
         return share + (next_share - share) * (age - start) / (end - start)
 
-    def observe(self, duration: float) -> Durations:
-        """Return the durations after another task was measured."""
-        oldest = 1 if self.seeds or len(self.seen) == MEMORY else 0
-        return Durations((*self.seen[oldest:], duration), max(0, self.seeds - 1))
+    def observe(self, *durations: float) -> Durations:
+        """Return the durations after other tasks were measured, in this order."""
+        replaced = min(self.seeds, len(durations))
+        seen = (*self.seen[replaced:], *durations)[-MEMORY:]
+        return Durations(seen, self.seeds - replaced)
 
 
 def vendor_estimate(kind: Kind) -> Durations | None:

@@ -144,7 +144,7 @@ def test_as_those_of_asyncio(lives: list[tuple[int, float, float]]) -> None:
         ours = runner.run(all_of(deadlines.expire_at))
         theirs = runner.run(all_of(asyncio.timeout_at))
     assert ours == theirs
-    assert not deadlines._active  # noqa: SLF001 - no public view
+    assert not deadlines.active
 
 
 # ------------------------------------------------------------------ a blocked loop, and closing
@@ -213,7 +213,7 @@ async def test_closing() -> None:
         deadlines.close()  # nothing is cancelled twice
     assert now() == pytest.approx(1, abs=0.01)
     assert closed == [True, True]
-    assert not deadlines._active  # noqa: SLF001 - no public view
+    assert not deadlines.active
     await inside(5)
     assert closed == [True, True, False]
 
@@ -255,8 +255,8 @@ def test_on_another_loop() -> None:
     left.run_until_complete(asyncio.sleep(1))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait(deadlines, 4, 5))
-        (active,) = deadlines._active  # noqa: SLF001 - no public view
-        assert active.task is task
+        (active,) = deadlines.active
+        assert active._task is task  # noqa: SLF001 - no public view
         with pytest.raises(TimeoutError):
             runner.run(wait(deadlines, 60, 5))
     task.cancel()
