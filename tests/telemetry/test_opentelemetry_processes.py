@@ -59,11 +59,12 @@ async def test_a_batch_that_is_continued(tmp_path: Path) -> None:
     """The process that continues a batch continues the trace of its task, to the download."""
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
     async with Emulator(video="small", duration=(60.0, 60.0), speed=60) as emulator:
-        arguments = [emulator.base_url, emulator.key, tmp_path / "journal", tmp_path / "videos"]
+        folders = (str(tmp_path / "journal"), str(tmp_path / "videos"))
+        arguments = (emulator.base_url, emulator.key, *folders)
 
         async def start(spans: Path) -> asyncio.subprocess.Process:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-c", PROGRAM, *arguments, spans, spans.stem, stdout=PIPE
+                sys.executable, "-c", PROGRAM, *arguments, str(spans), spans.stem, stdout=PIPE
             )
 
         killed = await start(first)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 try:
-    from axe_core_python.sync_playwright import Axe  # type: ignore[import-untyped] # has no types
+    from axe_core_python.sync_playwright import Axe
     from playwright.sync_api import expect, sync_playwright
 except ModuleNotFoundError:
     pytest.skip("no Playwright: pip install playwright axe-core-python", allow_module_level=True)
