@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +13,9 @@ from kling_async._display.contact_sheet import Card, Picture, Video, add_videos
 from kling_async._utils.text import printable
 
 _IMAGES = ("image_url", "end_image_url")
+
+# How an input writes a picture of this machine: its checksum, and the path that it had.
+_LOCAL_IMAGE = re.compile(r"kling-image:[^?]*\?path=(.+)", re.DOTALL)
 
 
 class ResultLike(Protocol):
@@ -54,6 +58,26 @@ def result_cards(
     return add_videos(card, _videos(result.result_urls, files, folder))
 
 
+def input_pictures(
+    fields: Mapping[str, object], folder: Path | None, *, load: bool = False
+) -> list[Picture]:
+    """Return the images of an input: URLs, and files, which are linked if they still exist.
+
+    Args:
+        fields: What ``Input.to_dict()`` returns.
+        folder: The folder of the page. Default: the current one.
+        load: Whether the page shows the images at the URLs.
+    """
+    pictures = []
+    for text in (str(fields[name]) for name in _IMAGES if name in fields):
+        match = _LOCAL_IMAGE.fullmatch(text)
+        if match is None:
+            pictures.append(Picture(text, None, load=load))
+        else:
+            pictures.append(Picture(match[1], _relative_path(Path(match[1]), folder)))
+    return pictures
+
+
 def outcome_cards(
     outcome: OutcomeLike,
     error: Exception | None,
@@ -74,7 +98,7 @@ def outcome_cards(
     card = Card(
         str(outcome.index) if outcome.key is None else printable(outcome.key),
         fields,
-        [Picture(str(fields[name]), None, load=True) for name in _IMAGES if name in fields],
+        input_pictures(fields, folder, load=True),
         cost_time=None if result is None else result.cost_time,
         failure="" if error is None else str(error),
     )
@@ -88,10 +112,17 @@ def _videos(urls: Sequence[str], files: Sequence[Path], folder: Path | None) -> 
 
 
 def _video(url: str, file: Path | None, folder: Path) -> Video:
-    if file is None or not file.is_file():
-        return Video(url=url)
-    try:
-        path = os.path.relpath(file, folder).replace(os.sep, "/")
-    except ValueError:  # pragma: no cover - on another drive of Windows
+    path = None if file is None else _relative_path(file, folder)
+    if file is None or path is None:
         return Video(url=url)
     return Video(path, file.stat().st_size, url)
+
+
+def _relative_path(file: Path, folder: Path | None) -> str | None:
+    """Return the path of a file for a page in the folder, if the file exists."""
+    try:
+        if file.is_file():
+            return os.path.relpath(file, folder or Path.cwd()).replace(os.sep, "/")
+    except ValueError:  # pragma: no cover - on another drive of Windows
+        pass
+    return None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from kling_async import errors
-from kling_async.errors import InputError, KlingError, TaskFailedError
-from kling_async.inputs.base import Input
-from kling_async.inputs.local_image import SCHEME, to_identity
+from kling_async.errors import InputError, KlingError, Problem, TaskFailedError
+from kling_async.inputs.base import IMAGE_FIELDS, Input
+from kling_async.inputs.local_image import NOT_READ, SCHEME, LocalImage, to_identity
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition, attempt_after
 
 if TYPE_CHECKING:
@@ -38,8 +38,13 @@ def plan_item(given: Input | Item) -> Planned:
     """Return what the journal stores of an item, or of an input, whose key is a checksum.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is neither, or a local image has not been read.
     """
+    sent = given.input if isinstance(given, Item) else given
+    for name in IMAGE_FIELDS:
+        image = getattr(sent, name, None)
+        if isinstance(image, LocalImage) and not image.sha256:
+            raise InputError(problems=[Problem(name, NOT_READ, image.label)])
     if isinstance(given, Item):
         return Planned(given.key, given.input.to_dict())
     if isinstance(given, Input):

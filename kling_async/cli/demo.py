@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ from kling_async.cli.row_values import InvalidRows, row_input
 from kling_async.cli.text_file import open_input
 from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
+from kling_async.images.preparer import ImagePreparer
+from kling_async.images.reading import read_images
+from kling_async.inputs.base import IMAGE_FIELDS
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
@@ -71,6 +75,7 @@ async def run_demo(args: Namespace) -> int:
         scenario=Scenario.parse(args.fault),
         video=args.video,
         samples=FOLDER,
+        uploads=True,
     )
     output = Output(json=args.json)
     progress = open_display(silent=args.json, total=len(rows))
@@ -84,8 +89,10 @@ async def run_demo(args: Namespace) -> int:
     try:
         with _staging_folder(args.to) as staging:
             async with emulator, _client(emulator, progress, args.speed, len(rows)) as kling:
+                inputs = _parse_rows(rows, emulator.origin, path.parent)
+                urls = await _image_urls(inputs, emulator.image_store)
                 demo_run = _DemoRun(kling, progress, args, staging)
-                cards = await demo_run.generate_all(_parse_rows(rows, emulator.origin, path.parent))
+                cards = await demo_run.generate_all(inputs, urls)
             seconds = clock() - started
             html = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
             index = await asyncio.to_thread(_write_page, args.to, html, staging)
@@ -147,6 +154,7 @@ def _client(emulator: Emulator, progress: TextDisplay, speed: float, rows: int) 
     return KlingClient(
         api_key=emulator.key,
         base_url=emulator.origin,
+        image_store=emulator.image_store,
         limits=limits,
         polling=Polling(first=_FASTEST / speed, shortest=shortest, longest=15.0 + shortest),
         hooks=[progress.on_event],
@@ -165,24 +173,25 @@ class _DemoRun:
         self._speed: float = args.speed
         self._staging = staging
 
-    async def generate_all(self, rows: list[tuple[int, Input]]) -> list[Card]:
+    async def generate_all(
+        self, rows: list[tuple[int, Input]], image_urls: list[list[str]]
+    ) -> list[Card]:
         digits = max(2, len(str(rows[-1][0])))
         with self._progress:
             async with asyncio.TaskGroup() as group:
-                urls = [url for _, sent in rows for url in _image_urls(sent)]
-                saving = group.create_task(save_images(urls, self._folder))
+                saving = group.create_task(save_images(chain(*image_urls), self._folder))
                 tasks = [
                     group.create_task(self._generate(f"{number:0{digits}}", sent))
                     for number, sent in rows
                 ]
         names, cards = saving.result(), []
-        for (_, sent), task in zip(rows, tasks, strict=True):
-            pictures = [Picture(url, names.get(url)) for url in _image_urls(sent)]
+        for urls, task in zip(image_urls, tasks, strict=True):
+            pictures = [Picture(url, names.get(url)) for url in urls]
             cards.append(evolve(task.result(), pictures=pictures))
         return cards
 
     async def _generate(self, number: str, sent: Input) -> Card:
-        fields = sent.to_dict()
+        fields = (await read_images(sent)).to_dict()
         card = Card(number, fields)
         name = f"{number}-{sent.mode}"
         usual = _USUAL[fields["duration"]] / self._speed
@@ -235,9 +244,16 @@ def _facts(cards: list[Card], seconds: float, speed: float) -> list[Fact]:
     ]
 
 
-def _image_urls(sent: Input) -> list[str]:
-    fields = sent.to_dict()
-    return [str(fields[name]) for name in ("image_url", "end_image_url") if name in fields]
+async def _image_urls(rows: Iterable[tuple[int, Input]], store: str) -> list[list[str]]:
+    """Return the URLs of the images of each row; those that are files are stored for that."""
+    images, urls = ImagePreparer(store), []
+    try:
+        for _, sent in rows:
+            fields = (await images.prepare(sent)).to_dict()
+            urls.append([str(fields[name]) for name in IMAGE_FIELDS if name in fields])
+    finally:
+        await images.close()
+    return urls
 
 
 def _write_page(folder: Path, page: str, staging: Path) -> Path:

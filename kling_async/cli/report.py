@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from attrs import evolve
 
-from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
+from kling_async._display.contact_sheet import Card, Fact, Video, render_page
+from kling_async._display.result_cards import input_pictures
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
 from kling_async.cli.format import STATE_NAMES, format_os_error
@@ -158,11 +159,10 @@ def _describe(entry: Entry) -> str:
 
 def _cards_of(entry: Entry, videos: Path, folder: Path) -> Iterator[Card]:
     """Yield a card for each file of an item, or one with its state."""
-    urls = [entry.input.get(name) for name in ("image_url", "end_image_url")]
     card = Card(
         entry.key,
         entry.input,
-        [Picture(str(url), None) for url in urls if url],
+        input_pictures(entry.input, folder),
         cost_time=entry.result.cost_time if entry.result else None,
         state=STATE_NAMES[entry.state].capitalize(),
     )

@@ -180,7 +180,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _jpeg_sides(data: bytes) -> tuple[int, int]:
     """Return width and height of a JPEG, of which all segments and the end are there."""
     sides = 0, 0
-    for marker, at, length in _jpeg_segments(data):
+    for marker, at, length in _jpeg_segments(data):  # pragma: no branch - it raises at the end
         if marker in _FRAMES and length >= 8 and at + 9 <= len(data):  # noqa: PLR2004 - of a frame
             height, width = (int.from_bytes(data[i : i + 2]) for i in (at + 5, at + 7))
             sides = width, height

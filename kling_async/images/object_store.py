@@ -69,7 +69,8 @@ class ObjectImageStore:
         """Store an image, unless it is stored already, and return a signed URL of it."""
         store = await self._open()
         if image.name not in self._known:
-            if not await self._exists(store, image.name):
+            exists = await self._exists(store, image.name)
+            if not exists:
                 await self._create(store, image, await image.read())
             self._known.add(image.name)
         import obstore

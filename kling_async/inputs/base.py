@@ -79,8 +79,8 @@ class Input:
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None.
 
-        Raises:
-            InputError: A local image has not been read; see :func:`kling_async.images.read_images`.
+        :func:`parse_input` accepts them, if local images were read before; see
+        :func:`kling_async.images.read_images`.
         """
         fields: dict[str, object] = {"model": self.model, "mode": self.mode}
         for name in self._rules:

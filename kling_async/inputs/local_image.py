@@ -40,6 +40,10 @@ _TEXT = re.compile(
     re.DOTALL,
 )
 
+NOT_READ = (
+    "must be read before its input is written as text, which contains its checksum: use"
+    " `input = await kling_async.images.read_images(input)`"
+)
 _RULE = "must be the text of a local image, kling-image:SHA256.SUFFIX?path=PATH"
 
 
@@ -87,15 +91,10 @@ class LocalImage:
     def to_text(self) -> str:
         """Return the text for JSON: the checksum, and where the picture was found.
 
-        Raises:
-            InputError: It has not been read.
+        Without a checksum, the text says only what the picture is, and cannot be parsed: it has to
+        be read first.
         """
-        if not self.sha256:
-            raise InputError(
-                f"{self.label} has not been read yet, and an input is written with the checksums"
-                " of its pictures: use `input = await kling_async.images.read_images(input)` first"
-            )
-        suffix = SUFFIXES.get(self.media_type, _OTHER_SUFFIX)
+        suffix = SUFFIXES.get(self.media_type, _OTHER_SUFFIX) if self.sha256 else ""
         path = f"?path={self.source}" if isinstance(self.source, Path) else ""
         return f"{SCHEME}{self.sha256}{suffix}{path}"
 
@@ -107,6 +106,8 @@ class LocalImage:
             InputError: It is not such a text.
         """
         match = _TEXT.fullmatch(text)
+        if match is None and text.startswith(f"{SCHEME}?"):
+            raise InputError(problems=[Problem("image", NOT_READ, format_value(text))])
         if match is None:
             raise InputError(problems=[Problem("image", _RULE, format_value(text))])
         kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}

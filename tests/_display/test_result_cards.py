@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import MasterTextToVideo, Outcome, ProImageToVideo, Result, TaskRef
-from kling_async._display.contact_sheet import render_part
-from kling_async._display.result_cards import outcome_cards, result_cards
+from kling_async._display.contact_sheet import Picture, render_part
+from kling_async._display.result_cards import input_pictures, outcome_cards, result_cards
 from kling_async.errors import TaskFailedError
 from tests._display.page_reader import PageReader
 
@@ -110,3 +110,21 @@ def test_hostile_text_is_escaped() -> None:
     sheet = _read(outcome_cards(outcome, outcome.error))
     assert sheet.words.count(HOSTILE) == 3
     assert sheet.all("script") == []
+
+
+def test_pictures_of_this_machine(tmp_path: Path) -> None:
+    """A local image is linked as long as its file exists; a URL is loaded on request."""
+    cat = tmp_path / "a cat?.jpg"
+    cat.touch()
+    fields = {
+        "image_url": f"kling-image:{'ab' * 32}.jpg?path={cat}",
+        "end_image_url": f"kling-image:?path={tmp_path / 'none.jpg'}",
+    }
+    assert input_pictures(fields, tmp_path) == [
+        Picture(str(cat), "a cat?.jpg"),
+        Picture(str(tmp_path / "none.jpg"), None),
+    ]
+    url = "https://example.com/cat.jpg"
+    assert input_pictures({"image_url": url}, None, load=True) == [Picture(url, None, load=True)]
+    text = f"kling-image:{'ab' * 32}.jpg"
+    assert input_pictures({"image_url": text}, None) == [Picture(text, None)]

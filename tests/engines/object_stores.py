@@ -21,6 +21,7 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
+from urllib.parse import unquote
 
 import pytest
 
@@ -97,7 +98,7 @@ def google_front(inner: str) -> Iterator[str]:
                 if create and send("GET", f"{inner}{self.path}") == 200:
                     self.answer(412, b"")
                 else:
-                    types[self.path] = self.headers["Content-Type"]
+                    types[unquote(self.path)] = self.headers["Content-Type"]
                     self.forward("PUT", content)
 
         def forward(self, method: str, content: bytes | None) -> None:
@@ -114,7 +115,7 @@ def google_front(inner: str) -> Iterator[str]:
             self.send_response(status)
             self.send_header("ETag", '"etag"')
             self.send_header("Last-Modified", formatdate(usegmt=True))
-            kind = types.get(self.path.partition("?")[0], "text/plain")
+            kind = types.get(unquote(self.path.partition("?")[0]), "text/plain")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

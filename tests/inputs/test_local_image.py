@@ -90,10 +90,12 @@ def test_identity() -> None:
 
 
 def test_not_read() -> None:
-    """An image that was not read cannot be written as text: its checksum is not known."""
-    sent = StandardImageToVideo("pan", Path("cat.jpg"))
-    with pytest.raises(InputError, match=r"'cat.jpg' has not been read yet.*read_images"):
-        sent.to_dict()
+    """The text of an image that was not read is for display only: its checksum is not known."""
+    fields = StandardImageToVideo("pan", Path("cat.jpg")).to_dict()
+    assert fields["image_url"] == "kling-image:?path=cat.jpg"
+    assert LocalImage(b"secret").to_text() == "kling-image:"
+    with pytest.raises(InputError, match=r"must be read before .*read_images"):
+        parse_input(fields)
 
 
 @pytest.mark.parametrize(
