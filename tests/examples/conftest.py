@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -46,7 +47,9 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 def spawn(*command: str, environ: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a Python process with these variables of the service and the backend only."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("APIXO")}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("APIXO", "KLING"))
+    }
     return subprocess.Popen(
         [sys.executable, *command],
         env={**own, **environ},
@@ -61,17 +64,14 @@ def service(processes: list[subprocess.Popen[str]]) -> Service:
     """Run ``kling-async emulate``, as the guides do; return the variables that it prints."""
 
     def service(*options: str) -> Mapping[str, str]:
-        command = ("-m", "kling_async", "emulate", "--port", "0", *options)
+        command = ("-m", "kling_async", "emulate", "--json", "--port", "0", *options)
         process = spawn(*command, environ={})
         processes.append(process)
         assert process.stdout is not None
-        exports: dict[str, str] = {}
-        while "APIXO_API_KEY" not in exports:
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            name, _, value = line.removeprefix("export ").strip().partition("=")
-            exports[name] = value
-        return exports
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        variables: dict[str, str] = json.loads(line)
+        return variables
 
     return service
 
