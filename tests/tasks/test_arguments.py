@@ -7,6 +7,7 @@ import pytest
 
 from kling_async import Batch, KlingClient, MasterTextToVideo, Polling, TaskRef
 from kling_async.errors import ConfigurationError, InputError
+from kling_async.policy.scaled_polling import scaled_polling
 from kling_async.tasks.arguments import find_polling
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
@@ -128,7 +129,7 @@ def test_the_first_poll_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     """KLING_FIRST_POLL shortens the waits of the default schedule, and not of one that is given."""
     given = Polling(first=7)
     monkeypatch.setenv("KLING_FIRST_POLL", "6")
-    assert find_polling(None) == Polling(first=6.0, shortest=0.1, longest=1.5, safety_net=6.0)
+    assert find_polling(None) == scaled_polling(6.0)
     assert find_polling(given) is given
     monkeypatch.setenv("KLING_FIRST_POLL", "")
     assert find_polling(None) == Polling()
