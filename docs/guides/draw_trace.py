@@ -24,7 +24,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from kling_async import KlingClient
 from kling_async.telemetry import OpenTelemetry
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ def run_backend() -> None:
     sys.path.insert(0, str(BACKEND))
     import app as backend  # type: ignore[import-not-found]
 
-    hooks = [OpenTelemetry()]
-    backend.KlingClient = lambda **options: KlingClient(**options | {"hooks": hooks})
+    backend.HOOKS = [OpenTelemetry()]
     threading.Thread(target=make_video).start()
     backend.main()
 

@@ -90,7 +90,7 @@ class RequestExecutor:
         for attempt in count(1):
             if prepare is not None:
                 await prepare(attempt)
-            asked_at = clock()
+            asked_at = 0.0 if self.events is None else clock()
             # The connection comes before the permit: a request with a permit is sent at once.
             async with connections:
                 permit = await self.limiter.request()
@@ -132,7 +132,8 @@ class RequestExecutor:
         if not self._logs and _log.isEnabledFor(logging.INFO):  # it was configured since
             self._emit_to_log()
         loop = asyncio.get_running_loop()
-        timeout, status, sent_at = self.retry.request_timeout, None, loop.time()
+        timeout, status = self.retry.request_timeout, None
+        sent_at = 0.0 if self.events is None else loop.time()
         outcome: _T | Failed
         try:
             response = await self.transport.send(request, timeout)

@@ -229,7 +229,7 @@ class Submitter:
             submits.waiting_for_slot += 1
             if submits.sweep_timer is None:  # most submits have their slots long before it expires
                 submits.sweep_timer = loop.call_later(_SWEEP_EVERY, self._start_sweep, submits)
-            asked_at = loop.time()
+            asked_at = 0.0 if self._executor.events is None else loop.time()
             try:
                 pending.slot = await limiter.slot(first=attempt > 1)
             finally:
