@@ -22,6 +22,7 @@ def test_help_has_every_option(command: str, capsys: pytest.CaptureFixture[str])
     words = "".join(capsys.readouterr().out.split()).lower()
     assert "".join(COMMANDS[command].summary.split()).lower() in words
     assert all(f"{subject}:" in words for subject in COMMANDS[command].options)
+    assert "--json" in COMMANDS[command].options["output"]
     for usage, text in options.items():
         name = usage.split(" ")[0].replace("[no-]", "")
         assert name in words or not name.startswith("-")
