@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Protocol
@@ -49,25 +50,24 @@ class NotebookDisplay(TextDisplay):
         super().__init__(total=total, capacity=_CAPACITY)
         self._handle: _Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lines: list[str] = []  # below the rows: messages
+        self._lines: deque[str] = deque(maxlen=MAX_FAILURES)  # below the rows: messages
         self._note = ""
 
     def open(self) -> None:
         """Begin a block below the cell that runs."""
         from IPython.display import display
 
-        show: Callable[..., _Handle] = display
         if not self._is_open:
             super().open()
+            show: Callable[..., _Handle] = display
             self._handle = show(_Html(self.to_html()), display_id=True)
-            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tick)
+            self._tick()
 
     def close(self) -> None:
         """Update the block for the last time."""
+        self._is_open, self._note = False, ""
         if self._timer is not None:
             self._timer.cancel()
-        if self._is_open:
-            self._is_open, self._note = False, ""
             self._draw()
         self._handle = self._timer = None
         self._lines.clear()
@@ -77,7 +77,7 @@ class NotebookDisplay(TextDisplay):
         """Add a line below the rows, or print it if there is no block."""
         if self._handle is None:
             super().print(text)
-        elif len(self._lines) < MAX_FAILURES:
+        else:
             self._lines.append(printable(text))
 
     def show_note(self, text: str) -> None:

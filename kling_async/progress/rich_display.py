@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _NARROW, _NARROWEST = 72, 56
 
+# The widest row. When a terminal becomes narrower than what is on it, copies of rows remain.
+_WIDEST = 100
+
 # Lines of the terminal that bars leave free, and the most that they take.
 _MARGIN = 3
 _CAPACITY = 20
@@ -113,6 +116,7 @@ class RichDisplay(TextDisplay):
     def _sum(self, label: str, fraction: float | None) -> Table:
         columns = (Column(), Column(no_wrap=True), Column(ratio=1))
         bar = Table.grid(*columns, padding=(0, 1), expand=True)
+        bar.width = min(terminal.console.width, _WIDEST)
         elapsed = timedelta(seconds=int(self.board.seconds))
         is_done = fraction == 1.0 or not self._is_open
         completed = fraction if fraction is not None else float(is_done)
@@ -126,12 +130,13 @@ class RichDisplay(TextDisplay):
         return bar
 
     def _table(self, lines: list[ProgressLine]) -> Table:
-        width = terminal.console.width
+        width = min(terminal.console.width, _WIDEST)
         bar = _BAR_WIDTH if width >= _NARROW else _BAR_WIDTH // 2 if width >= _NARROWEST else 0
         columns = [Column(), Column(ratio=1, no_wrap=True), Column(min_width=10, no_wrap=True)]
         columns += [Column(width=bar)] if bar else []
         columns += [Column(justify="right", no_wrap=True)]
         table = Table.grid(*columns, padding=(0, 1), expand=True)
+        table.width = width
         for line in lines:
             table.add_row(
                 Text(" ") if line.ended else self._spinner,
@@ -147,18 +152,20 @@ class Terminal:
     """The terminal of stderr, and the displays that share it."""
 
     def __init__(self) -> None:
-        self.console: Console = Console(stderr=True, highlight=False, markup=False)
+        self.console: Console = _open_console()
         self._displays: list[RichDisplay] = []
         self._live: Live | None = None
-        self._replaced: tuple[TextIO, TextIO] | None = None  # stdout and stderr
+        self._proxies: dict[str, FileProxy] = {}  # of stdout and stderr
         self._lock = threading.RLock()
 
     def show(self, display: RichDisplay) -> None:
         """Draw a display, too."""
         with self._lock:
-            if display not in self._displays:
-                self._displays.append(display)
+            if display in self._displays:
+                return
+            self._displays.append(display)
             if self._live is None:
+                self.console = _open_console()
                 self._live = Live(
                     get_renderable=self._render,
                     console=self.console,
@@ -167,12 +174,7 @@ class Terminal:
                     redirect_stderr=False,
                 )
                 self._live.start()
-                self._replaced = sys.stdout, sys.stderr
-                # Results may be printed meanwhile; a pipe must receive them unchanged.
-                lines = _LinesAbove(self.console)
-                if sys.stdout.isatty():
-                    sys.stdout = FileProxy(lines, sys.stdout)  # type: ignore[arg-type]
-                sys.stderr = FileProxy(lines, sys.stderr)  # type: ignore[arg-type]
+                self._redirect()
 
     def hide(self, display: RichDisplay) -> None:
         """Draw a display for the last time, and leave it where it is."""
@@ -182,20 +184,34 @@ class Terminal:
             if self._displays == [display] and self._live is not None:
                 self._live.stop()
                 self._live = None
-                if self._replaced is not None:
-                    for stream in (sys.stdout, sys.stderr):
-                        stream.flush()
-                    sys.stdout, sys.stderr = self._replaced
-                self._displays.remove(display)
+                self._displays.clear()
+                self._restore()
             else:
                 self._displays.remove(display)
                 self.print(display.render())
 
+    def _redirect(self) -> None:
+        """Print above the displays what is written meanwhile."""
+        lines = _LinesAbove(self.console)
+        for name in ("stdout", "stderr"):
+            stream: TextIO = getattr(sys, name)
+            # A pipe must receive results unchanged.
+            if stream is not None and stream.isatty():
+                self._proxies[name] = FileProxy(lines, stream)  # type: ignore[arg-type]
+                setattr(sys, name, self._proxies[name])
+
+    def _restore(self) -> None:
+        for name, proxy in self._proxies.items():
+            proxy.flush()
+            if getattr(sys, name) is proxy:  # the program may have put another in its place
+                setattr(sys, name, proxy.rich_proxied_file)
+        self._proxies.clear()
+
     def draw(self) -> None:
         """Draw now, not only ten times a second."""
-        with self._lock:
-            if self._live is not None:
-                self._live.refresh()
+        live = self._live
+        if live is not None:
+            live.refresh()
 
     def close(self) -> None:
         """Draw all displays for the last time."""
@@ -204,10 +220,16 @@ class Terminal:
 
     def print(self, content: RenderableType) -> None:
         """Print something above the displays."""
-        self.console.print(content, soft_wrap=isinstance(content, Text))
+        console = _open_console() if self._live is None else self.console
+        console.print(content, soft_wrap=isinstance(content, Text))
 
     def _render(self) -> Group:
         return Group(*[display.render() for display in list(self._displays)])
+
+
+def _open_console() -> Console:
+    """Return a console that writes to stderr as it is now, whatever takes its place later."""
+    return Console(file=sys.stderr, highlight=False, markup=False)
 
 
 class _LinesAbove:
@@ -228,7 +250,7 @@ class _LinesAbove:
         self._console.print(text, soft_wrap=True)
 
 
-terminal = Terminal()
+terminal: Terminal = Terminal()
 atexit.register(terminal.close)  # so that the cursor is visible again
 
 

@@ -49,10 +49,12 @@ def test_states_are_shown_once() -> None:
     line = ProgressLine(shown, "a")
     line.update("submitted", "kling-2-1/task_1")
     line.update("submitted")
+    line.update("processing")
     line.finish("failed", "NSFW")
     ProgressLine(shown, "b").finish(LEFT, LEFT)
     assert shown.states == [
         "submitted kling-2-1/task_1",
+        "processing",
         "failed: NSFW",
         "left running: left running",
     ]
@@ -66,11 +68,12 @@ def test_states_are_shown_once() -> None:
         (Snapshot(REF, TaskState.SUCCESS, "success"), []),
     ],
 )
-def test_updates(snapshot: Snapshot | None, states: list[str]) -> None:
+@pytest.mark.parametrize("elapsed", [1.0, None])
+def test_updates(snapshot: Snapshot | None, states: list[str], elapsed: float | None) -> None:
     """An update is shown with the state's name at the service; the end is shown with its result."""
     shown = Shown()
     state = snapshot.state if snapshot else TaskState.PENDING
-    ProgressLine(shown, "a").show_update(TaskUpdate(REF, state, 1.0, None, snapshot))
+    ProgressLine(shown, "a").show_update(TaskUpdate(REF, state, elapsed, None, snapshot))
     assert shown.states == states
 
 

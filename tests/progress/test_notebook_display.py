@@ -154,6 +154,14 @@ async def test_messages(output: Output) -> None:
     assert output.last.all("b") == output.last.all("i") == []
 
 
+async def test_display_that_is_not_open(output: Output) -> None:
+    """Before it is opened and after it is closed, a display draws nothing."""
+    display = NotebookDisplay()
+    ProgressLine(display, "a fox").finish("done", "done")
+    display.close()
+    assert output.blocks == []
+
+
 async def test_notes(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
     """Why requests wait is in the block, or printed while there is no block."""
     progress = Progress()

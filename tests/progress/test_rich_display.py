@@ -385,6 +385,22 @@ def test_stdout_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "https://host/" + "x" * 200 in screen.text
 
 
+def test_stdout_that_is_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program itself has put in the place of a stream stays there."""
+    screen = _use_screen(monkeypatch)
+    other = io.StringIO()
+    progress = Progress(total=2)
+    for ref, event in zip(REFS[:2], DONE[:2], strict=True):
+        progress(Submitted(ref, FOX))
+        sys.stderr = other
+        progress(event)
+    assert sys.stderr is other
+    assert other.getvalue() == ""
+    assert "done" in screen.text
+    assert screen.getvalue().endswith("\x1b[?25h")
+    rich_display.terminal.draw()  # nothing is left to draw
+
+
 def test_closing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing the terminal ends all displays; what has ended is not drawn again."""
     screen = _use_screen(monkeypatch)
