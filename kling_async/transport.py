@@ -25,7 +25,7 @@ from kling_async._network.connection_errors import (
     too_large_error,
 )
 from kling_async._network.proxies import Proxies, proxy_for_key, route
-from kling_async._utils.loops import Deadlines, LoopResources
+from kling_async._utils.loops import Deadline, Deadlines, LoopResources
 from kling_async._utils.text import redact
 from kling_async._utils.version import __version__
 from kling_async.errors import ConfigurationError, ConnectError
@@ -153,10 +153,9 @@ class AiohttpTransport:
                 else "the session that was lent to the client belongs to another event loop:"
                 " make it on the loop that uses the client"
             )
-        middlewares, headers, sent = self._middlewares, self._headers, None
+        middlewares, sent = self._middlewares, None
         if request.body is not None:
-            headers = {**headers, hdrs.CONTENT_TYPE: "application/json"}
-            sent = _Body(request.body)
+            sent = _Body(request.body, content_type="application/json")
         elif self._lent is None:
             middlewares = (_send_once, *middlewares)
         # Well before the deadline, after which it is not certain that nothing was sent. A lent
@@ -168,12 +167,12 @@ class AiohttpTransport:
         )
         body = bytearray()
         try:
-            with self._deadlines.expire_at(loop.time() + timeout):
+            with Deadline(self._deadlines, loop.time() + timeout):
                 async with await session.request(
                     hdrs.METH_POST if request.kind == "submit" else hdrs.METH_GET,
                     URL(self.base_url + request.path, encoded=True),
                     data=sent,
-                    headers=headers,
+                    headers=None if self._lent is None else self._headers,
                     timeout=limits,
                     middlewares=middlewares,
                     # A redirect would carry the key to another host.
@@ -214,7 +213,9 @@ class AiohttpTransport:
     async def _open_session(self) -> aiohttp.ClientSession:
         return await self._sessions.add(
             aiohttp.ClientSession(
-                connector=connector(self._connections), cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector(self._connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
             )
         )
 

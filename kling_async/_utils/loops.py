@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from attrs import define
+from attrs import define, field
 
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
 _T = TypeVar("_T")
@@ -116,27 +115,14 @@ class Deadlines:
     """Deadlines that can be closed together, and that allow for a blocked event loop."""
 
     def __init__(self) -> None:
-        self.active: set[_Deadline] = set()
+        self.active: set[Deadline] = set()
         self._blocked_at: float = float("-inf")  # when a timer last ran late
-
-    def expire_at(self, when: float) -> AbstractContextManager[None]:
-        """Cancel the code in the ``with`` block at a moment of the running loop's time.
-
-        Like ``asyncio.timeout_at``, but for a plain ``with``.
-
-        Raises:
-            TimeoutError: The block was cancelled.
-            DeadlinesClosedError: It was cancelled by :meth:`close`.
-        """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - only a task can be cancelled
-        return _Deadline(self, task, task.get_loop(), when, task.cancelling())
 
     def close(self) -> None:
         """Let all deadlines of the running event loop expire now, as closed."""
         loop = asyncio.get_running_loop()
         for deadline in list(self.active):
-            if deadline.loop is loop:
+            if deadline.task is not None and deadline.task.get_loop() is loop:
                 deadline.expire(DeadlinesClosedError)
 
     def was_blocked(self, late: float, now: float) -> bool:
@@ -150,24 +136,33 @@ class Deadlines:
 
 
 @define(eq=False)
-class _Deadline:
-    """One block with a deadline."""
+class Deadline:
+    """Cancels the code in its ``with`` block at a moment of the running loop's time.
+
+    Like ``asyncio.timeout_at``, but for a plain ``with``.
+
+    Raises:
+        TimeoutError: The block was cancelled.
+        DeadlinesClosedError: It was cancelled by :meth:`Deadlines.close`.
+    """
 
     _owner: Deadlines
-    _task: asyncio.Task[object]
-    loop: asyncio.AbstractEventLoop
     _due: float
-    _cancelling: int  # requests to cancel the task that were there before
-    _extended: bool = False
-    _timer: asyncio.Handle | None = None
-    _error: type[TimeoutError] | None = None  # what the block raises; None: it has not expired
+    task: asyncio.Task[object] | None = field(default=None, init=False)
+    _cancelling: int = field(default=0, init=False)  # requests to cancel it that were there before
+    _extended: bool = field(default=False, init=False)
+    _timer: asyncio.Handle | None = field(default=None, init=False)
+    _error: type[TimeoutError] | None = field(default=None, init=False)  # that the block raises
 
     def __enter__(self) -> None:
-        loop, now = self.loop, self.loop.time()
+        self.task = task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - only a task can be cancelled
+        loop, self._cancelling = task.get_loop(), task.cancelling()
+        now = loop.time()
         if self._due > now:
-            self._timer = loop.call_at(self._due, self._on_timer)
+            self._timer = loop.call_at(self._due, self._on_timer, loop)
         else:  # it expires before any later timer
-            self._due, self._timer = now, loop.call_soon(self._on_timer)
+            self._due, self._timer = now, loop.call_soon(self._on_timer, loop)
         self._owner.active.add(self)
 
     def __exit__(
@@ -176,24 +171,25 @@ class _Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._timer is not None  # noqa: S101 - it was entered
-        self._timer.cancel()
+        task, timer = self.task, self._timer
+        assert task is not None and timer is not None  # noqa: S101, PT018 - for the type checker
+        timer.cancel()
         self._owner.active.discard(self)
-        if self._error is None or self._task.uncancel() > self._cancelling:
+        if self._error is None or task.uncancel() > self._cancelling:
             return  # if something else has cancelled the task, too, its CancelledError continues
         if isinstance(error, asyncio.CancelledError):
             raise self._error from error
 
     def expire(self, error: type[TimeoutError]) -> None:
-        """Cancel the block."""
-        if self._error is None:
+        """Cancel the block, unless it has expired."""
+        if self._error is None and self.task is not None:
             self._error = error
-            self._task.cancel()
+            self.task.cancel()
 
-    def _on_timer(self) -> None:
-        now = self.loop.time()
+    def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
         if self._owner.was_blocked(now - self._due, now) and not self._extended:
             self._extended, self._due = True, now + _EXTENSION
-            self._timer = self.loop.call_at(self._due, self._on_timer)
+            self._timer = loop.call_at(self._due, self._on_timer, loop)
         else:
             self.expire(TimeoutError)

@@ -13,8 +13,10 @@ tasks that still run at an age, and the age at which a task is presumed to have 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from itertools import pairwise
 from math import sqrt
+from operator import mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import field, frozen
@@ -88,7 +90,7 @@ class Durations:
     weight: float
     lifetime: float
     _ages: list[float] = field(eq=False, repr=False)
-    _shares: list[float] = field(eq=False, repr=False)
+    _shares: tuple[float, ...] = field(eq=False, repr=False)
 
     def __init__(self, seen: tuple[float, ...], seeds: int = 0) -> None:
         ranked, number = sorted(seen), len(seen)
@@ -97,14 +99,10 @@ class Durations:
         # A few durations do not show how long a task can take, not even if all are equal.
         margin = 0.0 if seeds else max(late - early, late / 4) / number
         early, late = max(0.0, early - margin), late + margin
-        # Lines between these points are the share of tasks that still run. At the late mark, it is
-        # half the share of one task.
         between = ranked[bisect_right(ranked, early) : bisect_left(ranked, late)]
-        ages, shares, weight = [early, *between, late], [1.0], 0.0
-        for ended, (age, later) in enumerate(pairwise(ages), start=1):
-            share = 1 - min(ended, len(between) + 0.5) / (len(between) + 1)
-            weight += (later - age) * (sqrt(shares[-1]) + sqrt(share)) / 2
-            shares.append(share)
+        ages = [early, *between, late]
+        shares, roots = _shares_between(len(between))
+        weight = sum(map(mul, map(sub, ages[1:], ages), roots))
         mean = sum(seen) / number
         lifetime = max(late * _ACCEPTED_FACTOR, late + _ACCEPTED_MARGIN)
         self.__attrs_init__(seen, seeds, early, late, mean, weight, lifetime, ages, shares)
@@ -125,6 +123,17 @@ class Durations:
         replaced = min(self.seeds, len(durations))
         seen = (*self.seen[replaced:], *durations)[-MEMORY:]
         return Durations(seen, self.seeds - replaced)
+
+
+@lru_cache(MEMORY + 1)
+def _shares_between(number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the shares of tasks that still run, and the means of the square roots of neighbours.
+
+    The shares are those at the early mark, at each of ``number`` durations, and at the late mark.
+    Lines between these points are the share at other ages. The last is half of one task's.
+    """
+    shares = (1.0, *(1 - min(ended, number + 0.5) / (number + 1) for ended in range(1, number + 2)))
+    return shares, tuple((sqrt(one) + sqrt(other)) / 2 for one, other in pairwise(shares))
 
 
 def vendor_estimate(kind: Kind) -> Durations | None:

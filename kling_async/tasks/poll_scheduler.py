@@ -117,27 +117,24 @@ class KindHistory:
 
     def record_end(self, tracked: TrackedTask, duration: float | None, now: float) -> None:
         """Record that a task has ended, and its duration if that is known."""
-        measured: list[float | None] = []
-        if tracked.pending is None:
-            measured.append(duration)
-        else:
+        measured = [duration]
+        if tracked.pending is not None:
+            measured.clear()
             tracked.pending.ended, tracked.pending.duration = True, duration
+        known = self._durations or self.durations  # the mark need not be the latest
+        late = known.late if known else 0.0
+        # The others do not wait for a task that takes too long: it may never be polled again.
         while self.pending:
-            first = self.pending[0]
-            if not first.ended and self._may_end_soon(first.tracked, tracked.loop, now):
+            first, other = self.pending[0], self.pending[0].tracked
+            young = other.loop is tracked.loop and now - other.started_at < _PATIENCE * late
+            if young and not first.ended:
                 break
             self.pending.popleft()
-            first.tracked.pending = None
+            other.pending = None
             measured.append(first.duration)
-        self._measured += [each for each in measured if each is not None]
-
-    def _may_end_soon(
-        self, other: TrackedTask, loop: asyncio.AbstractEventLoop | None, now: float
-    ) -> bool:
-        """Whether to wait for a task: not if it takes too long, as one that is not polled does."""
-        known = self._durations or self.durations  # its mark need not be the latest
-        late = known.late if known else 0.0
-        return other.loop is loop and now - other.started_at < _PATIENCE * late
+        for each in measured:
+            if each is not None:
+                self._measured.append(each)
 
 
 @define(eq=False)

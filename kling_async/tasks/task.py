@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import Factory, define, field
 
-from kling_async._utils.loops import DeadlinesClosedError
+from kling_async._utils.loops import Deadline, DeadlinesClosedError
 from kling_async._utils.text import format_duration
 from kling_async.errors import (
     ClientClosedError,
@@ -228,7 +228,7 @@ class Task:
         waiters.count += report
         try:
             # Only our own wait is inside the time limit, never the caller's code.
-            with self._scheduler.deadlines.expire_at(deadline):
+            with Deadline(self._scheduler.deadlines, deadline):
                 while self._snapshot is None or self._snapshot == shown:
                     if waiters.line is None:
                         await self._poll(waiters)

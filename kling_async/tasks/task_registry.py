@@ -66,7 +66,8 @@ class TaskRegistry:
         task = Task(ref, tracked, self, self._scheduler, seen_running=True)
         on_expired = partial(self._expire, task)
         self._held[ref] = _Held(task, slot, on_expired, nonce)
-        slot.confirm(ref, tracked.history.lifetime, on_expired)
+        known = tracked.history.durations
+        slot.confirm(ref, None if known is None else known.lifetime, on_expired)
         return task
 
     def attach(self, ref: TaskRef, kind: Kind, age: float | None) -> Task:
@@ -140,25 +141,24 @@ class TaskRegistry:
                 more, it has ended meanwhile, and an answer that says that it runs is older.
         """
         ref = snapshot.ref
-        held = self._held.get(ref)
         if snapshot.state.ended:
-            task = self._attached.pop(ref, None)
+            held = self._held.pop(ref, None)
+            task = self._attached.pop(ref, None) if held is None else held.task
             if held is not None:
-                task = held.task
-                del self._held[ref]
                 held.slot.release()
             elif task is not None or not known:
                 # A process that has died may have left a slot for it.
                 self._executor.limiter.adopt(ref).release()
             if task is not None:
                 if task.seen_running:
-                    self._ended_at.pop(hash(ref), None)
-                    self._ended_at[hash(ref)] = time.time()
+                    key = hash(ref)
+                    self._ended_at.pop(key, None)
+                    self._ended_at[key] = time.time()
                     if len(self._ended_at) > _REMEMBERED:
                         del self._ended_at[next(iter(self._ended_at))]
                 if self._executor.events is not None:
                     self._executor.events.task_ended(snapshot)
-        elif held is not None:
+        elif (held := self._held.get(ref)) is not None:
             held.slot.confirm(ref, held.task.presumed_lifetime, held.on_expired)
         elif (attached := self._attached.get(ref)) is not None:
             self.adopt(attached)

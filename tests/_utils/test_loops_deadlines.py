@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._utils.loops import Deadlines, DeadlinesClosedError
+from kling_async._utils.loops import Deadline, Deadlines, DeadlinesClosedError
 from kling_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def now() -> float:
 
 async def test_in_time() -> None:
     """A block that ends in time is not cancelled later."""
-    with Deadlines().expire_at(now() + 5):
+    with Deadline(Deadlines(), now() + 5):
         await asyncio.sleep(4)
     await asyncio.sleep(4)
     assert now() == pytest.approx(8, abs=1e-3)
@@ -38,7 +38,7 @@ async def test_in_time() -> None:
 
 async def wait(deadlines: Deadlines, seconds: float, deadline: float) -> None:
     """Wait in a block with a deadline in so many seconds."""
-    with deadlines.expire_at(now() + deadline):
+    with Deadline(deadlines, now() + deadline):
         await asyncio.sleep(seconds)
 
 
@@ -63,7 +63,7 @@ async def test_errors_go_first() -> None:
     deadlines = Deadlines()
 
     async def fail(seconds: float) -> None:
-        with deadlines.expire_at(now() + 5):
+        with Deadline(deadlines, now() + 5):
             try:
                 await asyncio.sleep(seconds)
             finally:
@@ -91,9 +91,9 @@ async def test_one_inside_of_another(outer: float, inner: float) -> None:
     raised = ""
     begun = now()
     try:
-        with deadlines.expire_at(begun + outer):
+        with Deadline(deadlines, begun + outer):
             try:
-                with deadlines.expire_at(begun + inner):
+                with Deadline(deadlines, begun + inner):
                     await asyncio.sleep(60)
             except TimeoutError:
                 raised = "inner"
@@ -141,7 +141,7 @@ def test_as_those_of_asyncio(lives: list[tuple[int, float, float]]) -> None:
 
     deadlines = Deadlines()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        ours = runner.run(all_of(deadlines.expire_at))
+        ours = runner.run(all_of(partial(Deadline, deadlines)))
         theirs = runner.run(all_of(asyncio.timeout_at))
     assert ours == theirs
     assert not deadlines.active
@@ -165,7 +165,7 @@ async def test_a_blocked_loop(blocked: float, outcome: str | None) -> None:
     loop.call_later(0, block, blocked)
     loop.call_later(max(5.0, blocked) + 0.5, answer.set_result, "answer")
     got = None
-    with contextlib.suppress(TimeoutError), Deadlines().expire_at(now() + 5):
+    with contextlib.suppress(TimeoutError), Deadline(Deadlines(), now() + 5):
         got = await answer
     assert got == outcome
     assert now() == pytest.approx(max(5.0, blocked) + (0.5 if outcome else 0.0), abs=0.01)
@@ -201,7 +201,7 @@ async def test_closing() -> None:
     deadlines.close()  # nothing is inside
 
     async def inside(seconds: float) -> None:
-        with pytest.raises(TimeoutError) as caught, deadlines.expire_at(now() + seconds):
+        with pytest.raises(TimeoutError) as caught, Deadline(deadlines, now() + seconds):
             await asyncio.sleep(60)
         closed.append(isinstance(caught.value, DeadlinesClosedError))
 
@@ -256,7 +256,7 @@ def test_on_another_loop() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(wait(deadlines, 4, 5))
         (active,) = deadlines.active
-        assert active._task is task  # noqa: SLF001 - no public view
+        assert active.task is task
         with pytest.raises(TimeoutError):
             runner.run(wait(deadlines, 60, 5))
     task.cancel()
