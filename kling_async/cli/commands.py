@@ -80,7 +80,8 @@ async def run_generate(args: Namespace) -> int:
     progress = open_display(silent=args.json)
     durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
     usual = durations.mean if durations else None
-    async with open_client(args, progress) as kling:
+    pending: dict[TaskRef, None] = {}
+    async with open_client(args, progress, pending) as kling:
         with progress:
             line = ProgressLine(progress, sent.mode, usual)
             try:
@@ -88,8 +89,10 @@ async def run_generate(args: Namespace) -> int:
             except KlingError:
                 line.finish("failed")
                 raise
+            pending[task.ref] = None
             progress.print(f"submitted {task.ref}")
             lines, fields = await _wait_for(kling, task, line, args)
+            del pending[task.ref]
         Output(json=args.json).print_result(lines, fields, new=task.ref)
     return exit_codes.OK
 

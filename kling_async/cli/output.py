@@ -90,7 +90,7 @@ class Output:
         for error in unsure:
             _write_stderr(f"{PROGRAM}: {printable(str(error))}")
         if refs:
-            _write_stderr(f"{PROGRAM}: interrupted; still running at the service:")
+            _write_stderr(f"{PROGRAM}: interrupted; the results of these tasks were not printed:")
             for ref in refs:
                 _write_stderr(f"  {ref}")
             _write_stderr(f"To continue: {PROGRAM} wait {' '.join(refs)}")

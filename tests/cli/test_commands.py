@@ -303,6 +303,15 @@ async def test_interrupted_generate_names_its_task(
     assert f"kling-async wait {_refs(emulator)[0]}\n" in capsys.readouterr().err
 
 
+async def test_interrupted_download_names_its_task(
+    serve: Serve, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A command that is ended while it saves a video prints the reference, too."""
+    emulator = await serve("file:1=hang")
+    await _cancel(command, "generate", "a fox", "--download-to", tmp_path, after=70)
+    assert f"kling-async wait {_refs(emulator)[0]}\n" in capsys.readouterr().err
+
+
 async def test_interrupted_submit_waits_for_the_answer(
     serve: Serve, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
