@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
+from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
 
 from attrs import evolve
@@ -153,7 +154,41 @@ class Batch:
         claims = Claims(self._journal) if self._journal.shared else None
         given: set[int] = set()  # hashes of keys: a hundred thousand keys would take much memory
         entries = self._entries(items, guard, claims, given, streaming=streaming)
-        run = BatchRun(
+        run = self._create_run(guard, claims, entries, ordered=ordered)
+        return self._outcomes(run, given if streaming else set())
+
+    def rescue(self) -> AsyncGenerator[Outcome]:
+        """Save the results that earlier runs have not saved, the oldest first.
+
+        Result URLs expire: after 15 days by the contract, after 24 hours by an old page of the
+        vendor's. A URL that has expired is replaced by what the service returns now. Nothing is
+        submitted, and no running task is waited for, so this never pays. It is safe to call it
+        again.
+
+        An outcome has ``files``, or an ``error``. If that is a `ResultExpiredError` that is not
+        ``retryable``, the result is lost.
+
+        Raises:
+            ConfigurationError: The batch has no ``download_to``, or it cannot be written to, or a
+                run of this batch has not ended.
+            JournalError: The journal cannot be written.
+        """
+        if self._options.download_to is None:
+            raise ConfigurationError("rescue() needs Batch(download_to=...)")
+        guard = SpendGuard(self._client, self._options)
+        claims = Claims(self._journal) if self._journal.shared else None
+        run = self._create_run(guard, claims, self._unsaved(), ordered=False)
+        return self._outcomes(run, set())
+
+    def _create_run(
+        self,
+        guard: SpendGuard,
+        claims: Claims | None,
+        entries: AsyncIterable[tuple[Entry, Input]],
+        *,
+        ordered: bool,
+    ) -> BatchRun:
+        return BatchRun(
             self._client,
             self._journal,
             self._options,
@@ -162,7 +197,12 @@ class Batch:
             entries=entries,
             ordered=ordered,
         )
-        return self._outcomes(run, given if streaming else set())
+
+    async def _unsaved(self) -> AsyncGenerator[tuple[Entry, Input]]:
+        """Yield the items that are finished and not saved, the oldest first."""
+        finished = [entry async for entry in self._journal.entries(ItemState.FINISHED)]
+        for entry in sorted(finished, key=attrgetter("changed_at")):
+            yield entry, parse_input(entry.input)
 
     async def _outcomes(self, run: BatchRun, in_progress: set[int]) -> AsyncGenerator[Outcome]:
         if not self._idle.is_set():

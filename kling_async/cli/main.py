@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 # Commands with a module of their own; the others are in `commands`.
-_MODULES = ("batch", "completion", "demo", "emulate", "limits", "listen", "report", "worker")
+_MODULES = (
+    "batch",
+    "completion",
+    "demo",
+    "emulate",
+    "limits",
+    "listen",
+    "report",
+    "rescue",
+    "worker",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -197,6 +197,19 @@ COMMANDS: Mapping[str, Command] = {
         "report clips.jsonl.journal.sqlite --format csv --output report.csv",
         "report clips.jsonl.journal.sqlite --format html --videos videos",
     ),
+    "rescue": Command(
+        "save the videos that batches have generated and not saved, before their URLs expire",
+        {
+            "batches": {"journals JOURNAL...": "a journal's path, or its postgresql:// URL"},
+            "videos": {
+                "--download-to DIR": "save the videos there",
+                "--downloads N=4": "concurrent downloads",
+            },
+            **_SERVICE,
+        },
+        "rescue clips.jsonl.journal.sqlite --download-to videos",
+        "rescue clips.jsonl.journal.sqlite --download-to videos --json",
+    ),
     "limits": Command(
         "report how much of shared limits is in use, and by what",
         {
@@ -271,7 +284,7 @@ COMMANDS: Mapping[str, Command] = {
 # The commands by purpose: a section of docs/guides/command-line.md each.
 PURPOSES: Mapping[str, tuple[str, ...]] = {
     "one video": ("generate", "submit", "wait", "status", "download", "balance"),
-    "a batch": ("batch", "worker", "report", "limits"),
+    "a batch": ("batch", "worker", "report", "rescue", "limits"),
     "which callbacks arrive": ("listen",),
     "trying it without an account": ("emulate", "demo"),
     "completion": ("completion",),

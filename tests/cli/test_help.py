@@ -87,6 +87,8 @@ async def test_examples(
     origin = (await serve()).origin
     write_rows(tmp_path)
     Path("my.jsonl").write_text('{"mode": "master-text", "prompt": "a fox"}', encoding="utf-8")
+    if name == "rescue":
+        await command("batch", "clips.jsonl")
     if name == "report":
         await command("batch", "clips.jsonl", "--download-to", "videos")
     async with KlingClient(KEY, base_url=origin) as kling:

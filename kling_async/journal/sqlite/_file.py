@@ -164,7 +164,8 @@ def _lock(path: Path) -> Iterator[None]:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             raise JournalError(
-                f"the journal {path} is in use by another batch: wait for it to end"
+                f"the journal {path} is in use by another batch: wait for it to end",
+                retryable=True,
             ) from error
         yield
 

@@ -1,0 +1,81 @@
+"""``kling-async rescue``: saves what batches have generated and not saved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from kling_async._utils.text import format_count
+from kling_async.batch.batch import Batch
+from kling_async.cli import exit_codes
+from kling_async.cli.commands import client_from
+from kling_async.cli.outcomes import batch_options_from, print_outcome
+from kling_async.cli.output import PROGRAM, Output
+from kling_async.errors import ConfigurationError, JournalError, ResultExpiredError
+from kling_async.journal.opening import journal_exists, redact_location
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from kling_async.tasks.fan_out import Outcome
+
+
+async def run_rescue(args: Namespace) -> int:
+    """Save the videos of each journal in turn. What a running batch uses is left to it."""
+    if args.download_to is None:
+        raise ConfigurationError("name the folder for the videos with --download-to")
+    for journal in args.journals:
+        if not await journal_exists(journal):
+            raise ConfigurationError(f"there is no journal at {redact_location(journal)}")
+    rescue = _Rescue(args)
+    async with client_from(args) as kling:
+        for journal in args.journals:
+            try:
+                async with Batch(kling, journal=journal, options=batch_options_from(args)) as batch:
+                    await rescue.save_all(batch)
+            except JournalError as error:
+                if not error.retryable:
+                    raise
+                rescue.skip(error)
+    return rescue.report()
+
+
+class _Rescue:
+    """What one call has saved, and what it has not."""
+
+    def __init__(self, args: Namespace) -> None:
+        self._output = Output(json=args.json)
+        self._counts: Counter[str] = Counter(saved=0, not_saved=0, lost=0)
+
+    async def save_all(self, batch: Batch) -> None:
+        """Save what a journal lists as finished."""
+        async with aclosing(batch.rescue()) as outcomes:
+            async for outcome in outcomes:
+                self._counts[_name_of(outcome)] += 1
+                print_outcome(self._output, outcome)
+                if outcome.error is not None:
+                    self._output.print_status(f"{PROGRAM}: {outcome.key}: {outcome.error}")
+
+    def skip(self, error: JournalError) -> None:
+        """Leave out a journal that another batch uses: that batch saves its own videos."""
+        self._counts["in_use"] += 1
+        self._output.print_status(f"{PROGRAM}: left out: {error}")
+
+    def report(self) -> int:
+        """Print what was saved and what is lost; return the exit code."""
+        counts = self._counts
+        self._output.print_status(
+            f"{PROGRAM}: {format_count(counts['saved'], 'video')} saved,"
+            f" {counts['not_saved']:,} not saved this time, {counts['lost']:,} lost"
+        )
+        if self._output.json:
+            self._output.print_result([], {"counts": dict(counts)})
+        return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK
+
+
+def _name_of(outcome: Outcome) -> str:
+    if outcome.error is None:
+        return "saved"
+    expired = isinstance(outcome.error, ResultExpiredError) and not outcome.error.retryable
+    return "lost" if expired else "not_saved"
