@@ -17,12 +17,14 @@ from kling_async import (
     ConfigurationError,
     InputError,
     MasterTextToVideo,
+    StandardImageToVideo,
     TaskFailedError,
     TaskTimeoutError,
 )
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.blocking import KlingClient
 from kling_async.testing import Emulator, Scenario
+from tests.images.pictures import picture
 from tests.patience import HANGS
 
 if TYPE_CHECKING:
@@ -64,6 +66,17 @@ def test_generate_and_download(emulator: Emulator, tmp_path: Path) -> None:
         (path,) = kling.download(result, tmp_path)
         assert kling.balance() == emulator.balance
     assert path.stat().st_size > 1000
+
+
+def test_local_images(tmp_path: Path) -> None:
+    """A picture of this machine becomes a video without await."""
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(picture())
+    with (
+        service(uploads=True) as emulator,
+        connect(emulator, image_store=emulator.image_store) as kling,
+    ):
+        assert kling.generate(StandardImageToVideo("pan", path)).result_urls
 
 
 def test_submit_attach_wait(emulator: Emulator) -> None:

@@ -73,7 +73,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture
 def emulator(runner: asyncio.Runner) -> Iterator[Emulator]:
     """Start an emulator that keeps running on the loop between the runs of that loop."""
-    emulator = Emulator(samples=FOLDER, video="small")  # to save time
+    emulator = Emulator(samples=FOLDER, video="small", uploads=True)  # small, to save time
     runner.run(emulator.__aenter__())
     yield emulator
     runner.run(emulator.__aexit__(None, None, None))
@@ -92,6 +92,7 @@ def test_examples(
     monkeypatch.setattr(asyncio, "run", runner.run)
     monkeypatch.setenv("APIXO_API_KEY", emulator.key)
     monkeypatch.setenv("APIXO_BASE_URL", emulator.origin)
+    monkeypatch.setenv("KLING_IMAGE_STORE", emulator.image_store)
     monkeypatch.chdir(tmp_path)
     path = ROOT / name
     document: Document = PARSERS[path.suffix].parse(path)

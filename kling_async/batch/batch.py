@@ -257,7 +257,7 @@ class Batch:
         if not streaming:
             for entry in await self._running(claims, given):
                 assert entry.ref is not None  # noqa: S101 - a submitted item has one
-                kind = parse_input(entry.input)
+                kind = parse_input(entry.input, local_images=True)
                 self._client.attach(
                     entry.ref,
                     input=kind,
@@ -273,7 +273,7 @@ class Batch:
                     yield entry, item_input
         if not streaming:
             for entry in await self._running(claims, given):
-                yield entry, parse_input(entry.input)
+                yield entry, parse_input(entry.input, local_images=True)
 
     async def _running(self, claims: Claims | None, given: set[int]) -> list[Entry]:
         """Return the other items whose tasks run, unless another worker waits for them."""
@@ -285,7 +285,7 @@ class Batch:
         """Write the items in the journal and yield their entries, or yield all that it has."""
         if items is None:
             async for entry in self._journal.entries():
-                yield entry, parse_input(entry.input)
+                yield entry, parse_input(entry.input, local_images=True)
             return
         async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:

@@ -23,7 +23,7 @@ def parse_item(key: object, fields: Mapping[str, object]) -> Item:
     Raises:
         InputError: The key or the fields are invalid.
     """
-    return Item(key, parse_input(fields))  # type: ignore[arg-type]  # Item checks the key
+    return Item(key, parse_input(fields, local_images=True))  # type: ignore[arg-type]  # Item checks the key
 
 
 def dump_item(item: Planned) -> bytes:

@@ -167,14 +167,14 @@ class ImagePreparer:
         self, images: _LoopImages, store: ImageStore, name: str, image: LocalImage
     ) -> str:
         """Return the URL of a copy of a local image, which is uploaded unless it is stored."""
-        content: bytes | None = None
+        given, content = image, b""
         if not image.sha256:
             image, content = await run_in_thread(partial(self._read, name, image))
 
         async def read() -> bytes:
             found = content or (await run_in_thread(partial(self._read, name, image)))[1]
             async with images.decoding:
-                return await run_in_thread(partial(self._accepted, name, image, found))
+                return await run_in_thread(partial(self._accepted, name, given, found))
 
         media_type, tag = image.media_type, ""
         if self._fix is not None:

@@ -89,11 +89,15 @@ class Input:
         return fields
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, object]) -> Self:
+    def from_dict(cls, mapping: Mapping[str, object], *, local_images: bool = False) -> Self:
         """Return the input that :meth:`to_dict` has converted to a mapping.
 
         ``model`` and ``mode`` may be omitted. Instead of ``image_url`` or ``video_url``, the
         mapping may contain the vendor's list ``image_urls`` or ``video_urls``.
+
+        Args:
+            mapping: The mapping.
+            local_images: As for :func:`parse_input`.
 
         Raises:
             InputError: A key is unknown, a field is missing, or a value breaks its rule. The
@@ -107,7 +111,7 @@ class Input:
         if images := values.keys() & cls._rules.keys() & set(IMAGE_FIELDS):
             from kling_async.inputs.local_image import parse_image
 
-            values |= {name: parse_image(values[name]) for name in images}
+            values |= {name: parse_image(values[name], texts=local_images) for name in images}
         return build(cls, values, problems)
 
     @classmethod
@@ -131,12 +135,18 @@ class Input:
 _I = TypeVar("_I", bound=Input)
 
 
-def parse_input(mapping: Mapping[str, object]) -> Input:
+def parse_input(mapping: Mapping[str, object], *, local_images: bool = False) -> Input:
     """Return the input that a mapping describes, such as a line of a JSON Lines file.
 
     ``model`` and ``mode`` select the class. The default model is ``kling-2-1``, and its default
     mode is the API's, ``standard-image-to-video``. A mapping with ``fields`` is a
     :class:`~kling_async.inputs.raw.RawInput`, whatever its model.
+
+    Args:
+        mapping: The mapping.
+        local_images: Accept the text of local images, as ``to_dict`` writes it. It names a file of
+            this machine, which is read when the input is submitted: for mappings of your own only,
+            never for those of a web request.
 
     Raises:
         InputError: The model, the mode or a key is unknown, a field is missing, or a value
@@ -149,7 +159,7 @@ def parse_input(mapping: Mapping[str, object]) -> Input:
         raise InputError(problems=[problem])
     find = registry.raw_class if "fields" in mapping else registry.find_class
     cls: type[Input] = find(mapping)
-    return cls.from_dict(mapping)
+    return cls.from_dict(mapping, local_images=local_images)
 
 
 def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> _I:

@@ -27,7 +27,7 @@ MAX_BYTES = 10_000_000
 MAX_READ = 64_000_000
 """Bytes that are read of a picture. One that is too large for the service can be made smaller."""
 
-FOR_PROGRAMS = ", or a picture as a pathlib.Path, bytes or an open file"
+FOR_PROGRAMS = ", or a picture as a pathlib.Path, bytes or an open binary file"
 """The part of the rule that does not apply to what comes from elsewhere, such as a web request."""
 
 # The suffix of a type in the name of an image. Others are converted, or refused, before an upload.
@@ -133,10 +133,15 @@ def make_image(value: object) -> LocalImage:
     return cast("LocalImage", found)
 
 
-def parse_image(value: object) -> object:
-    """Return the value of an image field from a mapping, in which it may be written as text."""
+def parse_image(value: object, *, texts: bool) -> object:
+    """Return the value of an image field from a mapping.
+
+    Args:
+        value: The value.
+        texts: Whether it may be the text of a local image.
+    """
     if isinstance(value, str):
-        return LocalImage.parse(value) if value.startswith(SCHEME) else value
+        return LocalImage.parse(value) if texts and value.startswith(SCHEME) else value
     return value if value is None else make_image(value)
 
 

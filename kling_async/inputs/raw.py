@@ -81,13 +81,14 @@ class RawInput(Input):
         return {"model": self.model, "fields": self.fields, **provider}
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, object]) -> Self:
+    def from_dict(cls, mapping: Mapping[str, object], *, local_images: bool = False) -> Self:
         """Return the input that :meth:`to_dict` has converted to a mapping.
 
         Raises:
             InputError: A key is unknown, ``model`` or ``fields`` is missing, or a value is not
                 JSON.
         """
+        del local_images  # its URLs are sent as they are
         rule = "unknown key beside fields: what is sent to the model belongs into fields"
         problems = [
             *(Problem(str(k), rule, format_value(mapping[k])) for k in mapping if k not in _KEYS),

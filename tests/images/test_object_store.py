@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kling_async import ConfigurationError, StorageError
+from kling_async import ConfigurationError, Polling, StandardImageToVideo, StorageError
 from kling_async.images import Image, ObjectImageStore, object_store
 from tests.engines.object_stores import (  # noqa: F401 - fixtures
     az_url,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from tests.conftest import ServeApp, ServeRaw
+    from tests.conftest import Connect, Emulate, ServeApp, ServeRaw
 
 pytestmark = pytest.mark.slow
 
@@ -303,3 +305,23 @@ def test_lifetime(lifetime: float) -> None:
     """A URL is valid for ten minutes at least, and for a week at most."""
     with pytest.raises(ConfigurationError, match="lifetime must be from 600 to 604800 seconds"):
         ObjectImageStore("s3://bucket", lifetime=lifetime)
+
+
+async def test_generate(
+    store_url: str,  # noqa: F811 - the fixture
+    emulate: Emulate,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The emulator fetches an image from a store by its signed URL, as the service would."""
+    caplog.set_level(logging.DEBUG, "kling_async")
+    emulator = await emulate(speed=1000.0)
+    kling = await connect(emulator, image_store=store_url, polling=Polling(first=0.1))
+    result = await kling.generate(StandardImageToVideo("pan", CAT))
+    assert result.result_urls
+    (submission,) = emulator.ledger
+    signature = re.search(r"(?i)(?:signature|sig)=([^&']+)", str(submission.input["image_urls"]))
+    assert signature is not None
+    ours = [record for record in caplog.records if record.name.startswith("kling_async")]
+    assert ours
+    assert not any(signature[1] in record.getMessage() for record in ours)

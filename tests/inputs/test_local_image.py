@@ -74,7 +74,7 @@ def test_text() -> None:
     fields = json.loads(json.dumps(sent.to_dict()))
     assert fields["image_url"] == f"kling-image:{SHA}.jpg?path=/pictures/a cat?.jpg"
     assert fields["end_image_url"] == f"kling-image:{SHA}.png"
-    again = parse_input(fields)
+    again = parse_input(fields, local_images=True)
     assert again == evolve(sent, end_image_url=LocalImage(None, SHA, "image/png"))
     assert again.to_dict() == sent.to_dict()
     unknown = LocalImage(None, SHA)
@@ -95,7 +95,7 @@ def test_not_read() -> None:
     assert fields["image_url"] == "kling-image:?path=cat.jpg"
     assert LocalImage(b"secret").to_text() == "kling-image:"
     with pytest.raises(InputError, match=r"must be read before .*read_images"):
-        parse_input(fields)
+        parse_input(fields, local_images=True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_not_read() -> None:
 def test_wrong_text(text: str) -> None:
     """A text without a checksum names no image: it cannot make a program read any file."""
     with pytest.raises(InputError, match="must be the text of a local image"):
-        parse_input({"prompt": "pan", "image_url": text})
+        parse_input({"prompt": "pan", "image_url": text}, local_images=True)
     with pytest.raises(InputError, match="must be one absolute"):
         parse_input({"prompt": "pan", "image_url": f"/etc/{text[-3:]}"})
 
@@ -117,7 +117,7 @@ def test_labels() -> None:
 
 
 def test_bodies_of_requests() -> None:
-    """A body of a web request cannot name a file of the server, with or without a checksum."""
+    """A body of a web request cannot name a file of the server, even if it knows its checksum."""
     from pydantic import TypeAdapter, ValidationError
 
     from kling_async import Input
@@ -127,3 +127,6 @@ def test_bodies_of_requests() -> None:
         body = {"mode": "standard-image-to-video", "prompt": "pan", "image_url": url}
         with pytest.raises(ValidationError, match="must be one absolute"):
             adapter.validate_python(body)
+        for parse in (parse_input, StandardImageToVideo.from_dict):
+            with pytest.raises(InputError, match="must be one absolute"):
+                parse(body)
