@@ -20,6 +20,7 @@ from kling_async.events import (
     SubmitWithdrawn,
     TaskAttached,
     TaskDropped,
+    TaskLimitChanged,
 )
 from kling_async.limits.base import Limits
 from kling_async.results import Result, TaskRef
@@ -57,6 +58,18 @@ class Recorder:
         return [type(event).__name__ for event in self.events]
 
 
+class FixedPermit:
+    """A permit that counts its answers."""
+
+    granted_at = 5.0
+
+    def __init__(self) -> None:
+        self.answers = 0
+
+    def answered(self) -> None:
+        self.answers += 1
+
+
 def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """A hook that raises is logged with its traceback, and the others get the event."""
     events: list[Event] = []
@@ -70,6 +83,42 @@ def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert record.levelno == logging.ERROR
     assert record.getMessage() == "a hook failed on Paused"
     assert record.exc_info is not None
+
+
+def test_the_trace_context_is_that_of_the_first_hook_that_has_one() -> None:
+    """Hooks without the method, or without a context, are passed over; plain ones are not asked."""
+
+    class Plain:
+        detailed = True
+
+        def __call__(self, event: DetailedEvent) -> None:
+            """Ignore it."""
+
+    plain = Recorder("00-plain")
+    plain.detailed = False
+    emitter = EventEmitter((plain, Plain(), Recorder(), Recorder("00-a"), Recorder("00-b")), "", 1)
+    assert emitter.traceparent(1) == "00-a"
+    assert EventEmitter((plain, Plain()), "", 1).traceparent(1) == ""
+    assert emitter.packed_traceparent(1) == ""  # it is not one
+
+
+def test_without_details() -> None:
+    """For plain hooks submits have no numbers, and permits stay as they are."""
+    events: list[Event] = []
+    emitter, permit = EventEmitter((events.append,), "", 1), FixedPermit()
+    assert emitter.submit_started(FOX, None) == 0
+    assert emitter.observe(permit, 1, 0.0) is permit
+    emitter.task_limit_changed(1, 2)
+    assert events == [TaskLimitChanged(1, 2)]
+
+
+def test_a_permit_that_is_observed() -> None:
+    """It does what the permit does."""
+    permit = FixedPermit()
+    observed = EventEmitter((Recorder(),), "", 1).observe(permit, 1, 0.0)
+    assert observed.granted_at == 5.0
+    observed.answered()
+    assert permit.answers == 1
 
 
 async def test_details_are_for_hooks_that_ask(
