@@ -219,6 +219,7 @@ async def test_a_task_of_another_process(sdk: Sdk, emulate: Emulate, connect: Co
         task = await kling.submit(FOX)
         traceparent = kling.traceparent(task.ref)
     other = await connect(emulator, hooks=[sdk.hook])
+    await asyncio.sleep(61)
     await other.attach(task.ref, traceparent=traceparent)
     submitted, continued = first.span(GENERATION), sdk.span(GENERATION)
     assert attributes(submitted)["error.type"] == "abandoned"
