@@ -7,7 +7,7 @@ import time
 
 
 def read_clock() -> float:
-    """Return the time of the running event loop, or what a loop would read if there is none.
+    """Return the time of the running event loop, or outside of a loop what one would read.
 
     A task may be attached outside an event loop.
     """
