@@ -345,6 +345,9 @@ class KlingClient:
 
         Store it beside the reference: another process that passes it to :meth:`attach` continues
         the same trace. See :class:`kling_async.telemetry.OpenTelemetry`.
+
+        Raises:
+            InputError: The text is not a reference.
         """
         ref = TaskRef.parse(ref) if isinstance(ref, str) else ref
         return "" if self._executor.events is None else self._executor.events.traceparent(ref)

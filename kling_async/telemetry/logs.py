@@ -7,7 +7,6 @@ without a line of code.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -30,6 +29,7 @@ from kling_async.events import (
     TaskEnded,
 )
 from kling_async.results import Snapshot
+from kling_async.telemetry.clock import read_clock
 from kling_async.telemetry.log_lines import describe_event
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class EventLog:
             case RequestAnswered(kind="submit", submit_id=submit):
                 return {"slot_wait": self._slot_waits.get(submit, 0.0)}
             case Submitted(ref=ref) | TaskAttached(ref=ref):
-                _remember(self._began, ref, asyncio.get_running_loop().time())
+                _remember(self._began, ref, read_clock())
             case TaskEnded(snapshot=Snapshot(ref=ref)) if ref in self._began:
-                return {"seconds": asyncio.get_running_loop().time() - self._began.pop(ref)}
+                return {"seconds": read_clock() - self._began.pop(ref)}
             case TaskDropped(ref=ref):
                 self._began.pop(ref, None)
         if isinstance(event, Submitted | SubmitFailed | SubmitWithdrawn):

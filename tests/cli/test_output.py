@@ -184,6 +184,6 @@ def test_verbose_commands(execute: Execute, start: Start) -> None:
     (line,) = ended.err.splitlines()
     assert line.startswith("kling-async: GET /apikeys/current-balance: 200 in ")
     assert env["APIXO_API_KEY"] not in line
-    assert emulator.stderr.readline().startswith("Listening on ")
+    assert emulator.stderr.readline().endswith("until Ctrl-C. In another shell:\n")
     arrived = "kling-async: GET /api/v1/apikeys/current-balance: 200\n"
     assert emulator.stderr.readline() == arrived

@@ -20,10 +20,12 @@ from kling_async.events import (
     SubmitWithdrawn,
     TaskAttached,
     TaskDropped,
+    TaskLimitChanged,
 )
 from kling_async.limits.base import Limits
 from kling_async.results import Result, TaskRef
 from kling_async.tasks.event_emitter import EventEmitter
+from kling_async.telemetry import OpenTelemetry
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import Request, Response, answer
 from tests.clients import FOX, KEY, settle
@@ -57,6 +59,18 @@ class Recorder:
         return [type(event).__name__ for event in self.events]
 
 
+class FixedPermit:
+    """A permit that counts its answers."""
+
+    granted_at = 5.0
+
+    def __init__(self) -> None:
+        self.answers = 0
+
+    def answered(self) -> None:
+        self.answers += 1
+
+
 def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """A hook that raises is logged with its traceback, and the others get the event."""
     events: list[Event] = []
@@ -70,6 +84,42 @@ def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert record.levelno == logging.ERROR
     assert record.getMessage() == "a hook failed on Paused"
     assert record.exc_info is not None
+
+
+def test_the_trace_context_is_that_of_the_first_hook_that_has_one() -> None:
+    """Hooks without the method, or without a context, are passed over; plain ones are not asked."""
+
+    class Plain:
+        detailed = True
+
+        def __call__(self, event: DetailedEvent) -> None:
+            """Ignore it."""
+
+    plain = Recorder("00-plain")
+    plain.detailed = False
+    emitter = EventEmitter((plain, Plain(), Recorder(), Recorder("00-a"), Recorder("00-b")), "", 1)
+    assert emitter.traceparent(1) == "00-a"
+    assert EventEmitter((plain, Plain()), "", 1).traceparent(1) == ""
+    assert emitter.packed_traceparent(1) == ""  # it is not one
+
+
+def test_without_details() -> None:
+    """For plain hooks submits have no numbers, and permits stay as they are."""
+    events: list[Event] = []
+    emitter, permit = EventEmitter((events.append,), "", 1), FixedPermit()
+    assert emitter.submit_started(FOX, None) == 0
+    assert emitter.observe(permit, 1, 0.0) is permit
+    emitter.task_limit_changed(1, 2)
+    assert events == [TaskLimitChanged(1, 2)]
+
+
+def test_a_permit_that_is_observed() -> None:
+    """It does what the permit does."""
+    permit = FixedPermit()
+    observed = EventEmitter((Recorder(),), "", 1).observe(permit, 1, 0.0)
+    assert observed.granted_at == 5.0
+    observed.answered()
+    assert permit.answers == 1
 
 
 async def test_details_are_for_hooks_that_ask(
@@ -179,11 +229,22 @@ async def test_a_task_that_is_attached(emulate: Emulate, connect: Connect) -> No
     ref = (await kling.submit(FOX)).ref
     task = other.attach(str(ref), input=FOX, traceparent="00-other")
     assert other.attach(ref) is task
+    await asyncio.sleep(61)
     await task
     assert recorder.events[0] == TaskAttached(ref, FOX, None, "00-other")
-    assert set(recorder.kinds()[1:]) == {"RequestAnswered", "Polled", "TaskEnded"}
+    assert recorder.kinds()[1:] == ["RequestAnswered", "Polled", "TaskEnded"]
     assert kling.traceparent(ref) == ""
     assert other.traceparent(str(ref)) == other.traceparent(ref) == "00-trace"
+
+
+def test_a_task_that_is_attached_without_a_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """A task may be attached before there is an event loop; no hook fails on that."""
+    recorder = Recorder()
+    with caplog.at_level("INFO", "kling_async"):
+        kling = KlingClient(KEY, hooks=[recorder, OpenTelemetry()])
+        task = kling.attach(REF)
+    assert recorder.events == [TaskAttached(REF)]
+    assert [record.getMessage() for record in caplog.records] == [f"attached {task.ref}"]
 
 
 async def test_a_task_that_does_not_exist(emulate: Emulate, connect: Connect) -> None:

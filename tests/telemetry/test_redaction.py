@@ -24,3 +24,9 @@ TOKEN = write_token("kling-2-1", "n" * 16, b"a secret of the tests")
 def test_hide_secrets(text: str, expected: str) -> None:
     """A message has no signature of a URL, no password and no token of a callback."""
     assert hide_secrets(text) == expected
+
+
+def test_a_long_message() -> None:
+    """A message has at most 2,000 characters, and no content makes it slow to read."""
+    for text in ("a" * 10**6, "a.b-" * 10**5, "http://" * 10**5, "a~" * 10**5, "x://y" * 10**5):
+        assert len(hide_secrets(text)) <= 2_001
