@@ -208,7 +208,8 @@ def _thumbnail(picture: Picture, name: str) -> str:
         links += _loadable(picture.url)
     if not links:
         url = escape(_shorten(picture.url, _LONG_URL))
-        return f'<span class="missing">not saved:<br>{url}</span>'
+        reason = "not shown" if picture.load else "not saved"
+        return f'<span class="missing">{reason}:<br>{url}</span>'
     link = links[0]
     return f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'
 
