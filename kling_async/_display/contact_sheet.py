@@ -22,6 +22,10 @@ from kling_async._utils.urls import is_unencrypted, split_web_url
 _LONG_PROMPT = 240
 _LONG_LABEL = 80
 
+# Longer ones are cut: a card is no place to scroll.
+_LONG_FAILURE = 600
+_LONG_URL = 120
+
 _MODES = {
     "standard-image-to-video": "Standard · image to video",
     "pro-image-to-video": "Pro · image to video",
@@ -153,7 +157,8 @@ def _stage(card: Card, prompt: str) -> str:
     links = card.video.links if card.video is not None else []
     if not links:
         style = "stage none" if card.ended else "stage none yet"
-        text = f"<strong>{escape(card.state)}</strong><span>{escape(card.failure)}</span>"
+        failure = _shorten(card.failure, _LONG_FAILURE)
+        text = f"<strong>{escape(card.state)}</strong><span>{escape(failure)}</span>"
         return f'<div class="{style}"><p>{text}</p></div>'
     # Phones show nothing of a video until it is played; its image is similar to its start.
     first = card.pictures[0].file if card.pictures else None
@@ -173,7 +178,7 @@ def _prompt(text: str) -> str:
     start = _shorten(text, _LONG_PROMPT)
     if start == text:
         return f'<p class="prompt" dir="auto">{escape(text)}</p>'
-    summary = f"<summary>{escape(start)}</summary><p>{escape(text)}</p>"
+    summary = f'<summary>{escape(start)}</summary><p tabindex="0">{escape(text)}</p>'
     return f'<details class="prompt" dir="auto">{summary}</details>'
 
 
@@ -202,7 +207,9 @@ def _thumbnail(picture: Picture, name: str) -> str:
     if picture.load:
         links += _loadable(picture.url)
     if not links:
-        return f'<span class="missing">not saved:<br>{escape(picture.url)}</span>'
+        url = escape(_shorten(picture.url, _LONG_URL))
+        reason = "not shown" if picture.load else "not saved"
+        return f'<span class="missing">{reason}:<br>{url}</span>'
     link = links[0]
     return f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from attrs import define
 
 from kling_async._utils.text import printable
+from kling_async.errors import ConfigurationError
 from kling_async.events import (
     DetailedEvent,
     Paused,
@@ -57,11 +58,16 @@ class Progress:
     Args:
         total: How many tasks there will be, if you know it: it shows how much is left. The display
             ends with the last of them, or with :meth:`close`, or as a context manager.
+
+    Raises:
+        ConfigurationError: The total is not a number.
     """
 
     detailed: bool = True  # for the events of submits that wait
 
     def __init__(self, total: int | None = None) -> None:
+        if total is not None and (not isinstance(total, int) or isinstance(total, bool)):
+            raise ConfigurationError(f"total must be a number of tasks, not {total!r:.80}")
         self._total = total or 0
         self._display = open_display(total=total)
         # By the numbers of submits, and the references of their tasks. The one without an event for

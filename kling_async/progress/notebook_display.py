@@ -34,10 +34,13 @@ class _Handle(Protocol):
 
 
 class _Html:
-    """Text that IPython shows as HTML."""
+    """What IPython shows as HTML, and as text where it cannot."""
 
-    def __init__(self, html: str) -> None:
-        self._html = html
+    def __init__(self, html: str, text: str) -> None:
+        self._html, self._text = html, text
+
+    def __repr__(self) -> str:
+        return self._text
 
     def _repr_html_(self) -> str:
         return self._html
@@ -60,7 +63,7 @@ class NotebookDisplay(TextDisplay):
         if not self._is_open:
             super().open()
             show: Callable[..., _Handle] = display
-            self._handle = show(_Html(self.to_html()), display_id=True)
+            self._handle = show(_Html(self.to_html(), self.board.summary()), display_id=True)
             self._tick()
 
     def close(self) -> None:
@@ -142,7 +145,7 @@ class NotebookDisplay(TextDisplay):
 
     def _draw(self) -> None:
         if self._handle is not None:
-            self._handle.update(_Html(self.to_html()))
+            self._handle.update(_Html(self.to_html(), self.board.summary()))
 
 
 def _task_row(line: ProgressLine) -> str:

@@ -134,6 +134,14 @@ def test_long_prompt_is_folded() -> None:
     assert prompt in sheet.words
 
 
+def test_long_texts_are_cut() -> None:
+    """A long reason and a long URL are cut, so that no card has to be scrolled."""
+    card = Card("01", TEXT, [Picture("http://x/" + "a" * 500, None)], failure="refused " * 200)
+    words = _read(card).words
+    assert f"{'refused ' * 75}".rstrip() + "…" in words
+    assert "http://x/" + "a" * 111 + "…" in words
+
+
 def test_nothing_is_loaded_from_elsewhere() -> None:
     """Every link is a path beside the page; styles and scripts are in it."""
     card = Card(

@@ -50,7 +50,7 @@ def test_player_of_an_outcome() -> None:
     assert [video["src"] for video in sheet.all("video")] == [URL]
     assert [image["src"] for image in sheet.all("img")] == ["https://host/cat.jpg"]
     assert "pan left" in sheet.words
-    assert "http://10.0.0.1/b.jpg" in sheet.words  # as text
+    assert "not shown:http://10.0.0.1/b.jpg" in sheet.words
 
 
 def test_outcome_without_a_video() -> None:

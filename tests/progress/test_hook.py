@@ -15,7 +15,7 @@ from kling_async import (
     TaskRef,
     TaskState,
 )
-from kling_async.errors import ServerError
+from kling_async.errors import ConfigurationError, ServerError
 from kling_async.events import (
     CalledBack,
     DetailedEvent,
@@ -237,3 +237,9 @@ def test_the_end_of_a_block(capsys: Capture) -> None:
     with Progress(total=10) as progress:
         progress(Submitted(REFS[0], FOX))
     assert "a fox: left running" in capsys.readouterr().err
+
+
+def test_what_is_no_total() -> None:
+    """A total that is not a number is refused: a hook is an object, not the class."""
+    with pytest.raises(ConfigurationError, match="total must be a number of tasks"):
+        Progress(SubmitStarted(FOX))  # type: ignore[arg-type]

@@ -42,9 +42,11 @@ class Output:
 
     def __init__(self) -> None:
         self.blocks: list[list[str]] = []
+        self.texts: list[str] = []  # for what shows no HTML
 
     def display(self, content: Html, *, display_id: bool) -> SimpleNamespace:
         assert display_id
+        self.texts.append(repr(content))
         block = [content._repr_html_()]
         self.blocks.append(block)
         return SimpleNamespace(update=lambda again: block.append(again._repr_html_()))
@@ -100,6 +102,7 @@ async def test_blocks(output: Output) -> None:
         progress(Submitted(ref, FOX))
         progress(_ended(ref))
     assert len(output.blocks) == 2
+    assert output.texts == ["0 done", "0 done"]
 
 
 async def test_end_that_is_not_known(output: Output) -> None:
