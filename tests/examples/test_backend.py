@@ -349,6 +349,31 @@ async def test_deleted_file_is_not_found(serve: Serve, tmp_path: Path) -> None:
         assert (response.status, response.content_type) == (404, "application/problem+json")
 
 
+@pytest.mark.slow
+async def test_download_that_fails_is_repeated(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that does not arrive is asked for again a minute later: the video is paid."""
+    backend = await serve("file:1-8=500")
+    await backend.ask()
+    (video,) = (await backend.ended()).values()
+    assert video["state"] == "done"
+    assert caplog.text.count("trying again") == 1
+
+
+@pytest.mark.slow
+async def test_download_that_always_fails_is_a_failure(
+    serve: Serve, app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an hour the video has failed, and its reference remains."""
+    monkeypatch.setattr("videos.SAVE_ATTEMPTS", 2)
+    backend = await serve("file:*=500")
+    await backend.ask()
+    (video,) = (await backend.ended()).values()
+    assert video["error"]["type"] == "urn:kling-async:download-failed"
+    assert video["ref"] == f"kling-2-1/{backend.service.ledger[0].task_id}"
+
+
 async def test_callbacks_end_the_wait(serve: Serve) -> None:
     """With a public URL the service calls back, and is asked once for each task."""
     backend = await serve()

@@ -290,6 +290,26 @@ async def test_reload_keeps_the_list(backend: Running, page: Page) -> None:
     )
 
 
+async def test_hidden_page_leaves_its_connection(backend: Running, page: Page) -> None:
+    """A tab that is not seen has no stream, and is up to date when it is seen again."""
+    await page.goto(backend.url)
+    await ask(page, "asked before")
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    await page.evaluate(hide, True)  # noqa: FBT003 - an argument of the script
+    fox = {"mode": "master-text-to-video", "prompt": "asked elsewhere"}
+    response = await page.request.post(f"{backend.url}/videos", data=fox)
+    video = await response.json()
+    while video["state"] != "done":
+        video = await (await page.request.get(f"{backend.url}/videos/{video['id']}")).json()
+    card = page.locator(".card").filter(has_text="asked elsewhere")
+    await expect(card).to_have_count(0)
+    await page.evaluate(hide, False)  # noqa: FBT003
+    await plays(card)
+
+
 async def test_page_recovers_from_a_killed_backend(
     start: Start, service: Service, page: Page, said: list[str]
 ) -> None:

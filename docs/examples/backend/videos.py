@@ -15,8 +15,8 @@ from attrs import define
 from database import Database
 from pydantic import BaseModel, TypeAdapter
 
-from kling_async import Input, KlingClient, KlingError, TaskRef, parse_input
-from kling_async.errors import InputError, NotFoundError, Problem, RateLimitError
+from kling_async import Input, KlingClient, KlingError, Result, TaskRef, parse_input
+from kling_async.errors import DownloadError, InputError, NotFoundError, Problem, RateLimitError
 from kling_async.webhooks import problem_details
 
 log = logging.getLogger("backend")
@@ -25,6 +25,8 @@ MAX_RUNNING = 100  # videos that have not ended
 MAX_LISTED = 100  # the latest; older ones are found by their ids
 HEARTBEAT = 15.0  # seconds; proxies cut a connection that is silent for a minute or so
 RECONNECT_MS = 1000  # after which browsers connect again
+PATIENCE = 86_400.0  # seconds; a task that has not ended by then is not waited for any more
+SAVE_ATTEMPTS, SAVE_EVERY = 60, 60.0  # as while the disk is full; seconds
 USUAL_SECONDS = 75.0  # of a generation, until some were measured
 
 CUT_SHORT = {
@@ -252,10 +254,10 @@ class Videos:
             else:
                 accepted_at = datetime.fromtimestamp(row["accepted_at"], UTC)
                 task = self._kling.attach(row["ref"], input=input, submitted_at=accepted_at)
-            result = await task  # ended by a callback or by a poll, whichever comes first
-            # The URLs of a result expire: what is kept is the file.
-            files = await self._kling.download(result, self._folder, name=video_id)
-            await self.update(video_id, state="done", file=files[0].name, ended_at=time.time())
+            # Ended by a callback or by a poll, whichever comes first.
+            result = await task.wait(timeout=PATIENCE)
+            name = await self._save(result, video_id)
+            await self.update(video_id, state="done", file=name, ended_at=time.time())
         except KlingError as error:
             recorder.left = True
             if task is None and recorder.accepted:  # a callback has brought what was lost
@@ -266,6 +268,19 @@ class Videos:
         except Exception:  # a bug must not end the group, and all other videos
             log.exception("video %s: a bug in this backend, or a full disk", video_id)
             await self._fail(video_id, INTERNAL, submitted=task is not None)
+
+    async def _save(self, result: Result, video_id: str) -> str:
+        """Download the file, since the URLs of results expire; return its name."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return (await self._kling.download(result, self._folder, name=video_id))[0].name
+            except DownloadError as error:
+                if not error.retryable or attempt == SAVE_ATTEMPTS:
+                    raise
+                log.warning("video %s: %s; trying again", video_id, error)
+                await asyncio.sleep(SAVE_EVERY)
 
     async def _fail(self, video_id: str, problem: dict[str, object], *, submitted: bool) -> None:
         """Record a failure. Of a submit whose outcome is not known, record that it is unsure."""

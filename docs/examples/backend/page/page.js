@@ -277,8 +277,13 @@ function showAll(videos) {
 
 let source, silence;
 
-function connect() {
+function disconnect() {
   source?.close();
+  clearTimeout(silence);
+}
+
+function connect() {
+  disconnect();
   source = new EventSource("videos/events");
   source.addEventListener("videos", ({ data }) => showAll(JSON.parse(data)));
   source.addEventListener("video", ({ data }) => show(JSON.parse(data)));
@@ -290,6 +295,9 @@ function connect() {
   });
   wait(SILENCE);
 }
+
+// A browser has six connections to one host: tabs that are not seen leave theirs to others.
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 
 function keepAlive() {
   byId("connection").textContent = "";
