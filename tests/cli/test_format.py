@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 from kling_async.cli.format import STATE_NAMES, format_counts, format_os_error, format_states
 from kling_async.journal.base import ItemState
 
@@ -19,5 +23,7 @@ def test_every_state_has_a_name() -> None:
 
 def test_reason_of_an_os_error() -> None:
     """The reason is the system's, or the error's text where it has none."""
-    assert format_os_error(FileNotFoundError(2, "No such file", "x")) == "No such file"
+    listening = OSError(errno.EADDRINUSE, "error while attempting to bind on address ('::1', 5)")
+    assert format_os_error(listening) == os.strerror(errno.EADDRINUSE)
+    assert format_os_error(socket.gaierror(-2, "unknown name")) == "unknown name"
     assert format_os_error(OSError("odd")) == "odd"
