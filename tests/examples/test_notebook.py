@@ -83,14 +83,14 @@ async def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "home"))
     folder = tmp_path / "notebook"
     folder.mkdir()
-    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     async with Emulator(speed=30, video="small") as emulator:
         monkeypatch.setenv("APIXO_API_KEY", emulator.key)
         monkeypatch.setenv("APIXO_BASE_URL", emulator.origin)
         monkeypatch.setenv("KLING_FIRST_POLL", "1")
         client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(folder)}})
         await client.async_execute()
-        nbformat.write(notebook, folder / "notebook.ipynb")  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, folder / "notebook.ipynb")
         yield folder
 
 
