@@ -38,6 +38,8 @@ _CHIPS = {
     "duration": "{} s",
     "aspect_ratio": "{}",
     "cfg_scale": "cfg {}",
+    "resolution": "{}",
+    "sound": "sound {}",
     "provider": "provider {}",
     "negative_prompt": "without: {}",
 }
@@ -104,6 +106,20 @@ def add_videos(card: Card, videos: Sequence[Video]) -> Iterator[Card]:
         yield evolve(card, label=label, video=video, failure=failure)
 
 
+def image_urls(fields: Mapping[str, object]) -> list[str]:
+    """Return the URLs of the images of an input, as ``Input.to_dict()`` returns it."""
+    shown = _sent_fields(fields)
+    listed = shown.get("image_urls")
+    urls = [shown.get(name) for name in ("image_url", "end_image_url")]
+    return [str(url) for url in [*urls, *(listed if isinstance(listed, list) else [])] if url]
+
+
+def _sent_fields(fields: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the fields of an input, also those of a raw input."""
+    raw = fields.get("fields")
+    return {**fields, **raw} if isinstance(raw, Mapping) else fields
+
+
 def render_page(cards: Sequence[Card], facts: Sequence[Fact], footer: str) -> str:
     """Return the page: facts in its header, cards in their order, and a footer."""
     return Template(_read("contact_sheet.html")).substitute(
@@ -138,14 +154,16 @@ def _fact(fact: Fact) -> str:
 
 
 def _card(card: Card, anchor: str = "") -> str:
-    prompt, mode = (str(card.fields.get(name, "")) for name in ("prompt", "mode"))
-    title = f'<span class="number">{escape(card.label)}</span>{escape(_MODES.get(mode, mode))}'
+    fields = _sent_fields(card.fields)
+    prompt, mode = (str(fields.get(name, "")) for name in ("prompt", "mode"))
+    other = f"{fields.get('model', '')} · {mode.replace('-', ' ')}".strip(" ·")
+    title = f'<span class="number">{escape(card.label)}</span>{escape(_MODES.get(mode, other))}'
     parts = (
         f'<article class="card" id="{anchor}">' if anchor else '<article class="card">',
         _stage(card, _shorten(prompt, _LONG_LABEL)),
         f'<div class="body">\n<p class="mode">{title}</p>',
         _prompt(prompt),
-        _chips(card.fields),
+        _chips(fields),
         _pictures(card.pictures),
         _timings(card),
         "</div>\n</article>",
@@ -185,11 +203,15 @@ def _prompt(text: str) -> str:
 def _chips(fields: Mapping[str, object]) -> str:
     values = {name: fields.get(name) for name in _CHIPS}
     chips = [
-        f"<li>{escape(_CHIPS[name].format(value))}</li>"
+        f"<li>{escape(_CHIPS[name].format(_format_chip(value)))}</li>"
         for name, value in values.items()
         if value not in (None, "")
     ]
     return f'<ul class="chips">{"".join(chips)}</ul>' if chips else ""
+
+
+def _format_chip(value: object) -> object:
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 def _pictures(pictures: Sequence[Picture]) -> str:

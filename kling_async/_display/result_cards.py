@@ -9,10 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
-from kling_async._display.contact_sheet import Card, Picture, Video, add_videos
+from kling_async._display.contact_sheet import Card, Picture, Video, add_videos, image_urls
 from kling_async._utils.text import printable
-
-_IMAGES = ("image_url", "end_image_url")
 
 # How an input writes a picture of this machine: its checksum, and the path that it had.
 _LOCAL_IMAGE = re.compile(r"kling-image:[^?]*\?path=(.+)", re.DOTALL)
@@ -69,7 +67,7 @@ def input_pictures(
         load: Whether the page shows the images at the URLs.
     """
     pictures = []
-    for text in (str(fields[name]) for name in _IMAGES if name in fields):
+    for text in image_urls(fields):
         match = _LOCAL_IMAGE.fullmatch(text)
         if match is None:
             pictures.append(Picture(text, None, load=load))

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page
+from kling_async._display.contact_sheet import (
+    Card,
+    Fact,
+    Picture,
+    Video,
+    image_urls,
+    render_page,
+)
 from kling_async._utils.extras import install_command
 from kling_async._utils.text import format_count, format_duration
 from kling_async.cli import exit_codes
@@ -25,7 +32,6 @@ from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
 from kling_async.images.preparer import ImagePreparer
 from kling_async.images.reading import read_images
-from kling_async.inputs.base import IMAGE_FIELDS
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
@@ -48,7 +54,8 @@ _SOME_ORIGIN = "http://127.0.0.1"
 
 # The vendor's figures in seconds: the fastest video, the usual one by its length, the slowest.
 _FASTEST = 60.0
-_USUAL: Mapping[object, float] = {5: 75.0, 10: 105.0}
+_USUAL: Mapping[bool, float] = {False: 75.0, True: 105.0}  # by whether it is longer than 5 s
+_SHORT = 5
 _SLOWEST = 120.0
 
 # Polls per second of all tasks: far below 10,000 requests a minute.
@@ -174,18 +181,18 @@ class _DemoRun:
         self._staging = staging
 
     async def generate_all(
-        self, rows: list[tuple[int, Input]], image_urls: list[list[str]]
+        self, rows: list[tuple[int, Input]], images: list[list[str]]
     ) -> list[Card]:
         digits = max(2, len(str(rows[-1][0])))
         with self._progress:
             async with asyncio.TaskGroup() as group:
-                saving = group.create_task(save_images(chain(*image_urls), self._folder))
+                saving = group.create_task(save_images(chain(*images), self._folder))
                 tasks = [
                     group.create_task(self._generate(f"{number:0{digits}}", sent))
                     for number, sent in rows
                 ]
         names, cards = saving.result(), []
-        for urls, task in zip(image_urls, tasks, strict=True):
+        for urls, task in zip(images, tasks, strict=True):
             pictures = [Picture(url, names.get(url)) for url in urls]
             cards.append(evolve(task.result(), pictures=pictures))
         return cards
@@ -194,8 +201,9 @@ class _DemoRun:
         fields = (await read_images(sent)).to_dict()
         card = Card(number, fields)
         name = f"{number}-{sent.mode}"
-        usual = _USUAL[fields["duration"]] / self._speed
-        line = ProgressLine(self._progress, f"{number} {sent.mode}", usual, str(fields["prompt"]))
+        usual = _USUAL[(getattr(sent, "duration", None) or _SHORT) > _SHORT] / self._speed
+        prompt = str(fields.get("prompt", ""))
+        line = ProgressLine(self._progress, f"{number} {sent.mode}", usual, prompt)
         clock = asyncio.get_running_loop().time
         longest = _GRACE + _SLOWEST / self._speed
         try:
@@ -250,7 +258,7 @@ async def _image_urls(rows: Iterable[tuple[int, Input]], store: str) -> list[lis
     try:
         for _, sent in rows:
             fields = (await images.prepare(sent)).to_dict()
-            urls.append([str(fields[name]) for name in IMAGE_FIELDS if name in fields])
+            urls.append(image_urls(fields))
     finally:
         await images.close()
     return urls

@@ -1,4 +1,4 @@
-"""Sample inputs for all four modes of ``kling-2-1``, and the drawings that they name.
+"""Sample inputs for all four modes of ``kling-2-1`` and the other models, and their drawings.
 
 The drawings are our own and come under the project's licence.
 """

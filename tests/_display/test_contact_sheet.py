@@ -3,7 +3,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from kling_async._display.contact_sheet import Card, Fact, Picture, Video, render_page, render_part
+from kling_async._display.contact_sheet import (
+    Card,
+    Fact,
+    Picture,
+    Video,
+    image_urls,
+    render_page,
+    render_part,
+)
 from tests._display.page_reader import PageReader
 
 TEXT: Mapping[str, object] = {
@@ -176,3 +184,32 @@ def test_card_without_an_input() -> None:
     sheet = PageReader(render_part([Card("01")]))
     assert "prompt" not in {attrs.get("class") for _, attrs in sheet.elements}
     assert sheet.all("ul") == []
+
+
+def test_other_models() -> None:
+    """A card of another model names it, its sound and resolution; a prompt may be missing."""
+    fields = {"model": "kling-2-6", "mode": "text-to-video", "prompt": "a fox", "sound": False}
+    sheet = _read(Card("1", {**fields, "resolution": "720p"}))
+    assert "kling-2-6 · text to video" in sheet.words
+    assert "sound off" in sheet.words
+    assert "720p" in sheet.words
+    control = {"model": "kling-3-0-std", "mode": "motion-control", "sound": True}
+    assert "sound on" in _read(Card("1", control)).words
+
+
+def test_raw_inputs() -> None:
+    """A card of a raw input shows its fields, of whatever type they are."""
+    fields = {"mode": "omni", "prompt": ["a fox"], "duration": 7, "deep": {"a": 1}}
+    sheet = _read(Card("1", {"model": "kling-9", "fields": fields}))
+    assert "kling-9 · omni" in sheet.words
+    assert "7 s" in sheet.words
+    assert "['a fox']" in sheet.words
+    assert "kling-9" in _read(Card("1", {"model": "kling-9", "fields": {}})).words
+
+
+def test_urls_of_images() -> None:
+    """The images of an input are listed in their order, also those of a raw input."""
+    assert image_urls({"image_url": "a", "end_image_url": "b"}) == ["a", "b"]
+    assert image_urls({"model": "x", "fields": {"image_urls": ["a", "b", ""]}}) == ["a", "b"]
+    assert image_urls({"model": "x", "fields": {"image_urls": "a"}}) == []
+    assert image_urls(TEXT) == []

@@ -33,19 +33,19 @@ def _sheet(folder: Path) -> str:
 async def test_sample_of_all_modes(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a file, the sample becomes nine videos and a sheet that names only what is there."""
+    """Without a file, the sample becomes thirteen videos and a sheet that names only what is there."""
     monkeypatch.chdir(tmp_path)
     ended = await command("demo", "--video", "small")
     folder = tmp_path / "kling-demo"
     assert (ended.code, ended.out) == (0, f"{folder / 'index.html'}\n")
-    assert "9 of 9 videos" in ended.err
+    assert "13 of 13 videos" in ended.err
     videos = sorted(folder.glob("*.mp4"))
     assert videos[3].name == "04-pro-image-to-video.mp4"
     assert all(video.read_bytes()[4:8] == b"ftyp" for video in videos)
     assert (folder / "image-01.jpg").read_bytes() == (FOLDER / "fox.jpg").read_bytes()
     linked = set(re.findall(r'(?:src|href)="\./([^"]+)"', _sheet(folder)))
     assert linked == {path.name for path in folder.iterdir()} - {"index.html"}
-    assert len(videos) == 9
+    assert len(videos) == 13
 
 
 async def test_states_are_printed(command: Command, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from kling_async.testing.emulator.images import sniff
-from kling_async.testing.emulator.rules import MODES, read_order
+from kling_async.testing.emulator.models import MODELS
+from kling_async.testing.emulator.rules import read_order
+from kling_async.testing.media.film import SMALL_VIDEO
 from kling_async.testing.media.pictures import prepare_picture
 from kling_async.testing.sample_files import DEMO, FOLDER
 
@@ -19,9 +21,13 @@ ROWS = [json.loads(line) for line in DEMO.read_text("utf-8").splitlines()]
 
 
 def test_demo_covers_every_mode() -> None:
-    """The demonstration has eight inputs or more, over all four modes."""
-    assert len(ROWS) >= 8
-    assert {row["mode"] for row in ROWS} == set(MODES)
+    """The demonstration has all four modes of kling-2-1, and every other model once."""
+    models = [row["model"] for row in ROWS]
+    assert {model: models.count(model) for model in MODELS} == dict.fromkeys(MODELS, 1) | {
+        "kling-2-1": 9
+    }
+    modes = {row["mode"] for row in ROWS if row["model"] == "kling-2-1"}
+    assert modes == MODELS["kling-2-1"].modes.keys()
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -32,12 +38,14 @@ def test_demo_inputs_are_right(row: dict[str, object]) -> None:
     """
     fields = {key: value for key, value in row.items() if key != "model"}
     names = [str(fields.pop(key)) for key in ("image_url", "end_image_url") if key in fields]
-    if names:
-        fields["image_urls"] = names
-    read_order(json.dumps({"input": fields}).encode())
+    videos = [str(fields.pop(key)) for key in ("video_url",) if key in fields]
+    fields |= {"image_urls": names} if names else {}
+    fields |= {"video_urls": videos} if videos else {}
+    read_order(json.dumps({"input": fields}).encode(), str(row["model"]))
     for name in names:
         assert name.startswith("{emulator}/samples/") or name == "sailboat.webp"
         assert (FOLDER / name.rpartition("/")[2]).is_file()
+    assert {*videos} <= {f"{{emulator}}/samples/{SMALL_VIDEO.name}"}
 
 
 def test_pictures_come_in_every_format() -> None:

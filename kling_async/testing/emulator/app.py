@@ -21,11 +21,12 @@ from attrs import frozen
 from kling_async.testing.emulator import faults
 from kling_async.testing.emulator.background import Background
 from kling_async.testing.emulator.callbacks import Outbox
+from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.files import file_response
 from kling_async.testing.emulator.page import ROUTES
 from kling_async.testing.emulator.records import Arrival
-from kling_async.testing.emulator.rules import Refusal
 from kling_async.testing.emulator.uploads import Uploads
+from kling_async.testing.media.film import SMALL_VIDEO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,6 +57,7 @@ _SAMPLE_TYPES: Final = {
     ".png": "image/png",
     ".webp": "image/webp",
     ".jsonl": "application/jsonl",
+    ".mp4": "video/mp4",
 }
 
 
@@ -212,9 +214,10 @@ class Api:
         return web.json_response(refusal.envelope(), status=refusal.status, headers=headers)
 
     async def _submit(self, request: web.Request) -> web.Response:
-        self._service.check_model(request.match_info["model"])
+        model = request.match_info["model"]
+        self._service.check_model(model)
         raw = await request.read()
-        task = self._service.submit(raw, _now(), self._active_faults.count)
+        task = self._service.submit(raw, _now(), self._active_faults.count, model)
         if task.waiting or task.order.callback_url is not None:
             called_back = request.app[_BACKGROUND].start(task, _origin(request))
             if task.callback.what == "early":
@@ -224,11 +227,12 @@ class Api:
         return _success({"taskId": task.task_id})
 
     async def _status(self, request: web.Request) -> web.Response:
-        self._service.check_model(request.match_info["model"])
+        model = request.match_info["model"]
+        self._service.check_model(model)
         task_id = request.query.get("taskId")
         if not task_id:
             raise Refusal(400, "Invalid request", error="Missing required field: taskId")
-        task = self._service.visible_task(task_id, _now())
+        task = self._service.visible_task(model, task_id, _now())
         timestamp = request.app[_BACKGROUND].timestamp
         return _success(task.data(_now(), timestamp, _origin(request)))
 
@@ -264,7 +268,7 @@ def _success(data: object) -> web.Response:
 
 def _read_sample(folder: Path | None, name: str) -> bytes:
     # A name is searched among the existing ones, so it cannot lead out of the folder.
-    for path in folder.iterdir() if folder is not None else ():
+    for path in (*folder.iterdir(), SMALL_VIDEO) if folder is not None else ():
         if path.name == name and path.suffix.lower() in _SAMPLE_TYPES:
             return path.read_bytes()
     raise Refusal(404, "Not found", error="No such sample")

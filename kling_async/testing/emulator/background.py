@@ -102,6 +102,8 @@ class Background:
         try:
             for url in task.order.image_urls:
                 await self._images.check_image(url)
+            for url in task.order.video_urls:
+                await self._images.check_video(url)
             task.images_ready(loop.time())
         except ImageProblem as problem:
             # The service needs a second or so to find out, however near the image is.

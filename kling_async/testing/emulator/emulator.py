@@ -5,6 +5,7 @@ one is not repeated in the other. Where the contract says "unknown", the emulato
 
 - 403, 404, 405, 413 and 429 answer with the usual envelope; ``data.error`` gives details.
 - An unknown field in a submit is refused; a number such as ``5.0`` is not an integer.
+- Models that the contract does not describe are unknown, but for those named by ``models``.
 - "10 MB" for an image is 10 * 1024 * 1024 bytes.
 - Failed tasks stay charged. Prices are made up: `PRICES`, in USD.
 - Retry-After is sent with 429 only when asked for (``retry_after=True``).
@@ -36,7 +37,7 @@ from kling_async.testing.media import film
 from kling_async.testing.scenario import Scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -63,7 +64,8 @@ class Emulator:
         concurrent_tasks: Running at a time; a submit beyond is answered with 429.
         speed: Generation and the waits between callbacks take 1/speed of the documented time.
         duration: Seconds that a task takes at speed 1: a range, or a function of the submitted
-            ``input``. None: 60-90 s for 5 s of video, 90-120 s for 10 s.
+            ``input``. None: 60-90 s for 5 s of video, 90-120 s for 10 s; half of it for
+            ``kling-2-5-turbo-pro``.
         balance: USD at the start.
         scenario: What goes wrong.
         retry_after: Send Retry-After with 429.
@@ -77,6 +79,7 @@ class Emulator:
             answer until it arrives at the client: a number, a range, or a function that is called
             for each of the two. Not divided by ``speed``; samples travel at once.
         keep_alive: Seconds after which an idle connection is closed.
+        models: Names of further models, which accept any input; others are answered with 404.
 
     Raises:
         ConfigurationError: A number is out of range, or it is entered while it runs.
@@ -102,6 +105,7 @@ class Emulator:
         seed: int = 0,
         latency: Callable[[], float] | tuple[float, float] | float = 0.0,
         keep_alive: float = 75.0,
+        models: Collection[str] = (),
     ) -> None:
         if not (math.isfinite(speed) and speed > 0):
             raise ConfigurationError(f"emulator: speed must be above 0, got {speed!r}")
@@ -121,6 +125,7 @@ class Emulator:
             concurrent_tasks=concurrent_tasks,
             balance=balance,
             duration=duration_chooser(duration, speed, seed),
+            models=models,
         )
         self._first_poll = quickest(duration) / speed
         can_render = film.can_render()

@@ -1,18 +1,20 @@
-"""Reading input images as the service would: reachable, at most 10 MB, JPEG, PNG or WebP.
+"""Reading input images and videos as the service would: reachable, of the right type and size.
 
-The contract's "10 MB" is read as 10 * 1024 * 1024 bytes.
+Images are JPEG, PNG or WebP of at most 10 MB, which is read as 10 * 1024 * 1024 bytes. Videos are
+MP4, MOV or M4V of at most 30 s; the contract names no greatest size, and 100 MB is a choice.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from kling_async._network.proxies import Proxies, route
+from kling_async.testing.emulator import videos
 from kling_async.testing.emulator.cache import SharedCache
 from kling_async.testing.media.film import TooManyPixelsError
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES: Final = 10 * 1024 * 1024
+_MAX_VIDEO_BYTES: Final = 100 * 1024 * 1024
 _REDIRECTS: Final = 5
 _WITHIN: Final = 10.0
 _AT_ONCE: Final = 32
@@ -36,12 +39,25 @@ _FRESH: Final = 60.0
 
 
 class ImageProblem(Exception):  # noqa: N818 - a value that is raised, not an error of ours
-    """Why an image cannot be used: the documented `code`, and a message."""
+    """Why an image or a video cannot be used: the documented `code`, and a message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class _Codes(NamedTuple):
+    """The documented codes of what may be wrong with a file."""
+
+    invalid: str
+    failed: str
+    too_large: str
+
+
+_IMAGE: Final = _Codes("INVALID_IMAGE_URL", "IMAGE_DOWNLOAD_FAILED", "IMAGE_TOO_LARGE")
+# For a video, the contract names no others.
+_VIDEO: Final = _Codes("INVALID_VIDEO_URL", "INVALID_VIDEO_URL", "VIDEO_TOO_LONG")
 
 
 def sniff(data: bytes) -> str | None:
@@ -72,6 +88,10 @@ class ImageReader:
         """Read an image, unless it has been read in the last minute. Raises `ImageProblem`."""
         await self._cache.get(url, lambda: self._read_image(url), max_age=_FRESH)
 
+    async def check_video(self, url: str) -> None:
+        """Read a video, unless it has been read in the last minute. Raises `ImageProblem`."""
+        await self._cache.get(("video", url), lambda: self._read_video(url), max_age=_FRESH)
+
     async def picture(self, url: str) -> bytes:
         """Return a picture for rendering, as small as that allows. Raises `ImageProblem`."""
         return await self._cache.get(url, lambda: self._read_image(url))
@@ -96,11 +116,26 @@ class ImageReader:
             except ValueError as error:
                 raise ImageProblem("UNSUPPORTED_FORMAT", str(error)) from error
 
+    async def _read_video(self, url: str) -> bytes:
+        async with self._room:
+            data = await _download_file(self._session, url, _VIDEO, _MAX_VIDEO_BYTES)
+        if not videos.is_video(data):
+            raise ImageProblem("UNSUPPORTED_FORMAT", "The video is not MP4, MOV or M4V")
+        if (seconds := videos.video_seconds(data) or 0.0) > videos.MAX_SECONDS:
+            raise ImageProblem("VIDEO_TOO_LONG", f"The video takes {seconds:.1f} s: {url}")
+        return b""
+
 
 async def download_image(session: aiohttp.ClientSession, url: str) -> bytes:
     """Return a file of at most `MAX_BYTES`. Raises `ImageProblem`."""
+    return await _download_file(session, url, _IMAGE, MAX_BYTES)
+
+
+async def _download_file(
+    session: aiohttp.ClientSession, url: str, codes: _Codes, max_bytes: int
+) -> bytes:
     if not _is_http(url):
-        raise ImageProblem("INVALID_IMAGE_URL", f"Not an absolute http(s) URL: {url[:200]}")
+        raise ImageProblem(codes.invalid, f"Not an absolute http(s) URL: {url[:200]}")
     data = bytearray()
     try:
         async with (
@@ -109,14 +144,14 @@ async def download_image(session: aiohttp.ClientSession, url: str) -> bytes:
             session.get(url, max_redirects=_REDIRECTS + 1) as response,
         ):
             if response.status != _OK:
-                raise ImageProblem("IMAGE_DOWNLOAD_FAILED", f"HTTP {response.status} from {url}")
+                raise ImageProblem(codes.failed, f"HTTP {response.status} from {url}")
             async for chunk in response.content.iter_any():
                 data += chunk
-                if len(data) > MAX_BYTES:
-                    raise ImageProblem("IMAGE_TOO_LARGE", f"More than {MAX_BYTES} bytes: {url}")
+                if len(data) > max_bytes:
+                    raise ImageProblem(codes.too_large, f"More than {max_bytes} bytes: {url}")
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         reason = str(error) or type(error).__name__
-        raise ImageProblem("IMAGE_DOWNLOAD_FAILED", f"{url}: {reason}") from error
+        raise ImageProblem(codes.failed, f"{url}: {reason}") from error
     return bytes(data)
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from kling_async.errors import ConfigurationError
+from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.environment import client_environment, format_exports
-from kling_async.testing.emulator.rules import Refusal
 from kling_async.testing.emulator.tasks import USUAL
 from kling_async.testing.scenario import KINDS, Scenario, faults_of, has_value
 

@@ -1,73 +1,49 @@
-"""What the service accepts as a submit for ``kling-2-1``, read from the contract, as tables.
+"""How the service reads a submit: the fields around the input, and the input by its model.
 
 Whatever the contract does not name is refused. Whether the service is as strict is unknown; a
-client that passes here does not depend on its leniency.
+client that passes here does not depend on its leniency. Of a model that the contract does not
+describe, any input is accepted.
 
-Image URLs are checked later: one that cannot be fetched, or is not http(s), starts a task that
-fails, with ``INVALID_IMAGE_URL`` for example, as documented.
+Image and video URLs are checked later: one that cannot be fetched, or is not http(s), starts a task
+that fails, with ``INVALID_IMAGE_URL`` for example, as documented.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import Final, NoReturn, TypeAlias, cast
+from collections.abc import Collection, Mapping
+from typing import Final, NoReturn, cast
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
-MODEL: Final = "kling-2-1"
+from kling_async.testing.emulator.checks import (
+    Check,
+    check_object,
+    one_of,
+    reject,
+    reject_missing,
+    reject_value,
+    text,
+)
+from kling_async.testing.emulator.models import (
+    ASPECT_RATIOS,
+    DURATION,
+    MODELS,
+    PROVIDERS,
+    Mode,
+    Model,
+)
 
-Check: TypeAlias = Callable[[str, object], None]
-"""Raises `Refusal` if the named field has a wrong value."""
+_LONGEST_VIDEO: Final = 15  # of those that a model without rules makes
 
-
-class Refusal(Exception):  # noqa: N818 - a value that is raised, not an error of ours
-    """A request that is answered with `status` and `message`; `error` goes into ``data.error``."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        error: str | None = None,
-        has_data: bool = True,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.error = error
-        self.has_data = has_data
-        self.retry_after = retry_after
-
-    def envelope(self) -> dict[str, object]:
-        """Return the body of the answer."""
-        body: dict[str, object] = {"code": self.status, "message": self.message}
-        if self.has_data:
-            body["data"] = None if self.error is None else {"error": self.error}
-        return body
-
-
-# How many images each mode needs.
-MODES: Final[Mapping[str, range]] = {
-    "standard-image-to-video": range(1, 2),
-    "pro-image-to-video": range(1, 3),
-    "master-text-to-video": range(1),
-    "master-image-to-video": range(1, 2),
+_BODY: Final[Mapping[str, Check]] = {
+    "request_type": one_of(("async", "callback")),
+    "callback_url": text(),
+    "provider": one_of(PROVIDERS),
+    "input": check_object,
 }
-_WITH_ASPECT_RATIO: Final = frozenset({"master-text-to-video"})
-_DEFAULT_MODE: Final = "standard-image-to-video"
-_ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1")
-_DURATIONS: Final = (5, 10)
-_PROVIDERS: Final = ("auto", "value", "official")
-_REQUEST_TYPES: Final = ("async", "callback")
-_PROMPT_MAX: Final = 5000
-_NEGATIVE_PROMPT_MAX: Final = 500
-# 0.1 + 0.2 is one of the steps; 0.3001 is not.
-_CFG_TOLERANCE: Final = 1e-9
 
 
 @frozen
@@ -81,23 +57,36 @@ class Order:
     aspect_ratio: str | None
     callback_url: str | None
     input: Mapping[str, object]
+    video_urls: tuple[str, ...] = ()
+    model: str = "kling-2-1"
 
 
-def read_order(raw: bytes) -> Order:
+def read_order(raw: bytes, model: str = "kling-2-1") -> Order:
     """Parse the body of a submit. Raises `Refusal` (400) that names the first thing wrong."""
     body = _parse_object(raw)
-    _check_fields("", body, _BODY, required="input")
+    rules = MODELS.get(model)
+    # The providers of other models are an open set.
+    checks = _BODY if rules else {**_BODY, "provider": text(1)}
+    _check_names("", body, checks)
+    _check_required("", body, ["input"])
+    _check_values("", body, checks)
     fields = cast("Mapping[str, object]", body["input"])
-    _check_fields("input.", fields, _INPUT, required="prompt")
-    mode = str(fields.get("mode", _DEFAULT_MODE))
+    mode = _read_mode(rules, fields) if rules else fields.get("mode", "")
+    duration, ratio = fields.get("duration"), fields.get("aspect_ratio")
+    if rules and rules.modes[str(mode)].has_aspect_ratio:
+        ratio = ratio or ASPECT_RATIOS[0]
+    # Of a model without rules, a value of any type may come.
+    known = type(duration) is int and 1 <= duration <= _LONGEST_VIDEO
     return Order(
-        mode=mode,
-        prompt=str(fields["prompt"]),
-        duration=cast("int", fields.get("duration", _DURATIONS[0])),
-        image_urls=_images_for_mode(mode, fields),
-        aspect_ratio=_aspect_ratio_for_mode(mode, fields),
+        mode=str(mode),
+        prompt=str(fields.get("prompt", "")),
+        duration=cast("int", duration) if known else DURATION,
+        image_urls=_read_urls(fields.get("image_urls")),
+        video_urls=_read_urls(fields.get("video_urls")),
+        aspect_ratio=str(ratio) if ratio in ASPECT_RATIOS else None,
         callback_url=_callback_url(body),
         input=dict(fields),
+        model=model,
     )
 
 
@@ -105,9 +94,9 @@ def _parse_object(raw: bytes) -> Mapping[str, object]:
     try:
         body: object = json.loads(raw, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
-        _reject(f"Request body is not valid JSON: {error}")
+        reject(f"Request body is not valid JSON: {error}")
     if not isinstance(body, dict):
-        _reject("Request body must be a JSON object")
+        reject("Request body must be a JSON object")
     return body
 
 
@@ -116,47 +105,64 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _check_fields(
-    prefix: str, found: Mapping[str, object], checks: Mapping[str, Check], *, required: str
-) -> None:
+def _read_mode(model: Model, fields: Mapping[str, object]) -> str:
+    """Check the fields of an input by the rules of its model and mode; return the mode."""
+    checks = model.checks()
+    _check_names("input.", fields, checks)
+    if "mode" not in fields and model.default_mode is None:
+        reject_missing("input.mode")
+    name = fields.get("mode", model.default_mode)
+    checks["mode"]("input.mode", name)
+    mode = model.modes[str(name)]
+    _check_required("input.", fields, mode.required)
+    _check_values("input.", fields, checks)
+    without = (*mode.without, *(() if mode.has_aspect_ratio else ("aspect_ratio",)))
+    for field in without:
+        if field in fields:
+            reject(f"input.{field} does not apply to mode {name}")
+    _check_counts(str(name), mode, fields)
+    return str(name)
+
+
+def _check_names(prefix: str, found: Mapping[str, object], checks: Mapping[str, Check]) -> None:
     for name in found:
         if name not in checks:
-            _reject(f"Unknown field: {prefix}{name} (allowed: {', '.join(checks)})")
-    if required not in found:
-        _reject_missing(f"{prefix}{required}")
+            reject(f"Unknown field: {prefix}{name} (allowed: {', '.join(checks)})")
+
+
+def _check_required(prefix: str, found: Mapping[str, object], names: Collection[str]) -> None:
+    for name in names:
+        if name not in found:
+            reject_missing(f"{prefix}{name}")
+
+
+def _check_values(prefix: str, found: Mapping[str, object], checks: Mapping[str, Check]) -> None:
     for name, check in checks.items():
         if name in found:
             check(f"{prefix}{name}", found[name])
 
 
-def _images_for_mode(mode: str, fields: Mapping[str, object]) -> tuple[str, ...]:
-    counts = MODES[mode]
-    if "image_urls" not in fields:
-        if 0 not in counts:
-            _reject_missing("input.image_urls")
-        return ()
-    if 1 not in counts:
-        _reject(f"input.image_urls does not apply to mode {mode}")
-    urls = tuple(cast("list[str]", fields["image_urls"]))
-    if len(urls) not in counts:
-        expected = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
-        _reject(f"input.image_urls: mode {mode} takes {expected}, got {len(urls)}")
-    return urls
+def _check_counts(name: str, mode: Mode, fields: Mapping[str, object]) -> None:
+    for field, counts in (("image_urls", mode.images), ("video_urls", mode.videos)):
+        if field not in fields:
+            if 0 not in counts:
+                reject_missing(f"input.{field}")
+        elif 1 not in counts:
+            reject(f"input.{field} does not apply to mode {name}")
+        elif (count := len(_read_urls(fields[field]))) not in counts:
+            expected = " to ".join(str(each) for each in sorted({counts[0], counts[-1]}))
+            reject(f"input.{field}: mode {name} takes {expected}, got {count}")
 
 
-def _aspect_ratio_for_mode(mode: str, fields: Mapping[str, object]) -> str | None:
-    if mode in _WITH_ASPECT_RATIO:
-        return str(fields.get("aspect_ratio", _ASPECT_RATIOS[0]))
-    if "aspect_ratio" in fields:
-        _reject(f"input.aspect_ratio does not apply to mode {mode}")
-    return None
+def _read_urls(value: object) -> tuple[str, ...]:
+    return tuple(str(url) for url in value) if isinstance(value, list) else ()
 
 
 def _callback_url(body: Mapping[str, object]) -> str | None:
     if body.get("request_type", "async") != "callback":
         return None
     if "callback_url" not in body:
-        _reject_missing("callback_url")
+        reject_missing("callback_url")
     url = str(body["callback_url"])
     try:
         parts = urlsplit(url)
@@ -165,7 +171,7 @@ def _callback_url(body: Mapping[str, object]) -> str | None:
         host, scheme = "", ""
     allowed = scheme == "https" or (scheme == "http" and _is_loopback(host))
     if not (host and allowed):
-        _reject_value("callback_url", url, "an https URL (http only for loopback hosts)")
+        reject_value("callback_url", url, "an https URL (http only for loopback hosts)")
     return url
 
 
@@ -174,81 +180,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _one_of(allowed: Collection[str]) -> Check:
-    def check(name: str, value: object) -> None:
-        if not isinstance(value, str) or value not in allowed:
-            _reject_value(name, value, f"one of {', '.join(allowed)}")
-
-    return check
-
-
-def _text(shortest: int = 0, longest: int = sys.maxsize) -> Check:
-    def check(name: str, value: object) -> None:
-        if not isinstance(value, str):
-            _reject_value(name, value, "a string")
-        if not shortest <= len(value) <= longest:
-            _reject(
-                f"Invalid value for {name}: {len(value)} characters"
-                f" (expected {shortest} to {longest})"
-            )
-
-    return check
-
-
-def _object(name: str, value: object) -> None:
-    if not isinstance(value, dict):
-        _reject_value(name, value, "an object")
-
-
-def _duration(name: str, value: object) -> None:
-    # True and 5.0 are equal to allowed numbers, but are not integers in JSON.
-    if type(value) is not int or value not in _DURATIONS:
-        _reject_value(name, value, "the integer 5 or 10")
-
-
-def _cfg_scale(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _reject_value(name, value, "a number")
-    # Infinity (1e999 is JSON) and integers too large for a float fail the first comparison.
-    in_range = -_CFG_TOLERANCE <= value <= 1 + _CFG_TOLERANCE
-    if not in_range or abs(value - round(value * 10) / 10) > _CFG_TOLERANCE:
-        _reject_value(name, value, "0 to 1 in steps of 0.1")
-
-
-def _strings(name: str, value: object) -> None:
-    if not isinstance(value, list) or not all(isinstance(url, str) and url for url in value):
-        _reject_value(name, value, "an array of strings")
-
-
-_BODY: Final[Mapping[str, Check]] = {
-    "request_type": _one_of(_REQUEST_TYPES),
-    "callback_url": _text(),
-    "provider": _one_of(_PROVIDERS),
-    "input": _object,
-}
-_INPUT: Final[Mapping[str, Check]] = {
-    "mode": _one_of(MODES),
-    "prompt": _text(1, _PROMPT_MAX),
-    "duration": _duration,
-    "negative_prompt": _text(longest=_NEGATIVE_PROMPT_MAX),
-    "cfg_scale": _cfg_scale,
-    "image_urls": _strings,
-    "aspect_ratio": _one_of(_ASPECT_RATIOS),
-}
-
-
-def _reject_missing(name: str) -> NoReturn:
-    _reject(f"Missing required field: {name}")
-
-
-def _reject_value(name: str, value: object, expected: str) -> NoReturn:
-    shown = repr(value)
-    if len(shown) > 80:  # noqa: PLR2004 - the number is the rule
-        shown = f"{shown[:77]}..."
-    _reject(f"Invalid value for {name}: {shown} (expected {expected})")
-
-
-def _reject(error: str) -> NoReturn:
-    raise Refusal(400, "Invalid request", error=error)

@@ -13,23 +13,29 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from kling_async.testing.emulator.checks import Refusal
+from kling_async.testing.emulator.models import MODELS
 from kling_async.testing.emulator.records import Submission
-from kling_async.testing.emulator.rules import MODEL, Order, Refusal, read_order
+from kling_async.testing.emulator.rules import Order, read_order
 from kling_async.testing.emulator.tasks import ON_TIME, SUCCESS, EmulatedTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from kling_async.testing.scenario import ScenarioRule
 
-# USD for 5 s; a 10 s video costs twice as much. The contract names no prices: these are made up.
+# USD for 5 s; a longer video costs more in proportion. The contract names no prices: these are made
+# up. Other modes cost as much as text-to-video.
 PRICES: Final[Mapping[str, float]] = {
     "standard-image-to-video": 0.20,
     "pro-image-to-video": 0.40,
     "master-text-to-video": 1.20,
     "master-image-to-video": 1.20,
+    "text-to-video": 0.50,
+    "image-to-video": 0.50,
+    "motion-control": 0.80,
 }
-_LONG: Final = 10
+_PRICED_SECONDS: Final = 5
 
 # The Retry-After where only the end of another task helps.
 _CONCURRENCY_RETRY_AFTER: Final = 5.0
@@ -60,7 +66,7 @@ class SlidingWindow:
 class Service:
     """One account: what it may do, its tasks and its money."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a keyword
         self,
         *,
         api_key: str | None,
@@ -68,8 +74,10 @@ class Service:
         concurrent_tasks: int,
         balance: float,
         duration: Callable[[Order], float],
+        models: Collection[str] = (),
     ) -> None:
         self._api_key = api_key
+        self._models = frozenset(models)
         self.window: SlidingWindow = SlidingWindow(requests_per_minute)
         self.concurrent_tasks = concurrent_tasks
         self._duration = duration
@@ -95,24 +103,27 @@ class Service:
 
     def check_model(self, model: str) -> None:
         """Refuse (404) a model that does not exist."""
-        if model != MODEL:
-            raise Refusal(404, "Not found", error=f"Unknown model: {model} (known: {MODEL})")
+        if model not in MODELS and model not in self._models:
+            known = ", ".join(sorted({*MODELS, *self._models}))
+            raise Refusal(404, "Not found", error=f"Unknown model: {model} (known: {known})")
 
     def submit(
         self,
         raw: bytes,
         now: float,
         find_rule: Callable[[str], ScenarioRule | None],
+        model: str = "kling-2-1",
     ) -> EmulatedTask:
         """Start a task and charge its price, or refuse it (400, 429).
 
         `find_rule` returns the scenario's rule for the next ``task`` that is started, and for the
         next ``callback`` among them.
         """
-        order = read_order(raw)
+        order = read_order(raw, model)
         if self.count_running(now) >= self.concurrent_tasks:
             raise Refusal(429, "Too many concurrent tasks", retry_after=_CONCURRENCY_RETRY_AFTER)
-        price = PRICES[order.mode] * (2 if order.duration == _LONG else 1)
+        price = PRICES.get(order.mode, PRICES["text-to-video"])
+        price = round(price * order.duration / _PRICED_SECONDS, 4)
         if price > self.balance:
             raise Refusal(400, "Insufficient credits")
         self.balance = round(self.balance - price, 4)
@@ -121,18 +132,18 @@ class Service:
             callback = find_rule("callback")
         task = EmulatedTask(
             task_id=f"task_{secrets.token_hex(8)}",
-            model=MODEL,
+            model=model,
             order=order,
             created=now,
             planned=self._duration(order),
             outcome=find_rule("task") or SUCCESS,
             callback=callback or ON_TIME,
-            waiting=bool(order.image_urls),
+            waiting=bool(order.image_urls or order.video_urls),
         )
         self._tasks[task.task_id] = task
         self._running.add(task.task_id)
         self.ledger.append(
-            Submission(now, MODEL, order.mode, order.input, task.task_id, order.callback_url)
+            Submission(now, model, order.mode, order.input, task.task_id, order.callback_url)
         )
         return task
 
@@ -161,10 +172,10 @@ class Service:
             *islice((task for task in latest if task.task_id not in self._running), ended),
         ]
 
-    def visible_task(self, task_id: str, now: float) -> EmulatedTask:
-        """Return a task that status requests find by now, or refuse (404)."""
+    def visible_task(self, model: str, task_id: str, now: float) -> EmulatedTask:
+        """Return a model's task that status requests find by now, or refuse (404)."""
         task = self.task(task_id)
-        if task.is_unseen(now):
+        if task.model != model or task.is_unseen(now):
             raise _unknown_task(task_id)
         return task
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.environment import USUAL_FIRST_POLL
+from kling_async.testing.emulator.models import usual_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kling_async.testing.emulator.rules import Order
-
-_SECONDS: Final[Mapping[int, tuple[float, float]]] = {5: (60.0, 90.0), 10: (90.0, 120.0)}
 
 
 def quickest(
@@ -37,7 +36,7 @@ def duration_chooser(
     def choose(order: Order) -> float:
         if callable(duration):
             return duration(order.input) / speed
-        return rng.uniform(*(duration or _SECONDS[order.duration])) / speed
+        return rng.uniform(*(duration or usual_seconds(order.model, order.duration))) / speed
 
     return choose
 

@@ -10,6 +10,8 @@ from aiohttp import web
 from PIL import Image
 
 from kling_async.testing.emulator.images import MAX_BYTES, ImageProblem, ImageReader, sniff
+from kling_async.testing.media.film import SMALL_VIDEO
+from tests.testing.emulator.test_videos import header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -188,6 +190,40 @@ async def test_one_reading_for_many(serve_app: ServeApp, session: aiohttp.Client
     await reader.check_image(url)
     assert fetched == 2
     await reader.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/small.mp4", None),
+        ("/long.mp4", "VIDEO_TOO_LONG"),
+        ("/cat.jpg", "UNSUPPORTED_FORMAT"),
+        ("/404", "INVALID_VIDEO_URL"),
+    ],
+)
+async def test_videos(
+    path: str, code: str | None, serve_app: ServeApp, session: aiohttp.ClientSession
+) -> None:
+    """A video is MP4 of at most 30 s; what cannot be read is INVALID_VIDEO_URL."""
+    bodies = {"/small.mp4": SMALL_VIDEO.read_bytes(), "/cat.jpg": picture("JPEG")}
+    bodies["/long.mp4"] = header(0, 1000, 30_001)
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path not in bodies:
+            raise web.HTTPNotFound
+        return web.Response(body=bodies[request.path])
+
+    reader = ImageReader(session, decode=False)
+    url = f"{await serve_app(handler)}{path}"
+    if code is None:
+        await reader.check_video(url)
+    else:
+        with pytest.raises(ImageProblem) as caught:
+            await reader.check_video(url)
+        assert caught.value.code == code
+    with pytest.raises(ImageProblem) as caught:
+        await reader.check_video("dance.mp4")
+    assert caught.value.code == "INVALID_VIDEO_URL"
 
 
 def test_sniffing() -> None:

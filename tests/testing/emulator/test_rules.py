@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from kling_async.testing.emulator.rules import Refusal, read_order
+from kling_async.testing.emulator.checks import Refusal
+from kling_async.testing.emulator.rules import read_order
 
 URL = "https://example.com/a.jpg"
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async.testing.emulator.rules import Refusal
+from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.service import PRICES, WINDOW, Service, SlidingWindow
 from kling_async.testing.scenario import Scenario
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kling_async.testing.emulator.tasks import EmulatedTask
 
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}
@@ -24,6 +26,7 @@ def service(
     requests_per_minute: int = 100,
     concurrent_tasks: int = 2,
     balance: float = 100.0,
+    models: Collection[str] = (),
 ) -> Service:
     """Give an account."""
     return Service(
@@ -32,6 +35,7 @@ def service(
         concurrent_tasks=concurrent_tasks,
         balance=balance,
         duration=lambda order: 12.0 * order.duration,
+        models=models,
     )
 
 
@@ -134,7 +138,29 @@ def test_unknown_things_are_not_found() -> None:
     with pytest.raises(Refusal, match="Not found"):
         service().check_model("kling-9")
     with pytest.raises(Refusal, match="Not found"):
-        service().visible_task("task_1", 0.0)
+        service().visible_task("kling-2-1", "task_1", 0.0)
+
+
+def test_models() -> None:
+    """A task is found under the model of its submit; further models accept any input."""
+    one = service(models=["kling-9"])
+    for model in ("kling-2-1", "kling-2-6", "kling-9"):
+        one.check_model(model)
+    task = one.submit(b'{"input": {"mode": "omni", "deep": [1]}}', 0.0, lambda *_: None, "kling-9")
+    assert one.visible_task("kling-9", task.task_id, 1.0) is task
+    with pytest.raises(Refusal, match="Not found"):
+        one.visible_task("kling-2-1", task.task_id, 1.0)
+    assert [(each.model, each.mode) for each in one.ledger] == [("kling-9", "omni")]
+    assert one.balance == pytest.approx(100 - PRICES["text-to-video"])
+
+
+def test_prices_follow_the_length() -> None:
+    """A video of 15 s costs three times as much as one of 5 s."""
+    one = service()
+    fields = {"mode": "image-to-video", "prompt": "x", "image_urls": ["a"], "duration": 15}
+    task = one.submit(json.dumps({"input": fields}).encode(), 0.0, lambda *_: None, "kling-3-0-std")
+    assert task.waiting  # until its image has been read
+    assert one.balance == pytest.approx(100 - 3 * PRICES["image-to-video"])
 
 
 def test_callbacks_are_counted_by_themselves() -> None:
