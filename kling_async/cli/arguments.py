@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -15,8 +16,9 @@ from kling_async._utils.version import __version__
 from kling_async.cli import exit_codes
 from kling_async.cli.help import PROGRAM, HelpfulParser
 from kling_async.cli.options import COMMANDS, Command
-from kling_async.cli.row_values import FIELDS, MODES
+from kling_async.cli.row_values import FIELDS, MODES, merge_raw
 from kling_async.inputs.base import parse_input
+from kling_async.inputs.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from kling_async.inputs.base import Input
@@ -36,6 +38,16 @@ def _path_or_url(text: str) -> Path | str:
     return text if "://" in text else _path(text)
 
 
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError('must be a JSON object, such as {"seed": 7}')
+    return value
+
+
 def _number(
     convert: Callable[[str], _N], rule: str, is_valid: Callable[[_N], bool]
 ) -> Callable[[str], _N]:
@@ -52,12 +64,12 @@ _above_zero = _number(float, "above 0", lambda value: 0 < value < inf)
 
 # The types of values, by metavar.
 _TYPES: Mapping[str, Callable[[str], object]] = {
-    "5|10": int,
     "COUNT": _number(int, "at least 0", lambda value: value >= 0),
     "DIR": _path,
     "FACTOR": _above_zero,
     "FILE": _path,
     "JOURNAL": _path_or_url,
+    "JSON": _json_object,
     "N": _number(int, "at least 1", lambda value: value >= 1),
     "NUMBER": float,
     "PATH|URL": _path_or_url,
@@ -72,7 +84,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "--[no-]resume": {"action": argparse.BooleanOptionalAction, "default": True},
     "--drain SECONDS=30": {"type": _number(float, "at least 0", lambda value: 0 <= value < inf)},
     "--journal URL": {"required": True},
-    "--mode MODE": {"choices": [*MODES, *MODES.values()]},
+    "--[no-]sound": {"action": argparse.BooleanOptionalAction},
 }
 
 _VERBOSE: Mapping[str, Any] = {
@@ -182,7 +194,17 @@ def _add_option(
 def input_from(args: argparse.Namespace) -> Input:
     """Return the input that the options describe."""
     # The option of image_url is --image.
-    fields = {name: getattr(args, name.removesuffix("_url")) for name in FIELDS}
-    given = {name: value for name, value in fields.items() if value is not None}
-    mode = args.mode or ("pro" if args.end_image else "standard" if args.image else "master-text")
-    return parse_input({"mode": MODES.get(mode, mode), **given})
+    options = {name: getattr(args, name.removesuffix("_url")) for name in (*FIELDS, "fields")}
+    given = {name: value for name, value in options.items() if value is not None}
+    given["model"] = args.model
+    if args.mode is not None or args.fields is None:
+        mode = args.mode or _default_mode(args)
+        given["mode"] = MODES.get(mode, mode)
+    return parse_input(given if args.fields is None else merge_raw(given))
+
+
+def _default_mode(args: argparse.Namespace) -> str:
+    """Return the mode that the images and the video ask for."""
+    if args.model == DEFAULT_MODEL:
+        return "pro" if args.end_image else "standard" if args.image else "master-text"
+    return "motion" if args.video else "image" if args.image or args.end_image else "text"

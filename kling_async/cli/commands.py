@@ -78,7 +78,8 @@ async def run_generate(args: Namespace) -> int:
     sent = await _read_input(args)
     await _check_folder(args)
     progress = open_display(silent=args.json)
-    durations = vendor_estimate(Kind(sent.model, sent.mode, args.duration or 5))
+    length = getattr(sent, "duration", None)
+    durations = vendor_estimate(Kind(sent.model, duration=length))
     usual = durations.mean if durations else None
     pending: dict[TaskRef, None] = {}
     async with open_client(args, progress, pending) as kling:

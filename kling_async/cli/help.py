@@ -36,6 +36,7 @@ _ROWS: Sections = {
     "rows": "FILE has one of two formats, and all rows are checked before anything is sent. In"
     " both, null and empty cells are not set, 5.0 means 5, and mode may be a short name, as with"
     " generate --mode. A row without a mode means standard-image-to-video, the service's default."
+    " Other models have other modes; a row with fields reaches any model."
     " An image is a URL, or the path of a file, relative to the folder of FILE."
     " key is your name for a row. It identifies the row in the journal, and its files are named"
     " after it. A row without a key gets a checksum of its content.",
@@ -62,6 +63,14 @@ _SECTIONS: Mapping[str, Sections] = {
         **_SERVICE,
     },
     "report": _EXIT_CODES,
+    "models": {
+        "environment": {
+            "APIXO_MODELS_URL": "the vendor's list of models; empty: only the models with classes",
+        },
+        "cache": "The list and the schemas are kept in the user's cache. No key is needed, and none"
+        " is sent.",
+        **_EXIT_CODES,
+    },
     "limits": {"environment": {"APIXO_API_KEY": "the key of the default name"}, **_EXIT_CODES},
     "listen": {
         "lines": "Prints one line for each request: the task, its state, and its URLs or its fail"

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from kling_async._utils.text import format_count
 from kling_async.batch.decisions import Item, Step, content_key, next_step
 from kling_async.cli.format import format_os_error
-from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, row_input
+from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, has_default_mode, row_input
 from kling_async.cli.text_file import temporary_file
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.journal.base import ItemState
@@ -112,7 +112,7 @@ class InputFile:
                     continue
                 if limit is None or self.rows < limit:
                     self._add(item, journal.get(hash(item.key)))
-                    self.without_mode += isinstance(row, dict) and "mode" not in row
+                    self.without_mode += isinstance(row, dict) and has_default_mode(row)
             self._items.flush()
         except OSError as error:
             raise ConfigurationError(

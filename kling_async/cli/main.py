@@ -27,6 +27,7 @@ _MODULES = (
     "emulate",
     "limits",
     "listen",
+    "models",
     "report",
     "rescue",
     "worker",

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from kling_async.cli.row_values import MODES
+from kling_async.inputs.registry import DEFAULT_MODES
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT
 
 Options: TypeAlias = dict[str, str]
@@ -47,16 +48,22 @@ _IMAGES: Options = {
     "--fix-images": "correct files that the service would not accept; requires the extra images",
 }
 _INPUT: Options = {
-    "prompt PROMPT": "what the video shows; - reads it from stdin",
-    "--mode MODE": f"one of {', '.join(MODES)}, or a full name: {', '.join(MODES.values())};"
-    " default: pro with --end-image, standard with --image, else master-text",
+    "prompt [PROMPT]": "what the video shows; - reads it from stdin; optional for motion control",
+    "--model MODEL=kling-2-1": f"one of {', '.join(DEFAULT_MODES)}; any other with --fields",
+    "--mode MODE": f"one of {', '.join(MODES)}, or a full name such as {MODES['text']};"
+    " default: by the images and the video",
     "--image PATH|URL": "the image to animate; a file needs KLING_IMAGE_STORE",
-    "--end-image PATH|URL": "the last frame (mode pro)",
-    "--aspect-ratio RATIO": "16:9 (default), 9:16 or 1:1 (mode master-text)",
-    "--duration 5|10": "seconds of video (default: 5)",
+    "--end-image PATH|URL": "the last frame (pro, and image-to-video of some models)",
+    "--video URL": "the video whose motion is used (motion-control)",
+    "--aspect-ratio RATIO": "16:9 (default), 9:16 or 1:1 (videos from text)",
+    "--duration N": "seconds of video (default: 5): 5 or 10; with kling-3-0, 3 to 15",
+    "--[no-]sound": "with or without sound; kling-2-6 requires one of the two",
+    "--resolution RESOLUTION": "720p or 1080p (kling-3-0-turbo)",
     "--negative-prompt TEXT": "what the video must not show",
     "--cfg-scale NUMBER": "how closely to follow the prompt: 0 to 1 by 0.1",
     "--provider PROVIDER": "auto, value or official",
+    "--fields JSON": "a JSON object with more fields, sent unchecked; for models and modes that"
+    " this version does not know",
     **_IMAGES,
 }
 # Of batch and worker.
@@ -124,6 +131,15 @@ COMMANDS: Mapping[str, Command] = {
         },
         "download kling-2-1/task_12345678 --to videos",
         "download kling-2-1/task_12345678 --to videos --overwrite",
+    ),
+    "models": Command(
+        "list the models of the service, or print the JSON schema of one",
+        {
+            "models": {"model [MODEL]": "print the schema of this model"},
+            "output": {"--json": "print one JSON object on each line"},
+        },
+        "models",
+        "models kling-2-6 --json",
     ),
     "balance": Command(
         "print the account's balance in US dollars", _SERVICE, "balance", "balance --json"
@@ -263,7 +279,7 @@ COMMANDS: Mapping[str, Command] = {
         "generate the videos of a JSON Lines file with the emulator, and a contact sheet of them",
         {
             "videos": {
-                "file [FILE]": "default: a sample of all four modes",
+                "file [FILE]": "default: a sample of all models",
                 "--to DIR=kling-demo": "where to save videos, images and index.html; replaces the"
                 " files of an earlier demo",
             },
@@ -283,7 +299,7 @@ COMMANDS: Mapping[str, Command] = {
 
 # The commands by purpose: a section of docs/guides/command-line.md each.
 PURPOSES: Mapping[str, tuple[str, ...]] = {
-    "one video": ("generate", "submit", "wait", "status", "download", "balance"),
+    "one video": ("generate", "submit", "wait", "status", "download", "models", "balance"),
     "a batch": ("batch", "worker", "report", "rescue", "limits"),
     "which callbacks arrive": ("listen",),
     "trying it without an account": ("emulate", "demo"),

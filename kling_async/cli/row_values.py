@@ -6,6 +6,7 @@ numeric key as a number. Spreadsheets convert ``16:9`` to a time of day.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -13,41 +14,37 @@ from typing import TYPE_CHECKING, get_args
 import attrs
 
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.base import IMAGE_FIELDS, parse_input
+from kling_async.inputs.base import IMAGE_FIELDS, VENDOR_LISTS, parse_input
 from kling_async.inputs.fields import AspectRatio
-from kling_async.inputs.kling_2_1 import (
-    MasterImageToVideo,
-    MasterTextToVideo,
-    ProImageToVideo,
-    StandardImageToVideo,
-)
+from kling_async.inputs.registry import DEFAULT_MODEL, DEFAULT_MODES, all_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kling_async.inputs.base import Input
 
-_CLASSES = (StandardImageToVideo, ProImageToVideo, MasterTextToVideo, MasterImageToVideo)
-
-# The fields of all inputs: first those that differ between the classes.
+# The fields of all inputs: first those that differ between the classes of a model.
 FIELDS = tuple(
     dict.fromkeys(
         field.name
         for inherited in (False, True)
-        for cls in _CLASSES
+        for cls in all_classes()
         for field in attrs.fields(cls)
         if field.inherited is inherited
     )
 )
-COLUMNS = ("key", "model", "mode", *FIELDS)
+COLUMNS = ("key", "model", "mode", *FIELDS, "fields")
 
 MODES = {
-    "standard": StandardImageToVideo.mode,
-    "pro": ProImageToVideo.mode,
-    "master-text": MasterTextToVideo.mode,
-    "master-image": MasterImageToVideo.mode,
+    "standard": "standard-image-to-video",
+    "pro": "pro-image-to-video",
+    "master-text": "master-text-to-video",
+    "master-image": "master-image-to-video",
+    "text": "text-to-video",
+    "image": "image-to-video",
+    "motion": "motion-control",
 }
-DEFAULT_MODE = StandardImageToVideo.mode
+DEFAULT_MODE = str(DEFAULT_MODES[DEFAULT_MODEL])
 
 _IMAGES = (*IMAGE_FIELDS, "image_urls")
 
@@ -56,6 +53,7 @@ _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 _NUMBERS = frozenset({"duration", "cfg_scale"})
+_BOOLEANS = {"true": True, "false": False}
 
 # Some locales have a decimal comma.
 _NUMBER = re.compile(r"[0-9]{1,9}(?:[.,][0-9]{1,9})?")
@@ -67,7 +65,7 @@ _TIME = re.compile(
 
 _NO_MODE = (
     f"the row has no mode, so {DEFAULT_MODE} was assumed: for a video from text alone, set mode"
-    f" to {MasterTextToVideo.mode}"
+    f" to {MODES['master-text']}"
 )
 _NO_RATIO = "if a spreadsheet has changed the aspect ratio, format its column as text"
 
@@ -115,15 +113,43 @@ def row_input(fields: Mapping[str, object], folder: str | Path = "") -> Input:
         fields: The fields that are set.
         folder: The folder of the file: paths of images are relative to it.
     """
-    places = {name: _place(fields[name], folder) for name in _IMAGES if name in fields}
     try:
+        if "fields" in fields:
+            return parse_input(merge_raw(fields))
+        places = {name: _place(fields[name], folder) for name in _IMAGES if name in fields}
         return parse_input({**fields, **places})
     except InputError as error:
         hints = [
-            *([_NO_MODE] if "mode" not in fields else []),
+            *([_NO_MODE] if has_default_mode(fields) else []),
             *([_NO_RATIO] if any(p.field == "aspect_ratio" for p in error.problems) else []),
         ]
         raise InputError("; ".join([str(error), *hints]), problems=error.problems) from None
+
+
+def has_default_mode(fields: Mapping[str, object]) -> bool:
+    """Return whether a row means the default mode of the default model, by naming none."""
+    named = fields.keys() & {"mode", "fields"}
+    return not named and fields.get("model", DEFAULT_MODEL) == DEFAULT_MODEL
+
+
+def merge_raw(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the mapping of a raw input: what other columns or options name goes into its fields.
+
+    Raises:
+        InputError: A field is given twice.
+    """
+    rest, raw = dict(given), given["fields"]
+    if not isinstance(raw, dict):
+        return rest
+    moved = {name: rest.pop(name) for name in ("mode", *FIELDS) if name in rest}
+    if "provider" in moved:
+        rest["provider"] = moved.pop("provider")
+    for key, names in VENDOR_LISTS.items():
+        if urls := [moved.pop(name) for name in names if name in moved]:
+            moved[key] = urls
+    if twice := moved.keys() & raw.keys():
+        raise InputError(f"{', '.join(sorted(twice))} in fields: given twice")
+    return {**rest, "fields": {**moved, **raw}}
 
 
 def _place(value: object, folder: str | Path) -> object:
@@ -149,11 +175,22 @@ def _parse_text(field: str, text: str) -> object:
     if field in _NUMBERS and _NUMBER.fullmatch(text):
         number = float(text.replace(",", "."))
         return int(number) if number.is_integer() else number
+    if field == "fields":
+        return _parse_json(text)
+    if field == "sound":
+        return _BOOLEANS.get(text.lower(), text)
     if field == "mode":
         return MODES.get(text.lower(), text)
     if field == "aspect_ratio" and (match := _TIME.fullmatch(text)):
         return _ratio_of_time(match) or text
     return text
+
+
+def _parse_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"fields: not JSON: {error}") from None
 
 
 def _ratio_of_time(match: re.Match[str]) -> str | None:

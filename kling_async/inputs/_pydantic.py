@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-    from kling_async.inputs.rules import Rule
-
 _T = TypeVar("_T")
 
 
@@ -78,19 +76,18 @@ def input_core_schema(
 
 
 def input_json_schema(
-    cls: type[Any], rules: Mapping[str, Rule], core: CoreSchema, handler: GetJsonSchemaHandler
+    cls: type[Any], core: CoreSchema, handler: GetJsonSchemaHandler
 ) -> JsonSchemaValue:
     """Return the JSON schema of one class of inputs, or of the union of all."""
     if not _is_union(cls):
-        return class_schema(cls, rules, written=handler.mode == "serialization")
+        return class_schema(cls, written=handler.mode == "serialization")
     reference = handler(core)
     schema = handler.resolve_ref_schema(reference)
     schema |= {"title": cls.__name__, "description": summary(cls)}
     if handler.mode == "validation":
         for one, choice in zip(registry.all_classes(), schema["oneOf"], strict=True):
             # A body without them has the default model and mode, and matches no other class.
-            defaults = {"model": registry.DEFAULT_MODEL, "mode": registry.DEFAULT_MODES[one.model]}
-            if tags := [name for name, value in defaults.items() if getattr(one, name) != value]:
+            if tags := registry.required_tags(one):
                 choice["required"] = tags
     return reference
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -98,6 +99,7 @@ def _errors(
     }
     for name in _IGNORED:
         keywords[name] = _ignore
+    keywords["multipleOf"] = partial(work.evaluate, "multipleOf", _check_multiple)
     # A registry of one's own retrieves nothing.
     validator = extend(draft, keywords)(schema, registry=Registry())
     yield from validator.iter_errors(_copy(fields, frozenset()))
@@ -126,6 +128,18 @@ class _Work:
         if name == "additionalProperties" and "patternProperties" in schema:
             return ()
         return check(*arguments) or ()
+
+
+def _check_multiple(
+    _: object, divisor: float, instance: object, __: object
+) -> Iterator[ValidationError]:
+    """Divide numbers as JSON writes them; as binary fractions, 0.3 is no multiple of 0.1."""
+    from jsonschema import ValidationError
+
+    if isinstance(instance, int | float) and not isinstance(instance, bool):
+        quotient = Fraction(repr(instance)) / Fraction(repr(divisor))
+        if quotient.denominator != 1:
+            yield ValidationError(f"{instance!r} is not a multiple of {divisor!r}")
 
 
 def _ignore(*_: object) -> None:

@@ -129,7 +129,7 @@ class Input:
     ) -> JsonSchemaValue:
         from kling_async.inputs._pydantic import input_json_schema
 
-        return input_json_schema(cls, cls._rules, core_schema, handler)
+        return input_json_schema(cls, core_schema, handler)
 
 
 _I = TypeVar("_I", bound=Input)

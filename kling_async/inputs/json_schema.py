@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kling_async._utils.pydantic import descriptions, summary
+from kling_async.inputs.registry import classes_of, required_tags
 
 if TYPE_CHECKING:
     from kling_async.inputs.rules import Rule
 
 
-def class_schema(
-    cls: type[Any], rules: Mapping[str, Rule], *, written: bool = False
-) -> dict[str, Any]:
-    """Return the JSON schema of a mapping that the class accepts.
+def model_schema(model: str) -> dict[str, Any]:
+    """Return the JSON schema of the mappings that ``parse_input`` accepts for a model."""
+    choices = []
+    for cls in classes_of(model).values():
+        choice = class_schema(cls)
+        choice["required"] = [*required_tags(cls), *choice["required"]]
+        choices.append(choice)
+    return {"title": model, "oneOf": choices}
 
-    Args:
-        cls: The class.
-        rules: The rules of its fields.
-        written: Describe what ``to_dict`` returns instead.
-    """
+
+def class_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
+    """Return the JSON schema of a mapping that a class accepts, or of what ``to_dict`` returns."""
     properties: dict[str, dict[str, object]] = {
         name: {"type": "string", "const": value, "default": value}
         for name, value in (("model", cls.model), ("mode", cls.mode))
@@ -34,7 +37,7 @@ def class_schema(
     required = [*properties] if written else []
     # Required fields come first.
     for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
-        rule = rules[field.name]
+        rule = _rules_of(cls)[field.name]
         if written and rule.optional:
             properties[field.name] = {**rule.accepted}  # to_dict omits None
             continue
@@ -56,10 +59,9 @@ def class_schema(
     }
 
 
-def raw_schema(
-    cls: type[Any], rules: Mapping[str, Rule], *, written: bool = False
-) -> dict[str, Any]:
+def raw_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
     """Return the JSON schema of a raw input, as :func:`class_schema` does."""
+    rules = _rules_of(cls)
     provider = {**rules["provider"].accepted} if written else rules["provider"].schema()
     return {
         "title": cls.__name__,
@@ -73,3 +75,8 @@ def raw_schema(
         "required": ["model", "fields"],
         "additionalProperties": False,
     }
+
+
+def _rules_of(cls: type[Any]) -> Mapping[str, Rule]:
+    rules: Mapping[str, Rule] = cls._rules
+    return rules

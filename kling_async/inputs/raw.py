@@ -132,4 +132,4 @@ class RawInput(Input):
     ) -> JsonSchemaValue:
         from kling_async.inputs.json_schema import raw_schema
 
-        return raw_schema(cls, cls._rules, written=handler.mode == "serialization")
+        return raw_schema(cls, written=handler.mode == "serialization")

@@ -37,6 +37,12 @@ def all_classes() -> list[type[Any]]:
     return [cls for model in DEFAULT_MODES for cls in classes_of(model).values()]
 
 
+def required_tags(cls: type[Any]) -> list[str]:
+    """Return which of ``model`` and ``mode`` a mapping must have to select a class."""
+    defaults = {"model": DEFAULT_MODEL, "mode": DEFAULT_MODES[cls.model]}
+    return [name for name, default in defaults.items() if getattr(cls, name) != default]
+
+
 def raw_class(_: object = None) -> type[Any]:
     """Return the class of inputs for models without classes."""
     cls: type[Any] = import_module("kling_async.inputs.raw").RawInput

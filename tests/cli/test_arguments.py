@@ -14,12 +14,17 @@ from kling_async.inputs.kling_2_1 import (
     ProImageToVideo,
     StandardImageToVideo,
 )
+from kling_async.inputs.kling_2_6 import Kling26ImageToVideo
+from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.kling_3_0_turbo import Kling30TurboTextToVideo
+from kling_async.inputs.raw import RawInput
 
 if TYPE_CHECKING:
     from kling_async.inputs.base import Input
 
 IMAGE = "https://example.com/fox.jpg"
 END = "https://example.com/den.jpg"
+DANCE = "https://example.com/dance.mp4"
 
 
 @pytest.mark.parametrize(
@@ -44,11 +49,55 @@ END = "https://example.com/den.jpg"
             ["--cfg-scale", "0.3", "--provider", "official"],
             MasterTextToVideo("a fox", cfg_scale=0.3, provider="official"),
         ),
+        (
+            ["--model", "kling-2-6", "--no-sound", "--image", IMAGE],
+            Kling26ImageToVideo("a fox", IMAGE, sound=False),
+        ),
+        (
+            ["--model", "kling-3-0-std", "--image", IMAGE, "--video", DANCE, "--sound"],
+            Kling30StdMotionControl(prompt="a fox", image_url=IMAGE, video_url=DANCE, sound=True),
+        ),
+        (
+            ["--model", "kling-3-0-turbo", "--duration", "3", "--resolution", "720p"],
+            Kling30TurboTextToVideo("a fox", duration=3, resolution="720p"),
+        ),
+        (
+            ["--model=kling-9", "--fields", '{"seed": [7]}', "--image", IMAGE, "--provider=lab"],
+            RawInput(
+                "kling-9",
+                {"prompt": "a fox", "image_urls": [IMAGE], "seed": [7]},
+                provider="lab",
+            ),
+        ),
+        (
+            ["--fields", "{}", "--mode", "text", "--video", DANCE, "--sound"],
+            RawInput(
+                "kling-2-1",
+                {"prompt": "a fox", "mode": "text-to-video", "video_urls": [DANCE], "sound": True},
+            ),
+        ),
     ],
 )
 def test_options_become_an_input(options: list[str], expected: Input) -> None:
     """The mode is the one that is named, else the one that the images ask for."""
     assert input_from(parse(["generate", "a fox", *options])) == expected
+
+
+def test_motion_control_needs_no_prompt() -> None:
+    """A prompt may be left out where the mode does not need one."""
+    argv = ["generate", "--model", "kling-3-0-std", "--image", IMAGE, "--video", DANCE]
+    assert input_from(parser().parse_args(argv)) == Kling30StdMotionControl(
+        image_url=IMAGE, video_url=DANCE
+    )
+    with pytest.raises(InputError, match="prompt: is required"):
+        input_from(parser().parse_args(["generate"]))
+
+
+def test_a_field_given_twice() -> None:
+    """An option and a field of the same name contradict each other."""
+    argv = ["generate", "a fox", "--model", "kling-9", "--fields", '{"prompt": "a hare"}']
+    with pytest.raises(InputError, match="prompt in fields: given twice"):
+        input_from(parser().parse_args(argv))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +110,12 @@ def test_options_become_an_input(options: list[str], expected: Input) -> None:
         (["--image", IMAGE, "--aspect-ratio", "1:1"], "aspect_ratio"),
         (["--image", "ftp://fox.jpg"], "image_url"),
         (["--mode", "standard"], "image_url"),
+        (["--mode", "cheap"], "mode"),
+        (["--model", "kling-9"], "model"),
+        (["--model", "kling-2-6"], "sound"),
+        (["--sound"], "sound"),
+        (["--model", "kling-3-0-turbo", "--duration", "16"], "duration"),
+        (["--model", "kling-9", "--fields", '{"seed": 1e999}'], "fields.seed"),
     ],
 )
 def test_options_that_make_no_input(options: list[str], field: str) -> None:
@@ -77,7 +132,8 @@ def test_options_that_make_no_input(options: list[str], field: str) -> None:
         ["generate", "a fox", "--timeout", "nan"],
         ["generate", "a fox", "--timeout", "inf"],
         ["generate", "a fox", "--timeout", "soon"],
-        ["generate", "a fox", "--mode", "cheap"],
+        ["generate", "a fox", "--fields", "{"],
+        ["generate", "a fox", "--fields", "[]"],
         ["generate", "a fox", "--api-key", "a-key"],
         ["batch", "x", "--resubmit-failed", "-1"],
         ["batch", "x", "--limit", "0"],

@@ -33,7 +33,7 @@ def _sheet(folder: Path) -> str:
 async def test_sample_of_all_modes(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a file, the sample becomes thirteen videos and a sheet that names only what is there."""
+    """Without a file, the sample becomes 13 videos, and a sheet that names only what exists."""
     monkeypatch.chdir(tmp_path)
     ended = await command("demo", "--video", "small")
     folder = tmp_path / "kling-demo"

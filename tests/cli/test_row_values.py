@@ -8,11 +8,14 @@ import pytest
 from kling_async.cli.row_files import read_csv, read_jsonl
 from kling_async.cli.row_values import COLUMNS, InvalidRows, row_fields, row_input
 from kling_async.errors import InputError, Problem
+from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.raw import RawInput
 from tests.cli.conftest import read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kling_async.inputs.base import Input
     from tests.cli.conftest import Command
 
 TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}
@@ -36,6 +39,11 @@ TEXT = {"mode": "master-text-to-video", "prompt": "a fox"}
         ({"prompt": 7.0, "image_urls": ["x"]}, {"prompt": 7.0, "image_urls": ["x"]}),
         ({"mode": "master-text"}, {"mode": "master-text-to-video"}),
         ({"mode": "other"}, {"mode": "other"}),
+        ({"mode": "Motion", "sound": "TRUE"}, {"mode": "motion-control", "sound": True}),
+        ({"sound": "false", "resolution": "720p"}, {"sound": False, "resolution": "720p"}),
+        ({"sound": "loud"}, {"sound": "loud"}),
+        ({"fields": ' {"seed": [7]} '}, {"fields": {"seed": [7]}}),
+        ({"fields": {"seed": 5.0}}, {"fields": {"seed": 5.0}}),
     ],
 )  # fmt: skip
 def test_values(cells: dict[str, object], fields: dict[str, object]) -> None:
@@ -94,6 +102,52 @@ def test_mode_that_was_assumed() -> None:
     assert "assumed" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"model": "kling-2-6", "prompt": "x", "sound": True},
+            Kling26TextToVideo("x", sound=True),
+        ),
+        (
+            {"model": "kling-9", "fields": {"seed": 7}, "provider": "lab"},
+            RawInput("kling-9", {"seed": 7}, provider="lab"),
+        ),
+        (
+            {"model": "kling-9", "fields": {}, "prompt": "x", "image_url": "a", "mode": "omni"},
+            RawInput("kling-9", {"prompt": "x", "image_urls": ["a"], "mode": "omni"}),
+        ),
+    ],
+)
+def test_rows_of_other_models(row: dict[str, object], expected: Input) -> None:
+    """A row of any model is an input; what other columns say of a raw input is in its fields."""
+    assert row_input(row) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"model": "kling-9", "fields": {"prompt": "x"}, "prompt": "y"}, "prompt in fields: given"),
+        ({"model": "kling-9", "fields": "{"}, "fields: must be a mapping"),
+        ({"model": "kling-9", "fields": {}, "promt": "x"}, "promt: unknown key beside fields"),
+        ({"fields": {}}, "model: is required"),
+        ({"model": "kling-3-0-turbo", "prompt": "x"}, "mode: is required for kling-3-0-turbo"),
+    ],
+)
+def test_wrong_rows_of_other_models(row: dict[str, object], problem: str) -> None:
+    """What is wrong is named, without a hint about a mode that nothing has assumed."""
+    with pytest.raises(InputError) as caught:
+        row_input(row)
+    assert problem in str(caught.value)
+    assert "was assumed" not in str(caught.value)
+
+
+def test_cells_that_are_not_json() -> None:
+    """A cell of fields is a JSON text."""
+    with pytest.raises(InputError, match="fields: not JSON"):
+        row_fields({"fields": "{seed: 7}"})
+
+
 def test_both_readers_agree(tmp_path: Path) -> None:
     """What a table tool exports as JSON Lines is read as the same table's CSV."""
     rows: list[dict[str, object]] = [
@@ -139,7 +193,8 @@ def test_columns_are_the_fields_of_the_inputs() -> None:
     """The columns are derived from the classes of inputs, in the order of a report."""
     assert (
         *("key", "model", "mode", "prompt", "image_url", "end_image_url", "aspect_ratio"),
-        *("duration", "negative_prompt", "cfg_scale", "provider"),
+        *("duration", "video_url", "negative_prompt", "cfg_scale", "provider", "sound"),
+        *("resolution", "fields"),
     ) == COLUMNS
 
 

@@ -58,6 +58,21 @@ def test_fields_that_break_a_schema() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [(0.3, True), (0.7, True), (1, True), (0.35, False), (1e300, True), (True, True), ("x", True)],
+)
+def test_multiples(value: object, *, valid: bool) -> None:
+    """0.3 is a multiple of 0.1, though binary fractions say otherwise."""
+    schema = {"properties": {"cfg_scale": {"multipleOf": 0.1}}}
+    one = RawInput("kling-9", {"cfg_scale": value})
+    if valid:
+        one.check(schema)
+    else:
+        with pytest.raises(InputError, match=r"0.35 is not a multiple of 0.1"):
+            one.check(schema)
+
+
 def test_missing_fields() -> None:
     """A required field that is missing is named."""
     assert problems({"required": ["seed"]}) == {"fields": "'seed' is a required property"}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kling_async._network.proxies import Proxies, route
+from kling_async._network.environment_proxy import through_environment_proxy
 from kling_async.testing.emulator import videos
 from kling_async.testing.emulator.cache import SharedCache
 from kling_async.testing.media.film import TooManyPixelsError
@@ -183,16 +183,9 @@ async def save_images(urls: Iterable[str], folder: Path) -> dict[str, str]:
 
     jar = aiohttp.DummyCookieJar()
     async with (
-        aiohttp.ClientSession(cookie_jar=jar, middlewares=(_through_proxy,)) as session,
+        aiohttp.ClientSession(cookie_jar=jar, middlewares=(through_environment_proxy,)) as session,
         asyncio.TaskGroup() as group,
     ):
         for number, url in enumerate(dict.fromkeys(urls), 1):
             group.create_task(save(session, number, url))
     return names
-
-
-async def _through_proxy(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    proxy = await asyncio.to_thread(Proxies().find, request.url)
-    return await route(proxy)(request, handler)

@@ -18,7 +18,7 @@ def is_video(data: bytes) -> bool:
 
 
 def video_seconds(data: bytes) -> float | None:
-    """Return the length of a video by its header, or None if there is none that can be read."""
+    """Return the length of a video by its header, or None if it has no readable one."""
     start = data.find(_HEADER) + len(_HEADER)
     if start < len(_HEADER) or start >= len(data) or data[start] not in _FIELDS:
         return None

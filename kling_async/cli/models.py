@@ -1,0 +1,94 @@
+"""``kling-async models``: the models of the service, and the JSON schema of one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from kling_async._utils.text import format_value
+from kling_async._utils.urls import redact_url
+from kling_async.cli import exit_codes
+from kling_async.cli.document_cache import UnavailableError
+from kling_async.cli.output import Output
+from kling_async.cli.vendor_models import VendorModel, fetch_models, fetch_schema, index_url
+from kling_async.errors import InputError, Problem
+from kling_async.inputs.json_schema import model_schema
+from kling_async.inputs.registry import DEFAULT_MODES, classes_of
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from kling_async.cli.document_cache import Document
+
+
+async def run_models(args: Namespace) -> int:
+    """Print the models, or the schema of one."""
+    output = Output(json=args.json)
+    models, remark = await _vendor_models()
+    if args.model is None:
+        _print_list(output, models)
+    else:
+        await _print_schema(output, models, args.model)
+    if remark:
+        output.print_status(remark)
+    return exit_codes.OK
+
+
+async def _vendor_models() -> tuple[dict[str, VendorModel], str]:
+    """Return the vendor's models, and a remark about where they come from."""
+    if not (url := index_url()):
+        return {}, ""
+    try:
+        models, document = await fetch_models(url)
+    except UnavailableError as error:
+        return {}, f"without the vendor's list of models, {redact_url(url)}: {error}"
+    return models, _format_origin(url, document)
+
+
+def _format_origin(url: str, document: Document) -> str:
+    place = redact_url(url)
+    when = f"{document.checked_at:%Y-%m-%d %H:%M} UTC"
+    if document.reason:
+        return f"{place}: as of {when}; it is not available now: {document.reason}"
+    return f"{place}: {when}"
+
+
+def _print_list(output: Output, models: dict[str, VendorModel]) -> None:
+    """Print the models with classes, then those that only the vendor lists."""
+    for name in (*DEFAULT_MODES, *sorted(models.keys() - DEFAULT_MODES.keys())):
+        modes = [*classes_of(name)] if name in DEFAULT_MODES else []
+        model = models.get(name, VendorModel(name))
+        described = ", ".join(modes) or " · ".join(filter(None, (model.title, model.category)))
+        fields = {
+            "model": name,
+            "modes": modes,
+            "listed": name in models if models else None,
+            "title": model.title or None,
+            "category": model.category or None,
+            "schema_url": model.schema_url or None,
+        }
+        output.print_result([f"{name:<24} {described}".rstrip()], fields)
+
+
+async def _print_schema(output: Output, models: dict[str, VendorModel], name: str) -> None:
+    """Print the vendor's schema of a model, or the one of its classes."""
+    model = models.get(name, VendorModel(name))
+    schema: object = None
+    if model.schema_url:
+        try:
+            document = await fetch_schema(model)
+        except UnavailableError as error:
+            output.print_status(
+                f"without the vendor's schema, {redact_url(model.schema_url)}: {error}"
+            )
+        else:
+            schema = document.value
+            output.print_status(_format_origin(model.schema_url, document))
+    source = model.schema_url if schema is not None else None
+    if schema is None and name in DEFAULT_MODES:
+        schema = model_schema(name)
+    if schema is None:
+        rule = "its schema is not available" if name in models else "is not in the list of models"
+        raise InputError(problems=[Problem("model", rule, format_value(name))])
+    lines = json.dumps(schema, indent=2).split("\n")
+    output.print_result(lines, {"model": name, "schema_url": source, "schema": schema})
