@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 # Pictures of that host are taken from the samples that the emulator serves.
-PICTURE = re.compile(r"https://example\.com(/[\w-]+\.(?:jpg|png|webp))")
+PICTURE = re.compile(r"https://example\.com(/[\w-]+\.(?:jpg|png|webp|mp4))")
 
 
 def run_block(example: Example) -> None:
@@ -73,7 +73,8 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture
 def emulator(runner: asyncio.Runner) -> Iterator[Emulator]:
     """Start an emulator that keeps running on the loop between the runs of that loop."""
-    emulator = Emulator(samples=FOLDER, video="small", uploads=True)  # small, to save time
+    # The small video saves time; the model is one that only raw inputs reach.
+    emulator = Emulator(samples=FOLDER, video="small", uploads=True, models=["kling-4-0"])
     runner.run(emulator.__aenter__())
     yield emulator
     runner.run(emulator.__aexit__(None, None, None))

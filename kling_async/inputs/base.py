@@ -57,6 +57,9 @@ class Input:
         cls.__repr__ = Input.__repr__  # type: ignore[method-assign] # attrs has made another one
 
     def __repr__(self) -> str:
+        return self._format()
+
+    def _format(self) -> str:
         # In the order in which they are passed: the prompt first, and what differs from a default.
         shown = [
             f"{field.name}={format_value(value)}" if field.kw_only else format_value(value)

@@ -32,7 +32,7 @@ _PROVIDER = ruled(or_none(text(1, 100)))
 _KEYS = ("model", "fields", "provider")
 
 
-@frozen(repr=False)
+@frozen
 class RawInput(Input):
     """An input for any model of the service: its fields are sent as they are given.
 
@@ -71,9 +71,9 @@ class RawInput(Input):
         duration = self.fields.get("duration")
         return duration if type(duration) is int else None
 
-    def __repr__(self) -> str:
+    def _format(self) -> str:
         provider = "" if self.provider is None else f", provider={self.provider!r}"
-        return f"{type(self).__name__}({self.model!r}, {self.fields!r}{provider})"
+        return f"{type(self).__name__}({self.model!r}, {format_value(self.fields)}{provider})"
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the fields, and the provider if it is set."""
