@@ -84,7 +84,7 @@ async def run_generate(args: Namespace) -> int:
     pending: dict[TaskRef, None] = {}
     async with open_client(args, progress, pending) as kling:
         with progress:
-            line = ProgressLine(progress, sent.mode, usual)
+            line = ProgressLine(progress, sent.mode or sent.model, usual)
             try:
                 task = await kling.submit(sent)
             except KlingError:

@@ -29,6 +29,7 @@ def _check_model(value: object) -> str | None:
 _MODEL = ruled(Rule(_check_model, {"type": "string", "pattern": f"^{MODEL_NAME.pattern}$"}))
 _FIELDS = ruled(Rule(lambda _: None, {"type": "object", UNKNOWN: "rule"}))  # see to_json_text
 _PROVIDER = ruled(or_none(text(1, 100)))
+_LONGEST_MODE = 100
 _KEYS = ("model", "fields", "provider")
 
 
@@ -61,9 +62,10 @@ class RawInput(Input):
 
     @property
     def mode(self) -> str:  # type: ignore[override]  # of the class elsewhere
-        """The mode in the fields; empty if there is no text of that name."""
+        """The mode in the fields; empty if there is none, or none that fits on a line."""
         mode = self.fields.get("mode")
-        return mode if isinstance(mode, str) else ""
+        fits = isinstance(mode, str) and len(mode) <= _LONGEST_MODE and mode.isprintable()
+        return str(mode) if fits else ""
 
     @property
     def duration(self) -> int | None:

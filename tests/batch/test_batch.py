@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 import pytest
 
-from kling_async import Batch, Item, KlingClient, Limits, MasterTextToVideo, TaskRef
+from kling_async import (
+    Batch,
+    Item,
+    Kling26TextToVideo,
+    Kling30TurboTextToVideo,
+    KlingClient,
+    Limits,
+    MasterTextToVideo,
+    RawInput,
+    TaskRef,
+)
 from kling_async.errors import (
     AnswerLostError,
     ConfigurationError,
@@ -222,6 +232,29 @@ async def test_running_tasks_are_waited_for(
     again = await run(await connect(emulator), None if given is None else items(given))
     assert {one.key for one in again if one.result} == set(once(8))
     assert paid(emulator) == once(8)
+
+
+async def test_inputs_of_every_model(emulate: Emulate, connect: Connect, run: RunBatch) -> None:
+    """Inputs of all models, raw inputs among them, are journaled, resumed and paid for once."""
+    emulator = await emulate(models=["kling-9"])
+    videos: list[Input] = [
+        Kling26TextToVideo("a fox", sound=True),
+        Kling30TurboTextToVideo("a fox", cfg_scale="high"),
+        RawInput("kling-9", {"mode": "omni", "duration": 7, "deep": [1.0, None]}, provider="lab"),
+        RawInput("kling-2-1", {"mode": "master-text-to-video", "prompt": "a fox"}),
+    ]
+    given = [Item(f"{index}", video) for index, video in enumerate(videos)]
+    running = asyncio.create_task(run(await connect(emulator), given))
+    await asyncio.sleep(30)
+    running.cancel()
+    await asyncio.wait([running])
+    again = await run(await connect(emulator), None)
+    assert {outcome.key: outcome.input for outcome in again} == {
+        item.key: item.input for item in given
+    }
+    assert all(outcome.result for outcome in again)
+    assert [task.model for task in emulator.ledger] == [video.model for video in videos]
+    assert await run(await connect(emulator), given) == again
 
 
 async def test_running_tasks_hold_their_slots(

@@ -30,6 +30,23 @@ async def test_generate_prints_the_url(serve: Serve, command: Command) -> None:
     assert "master-text-to-video: success" in ended.err
 
 
+async def test_generate_with_other_models(serve: Serve, command: Command) -> None:
+    """Motion control takes an image and a video; a raw input is sent as it is."""
+    emulator = await serve(models=["kling-9"])
+    image, video = (f"{emulator.origin}/samples/{name}" for name in ("fox.jpg", "small.mp4"))
+    ended = await command(
+        *("generate", "--model", "kling-3-0-std", "--image", image, "--video", video)
+    )
+    assert ended.code == 0, ended.err
+    assert "motion-control: success" in ended.err
+    ended = await command("generate", "a fox", "--model", "kling-9", "--fields", '{"seed": [7]}')
+    assert ended.code == 0, ended.err
+    assert "kling-9: success" in ended.err
+    assert emulator.ledger[-1].input == {"prompt": "a fox", "seed": [7]}
+    ended = await command("generate", "a fox", "--model", "kling-8", "--fields", "{}")
+    assert (ended.code, len(emulator.ledger)) == (1, 2)
+
+
 async def test_generate_downloads(serve: Serve, command: Command, tmp_path: Path) -> None:
     """With a folder, the video is saved there and its path is printed."""
     await serve()

@@ -12,6 +12,7 @@ from kling_async import (
     Item,
     MasterTextToVideo,
     Outcome,
+    RawInput,
     Result,
     TaskFailedError,
     TaskRef,
@@ -35,6 +36,12 @@ def test_round_trip() -> None:
     payload = dump_item(plan_item(item))
     assert load_item(payload) == item
     assert json.loads(payload) == {"key": "fox", **FOX.to_dict()}
+
+
+def test_raw_inputs() -> None:
+    """An item with a raw input is a job like any other."""
+    item = Item("fox", RawInput("kling-9", {"key": "its own", "deep": [1.0]}, provider="lab"))
+    assert load_item(dump_item(plan_item(item))) == item
 
 
 @pytest.mark.parametrize(

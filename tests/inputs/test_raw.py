@@ -74,10 +74,13 @@ def test_repr() -> None:
         ({}, "", None),
         ({"mode": 5, "duration": "7"}, "", None),
         ({"mode": None, "duration": True}, "", None),
+        ({"mode": "a\nb"}, "", None),
+        ({"mode": "a" * 100}, "a" * 100, None),
+        ({"mode": "a" * 101}, "", None),
     ],
 )
 def test_mode_and_duration(fields: dict[str, object], mode: str, duration: int | None) -> None:
-    """The mode and the duration are those of the fields, if they are of the usual types."""
+    """The mode and the duration are those of the fields, if they are usual values."""
     one = RawInput("kling-9", fields)
     assert (one.mode, one.duration) == (mode, duration)
 

@@ -19,6 +19,8 @@ from kling_async import (
 )
 from kling_async.errors import NotFoundError
 from kling_async.events import Event, Polled, TaskEnded, TasksAbandoned
+from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.raw import RawInput
 from kling_async.limits.local import LocalLimiter
 from kling_async.limits.shared.limiter import SharedLimiter
 from kling_async.limits.shared.memory import MemoryLimitsBackend
@@ -267,6 +269,11 @@ def test_kinds() -> None:
     assert kind_of(fox) == Kind("kling-2-1", "master-text-to-video", 10, "official")
     cat = StandardImageToVideo("a cat", "https://example.com/cat.jpg")
     assert kind_of(cat) == Kind("kling-2-1", "standard-image-to-video", 5, None)
+    raw = RawInput("kling-9", {"mode": "omni", "duration": 7}, provider="lab")
+    assert kind_of(raw) == Kind("kling-9", "omni", 7, "lab")
+    url = "https://example.com/a"
+    control = Kling30StdMotionControl(image_url=url, video_url=url)
+    assert kind_of(control) == Kind("kling-3-0-std", "motion-control", None, None)
 
 
 async def test_attending() -> None:

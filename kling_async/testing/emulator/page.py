@@ -174,7 +174,7 @@ def _describe_task(task: EmulatedTask, now: float) -> dict[str, object]:
     rules = (task.outcome, task.callback)
     return {
         "id": task.task_id,
-        "mode": task.order.mode,
+        "mode": " · ".join(filter(None, (task.model, task.order.mode))),
         "prompt": task.order.prompt[:_PROMPT],
         "state": task.state(now),
         "seconds": round(end - task.created, 1),
