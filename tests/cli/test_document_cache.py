@@ -176,6 +176,7 @@ async def test_files_that_others_could_write(site: Site, folder: Path, tmp_path:
 
 async def test_a_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> None:
     """Without a usable folder, documents are fetched and not kept."""
+    assert (await fetch_document(site.url, None)).value == [1]
     (tmp_path / "file").write_text("x")
     assert (await fetch_document(site.url, tmp_path / "file" / "cache")).value == [1]
     folder = tmp_path / "cache"
