@@ -62,7 +62,7 @@ class RawInput(Input):
 
     @property
     def mode(self) -> str:  # type: ignore[override]  # of the class elsewhere
-        """The mode in the fields; empty if there is none, or none that fits on a line."""
+        """The mode in the fields; empty if it is missing or does not fit on a line."""
         mode = self.fields.get("mode")
         fits = isinstance(mode, str) and len(mode) <= _LONGEST_MODE and mode.isprintable()
         return str(mode) if fits else ""

@@ -86,18 +86,16 @@ def test_options_become_an_input(options: list[str], expected: Input) -> None:
 def test_motion_control_needs_no_prompt() -> None:
     """A prompt may be left out where the mode does not need one."""
     argv = ["generate", "--model", "kling-3-0-std", "--image", IMAGE, "--video", DANCE]
-    assert input_from(parser().parse_args(argv)) == Kling30StdMotionControl(
-        image_url=IMAGE, video_url=DANCE
-    )
+    assert input_from(parse(argv)) == Kling30StdMotionControl(image_url=IMAGE, video_url=DANCE)
     with pytest.raises(InputError, match="prompt: is required"):
-        input_from(parser().parse_args(["generate"]))
+        input_from(parse(["generate"]))
 
 
 def test_a_field_given_twice() -> None:
     """An option and a field of the same name contradict each other."""
     argv = ["generate", "a fox", "--model", "kling-9", "--fields", '{"prompt": "a hare"}']
     with pytest.raises(InputError, match="prompt in fields: given twice"):
-        input_from(parser().parse_args(argv))
+        input_from(parse(argv))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.files import file_response
 from kling_async.testing.emulator.images import MAX_BYTES
-from kling_async.testing.emulator.rules import Refusal
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
