@@ -200,10 +200,11 @@ class _DemoRun:
     async def _generate(self, number: str, sent: Input) -> Card:
         fields = (await read_images(sent)).to_dict()
         card = Card(number, fields)
-        name = f"{number}-{sent.mode}"
+        kind = sent.mode or sent.model
+        name = f"{number}-{kind}"
         usual = _USUAL[(getattr(sent, "duration", None) or _SHORT) > _SHORT] / self._speed
         prompt = str(fields.get("prompt", ""))
-        line = ProgressLine(self._progress, f"{number} {sent.mode}", usual, prompt)
+        line = ProgressLine(self._progress, f"{number} {kind}", usual, prompt)
         clock = asyncio.get_running_loop().time
         longest = _GRACE + _SLOWEST / self._speed
         try:

@@ -30,6 +30,7 @@ async def run_emulate(args: Namespace) -> int:
         scenario=Scenario.parse(args.fault),
         retry_after=args.retry_after,
         video=args.video,
+        models=args.model,
         samples=FOLDER,
         uploads=True,
     )

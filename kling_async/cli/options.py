@@ -263,6 +263,7 @@ COMMANDS: Mapping[str, Command] = {
             },
             "service": {
                 "--api-key KEY": "the only accepted key (default: any)",
+                "--model NAME...": "a further model, which accepts any input; repeatable",
                 "--balance USD=1000": "initial balance",
                 "--requests-per-minute N=10000": "limit that is enforced",
                 "--concurrent-tasks N=1000": "limit that is enforced",

@@ -136,7 +136,7 @@ def merge_raw(given: Mapping[str, object]) -> dict[str, object]:
     """Return the mapping of a raw input: what other columns or options name goes into its fields.
 
     Raises:
-        InputError: A field is given twice.
+        InputError: A field is given twice, or an image is a file.
     """
     rest, raw = dict(given), given["fields"]
     if not isinstance(raw, dict):
@@ -146,6 +146,8 @@ def merge_raw(given: Mapping[str, object]) -> dict[str, object]:
         rest["provider"] = moved.pop("provider")
     for key, names in VENDOR_LISTS.items():
         if urls := [moved.pop(name) for name in names if name in moved]:
+            if any(isinstance(url, Path) for url in urls):
+                raise InputError("fields are sent as they are: an image must be a URL, not a file")
             moved[key] = urls
     if twice := moved.keys() & raw.keys():
         raise InputError(f"{', '.join(sorted(twice))} in fields: given twice")

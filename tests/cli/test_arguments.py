@@ -98,6 +98,12 @@ def test_a_field_given_twice() -> None:
         input_from(parse(argv))
 
 
+def test_files_of_raw_inputs() -> None:
+    """The images of a raw input are URLs: nothing would upload a file."""
+    with pytest.raises(InputError, match="an image must be a URL, not a file"):
+        input_from(parse(["generate", "a fox", "--fields", "{}", "--image", "cat.jpg"]))
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

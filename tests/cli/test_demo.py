@@ -48,6 +48,18 @@ async def test_sample_of_all_modes(
     assert len(videos) == 13
 
 
+async def test_raw_inputs(command: Command, tmp_path: Path) -> None:
+    """A raw input is a row like any other; of a model that is not emulated, it is not found."""
+    fields = {"mode": "master-text-to-video", "prompt": "a raw fox"}
+    rows = _rows(tmp_path, {"model": "kling-2-1", "fields": fields}, {"model": "a", "fields": {}})
+    to = tmp_path / "out"
+    ended = await command("demo", rows, "--to", to, "--video", "small")
+    assert ended.code == 1
+    assert "02 a: FAILED" in ended.err
+    assert "a raw fox" in _sheet(to)
+    assert (to / "01-master-text-to-video.mp4").is_file()
+
+
 async def test_states_are_printed(command: Command, tmp_path: Path) -> None:
     """The states of every row are on stderr until it is done."""
     ended = await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path, "--video", "small")

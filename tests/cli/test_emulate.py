@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient, MasterTextToVideo, Retry, StandardImageToVideo
+from kling_async import KlingClient, MasterTextToVideo, RawInput, Retry, StandardImageToVideo
 from kling_async.cli import arguments
 from kling_async.cli.main import run
-from kling_async.errors import AuthenticationError, BalanceError, RateLimitError, RefusedError
+from kling_async.errors import (
+    AuthenticationError,
+    BalanceError,
+    NotFoundError,
+    RateLimitError,
+    RefusedError,
+)
 from tests.images.pictures import picture
 
 if TYPE_CHECKING:
@@ -58,6 +64,16 @@ async def test_emulate_prints_what_clients_need(emulating: Emulating) -> None:
 async def test_emulate_for_a_program(emulating: Emulating) -> None:
     """With JSON, the variables are one object."""
     assert (await emulating("--json"))["APIXO_API_KEY"] == "emulator-key"
+
+
+async def test_further_models(emulating: Emulating) -> None:
+    """A model that is named accepts any input; another one is not found."""
+    env = await emulating("--video", "small", "--model", "kling-8", "--model", "kling-9")
+    async with KlingClient(env["APIXO_API_KEY"], base_url=env["APIXO_BASE_URL"]) as kling:
+        for model in ("kling-8", "kling-9"):
+            assert (await kling.generate(RawInput(model, {"mode": "omni"}))).result_urls
+        with pytest.raises(NotFoundError):
+            await kling.submit(RawInput("kling-7", {}))
 
 
 async def test_key_and_faults_reach_the_emulator(emulating: Emulating) -> None:
