@@ -144,8 +144,11 @@ def _read_kept(url: str, folder: Path | None) -> Document | None:
     try:
         for place in (folder, path):
             status = place.lstat()
-            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            if not own or stat.S_ISLNK(status.st_mode) or status.st_mode & 0o022:
+            # Windows has neither: a profile's folders are the user's own there.
+            shared = hasattr(os, "getuid") and (
+                status.st_uid != os.getuid() or bool(status.st_mode & 0o022)
+            )
+            if shared or stat.S_ISLNK(status.st_mode):
                 return None
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
