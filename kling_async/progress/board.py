@@ -83,7 +83,7 @@ class ProgressLine:
                 self._started = self._clock() - update.elapsed
             self.update("submitted" if known is None else printable(known.vendor_state))
 
-    def restart(self) -> None:
+    def count_from_now(self) -> None:
         """Count the seconds from now."""
         self._started = self._clock()
 

@@ -144,7 +144,7 @@ class Progress:
         shown = self._shown.pop(event.submit_id, None) or self._begin(event.ref, event.input)
         shown.seen = find_clock()()
         self._shown[event.ref] = shown
-        shown.line.restart()
+        shown.line.count_from_now()
         shown.line.update("submitted", str(event.ref))
 
     def _update(self, snapshot: Snapshot) -> None:
