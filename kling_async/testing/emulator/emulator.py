@@ -53,6 +53,8 @@ class Emulator:
     ``with`` runs it on a loop in a thread of its own, on real time: for code without a loop, and
     for an application that a test client runs in another thread. There, choose a high ``speed``.
 
+    Its address in a browser shows what it does: see :mod:`kling_async.testing.emulator.page`.
+
     All properties and methods may be used from any thread; `duration`, `latency` and
     `deliver_callback` are called in the emulator's. The records can be read after its end.
 
