@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from math import isfinite
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from attrs import frozen
 
@@ -16,6 +16,10 @@ from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
 # Fail reasons for which another attempt may succeed.
 TRANSIENT_REASONS = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
 _PERMANENT_REASONS = {FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA}
+
+
+ManifestKind: TypeAlias = Literal["none", "basic", "media"]
+"""What is recorded of each saved video; see :class:`BatchOptions`."""
 
 
 @frozen(kw_only=True)
@@ -29,9 +33,12 @@ class BatchOptions:
             journal, and the next run waits for it again.
         downloads: How many downloads may run at one time, beside the generation. The client
             runs at most 16.
-        inspect_media: Inspect each saved video, and record what it contains, and what is wrong
-            with it, in ``Outcome.media`` and in the journal; see
-            :func:`kling_async.media.inspect_video`. It needs the extra ``media``.
+        manifest: What is recorded of each saved video. ``"basic"`` writes a JSON file beside it,
+            such as ``fox.mp4.json``, with what it was made from; see
+            :func:`kling_async.batch.manifest.manifest_schema`. ``"media"`` also inspects the
+            video, and records what it contains and what is wrong with it there, in
+            ``Outcome.media`` and in the journal; it needs the extra ``media``, see
+            :func:`kling_async.media.inspect_video`. ``"none"`` writes no file.
         resubmit_unsure: Submit items again that are *unsure* when the journal is opened. This may
             pay twice.
         resubmit_rejected: Submit items again whose submit the service had rejected, at no charge,
@@ -58,7 +65,7 @@ class BatchOptions:
     in_flight: int | None = None
     timeout: float = DEFAULT_TIMEOUT
     downloads: int = 4
-    inspect_media: bool = False
+    manifest: ManifestKind = "basic"
     resubmit_unsure: bool = False
     resubmit_rejected: bool = False
     resubmit_failed: int = 0
@@ -86,7 +93,10 @@ class BatchOptions:
                 f"min_balance must be a number of US dollars, not {self.min_balance!r}"
             )
         check_timeout(self.timeout)
-        if self.inspect_media:
+        if self.manifest not in get_args(ManifestKind):
+            kinds = ", ".join(get_args(ManifestKind))
+            raise ConfigurationError(f"manifest must be one of {kinds}, not {self.manifest!r}")
+        if self.manifest == "media":
             from kling_async.media.inspection import import_av
 
             import_av()
@@ -99,7 +109,7 @@ class BatchKeywords(TypedDict, total=False):
     in_flight: int | None
     timeout: float
     downloads: int
-    inspect_media: bool
+    manifest: ManifestKind
     resubmit_unsure: bool
     resubmit_rejected: bool
     resubmit_failed: int

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
+from kling_async._utils.shielding import run_in_thread
 from kling_async.batch.decisions import Step, apply, next_step, to_error, to_failure
+from kling_async.batch.manifest import write_manifests
 from kling_async.download.files import is_spoiled
 from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
@@ -322,8 +324,12 @@ class ItemRun:
                 on_renewed=on_renewed,
                 traceparent=entry.traceparent,
             )
-            if self._run.options.inspect_media:
+            kind = self._run.options.manifest
+            if kind == "media":
                 files = await inspected_files(folder, files, self._input)
+            if kind != "none":
+                now = datetime.now(UTC)
+                await run_in_thread(lambda: write_manifests(folder, entry, files, now))
         await self._record_state(ItemState.SAVED, files=files)
         return True
 

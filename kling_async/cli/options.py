@@ -72,10 +72,16 @@ _SPENDING: Options = {
     "--resubmit-failed COUNT=0": "resubmit up to COUNT times what failed for a temporary reason"
     " (timeout, unavailable); each attempt is charged",
 }
+_SAVED: Options = {  # also of rescue
+    "--manifest {none,basic,media}=basic": "basic: write a JSON file beside each video that says"
+    " what it was made from; media: also whether it is black, still, cut, silent or too short, which"
+    " requires the extra media",
+}
 _PROCESSING: Mapping[str, Options] = {
     "videos": {
         "--download-to DIR": "save the videos there as tasks finish",
         "--downloads N=4": "concurrent downloads",
+        **_SAVED,
         **_IMAGES,
     },
     "waiting": _WAITING,
@@ -220,6 +226,7 @@ COMMANDS: Mapping[str, Command] = {
             "videos": {
                 "--download-to DIR": "save the videos there",
                 "--downloads N=4": "concurrent downloads",
+                **_SAVED,
             },
             **_SERVICE,
         },

@@ -389,7 +389,7 @@ async def test_downloads(
     paths = {one.key: one.files for one in outcomes}
     assert paths["a"] == (folder / "a.mp4",)
     assert paths["b-c"] == (folder / "b-c.mp4",)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.glob("*.mp4"))) == 3
     assert all(path.read_bytes()[4:8] == b"ftyp" for (path,) in paths.values())
     assert (await histories())["a"] == [*DONE, S.SAVED]
     before = len(emulator.requests)

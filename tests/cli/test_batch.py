@@ -24,7 +24,7 @@ async def test_all_rows_become_videos(serve: Serve, command: Command, tmp_path: 
     ended = await command("batch", write_rows(tmp_path), "--download-to", videos)
     assert ended.code == 0
     assert sorted(ended.out.splitlines()) == [f"{key}\t{videos / f'{key}.mp4'}" for key in "abc"]
-    assert all(path.read_bytes()[4:8] == b"ftyp" for path in videos.iterdir())
+    assert all(path.read_bytes()[4:8] == b"ftyp" for path in videos.glob("*.mp4"))
     assert len(emulator.ledger) == 3
     assert counts_of(ended) == {"saved": 3}
     assert "Tasks that may have cost money, all runs together: 3\n" in ended.err

@@ -28,7 +28,7 @@ async def test_several_journals(serve: Serve, command: Command, tmp_path: Path) 
     await generate(two, "c")
     ended = await command("rescue", one, two, "--download-to", videos)
     assert ended.code == 0
-    assert {path.name for path in videos.iterdir()} == {"a.mp4", "b.mp4", "c.mp4"}
+    assert {path.name for path in videos.glob("*.mp4")} == {"a.mp4", "b.mp4", "c.mp4"}
     assert sorted(ended.out.splitlines()) == [f"{key}\t{videos / key}.mp4" for key in "abc"]
     assert ended.err == "kling-async: 3 videos saved, 0 not saved this time, 0 lost\n"
     again = await command("rescue", one, two, "--download-to", videos, "--json")
@@ -62,7 +62,7 @@ async def test_journal_in_use(serve: Serve, command: Command, tmp_path: Path) ->
         ended = await command("rescue", busy, other, "--download-to", tmp_path / "v")
     assert ended.code == 0
     assert "left out" in ended.err
-    assert [path.name for path in (tmp_path / "v").iterdir()] == ["b.mp4"]
+    assert [path.name for path in (tmp_path / "v").glob("*.mp4")] == ["b.mp4"]
 
 
 @pytest.mark.parametrize("options", [(), ("--download-to", "videos")])

@@ -209,7 +209,7 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PyAV, the option is refused before anything is sent."""
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"inspecting videos.*media"):
-        BatchOptions(inspect_media=True)
+        BatchOptions(manifest="media")
 
 
 async def test_files_of_a_folder(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_batch(tmp_path: Path, emulate: Emulate, connect: Connect) -> None
     client = await connect(await emulate())
     facts = []
     for _ in range(2):
-        async with Batch(client, journal=journal, download_to=folder, inspect_media=True) as batch:
+        async with Batch(client, journal=journal, download_to=folder, manifest="media") as batch:
             outcomes = [outcome async for outcome in batch.run(items)]
         facts = [await inspect_video(outcome.files[0], outcome.input) for outcome in outcomes]
         assert [outcome.media for outcome in outcomes] == [(found,) for found in facts]
