@@ -74,8 +74,8 @@ _SPENDING: Options = {
 }
 _SAVED: Options = {  # also of rescue
     "--manifest {none,basic,media}=basic": "basic: write a JSON file beside each video that says"
-    " what it was made from; media: also whether it is black, still, cut, silent or too short, which"
-    " requires the extra media",
+    " what it was made from; media: also whether it is black, still, cut, silent or too short,"
+    " which requires the extra media",
 }
 _PROCESSING: Mapping[str, Options] = {
     "videos": {
