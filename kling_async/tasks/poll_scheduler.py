@@ -187,7 +187,8 @@ class PollQueue:
         self.entries: list[tuple[float, int, asyncio.Future[None], float]] = []
         self.numbers: count[int] = count()
         self._room = max(1, limits.connections * 3 // 4)
-        self._timer: asyncio.TimerHandle | None = None
+        # With its time: a handle of uvloop has none if that is less than half a millisecond away.
+        self._timer: tuple[float, asyncio.Handle] | None = None
 
     def lateness(self, now: float) -> float:
         """Return how late the first poll of the queue is, in seconds."""
@@ -234,10 +235,11 @@ class PollQueue:
         # Without room, the poll that is recorded next starts another one.
         if entries and self.polling < self._room:
             moment = max(entries[0][0], now + max(wait, _TOGETHER) if wait else 0.0)
-            if timer is None or moment < timer.when():
+            if timer is None or moment < timer[0]:
                 if timer is not None:
-                    timer.cancel()
-                timer = self.loop.call_at(moment, partial(self.release_due, by_timer=True))
+                    timer[1].cancel()
+                release = partial(self.release_due, by_timer=True)
+                timer = moment, self.loop.call_at(moment, release)
         self._timer = timer
 
 

@@ -400,6 +400,9 @@ async def test_page_is_accessible(
     await expect(page.locator("#prompt-error")).to_contain_text("1 to 5000 characters")
     await page.screenshot(path=artifacts / f"backend-{width}-{scheme}.png", full_page=True)
     assert await overflow(page) == 0
+    failures = page.locator(".failure:visible")
+    cut = "(all) => all.map((one) => one.scrollHeight - one.closest('.stage').clientHeight)"
+    assert max(await failures.evaluate_all(cut)) <= 0
     assert await too_small(page) == []
     assert await axe_violations(page) == []
     assert all(text.startswith(REFUSED) for text in said)

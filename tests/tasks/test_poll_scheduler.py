@@ -77,6 +77,32 @@ async def test_the_first_come_are_served_first() -> None:
     assert order == list(range(20))
 
 
+def test_timers_without_a_time() -> None:
+    """As with uvloop, a timer that is due at once may be a handle that does not know its time."""
+
+    class Loop(VirtualLoop):
+        def call_at(
+            self,
+            when: float,
+            callback: Callable[[*_Ts], object],
+            *args: *_Ts,
+            context: Context | None = None,
+        ) -> asyncio.TimerHandle:
+            if when - self.time() < 0.0005:
+                return self.call_soon(  # type: ignore[return-value]  # that is the point
+                    callback, *args, context=context
+                )
+            return super().call_at(when, callback, *args, context=context)
+
+    async def run() -> list[float]:
+        scheduler = PollScheduler(Polling(), Limits())
+        ages = (59.9997, 59.9998, 30.0)
+        return await together(*(poll(scheduler, scheduler.track(FIVE, age)) for age in ages))
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        assert runner.run(run()) == about(0.0003, 0.0002, 30)
+
+
 async def test_age_counts_from_the_submit() -> None:
     """A task without waiters grows older all the same: its first poll is not put off."""
     scheduler = PollScheduler(Polling(), Limits())
