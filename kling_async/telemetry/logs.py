@@ -19,9 +19,13 @@ from attrs import define, field
 from kling_async._utils.text import printable
 from kling_async.errors import ConfigurationError
 from kling_async.events import (
+    CallbackReceived,
+    CalledBack,
+    Polled,
     RequestAnswered,
     SlotAcquired,
     SubmitFailed,
+    SubmitStarted,
     Submitted,
     SubmitWithdrawn,
     TaskAttached,
@@ -40,6 +44,9 @@ _log = logging.getLogger("kling_async")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+# The events that are logged at DEBUG only.
+_DETAILS = (SubmitStarted, SlotAcquired, RequestAnswered, Polled, CalledBack, CallbackReceived)
 
 # Submits and tasks whose beginnings are remembered; the oldest are forgotten first.
 _REMEMBERED = 10_000
@@ -103,6 +110,8 @@ class EventLog:
 
     def __call__(self, event: DetailedEvent) -> None:
         """Log an event."""
+        if isinstance(event, _DETAILS) and not _log.isEnabledFor(logging.DEBUG):
+            return
         more = self._update(event)
         line = describe_event(event)
         if line is None or not _log.isEnabledFor(line.level):

@@ -14,7 +14,13 @@ from kling_async.telemetry.attributes import describe_request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from opentelemetry.metrics import CallbackOptions, Histogram, Meter
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        Counter,
+        Histogram,
+        Meter,
+        UpDownCounter,
+    )
 
     from kling_async.events import RequestAnswered
 
@@ -63,31 +69,31 @@ class Metrics:
     """
 
     def __init__(self, meter: Meter) -> None:
-        self.tasks = meter.create_counter(
+        self.tasks: Counter = meter.create_counter(
             "kling.tasks", "{task}", "Tasks that have ended, by state and reason"
         )
-        self.running = meter.create_up_down_counter(
+        self.running: UpDownCounter = meter.create_up_down_counter(
             "kling.tasks.running", "{task}", "Tasks that are followed"
         )
-        self.waiting = meter.create_up_down_counter(
+        self.waiting: UpDownCounter = meter.create_up_down_counter(
             "kling.submits.waiting", "{submit}", "Submits that wait for a slot"
         )
-        self.charged = meter.create_counter(
+        self.charged: Counter = meter.create_counter(
             "kling.submits.may_have_charged", "{submit}", "Failed submits that may be billed"
         )
-        self.received = meter.create_counter(
+        self.received: Counter = meter.create_counter(
             "kling.download.received", "By", "Bytes of videos that were received"
         )
-        self.pauses = meter.create_counter(
+        self.pauses: Counter = meter.create_counter(
             "kling.pauses", "{pause}", "Pauses of all requests after an answer 429"
         )
-        self.duration = _create_histogram(
+        self.duration: Histogram = _create_histogram(
             meter, "gen_ai.client.operation.duration", "Generations", _OF_GENERATIONS
         )
-        self.slot_wait = _create_histogram(
+        self.slot_wait: Histogram = _create_histogram(
             meter, "kling.slot.wait", "Waits of submits for a slot", _OF_WAITS
         )
-        self.delay = _create_histogram(
+        self.delay: Histogram = _create_histogram(
             meter, "kling.task.detection_delay", "From a task's end until it was seen", _OF_WAITS
         )
         self._requests = _create_histogram(

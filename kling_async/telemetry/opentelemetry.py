@@ -8,7 +8,7 @@ a generation is taken from the current context: that of the caller of ``submit``
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kling_async import events
 from kling_async._utils.extras import missing_extra
@@ -62,7 +62,7 @@ class OpenTelemetry:
         MissingExtraError: On import: ``opentelemetry-api`` is not installed.
     """
 
-    detailed = True
+    detailed: ClassVar[bool] = True
     """It receives the events with details."""
 
     def __init__(

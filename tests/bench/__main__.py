@@ -14,6 +14,7 @@ from tests.bench import (
     detection,
     fleet,
     generation,
+    hooks,
     imports,
     journal,
     lost,
@@ -26,6 +27,7 @@ from tests.bench import (
 PARTS = {
     "import": imports.main,
     "generation": generation.main,
+    "hooks": hooks.main,
     "waiting": waiting.main,
     "lost": lost.main,
     "detection": detection.main,

@@ -110,9 +110,12 @@ async def test_a_generation(
     assert 60 < vars(finished)["kling_seconds"] < 70
 
 
-async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The beginnings of tasks that never end are forgotten, the oldest first."""
     monkeypatch.setattr(logs, "_REMEMBERED", 2)
+    caplog.set_level("DEBUG", "kling_async")
     log = EventLog()
     for number in range(5):
         log(Submitted(TaskRef("kling-2-1", f"task_{number}"), INPUT, submit_id=number))
