@@ -16,6 +16,9 @@ _LONGEST: Final = 300
 # What a server's XML says is wrong.
 _CODE: Final = re.compile(r"<Code>([^<]{1,100})</Code>|\"message\": *\"([^\"]{1,200})")
 
+# Where machines of clouds get credentials, which is the last thing that is tried.
+_METADATA: Final = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
+
 
 @contextmanager
 def converting_errors(action: str, *, seconds: float) -> Iterator[None]:
@@ -48,5 +51,7 @@ def _reason(error: Exception) -> str:
     """Return what a store says in one line."""
     text = str(error).partition("\n\nDebug source:")[0]
     codes = [one or other for one, other in _CODE.findall(text)]
+    if _METADATA.search(text):
+        codes.append("no credentials in the environment, and this machine has no role")
     line = text.partition("\n")[0].partition("<?xml")[0].rstrip(" :")
     return redact_signatures(printable(": ".join((*codes, line))))[:_LONGEST]

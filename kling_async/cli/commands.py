@@ -37,12 +37,13 @@ def client_from(args: Namespace, *hooks: Hook) -> KlingClient:
     if not os.environ.get("APIXO_API_KEY", "").strip():
         raise ConfigurationError("no API key: set the environment variable APIXO_API_KEY")
     given = vars(args)
+    first_poll = given.get("first_poll")  # None: that of the environment, if it has one
     limits = None
     if "requests_per_minute" in given:
         limits = Limits(args.requests_per_minute, args.concurrent_tasks)
     return KlingClient(
         base_url=args.base_url,
-        polling=Polling(first=given.get("first_poll")),
+        polling=None if first_poll is None else Polling(first=first_poll),
         limits=limits,
         limiter=given.get("limiter"),
         hooks=hooks,

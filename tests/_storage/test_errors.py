@@ -7,6 +7,7 @@ from kling_async._storage.errors import converting_errors
 
 pytestmark = pytest.mark.slow  # they import obstore
 
+NO_ROLE = "no credentials in the environment, and this machine has no role"
 DEBUG = '\n\nDebug source:\nGeneric {\n    uri: "https://a/b?sig=SECRET"\n}'
 XML = (
     'answered 404: <?xml version="1.0"?>\n<Error><Code>NoSuchBucket</Code><Message>x</Message>'
@@ -31,6 +32,12 @@ def error_of(kind: str, text: str) -> Exception:
         ("PermissionDeniedError", f"403 Forbidden{DEBUG}", "403 Forbidden", False),
         ("UnauthenticatedError", "no\x1b[31m key", r"no\x1b[31m key", False),
         ("FileNotFoundError", XML + DEBUG, "NoSuchBucket: Other: answered 404", False),
+        (
+            "GenericError",
+            "PUT http://169.254.169.254/",
+            f"{NO_ROLE}: PUT http://169.254.169.254/",
+            True,
+        ),
         ("GenericError", "x" * 999, "x" * 300, True),
     ],
 )

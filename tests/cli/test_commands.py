@@ -75,6 +75,17 @@ async def test_generate_polls_first_when_given(serve: Serve, command: Command) -
     assert asked.at - submitted.at == pytest.approx(7, abs=0.1)
 
 
+async def test_generate_polls_as_the_environment_says(
+    serve: Serve, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulator that is fast exports when clients poll first, and commands do so."""
+    emulator = await serve(duration=(1.0, 1.0))
+    monkeypatch.setenv("KLING_FIRST_POLL", "3")
+    await command("generate", "a fox")
+    submitted, asked = emulator.requests
+    assert asked.at - submitted.at == pytest.approx(3, abs=0.1)
+
+
 async def test_failed_task(serve: Serve, command: Command) -> None:
     """A task that fails ends the command with 1 and the vendor's code."""
     await serve("task:1=fail:NSFW_DETECTED")

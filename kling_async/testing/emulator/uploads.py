@@ -1,8 +1,8 @@
 """Images that are uploaded to the emulator. The service has nothing like it.
 
-``PUT /images/NAME`` creates an image, ``GET`` returns it. A name begins with the checksum of the
-image, so that it cannot be guessed. An image that exists is not replaced, and one that does not
-arrive completely is not stored.
+``PUT /images/NAME`` stores an image, ``GET`` returns it. A name begins with the checksum of the
+image, so that it cannot be guessed. With ``If-None-Match: *`` an image that exists is not replaced;
+one that does not arrive completely is not stored.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Uploads:
         name = request.match_info["name"]
         if not _NAME.fullmatch(name) or request.content_type not in _TYPES:
             raise Refusal(400, "Invalid request", error="Not the name and type of an image")
-        if name in self._images:
-            raise Refusal(412, "Precondition failed", error="The image exists")
+        self._check_precondition(request, name)
         content = bytearray()
         async for data in request.content.iter_any():
             content += data
@@ -54,8 +53,13 @@ class Uploads:
             raise Refusal(
                 507, "Insufficient storage", error="Too many images: restart the emulator"
             )
-        self._images.setdefault(name, (request.content_type, bytes(content)))
+        self._check_precondition(request, name)  # another upload may have ended first
+        self._images[name] = request.content_type, bytes(content)
         return web.Response(status=201)
+
+    def _check_precondition(self, request: web.Request, name: str) -> None:
+        if name in self._images and request.headers.get("If-None-Match") == "*":
+            raise Refusal(412, "Precondition failed", error="The image exists")
 
     async def _get(self, request: web.Request) -> web.Response:
         found = self._images.get(request.match_info["name"])

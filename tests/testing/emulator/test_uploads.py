@@ -27,7 +27,10 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_uploads(emulate: Emulate, session: aiohttp.ClientSession) -> None:
-    """An image is created once, and served to everyone, with its type and in parts."""
+    """An image is created once, and served to everyone, with its type and in parts.
+
+    Without the precondition it is replaced.
+    """
     emulator = await emulate(uploads=True)
     assert emulator.image_store == f"{emulator.origin}/images"
     url = f"{emulator.origin}{NAME}"
@@ -39,6 +42,10 @@ async def test_uploads(emulate: Emulate, session: aiohttp.ClientSession) -> None
     async with session.get(url, headers={"Range": "bytes=1-"}) as response:
         assert response.content_type == "image/jpeg"
         assert await response.read() == b"at"
+    async with session.put(url, data=b"dog", headers={"Content-Type": "image/png"}) as response:
+        assert response.status == 201
+    async with session.get(url) as response:
+        assert (response.content_type, await response.read()) == ("image/png", b"dog")
     async with session.head(f"{url}x") as response:
         assert response.status == 404
 
