@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kling_async.images.preparer import ImagePreparer
     from kling_async.limits.base import Permit
     from kling_async.results import TaskRef
+
     # attrs does not read the annotations of PendingSubmit and _LoopSubmits.
     from kling_async.tasks.callback_router import CallbackRouter, PendingCallback  # noqa: TC004
     from kling_async.tasks.outage import Attempt, OutageGate  # noqa: TC004
