@@ -46,7 +46,6 @@ from kling_async.tasks.arguments import (
     find_polling,
     start_log,
 )
-from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
 from kling_async.tasks.poll_scheduler import PollScheduler
 from kling_async.tasks.request_executor import RequestExecutor
 from kling_async.tasks.submitter import Submitter
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from kling_async.limits.shared.limiter import SharedLimiter
     from kling_async.tasks.abandoned import AbandonedTasks, Report
     from kling_async.tasks.callback_router import CallbackSource
+    from kling_async.tasks.fan_out import FanOut, Outcome, WorkItem
     from kling_async.tasks.submitter import SubmitObserver
     from kling_async.tasks.task import Task
     from kling_async.tasks.updates import OnUpdate
@@ -397,6 +397,7 @@ class KlingClient:
             ConfigurationError: An option is invalid. This and the next are raised at once.
             InputError: ``inputs`` is a single input, a text or a mapping, or not iterable.
         """
+        from kling_async.tasks.fan_out import Outcome
 
         async def generate(work_item: WorkItem[Input]) -> Outcome:
             outcome = Outcome(work_item.index, work_item.item)
@@ -446,6 +447,8 @@ class KlingClient:
         on_abandoned: Report | None = None,
     ) -> FanOut[_T]:
         """Return the run of :meth:`run_many`, for a caller that also waits for its clean-up."""
+        from kling_async.tasks.fan_out import FanOut
+
         executor = self._executor
         fan_out = FanOut(
             work,

@@ -37,7 +37,7 @@ PACKAGE = ROOT / "kling_async"
 # Limits. They only go down, unless a feature is added.
 PACKAGE_LINES = 36_500  # the aim was 21,000 before telemetry, images, models and progress
 CLI_LINES = 3_800
-CLIENT_LINES = 8_100  # the aim is 4,900
+CLIENT_LINES = 7_150  # the aim is 4,900
 TEST_FILE_LINES = 1_000
 ROOT_MODULES = 9
 ATTRIBUTES = 12

@@ -180,7 +180,6 @@ class _RequestQueue:
         self._bucket = AsyncLimiter(burst, burst * 60 / requests_per_minute)
         self._has_token = False  # taken from the bucket, and not used yet
         self._lock = asyncio.Lock()  # aiolimiter alone lets newcomers overtake
-        self._waiting = 0
         self.answer: asyncio.Future[None] | None = None  # awaited by the first in line
 
     def take_over(self, previous: _RequestQueue, shift: float) -> None:
@@ -190,38 +189,23 @@ class _RequestQueue:
 
     async def request(self) -> _RequestPermit:
         """Wait until one more request may be sent, and return its permit."""
-        if not self._waiting:
-            now = self.loop.time()
-            if not self._has_token and self._bucket.has_capacity():
-                await self._bucket.acquire()  # does not wait
-                self._has_token = True
-            if self._has_token and self._pause.ends_at <= now and self.window.grant(now):
-                self._has_token = False
-                return _RequestPermit(self, now)
-        self._waiting += 1
-        try:
-            async with self._lock:
-                return await self._wait_in_line()
-        finally:
-            self._waiting -= 1
-
-    async def _wait_in_line(self) -> _RequestPermit:
-        if not self._has_token:
-            await self._bucket.acquire()
-            self._has_token = True  # if this waiter is cancelled, the next one uses it
-        # A pause may begin, or grow, meanwhile; the window may be full after it.
-        while True:
-            now = self.loop.time()
-            if now < self._pause.ends_at:
-                await asyncio.sleep(self._pause.ends_at - now)
-            elif self.window.grant(now):
-                self._has_token = False
-                return _RequestPermit(self, now)
-            elif (when := self.window.next_grant()) is not None:
-                await asyncio.sleep(when - now)
-            else:
-                self.answer = self.loop.create_future()
-                await self.answer
+        async with self._lock:
+            if not self._has_token:
+                await self._bucket.acquire()
+                self._has_token = True  # if this waiter is cancelled, the next one uses it
+            # A pause may begin, or grow, meanwhile; the window may be full after it.
+            while True:
+                now = self.loop.time()
+                if now < self._pause.ends_at:
+                    await asyncio.sleep(self._pause.ends_at - now)
+                elif self.window.grant(now):
+                    self._has_token = False
+                    return _RequestPermit(self, now)
+                elif (when := self.window.next_grant()) is not None:
+                    await asyncio.sleep(when - now)
+                else:
+                    self.answer = self.loop.create_future()
+                    await self.answer
 
     def refuse(self, delay: float, granted_at: float) -> bool:
         """Grant nothing for ``delay`` seconds."""

@@ -13,7 +13,6 @@ tasks that still run at an age, and the age at which a task is presumed to have 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from functools import lru_cache
 from itertools import pairwise
 from math import sqrt
 from operator import mul, sub
@@ -55,6 +54,20 @@ _VENDOR: dict[tuple[str, int | None], tuple[float, float]] = {
     ("kling-2-5-turbo-pro", 10): (45.0, 60.0),
     ("kling-2-5-turbo-pro", None): (30.0, 60.0),
 }
+
+
+def _shares_between(number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the shares of tasks that still run, and the means of the square roots of neighbours.
+
+    The shares are those at the early mark, at each of ``number`` durations, and at the late mark.
+    Lines between these points are the share at other ages. The last is half of one task's.
+    """
+    shares = (1.0, *(1 - min(ended, number + 0.5) / (number + 1) for ended in range(1, number + 2)))
+    return shares, tuple((sqrt(one) + sqrt(other)) / 2 for one, other in pairwise(shares))
+
+
+# They depend on the number alone, and the marks are computed for nearly each task.
+_SHARES = [_shares_between(number) for number in range(MEMORY + 1)]
 
 
 class Kind(NamedTuple):
@@ -101,7 +114,7 @@ class Durations:
         early, late = max(0.0, early - margin), late + margin
         between = ranked[bisect_right(ranked, early) : bisect_left(ranked, late)]
         ages = [early, *between, late]
-        shares, roots = _shares_between(len(between))
+        shares, roots = _SHARES[len(between)]
         weight = sum(map(mul, map(sub, ages[1:], ages), roots))
         mean = sum(seen) / number
         lifetime = max(late * _ACCEPTED_FACTOR, late + _ACCEPTED_MARGIN)
@@ -123,17 +136,6 @@ class Durations:
         replaced = min(self.seeds, len(durations))
         seen = (*self.seen[replaced:], *durations)[-MEMORY:]
         return Durations(seen, self.seeds - replaced)
-
-
-@lru_cache(MEMORY + 1)
-def _shares_between(number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the shares of tasks that still run, and the means of the square roots of neighbours.
-
-    The shares are those at the early mark, at each of ``number`` durations, and at the late mark.
-    Lines between these points are the share at other ages. The last is half of one task's.
-    """
-    shares = (1.0, *(1 - min(ended, number + 0.5) / (number + 1) for ended in range(1, number + 2)))
-    return shares, tuple((sqrt(one) + sqrt(other)) / 2 for one, other in pairwise(shares))
 
 
 def vendor_estimate(kind: Kind) -> Durations | None:

@@ -26,7 +26,6 @@ from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
 from kling_async.protocol import requests, responses
 from kling_async.protocol.verdicts import Verdict
-from kling_async.tasks.outage import Attempt, OutageGate
 from kling_async.tasks.request_executor import Failed
 from kling_async.tasks.task import Task, poll_unattended
 from kling_async.tasks.task_registry import kind_of
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
     from kling_async.images.preparer import ImagePreparer
     from kling_async.limits.base import Permit
     from kling_async.results import TaskRef
-    from kling_async.tasks.callback_router import (
-        CallbackRouter,
-        PendingCallback,  # noqa: TC004 - not resolved
-    )
+
+    # attrs does not read the annotations of PendingSubmit and _LoopSubmits.
+    from kling_async.tasks.callback_router import CallbackRouter, PendingCallback  # noqa: TC004
+    from kling_async.tasks.outage import Attempt, OutageGate  # noqa: TC004
     from kling_async.tasks.poll_scheduler import PollScheduler
     from kling_async.tasks.request_executor import RequestExecutor
     from kling_async.tasks.task_registry import TaskRegistry
@@ -111,7 +110,7 @@ class PendingSubmit:
 class _LoopSubmits:
     """The submits on one event loop."""
 
-    outage: OutageGate
+    outage: OutageGate | None = None  # of fan-outs and batches
     pending: set[PendingSubmit] = Factory(set)
     sending: set[asyncio.Task[None]] = Factory(set)
     waiting_for_slot: int = 0
@@ -137,7 +136,7 @@ class Submitter:
         self._router = router
         self._limit = executor.limits.concurrent_tasks  # the effective one, last seen
         self._closing = False
-        self._submits = PerLoop("client", lambda loop: _LoopSubmits(OutageGate(loop)))
+        self._submits = PerLoop("client", lambda _: _LoopSubmits())
 
     async def submit(
         self, sent: Input, callback_url: str | None = None, observer: SubmitObserver | None = None
@@ -241,6 +240,10 @@ class Submitter:
                 events.slot_acquired(pending.request, pending.sent, loop.time() - asked_at)
                 self._report_limit()
         if getattr(pending.observer, "patience", None) is not None:
+            if submits.outage is None:
+                from kling_async.tasks.outage import OutageGate
+
+                submits.outage = OutageGate(asyncio.get_running_loop())
             pending.attempt = await submits.outage.wait()
 
     def _preparing_images(
