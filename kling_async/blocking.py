@@ -170,9 +170,13 @@ class KlingClient:
         *,
         input: Input | None = None,
         submitted_at: datetime | None = None,
+        traceparent: str = "",
     ) -> Task:
         async def attach() -> Task:
-            return Task(self, self.client.attach(ref, input=input, submitted_at=submitted_at))
+            task = self.client.attach(
+                ref, input=input, submitted_at=submitted_at, traceparent=traceparent
+            )
+            return Task(self, task)
 
         return self.run(attach())
 
