@@ -90,6 +90,7 @@ def test_submit_attach_wait(emulator: Emulator) -> None:
         assert kling.status(task.ref).state == kling.attach(task.ref).status().state == "success"
 
 
+@pytest.mark.slow
 def test_generate_many(emulator: Emulator) -> None:
     """Outcomes are iterated over as they finish; the inputs are closed at the end."""
     closed = []
@@ -212,6 +213,7 @@ kling.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("used", "answer"), [("used", "ConfigurationError"), ("new", "1000")])
 def test_after_a_fork(used: str, answer: str, emulator: Emulator) -> None:
     """A client that was used before a fork raises in the child; an unused one works in both."""
@@ -233,6 +235,7 @@ with KlingClient(sys.argv[1], base_url=sys.argv[2], hooks=hooks) as kling:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c() -> None:
     """Ctrl-C ends a call, and the reference of the paid task is in the traceback."""
     with service(speed=1) as slow:

@@ -299,6 +299,7 @@ async def test_polling_waits_for_the_vendors_figure(emulate: Emulate, connect: C
 # ------------------------------------------------------------------------- loops and sessions
 
 
+@pytest.mark.slow
 def test_several_runs_with_one_client(tmp_path: Path) -> None:
     """One client serves several runs of a loop, left open or closed; nothing is left behind.
 
@@ -753,6 +754,7 @@ async def test_reads_that_are_refused(
 # ----------------------------------------------------------------------------------------- events
 
 
+@pytest.mark.slow
 async def test_the_events(
     emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,6 +56,7 @@ def test_import_is_lazy() -> None:
     }
 
 
+@pytest.mark.slow
 def test_downloads_are_loaded_when_needed() -> None:
     """A client loads the modules for downloads only if it downloads."""
     modules = loaded("from kling_async import KlingClient\nKlingClient('a-key')")

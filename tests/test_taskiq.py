@@ -319,6 +319,7 @@ async def test_shut_down_before_it_was_started(emulate: Emulate, url: str) -> No
     await broker.shutdown()
 
 
+@pytest.mark.slow
 def test_without_taskiq() -> None:
     """Where taskiq is not installed, the error says how to install it."""
     script = """

@@ -164,7 +164,7 @@ async def test_an_answer_without_end(
             await writer.drain()
 
     async with transport(await serve_raw(flood)) as door:
-        with pytest.raises(ContractError, match="more than 1048576 bytes") as caught:
+        with pytest.raises(ContractError, match="more than 1.0 MB") as caught:
             await door.send(request_, 30.0)
     error = caught.value
     assert (error.status, error.may_have_charged, error.retryable) == (200, charged, not charged)
@@ -532,6 +532,7 @@ async def test_closing_and_sending_again(emulate: Emulate) -> None:
         await door.send(requests.build_balance(), 30.0)
 
 
+@pytest.mark.slow
 def test_a_loop_that_was_never_wound_up() -> None:
     """A loop that ends without shutting down its generators leaves no open session."""
     with socket.create_server(("127.0.0.1", 0)) as server:

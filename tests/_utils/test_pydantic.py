@@ -86,6 +86,7 @@ def printed(code: str, *options: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", ANSWERS)
 def test_answers_come_back(cls: type[Written]) -> None:
     """What is written is `to_dict`, fits the schemas of both ways, and is read again."""

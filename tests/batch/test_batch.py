@@ -284,6 +284,7 @@ async def test_planned_items_are_submitted(
     assert paid(emulator) == once(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_cancelled_at_random_moments(
     seed: int, emulate: Emulate, connect: Connect, run: RunBatch, histories: ReadHistories

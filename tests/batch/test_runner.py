@@ -133,6 +133,7 @@ async def test_reasons_of_ones_own(emulate: Emulate, connect: Connect, run: RunB
     assert len(emulator.ledger) == 2
 
 
+@pytest.mark.slow
 async def test_failed_items_do_not_delay_others(
     emulate: Emulate, connect: Connect, run: RunBatch
 ) -> None:
@@ -706,6 +707,7 @@ async def test_rejections_without_end(emulate: Emulate, connect: Connect, path: 
     assert summary.counts[S.PLANNED] + summary.counts[S.FAILED] == sum(summary.counts.values())
 
 
+@pytest.mark.slow
 async def test_rejections_between_acceptances(
     emulate: Emulate, connect: Connect, run: RunBatch
 ) -> None:

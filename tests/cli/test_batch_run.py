@@ -79,6 +79,7 @@ async def test_unsure_rows_are_not_resubmitted_by_the_way(
     assert f"  kling-async batch {rows} --timeout 100.5\n" in ended.err
 
 
+@pytest.mark.slow
 async def test_tasks_that_do_not_end(serve: Serve, command: Command, tmp_path: Path) -> None:
     """What has not ended in time ends a batch with 3, and the next run waits for it again."""
     emulator = await serve(duration=(400.0, 400.0))

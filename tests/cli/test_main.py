@@ -42,6 +42,7 @@ def test_version(execute: Execute) -> None:
     assert (ended.code, ended.out, ended.err) == (0, f"kling-async {__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_generate_from_process_to_process(
     emulate: Emulate, execute: Execute, tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_generate_from_process_to_process(
     assert file.read_bytes()[4:8] == b"ftyp"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_names_what_still_runs(emulate: Emulate, start: Start, number: int) -> None:
     """Ctrl-C and SIGTERM end a command with 130, and the task's reference is out."""
@@ -83,6 +85,7 @@ def test_emulator_ends_in_peace(start: Start, number: int) -> None:
 LOST = "kling-async: the results cannot be written to stdout: Broken pipe\n"
 
 
+@pytest.mark.slow
 def test_closed_pipe_is_one_line(emulate: Emulate, execute: Execute, start: Start) -> None:
     """If the output is not read any more, the command says so in one line, and ends with 7."""
     env = emulate("--speed", "1000000", "--fault", "status:1=slow:0.2")
@@ -92,6 +95,7 @@ def test_closed_pipe_is_one_line(emulate: Emulate, execute: Execute, start: Star
     assert process.wait() == 7
 
 
+@pytest.mark.slow
 def test_closed_pipe_names_what_still_runs(emulate: Emulate, start: Start) -> None:
     """A reference that cannot be written to stdout is written to stderr."""
     process = start("submit", "a fox", env=emulate("--fault", "submit:1=slow:0.2"))

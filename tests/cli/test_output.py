@@ -139,6 +139,7 @@ def test_warnings_are_lines_of_stderr(execute: Execute) -> None:
     assert words[-1]["error"] == "ConnectError"
 
 
+@pytest.mark.slow
 def test_tasks_are_not_reported_twice(emulate: Emulate, execute: Execute) -> None:
     """A task that `submit` leaves running is on stdout, and nothing else is said of it."""
     ended = execute("submit", "a fox", "--json", env=emulate())

@@ -169,6 +169,7 @@ def test_report_ends_with_its_reader(env: dict[str, str], tmp_path: Path) -> Non
         assert (ended.code, len(ended.err.splitlines())) == (7, 1)
 
 
+@pytest.mark.slow
 def test_listen_ends_with_its_reader(execute: Execute, tmp_path: Path) -> None:
     """A command that only prints ends when its output is lost."""
     env = dict(os.environ)

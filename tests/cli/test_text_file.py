@@ -212,6 +212,7 @@ def test_rows_from_stdin(emulate: Emulate, tmp_path: Path) -> None:
     assert fed("key;mode;prompt\nb;pro;", "batch", "-", "--format", "csv", "--dry-run").code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_rows_from_a_pipe_need_a_journal(name: str) -> None:
     """Without --journal nothing is sent, and no journal lands in /dev; a dry run needs none."""
@@ -255,6 +256,7 @@ def test_prompt_from_stdin(emulate: Emulate) -> None:
     assert "prompt" in empty.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_waiting_for_stdin(start: Start, number: int, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM end a command that waits for its stdin."""

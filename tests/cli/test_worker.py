@@ -241,6 +241,7 @@ def test_beside_the_main_thread(
     assert "nothing in " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_first_words(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker is about to do is said at once, also while its database cannot be reached."""
     monkeypatch.setenv("APIXO_API_KEY", "a-key")

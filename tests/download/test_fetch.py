@@ -329,6 +329,7 @@ async def test_a_killed_process(serve_app: ServeApp, tmp_path: Path) -> None:
     assert content(tmp_path) == {"task_1.mp4": film}
 
 
+@pytest.mark.slow
 async def test_two_processes(serve_app: ServeApp, tmp_path: Path) -> None:
     """A part that another process is at is left alone, and both processes get the file."""
     store = Halting(5 * 1024**2, VIDEO * 6)
@@ -715,6 +716,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     assert unknown.endswith(" []")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_for_all(tmp_path: Path) -> None:
     """Of five files of which two fit, two are saved if their size is known; the reserve stays."""
     announced, unknown = run_on_a_small_disk(tmp_path, "35m", CROWD)

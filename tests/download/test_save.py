@@ -177,7 +177,7 @@ async def test_what_had_come_by_the_old_link(
     """A part that came by the old link is gone on with by the fresh one, or is removed."""
     old = Result(REF, tuple(service.urls(1)))
     service.cut, service.day = True, 1
-    with pytest.raises(DownloadError, match="600 of 1012 bytes are kept"):
+    with pytest.raises(DownloadError, match="600 bytes of 1 kB are kept"):
         async with KlingClient("k", base_url=service.origin, retry=Retry(attempts=1)) as other:
             await other.download(old, tmp_path)
     service.day, service.renews = 2, renews

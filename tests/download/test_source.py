@@ -196,6 +196,7 @@ async def test_the_clock_of_the_host(serve_app: ServeApp, tmp_path: Path) -> Non
     assert late.asked > 1
 
 
+@pytest.mark.slow
 async def test_a_place_is_not_held_by_what_is_not_there(
     serve_app: ServeApp, tmp_path: Path
 ) -> None:

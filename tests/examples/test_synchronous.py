@@ -46,6 +46,7 @@ def emulator() -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.mark.slow
 def test_threads_share_one_client(emulator: Emulator) -> None:
     """Views on many threads submit and ask through one client, and closing ends its thread."""
     environ = {

@@ -64,6 +64,7 @@ async def test_batches(case: Case) -> None:
     assert seen.started <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["status", "balance"])
 @cases
 async def test_reads(case: Case, kind: str) -> None:
@@ -71,6 +72,7 @@ async def test_reads(case: Case, kind: str) -> None:
     await check_kind(kind, case, case.read)
 
 
+@pytest.mark.slow
 @cases
 async def test_waiting_callers(case: Case) -> None:
     """Who waits for a task waits through what is retryable, until the deadline."""

@@ -100,6 +100,7 @@ async def test_ended_early(emulator: Emulator, stream: ItemStream) -> None:
         await late
 
 
+@pytest.mark.slow
 async def test_no_money(emulate: Emulate, dial: Dial, tmp_path: Path) -> None:
     """If the balance is too low the run ends, and the other items may fail with its error."""
     emulator = await emulate("submit:*=402", speed=300.0)

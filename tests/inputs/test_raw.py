@@ -22,6 +22,7 @@ FIELDS = {"mode": "omni", "prompt": "x", "duration": 7, "image_urls": ["a", "b"]
 ONE = RawInput("kling-9", FIELDS)
 
 
+@pytest.mark.slow
 @FREELY
 @given(st.dictionaries(TEXTS, JSON, max_size=5), st.none() | st.text(CHARACTERS, min_size=1))
 def test_round_trips(fields: dict[str, object], provider: str | None) -> None:

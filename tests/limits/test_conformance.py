@@ -230,6 +230,7 @@ async def test_two_slots_for_one_task(make: Make) -> None:
     assert limiter.slots_in_use == 0
 
 
+@pytest.mark.slow
 async def test_the_presumed_lifetime(make: Make) -> None:
     """A slot expires so long after it was acquired or last confirmed."""
     limiter = make(concurrent_tasks=2, presumed_lifetime=2.0)

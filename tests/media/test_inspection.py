@@ -75,6 +75,7 @@ async def test_late_change(tmp_path: Path) -> None:
     assert (await inspect_video(path)).problems == ()
 
 
+@pytest.mark.slow
 async def test_long_still_video(tmp_path: Path) -> None:
     """Of a very long video, only the beginning is decoded."""
 

@@ -273,6 +273,7 @@ def test_nonsense_in_retry_after(value: str) -> None:
     assert parse_retry_after(Response(429, b""), NOW) is None
 
 
+@pytest.mark.slow
 @FREELY
 @given(
     st.text()

@@ -346,6 +346,7 @@ HEADERS = st.dictionaries(
 VALUES = {"submit": TaskRef, "status": Snapshot, "balance": float}
 
 
+@pytest.mark.slow
 @FREELY
 @given(st.sampled_from(list(READERS)), STATUSES, BODIES, HEADERS)
 @example("balance", 200, b'{"data": ' + b"9" * 400 + b"}", {})
@@ -368,6 +369,7 @@ def test_any_answer(kind: str, status: int, body: bytes, headers: dict[str, str]
         assert pickle.loads(pickle.dumps(read)) == read  # noqa: S301 - our own bytes
 
 
+@pytest.mark.slow
 @settings(FREELY, max_examples=100)
 @given(DATA)
 def test_any_snapshot_of_an_ended_task(data: object) -> None:

@@ -165,6 +165,7 @@ def test_fractions_of_milliseconds() -> None:
     assert parse_data({"costTime": 1.5}).cost_time == 0.0015
 
 
+@pytest.mark.slow
 @FREELY
 @given(st.dictionaries(FIELDS | st.text(), JSON))
 def test_any_data_is_read_or_refused(data: dict[str, object]) -> None:

@@ -225,6 +225,7 @@ async def test_the_limit_of_tasks_is_the_default(emulate: Emulate, connect: Conn
     assert {arrival.status for arrival in emulator.requests} == {200}
 
 
+@pytest.mark.slow
 async def test_few_stand_before_the_limits(emulate: Emulate, connect: Connect) -> None:
     """With ten requests a minute, only a handful is drawn ahead of what was submitted."""
     emulator = await emulate("task:*=stuck", requests_per_minute=10)
@@ -437,6 +438,7 @@ async def test_an_error_of_the_callers(
     await left_alone(emulator, events, leftovers, caplog, [reported[0].task_ref])
 
 
+@pytest.mark.slow
 @wraps
 async def test_an_error_in_the_iterable(
     wrap: Wrap,

@@ -48,6 +48,7 @@ def start(run: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return run.runpytest_subprocess(*(f"-pno:{name}" for name in without), *arguments)
 
 
+@pytest.mark.slow
 def test_the_fixtures(run: pytest.Pytester) -> None:
     """The fixtures give an emulator and a client of it to each test, as its options say."""
     run.makepyfile(
@@ -172,6 +173,7 @@ def test_the_help_of_pytest(run: pytest.Pytester) -> None:
         assert re.search(rf"^{name} -- .*\n    {text}", output, re.MULTILINE), output
 
 
+@pytest.mark.slow
 def test_strict_mode(run: pytest.Pytester) -> None:
     """The fixtures work in pytest-asyncio's strict mode too."""
     run.makeini(INI.replace("auto", "strict"))
@@ -186,6 +188,7 @@ def test_strict_mode(run: pytest.Pytester) -> None:
     start(run).assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_without_pytest_asyncio(run: pytest.Pytester, tmp_path: Path) -> None:
     """Without pytest-asyncio, the fixtures serve synchronous tests."""
     run.makeini("[pytest]\nfilterwarnings = error\n")

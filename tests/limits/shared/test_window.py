@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,6 +166,7 @@ class Model:
         return known, self._window.grant(self.now, report.holder, number, self._limit)
 
 
+@pytest.mark.slow
 @given(
     steps=st.lists(
         st.tuples(

@@ -233,6 +233,7 @@ async def submit_forever(peer: Peer) -> int:
     return admitted
 
 
+@pytest.mark.slow
 async def test_limits_hold_under_load(start: Start) -> None:
     """A client that never stops sending gets no more than the window's share."""
     peer = await start(requests_per_minute=20)

@@ -338,6 +338,7 @@ async def test_idle_connections_are_closed(start: Start) -> None:
     assert transport.is_closing()
 
 
+@pytest.mark.slow
 def test_without_the_extra() -> None:
     """Without PyAV and Pillow the small video is served, and "rendered" says what to install."""
     code = """

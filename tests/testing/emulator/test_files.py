@@ -61,6 +61,7 @@ async def test_the_small_video(start: Start) -> None:
     assert headers["Accept-Ranges"] == "bytes"
 
 
+@pytest.mark.slow
 async def test_rendered_text(start: Start) -> None:
     """A text-to-video result has the asked ratio and length."""
     peer = await start(video="rendered")

@@ -39,6 +39,7 @@ def test_a_film_is_what_was_asked(duration: int) -> None:
         assert stream.frames == duration * 24
 
 
+@pytest.mark.slow
 def test_the_end_picture_is_the_end() -> None:
     """A film of two pictures begins with the first and ends with the second."""
     red, blue = picture((64, 36), "red"), picture((9, 9), "blue")

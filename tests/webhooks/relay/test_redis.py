@@ -112,6 +112,7 @@ class Switch:
             there[1].close()
 
 
+@pytest.mark.slow
 async def test_a_redis_that_fails_over(serve_raw: ServeRaw) -> None:
     """When another server takes over, writers and readers that are connected go there by new ways.
 
