@@ -121,7 +121,7 @@ def read_parts(av: ModuleType, clip: Clip, *, decoding: bool) -> Iterator[Pictur
                     yield from resampler.resample(frame)
             elif decoding:
                 yield from cast("list[VideoFrame]", packet.decode())
-            elif packet.size:
+            elif packet.pts is not None:  # the packet at the end has no time, and is empty
                 yield packet
         if sound:
             yield from resampler.resample(None)

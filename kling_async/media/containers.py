@@ -54,7 +54,9 @@ def open_container(av: ModuleType, path: Path) -> InputContainer:
     """
     with path.open("rb"):
         pass  # PyAV's errors do not show which of the two it is
-    container: InputContainer = av.open(str(path.absolute()), options=_OPTIONS)
+    container: InputContainer = av.open(
+        str(path.absolute()), options=_OPTIONS, metadata_errors="replace"
+    )
     return container
 
 
@@ -64,7 +66,7 @@ def open_video(av: ModuleType, path: Path) -> Iterator[InputContainer]:
     try:
         with open_container(av, path) as container:
             yield container
-    except av.FFmpegError as error:
+    except (av.FFmpegError, ValueError) as error:  # the latter: sound that changes its form
         raise undecodable(path, str(error)) from None
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from PIL.Image import Image
 
-FrameTime: TypeAlias = 'float | Literal["first", "last"]'
+FrameTime: TypeAlias = float | Literal["first", "last"]
 """Which frame: the first, the last, or the one at a time in seconds."""
 
 _NAMED_TIMES: Final = {"first": 0.0, "last": inf}

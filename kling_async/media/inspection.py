@@ -118,7 +118,7 @@ def _read_facts(av: ModuleType, path: Path, request: Input | None) -> MediaFacts
     try:  # a file that is no video is a fact; one that is not there, or not readable, an error
         with open_container(av, path) as container:
             facts = _read_container(av, container)
-    except av.FFmpegError:
+    except (av.FFmpegError, ValueError):  # the latter: sound that changes its form
         facts = None
     if facts is None:
         problems = (MediaProblem.UNREADABLE,)

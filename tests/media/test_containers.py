@@ -7,6 +7,7 @@ import pytest
 
 from kling_async.batch.options import BatchOptions
 from kling_async.errors import DownloadError, MissingExtraError
+from kling_async.media import inspect_video, join_videos
 from kling_async.media.containers import find_video, import_av, is_truncated, open_video
 from tests.media.videos import make_video, moving
 
@@ -40,6 +41,14 @@ def test_other_files(data: bytes, tmp_path: Path) -> None:
     ):
         raise AssertionError
     assert not caught.value.retryable
+
+
+async def test_metadata(tmp_path: Path) -> None:
+    """Metadata that are not UTF-8 do no harm."""
+    path = make_video(tmp_path / "a.mp4", moving(), seconds=0.5)
+    path.write_bytes(path.read_bytes().replace(b"VideoHandler", b"Video\xffandler"))
+    assert (await inspect_video(path)).problems == ()
+    await join_videos([path], tmp_path / "b.mp4")
 
 
 def test_missing_file(tmp_path: Path) -> None:
