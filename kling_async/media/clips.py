@@ -102,7 +102,7 @@ def read_clip(av: ModuleType, path: Path) -> Clip:
             (down, across) if first.rotation % 180 else (across, down),
             rate,
             has_sound=bool(container.streams.audio),
-            form=() if first.rotation else _form(video, packets, end - start),
+            form=() if first.rotation else clip_form(video, packets, end - start),
         )
 
 
@@ -147,7 +147,7 @@ def _read_packets(
     return first if times else None, times
 
 
-def _form(video: VideoStream, packets: list[_Times], length: int) -> tuple[object, ...]:
+def clip_form(video: VideoStream, packets: list[_Times], length: int) -> tuple[object, ...]:
     """Return the form of a video. The times at which packets are decoded must increase."""
     decoded = [dts for _, dts, _ in packets if dts is not None]
     increasing = all(a < b for a, b in pairwise(decoded))

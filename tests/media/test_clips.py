@@ -7,8 +7,8 @@ import pytest
 
 from kling_async.errors import DownloadError
 from kling_async.media import clips
-from kling_async.media.clips import read_clip, read_parts
-from kling_async.media.containers import import_av
+from kling_async.media.clips import clip_form, read_clip, read_parts
+from kling_async.media.containers import import_av, open_video
 from tests.media.videos import make_video, moving, noise, packet_place, turn
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ def test_equal_forms(tmp_path: Path) -> None:
     """Clips of one encoder and one size have the same form, whatever they show."""
     one = read_clip(av, make_video(tmp_path / "a.mp4", moving(), seconds=1))
     other = read_clip(av, make_video(tmp_path / "b.mp4", noise((96, 54)), seconds=2, volume=90))
-    large = read_clip(av, make_video(tmp_path / "c.mp4", moving((128, 72)), seconds=1))
     assert one.form
     assert one.form == other.form
-    assert one.form != large.form
+    for size, codec in (((128, 72), None), ((96, 54), {"bf": "0"}), ((96, 54), REORDERED)):
+        path = make_video(tmp_path / "c.mp4", moving(size), seconds=1, codec=codec)
+        assert read_clip(av, path).form not in {(), one.form}
 
 
 def test_turned(tmp_path: Path) -> None:
@@ -56,6 +57,26 @@ def test_unusual_times(tmp_path: Path) -> None:
     assert read_clip(av, path).form == ()
     path = make_video(tmp_path / "a.mp4", moving(), seconds=0.05, rate=300)
     assert read_clip(av, path).rate == 24
+
+
+@pytest.mark.parametrize("decoded", [(0, 1, 1), (0, None, 2), (0, 2, 3)])
+def test_other_order(decoded: tuple[int | None, ...], tmp_path: Path) -> None:
+    """A clip has no form if its times of decoding do not increase, or exceed its length."""
+    path = make_video(tmp_path / "a.mp4", moving(), seconds=0.5)
+    times = [(number, dts, 1) for number, dts in enumerate(decoded)]
+    with open_video(av, path) as container:
+        video = container.streams.video[0]
+        assert clip_form(video, [(0, 0, 1), (1, 1, 1), (2, 2, 1)], 3) != ()
+        assert clip_form(video, times, 3) == ()
+
+
+def test_lead(tmp_path: Path) -> None:
+    """Clips whose frames are decoded earlier before they are shown have another form."""
+    path = make_video(tmp_path / "a.mp4", moving(), seconds=0.5)
+    with open_video(av, path) as container:
+        video = container.streams.video[0]
+        forms = {clip_form(video, [(0, -lead, 1), (1, 1 - lead, 1)], 2) for lead in range(3)}
+    assert len(forms) == 3
 
 
 def test_parts(tmp_path: Path) -> None:

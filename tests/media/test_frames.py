@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Key frames twice a second, and between them frames that depend on later ones.
-REORDERED = {"x264-params": "keyint=6:bframes=3:b-adapt=0:open-gop=1"}
+REORDERED = {"x264-params": "keyint=6:min-keyint=6:scenecut=0:bframes=3:b-adapt=0:open-gop=1"}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,15 @@ async def test_frame(at: FrameTime, number: int, container: str, tmp_path: Path)
     with Image.open(tmp_path / "a.png") as image:
         assert (image.format, image.size) == ("PNG", (96, 54))
         assert shade_of(image) == frames_of(path)[number][1]
+
+
+async def test_each_frame(tmp_path: Path) -> None:
+    """A frame right before a key frame is found, too, although it is stored after that."""
+    path = make_video(tmp_path / "a.mp4", ramp(20), seconds=4, codec=REORDERED)
+    for time, shade in frames_of(path):
+        await save_frame(path, tmp_path / "a.png", at=max(0.0, time - 0.01))
+        with Image.open(tmp_path / "a.png") as image:
+            assert (time, shade_of(image)) == (time, shade)
 
 
 async def test_lossless(tmp_path: Path) -> None:

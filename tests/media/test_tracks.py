@@ -60,16 +60,27 @@ def test_odd_size(file: OutputContainer, tmp_path: Path) -> None:
 
 async def test_turned_and_fitted(tmp_path: Path) -> None:
     """A clip that is stored sideways is upright, and another ratio has black bars."""
+    gradient = Image.linear_gradient("L").resize((96, 54)).convert("RGB")  # from black to white
     first = make_video(tmp_path / "a.mp4", plain(200), seconds=0.25)
-    turn(sideways := make_video(tmp_path / "b.mp4", plain(200), seconds=0.25))
+    turn(sideways := make_video(tmp_path / "b.mp4", lambda _: gradient, seconds=0.25))
     await join_videos([first, sideways], target := tmp_path / "film.mp4")
     with av.open(str(target)) as container:
         frames = list(container.decode(video=0))
-    *_, last = (frame.to_image().convert("L") for frame in frames)
-    assert last.size == (96, 54)
-    assert abs(cast("int", last.getpixel((48, 27))) - 200) < 4
-    assert cast("int", last.getpixel((20, 27))) < 4
-    assert cast("int", last.getpixel((75, 27))) < 4
+    image = frames[-1].to_image().convert("L")
+    assert image.size == (96, 54)
+    levels = [cast("int", image.getpixel((x, 27))) for x in (20, 37, 48, 59, 75)]
+    assert max(levels[0], levels[4]) < 4  # the bars
+    assert 0 < levels[1] < levels[2] - 40 < levels[3] - 80
+
+
+async def test_key_frames(tmp_path: Path) -> None:
+    """The encoder decides which frames are key frames, not the clips."""
+    first = make_video(tmp_path / "a.mp4", plain(90), seconds=1, codec={"g": "1"})
+    other = make_video(tmp_path / "b.mp4", plain(90, (64, 64)), seconds=0.25)
+    await join_videos([first, other], target := tmp_path / "film.mp4")
+    with av.open(str(target)) as container:
+        packets = list(container.demux(video=0))
+    assert sum(packet.is_keyframe for packet in packets) < 3
 
 
 async def test_colours(tmp_path: Path) -> None:
