@@ -63,7 +63,9 @@ def test_unusual_times(tmp_path: Path) -> None:
 def test_other_order(decoded: tuple[int | None, ...], tmp_path: Path) -> None:
     """A clip has no form if its times of decoding do not increase, or exceed its length."""
     path = make_video(tmp_path / "a.mp4", moving(), seconds=0.5)
-    times = [(number, dts, 1) for number, dts in enumerate(decoded)]
+    times: list[tuple[int, int | None, int | None]] = [
+        (number, dts, 1) for number, dts in enumerate(decoded)
+    ]
     with open_video(av, path) as container:
         video = container.streams.video[0]
         assert clip_form(video, [(0, 0, 1), (1, 1, 1), (2, 2, 1)], 3) != ()
