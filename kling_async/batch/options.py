@@ -97,7 +97,7 @@ class BatchOptions:
             kinds = ", ".join(get_args(ManifestKind))
             raise ConfigurationError(f"manifest must be one of {kinds}, not {self.manifest!r}")
         if self.manifest == "media":
-            from kling_async.media.inspection import import_av
+            from kling_async.media.containers import import_av
 
             import_av()
 

@@ -1,6 +1,15 @@
-"""What a saved video contains, and whether it fits its input. Needs the extra ``media``."""
+"""Saved videos: their facts, their frames, and several as one. Needs the extra ``media``."""
 
-from kling_async.media.inspection import inspect_video, save_poster
+from kling_async.media.frames import FrameTime, save_frame, save_poster
+from kling_async.media.inspection import inspect_video
+from kling_async.media.joining import join_videos
 from kling_async.media.verdict import find_problems
 
-__all__ = ["find_problems", "inspect_video", "save_poster"]
+__all__ = [
+    "FrameTime",
+    "find_problems",
+    "inspect_video",
+    "join_videos",
+    "save_frame",
+    "save_poster",
+]

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import resource
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
 
 from kling_async import Batch, Item, MasterTextToVideo
-from kling_async.batch.options import BatchOptions
-from kling_async.errors import DownloadError, MissingExtraError
 from kling_async.journal.base import ItemState
 from kling_async.journal.opening import journal_at
-from kling_async.media import inspect_video, save_poster
+from kling_async.media import inspect_video
 from kling_async.media.inspection import inspected_files
 from kling_async.results import MediaFacts, MediaProblem, SavedFile
 from kling_async.testing.media.encoder import render
@@ -23,6 +19,8 @@ from tests.media.videos import make_video, moving, noise, plain
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from PIL import Image
 
     from tests.conftest import Connect, Emulate
 
@@ -147,12 +145,10 @@ async def test_only_sound(tmp_path: Path) -> None:
 
 
 async def test_unknown_codec(tmp_path: Path) -> None:
-    """A clip of an unknown codec cannot be judged, and has no poster."""
+    """A clip of an unknown codec cannot be judged."""
     path = make_video(tmp_path / "a.mp4", moving(), seconds=1)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
     assert (await inspect_video(path)).problems == (P.UNREADABLE,)
-    with pytest.raises(DownloadError, match="no frames"):
-        await save_poster(path, tmp_path / "a.jpg")
 
 
 async def test_other_container(tmp_path: Path) -> None:
@@ -166,51 +162,6 @@ async def test_missing_file(tmp_path: Path) -> None:
     """A file that does not exist is an OSError."""
     with pytest.raises(FileNotFoundError):
         await inspect_video(tmp_path / "a.mp4")
-
-
-async def test_poster(tmp_path: Path) -> None:
-    """The poster is the frame after one second, of the video's size; a shorter video's last one."""
-
-    def paint(number: int) -> Image.Image:
-        return plain(40 if number < 12 else 200)(number)
-
-    for seconds, shade in ((3, 200), (0.5, 40)):
-        path = make_video(tmp_path / "a.mp4", paint, seconds=seconds)
-        await save_poster(path, tmp_path / "a.jpg")
-        with Image.open(tmp_path / "a.jpg") as image:
-            assert (image.format, image.size) == ("JPEG", (96, 54))
-            level = image.convert("L").getpixel((48, 27))
-            assert isinstance(level, int | float)
-            assert abs(level - shade) < 12
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.mp4"]
-
-
-@pytest.mark.parametrize("data", [b"no video", b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom"])
-async def test_no_poster(data: bytes, tmp_path: Path) -> None:
-    """A file without frames has no poster, and nothing is left behind."""
-    path = tmp_path / "a.mp4"
-    path.write_bytes(data)
-    with pytest.raises(DownloadError, match="cannot decode"):
-        await save_poster(path, tmp_path / "a.jpg")
-    assert list(tmp_path.iterdir()) == [path]
-
-
-async def test_poster_that_cannot_be_saved(tmp_path: Path) -> None:
-    """If the poster cannot be put in its place, its temporary file is removed."""
-    path = make_video(tmp_path / "a.mp4", moving(), seconds=1)
-    folder = tmp_path / "a.jpg"
-    folder.mkdir()
-    (folder / "file").touch()
-    with pytest.raises(IsADirectoryError):
-        await save_poster(path, folder)
-    assert sorted(tmp_path.iterdir()) == [folder, path]
-
-
-def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PyAV, the option is refused before anything is sent."""
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"inspecting videos.*media"):
-        BatchOptions(manifest="media")
 
 
 async def test_files_of_a_folder(tmp_path: Path) -> None:

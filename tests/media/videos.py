@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -54,15 +54,26 @@ def make_video(
     volume: int | None = None,
     rate: int = RATE,
     container: str = "mp4",
+    codec: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write an MP4 whose index comes first. ``volume`` is the peak of its sound, 0 to 32,767."""
+    """Write an MP4 whose index comes first.
+
+    Args:
+        path: Where it is written.
+        paint: Returns the frame of a number.
+        seconds: Its length.
+        volume: The peak of its sound, 0 to 32,767; None: it has no sound.
+        rate: Frames per second.
+        container: FFmpeg's name of another format.
+        codec: Options of libx264. Its fastest preset has no frames that depend on later ones.
+    """
     size = paint(0).size
     options = {"movflags": "+faststart"} if container == "mp4" else {}
     with av.open(path, "w", format=container, options=options) as file:
         video = file.add_stream("libx264", rate=rate)
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        video.options = {"preset": "ultrafast"}
+        video.options = dict(codec or {"preset": "ultrafast"})
         sound = None if volume is None else file.add_stream("aac", rate=SOUND_RATE)
         for number in range(round(seconds * rate)):
             frame: av.VideoFrame = av.VideoFrame.from_image(paint(number))  # type: ignore[no-untyped-call]
@@ -73,6 +84,44 @@ def make_video(
                 file.mux(sound.encode(block))
             file.mux(sound.encode())
     return path
+
+
+def ramp(first: int, step: int = 4) -> Paint:
+    """Return frames whose shade is their number times ``step``, from ``first``."""
+    return lambda number: Image.new("RGB", (96, 54), (first + step * number,) * 3)
+
+
+def frames_of(path: Path) -> list[tuple[float, int]]:
+    """Return the time and the shade in the middle of each frame."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return [(round(frame.time, 3), shade_of(frame.to_image())) for frame in frames]  # type: ignore[no-untyped-call]
+
+
+def shade_of(image: Image.Image) -> int:
+    """Return the level of grey in the middle of a picture."""
+    level = image.convert("L").getpixel((image.width // 2, image.height // 2))
+    assert isinstance(level, int)
+    return level
+
+
+def packet_place(path: Path, number: int) -> int:
+    """Return the place in a file of a frame that is stored in it."""
+    with av.open(str(path)) as container:
+        packets = list(container.demux(video=0))
+    place = packets[number].pos
+    assert place is not None
+    return place
+
+
+def turn(path: Path) -> None:
+    """Turn an MP4 to the left by a quarter: change the matrix of its track."""
+    data = path.read_bytes()
+    one, zero = b"\0\1\0\0", bytes(4)
+    upright = one + zero * 3 + one + zero * 3 + b"\x40\0\0\0"
+    turned = zero + b"\xff\xff\0\0" + zero + one + zero * 4 + b"\x40\0\0\0"
+    place = data.index(upright, data.index(b"tkhd"))
+    path.write_bytes(data[:place] + turned + data[place + len(turned) :])
 
 
 def _tone(seconds: float, volume: int) -> Iterable[av.AudioFrame]:
