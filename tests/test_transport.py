@@ -164,7 +164,7 @@ async def test_an_answer_without_end(
             await writer.drain()
 
     async with transport(await serve_raw(flood)) as door:
-        with pytest.raises(ContractError, match="more than 1.0 MB") as caught:
+        with pytest.raises(ContractError, match=r"more than 1\.0 MB") as caught:
             await door.send(request_, 30.0)
     error = caught.value
     assert (error.status, error.may_have_charged, error.retryable) == (200, charged, not charged)
