@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from kling_async._utils.files import replaced_file
+from kling_async._utils.replacing import replacing
 from kling_async._utils.shielding import run_in_thread
 from kling_async.errors import ConfigurationError
 from kling_async.media.containers import (
@@ -20,7 +21,6 @@ from kling_async.media.containers import (
 )
 
 if TYPE_CHECKING:
-    import os
     from types import ModuleType
 
     from av.container import InputContainer
@@ -95,8 +95,10 @@ async def save_poster(video: str | os.PathLike[str], picture: str | os.PathLike[
 
 def _write_frame(path: Path, picture: Path, time: float, file_format: str, quality: int) -> None:
     image = _read_frame(import_av(), path, time)
-    with replaced_file(picture) as part:
-        image.save(part, file_format, quality=quality)
+    with replacing(picture) as file:
+        image.save(file, file_format, quality=quality)
+        file.flush()
+        os.fsync(file.fileno())  # a chain relies on a frame that exists
 
 
 def _read_frame(av: ModuleType, path: Path, time: float) -> Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, cast
 
-from kling_async._utils.files import replaced_file
+from kling_async._utils.replacing import replacing
 from kling_async._utils.shielding import await_uncancelled
 from kling_async.errors import ConfigurationError
 from kling_async.media.clips import read_clip, read_parts
@@ -74,14 +74,16 @@ def _join(paths: list[Path], target: Path, stop: Event) -> None:
     for path in paths:
         clips.append(read_clip(av, path))
         _check_stop(stop)
-    with replaced_file(target) as part:
+    with replacing(target) as part:
         try:
-            with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+            # By its name: PyAV opens it once more to move the index to its beginning.
+            with av.open(part.name, "w", format="mp4", options={"movflags": "+faststart"}) as file:
                 for packet in _packets(av, clips, file):
                     file.mux(packet)
                     _check_stop(stop)
         except av.FFmpegError as error:  # of the target: those of the videos are DownloadErrors
             raise OSError(error.errno, error.strerror, str(target)) from None
+        os.fsync(part.fileno())
 
 
 def _check_stop(stop: Event) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,10 +115,18 @@ async def test_undecodable(tmp_path: Path) -> None:
 
 
 async def test_target_that_cannot_be_written(tmp_path: Path) -> None:
-    """If the target cannot be written, that is an OSError which names it."""
+    """If the target cannot be written, that is an OSError which names it, or its folder."""
     clip = make_video(tmp_path / "a.mp4", moving(), seconds=0.5)
-    with pytest.raises(FileNotFoundError, match=r"film\.mp4"):
+    with pytest.raises(FileNotFoundError, match="none"):
         await join_videos([clip], tmp_path / "none" / "film.mp4")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"too large.*film\.mp4"):
+            await join_videos([clip], tmp_path / "film.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert list(tmp_path.iterdir()) == [clip]
 
 
 async def test_cancelled(tmp_path: Path) -> None:
