@@ -64,6 +64,7 @@ class Video:
     file: str = ""
     size_bytes: int = 0
     url: str = ""
+    media: Mapping[str, object] | None = None  # what MediaFacts.to_dict() returns
 
     @property
     def links(self) -> list[str]:
@@ -245,8 +246,21 @@ def _timings(card: Card) -> str:
     if card.video is not None and card.video.links:
         size = f"{format_size(card.video.size_bytes)} MP4" if card.video.size_bytes else "MP4"
         facts["file"] = f'<a href="{card.video.links[0]}" download>{size}</a>'
+    if card.video is not None and card.video.media is not None:
+        facts |= _media_facts(card.video.media)
     listed = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items())
     return f'<dl class="timings">{listed}</dl>' if facts else ""
+
+
+def _media_facts(media: Mapping[str, object]) -> dict[str, str]:
+    """Return what an inspected video contains, and what is wrong with it."""
+    sound = "sound" if media["has_sound"] else "no sound"
+    contents = f"{media['duration']:.1f} s, {media['width']} × {media['height']}, {sound}"
+    problems = media["problems"]
+    if not isinstance(problems, list) or not problems:
+        return {"contents": contents}
+    words = escape(", ".join(problems).replace("_", " "))
+    return {"contents": contents, "problems": f'<strong class="bad">{words}</strong>'}
 
 
 def _link(file: str) -> str:

@@ -9,6 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
+from attrs import evolve
+
 from kling_async._display.contact_sheet import Card, Picture, Video, add_videos, image_urls
 from kling_async._utils.text import printable
 
@@ -27,6 +29,12 @@ class ResultLike(Protocol):
     def cost_time(self) -> float | None: ...
 
 
+class MediaLike(Protocol):
+    """What a card needs of a :class:`kling_async.MediaFacts`."""
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
 class OutcomeLike(Protocol):
     """What a card needs of a :class:`kling_async.Outcome`."""
 
@@ -40,6 +48,8 @@ class OutcomeLike(Protocol):
     def result(self) -> ResultLike | None: ...
     @property
     def files(self) -> tuple[Path, ...]: ...
+    @property
+    def media(self) -> tuple[MediaLike, ...]: ...
 
 
 def result_cards(
@@ -101,7 +111,10 @@ def outcome_cards(
         failure="" if error is None else str(error),
     )
     urls = () if result is None else result.result_urls
-    return add_videos(card, _videos(urls, outcome.files or files, folder))
+    videos = _videos(urls, outcome.files or files, folder)
+    for number, facts in enumerate(outcome.media[: len(videos)]):
+        videos[number] = evolve(videos[number], media=facts.to_dict())
+    return add_videos(card, videos)
 
 
 def _videos(urls: Sequence[str], files: Sequence[Path], folder: Path | None) -> list[Video]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from kling_async.journal.base import Journal
+    from kling_async.results import SavedFile
 
 # The order of the table and the page, which show only the first items.
 _ORDER = (
@@ -57,6 +58,9 @@ _FIELDS: Mapping[str, Callable[[Entry], object]] = {
     "result_urls": lambda entry: list(entry.result.result_urls) if entry.result else [],
     "cost_time": lambda entry: entry.result and entry.result.cost_time,
     "files": lambda entry: [file.name for file in entry.files],
+    "problems": lambda entry: [
+        problem.value for file in entry.files if file.media for problem in file.media.problems
+    ],
     "error": lambda entry: entry.failure and entry.failure.message,
     "fail_code": lambda entry: entry.failure and entry.failure.fail_code,
     "reason": lambda entry: entry.failure and entry.failure.reason and entry.failure.reason.value,
@@ -177,10 +181,15 @@ def _cards_of(entry: Entry, videos: Path, folder: Path) -> Iterator[Card]:
         label = entry.key if number == 1 else f"{entry.key} ({number})"
         if path.is_file():
             link = os.path.relpath(path, folder).replace(os.sep, "/")
-            yield evolve(card, label=label, video=Video(link, file.size_bytes))
+            yield evolve(card, label=label, video=_video(link, file))
         else:
             missing = f"{file.name} is not in {videos}: see --videos"
             yield evolve(card, label=label, failure=missing)
+
+
+def _video(link: str, file: SavedFile) -> Video:
+    media = None if file.media is None else file.media.to_dict()
+    return Video(link, file.size_bytes, media=media)
 
 
 @contextmanager

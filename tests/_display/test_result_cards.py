@@ -3,8 +3,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 
-from kling_async import MasterTextToVideo, Outcome, ProImageToVideo, Result, TaskRef
+from kling_async import (
+    MasterTextToVideo,
+    MediaFacts,
+    MediaProblem,
+    Outcome,
+    ProImageToVideo,
+    Result,
+    TaskRef,
+)
 from kling_async._display.contact_sheet import Picture, render_part
 from kling_async._display.result_cards import input_pictures, outcome_cards, result_cards
 from kling_async.errors import TaskFailedError
@@ -76,6 +85,20 @@ def test_saved_files_come_before_urls(tmp_path: Path) -> None:
     sheet = _read(outcome_cards(outcome, None, folder=tmp_path))
     assert [source["src"] for source in sheet.all("source")] == ["./videos/a%20b.mp4", URL]
     assert "2 kB MP4" in sheet.words
+
+
+def test_what_a_video_contains(tmp_path: Path) -> None:
+    """The card of an inspected video says what it contains, and what is wrong with it."""
+    file = tmp_path / "a.mp4"
+    file.write_bytes(bytes(2000))
+    good = MediaFacts(5.04, 1280, 720, 24.0, has_sound=True)
+    bad = evolve(good, has_sound=False, problems=(MediaProblem.BLACK, MediaProblem.WRONG_LENGTH))
+    outcome = Outcome(0, FOX, REF, Result(REF, (URL, URL)), files=(file, file), media=(good, bad))
+    sheet = _read(outcome_cards(outcome, None, folder=tmp_path))
+    assert "5.0 s, 1280 × 720, sound" in sheet.words
+    assert "5.0 s, 1280 × 720, no sound" in sheet.words
+    assert "black, wrong length" in sheet.words
+    assert len(sheet.all("strong")) == 1
 
 
 def test_missing_files_are_left_out(tmp_path: Path) -> None:

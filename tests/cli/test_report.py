@@ -11,7 +11,14 @@ import pytest
 from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
 from kling_async.journal.base import Failure, ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
-from kling_async.results import FailReason, Result, SavedFile, TaskRef
+from kling_async.results import (
+    FailReason,
+    MediaFacts,
+    MediaProblem,
+    Result,
+    SavedFile,
+    TaskRef,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +30,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 URL = "https://example.com/1.mp4"
 FOX = MasterTextToVideo("=a fox", cfg_scale=0.5).to_dict()
 PAN = StandardImageToVideo("pan", "https://example.com/fox.jpg").to_dict()
+BLACK = MediaFacts(5.0, 640, 360, 24.0, has_sound=False, problems=(MediaProblem.BLACK,))
 LOST = Failure("AnswerLostError", "the answer was lost", may_have_charged=True)
 REFUSED = Failure(
     "TaskFailedError", "it failed with NSFW", fail_code="NSFW", reason=FailReason.CONTENT
@@ -63,7 +71,10 @@ def _moves(
 async def journal(tmp_path: Path) -> AsyncIterator[Path]:
     """Give a journal that is open for writing, with an item of nearly every kind."""
     path = tmp_path / "clips.jsonl.journal.sqlite"
-    files = (SavedFile(URL, "saved.mp4", 1000, "0" * 64), SavedFile(URL, "saved-2.mp4", 1000, "1"))
+    files = (
+        SavedFile(URL, "saved.mp4", 1000, "0" * 64),
+        SavedFile(URL, "saved-2.mp4", 1000, "1", BLACK),
+    )
     async with SqliteJournal(path) as opened:
         await opened.plan([Planned(key, FOX) for key in ("saved", "made", "runs", "new", "bad")])
         await opened.plan([Planned("lost", PAN)])
@@ -119,6 +130,7 @@ async def test_spreadsheet(journal: Path, command: Command, tmp_path: Path) -> N
     assert [row["key"] for row in rows] == ["saved", "made", "runs", "new", "bad", "lost"]
     saved, bad, lost = rows[0], rows[4], rows[5]
     assert (saved["prompt"], saved["cfg_scale"], saved["image_url"]) == ("'=a fox", "0.5", "")
+    assert saved["problems"] == "black"
     assert (saved["ref"], saved["files"]) == ("kling-2-1/task_saved", "saved.mp4 saved-2.mp4")
     assert (saved["cost_time"], saved["result_urls"]) == ("61.5", f"{URL} {URL}")
     assert (saved["changed_at"], saved["attempt"]) == (NOW.isoformat(), "1")
@@ -158,6 +170,7 @@ async def test_objects(journal: Path, command: Command) -> None:
         "result_urls": [],
         "cost_time": None,
         "files": [],
+        "problems": [],
         "error": None,
         "fail_code": None,
         "reason": None,
