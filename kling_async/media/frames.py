@@ -110,7 +110,9 @@ def _read_frame(av: ModuleType, path: Path, time: float) -> Image:
             end, stated_duration(container, container.streams.video[0])
         ):
             raise undecodable(path, "its end is missing")
-        image: Image = frame.to_image()  # type: ignore[no-untyped-call]
+        # PyAV 15 regards a frame's own colours only if those of the result differ, and a picture
+        # has none of these.
+        image: Image = frame.to_image(dst_colorspace="ITU601")  # type: ignore[no-untyped-call]
         return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
