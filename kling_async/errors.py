@@ -255,8 +255,9 @@ class LimiterError(KlingError):
 
 
 class StorageError(KlingError):
-    """An object store, such as an S3 bucket, cannot be used. Nothing was submitted.
+    """An object store, such as an S3 bucket, cannot be used.
 
+    Nothing was submitted, or the error has the ``ref`` of the task whose videos are not archived.
     ``retryable`` is false if waiting does not help, for example if access is denied.
     """
 

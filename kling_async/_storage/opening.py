@@ -33,6 +33,11 @@ _SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 _ALLOW_HTTP: Final = "allow_http"
 
+# S3 can copy an object without replacing another one only in parts. Such a copy gets the content
+# type of the client, which applies to objects without one of their own: they are large videos.
+_S3_CONFIG: Final[dict[str, str]] = {"copy_if_not_exists": "multipart"}
+_S3_CLIENT: Final[dict[str, str]] = {"default_content_type": "video/mp4"}
+
 # Seconds. A request carries at most some megabytes; what fails is repeated within the second.
 _CONNECT_TIMEOUT: Final = "10s"
 _REQUEST_TIMEOUT: Final = "60s"
@@ -125,8 +130,10 @@ def _settings_of(url: str) -> tuple[str, dict[str, str], dict[str, object]]:
         "connect_timeout": _CONNECT_TIMEOUT,
         "timeout": _REQUEST_TIMEOUT,
         **({_ALLOW_HTTP: True} if allow_http else {}),
+        **(_S3_CLIENT if scheme == "s3" else {}),
     }
-    return scheme, {known[name]: value for name, value in query.items()}, client_options
+    config = {known[name]: value for name, value in query.items()}
+    return scheme, config | (_S3_CONFIG if scheme == "s3" else {}), client_options
 
 
 def _invalid_url(shown: str) -> ConfigurationError:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
 
 from attrs import evolve
 
-from kling_async._utils.shielding import Cleanups, run_in_thread
+from kling_async._utils.shielding import Cleanups
 from kling_async.batch.claims import Claims
 from kling_async.batch.decisions import Item, plan_item
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import BatchRun
 from kling_async.batch.spend_guard import SpendGuard
-from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input, parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Summary
@@ -145,6 +144,7 @@ class Batch:
             ConfigurationError: ``download_to`` cannot be created or written to, or another run of
                 this batch has not ended; nothing was sent. Invalid arguments raise this error or
                 the next one from the call itself.
+            StorageError: ``download_to`` is an archive that cannot be used; nothing was sent.
             InputError: ``items`` is a single input, a string or a mapping, or is not iterable; or a
                 local image of an item cannot be read. Nothing of that item was sent.
         """
@@ -165,12 +165,13 @@ class Batch:
         submitted, and no running task is waited for, so this never pays. It is safe to call it
         again.
 
-        An outcome has ``files``, or an ``error``. If that is a `ResultExpiredError` that is not
-        ``retryable``, the result is lost.
+        An outcome has ``files``, ``archived`` or an ``error``. If that is a `ResultExpiredError`
+        that is not ``retryable``, the result is lost.
 
         Raises:
             ConfigurationError: The batch has no ``download_to``, or it cannot be written to, or a
                 run of this batch has not ended.
+            StorageError: ``download_to`` is an archive that cannot be used.
             JournalError: The journal cannot be written.
         """
         if self._options.download_to is None:
@@ -209,8 +210,8 @@ class Batch:
             raise ConfigurationError("a run of this batch has not ended: end its loop first")
         self._idle.clear()
         try:
-            if (folder := run.folder) is not None:  # before anything is paid
-                await run_in_thread(lambda: check_folder(folder))
+            if run.destination is not None:  # before anything is paid
+                await run.destination.check()
             run.guard.started = (await self._journal.summary()).attempts
             self._run = run
             try:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from kling_async._utils.replacing import replacing
 from kling_async._utils.version import __version__
+from kling_async.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from pathlib import Path
 
+    from kling_async.download.archive import Archive
     from kling_async.journal.base import Entry
     from kling_async.results import SavedFile
 
@@ -66,10 +68,29 @@ def write_manifests(
     The videos are paid for and saved: a manifest that cannot be written is logged as a warning.
     """
     for file in files:
-        text = json.dumps(manifest_of(entry, file, saved_at), indent=2, ensure_ascii=False)
         path = folder / f"{file.name}{SUFFIX}"
         try:
             with replacing(path) as stream:
-                stream.write(f"{text}\n".encode())
+                stream.write(_to_bytes(manifest_of(entry, file, saved_at)))
         except (OSError, UnicodeError) as error:  # a lone surrogate in a prompt
             _log.warning("cannot write the manifest %s: %s", path, error)
+
+
+async def archive_manifests(
+    archive: Archive, entry: Entry, files: Iterable[SavedFile], saved_at: datetime
+) -> None:
+    """Create the manifests of files in an archive, as :func:`write_manifests` does in a folder.
+
+    A manifest that an earlier attempt has created stays as it is.
+    """
+    for file in files:
+        name = f"{file.name}{SUFFIX}"
+        try:
+            content = _to_bytes(manifest_of(entry, file, saved_at))
+            await archive.create(name, content, "application/json")
+        except (StorageError, UnicodeError) as error:
+            _log.warning("cannot write the manifest %s: %s", archive.url_of(name), error)
+
+
+def _to_bytes(manifest: Mapping[str, object]) -> bytes:
+    return f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n".encode()

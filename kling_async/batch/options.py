@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from math import isfinite
-from typing import Literal, TypeAlias, TypedDict, get_args
+from typing import Literal, TypeAlias, TypedDict, TypeGuard, get_args
 
 from attrs import frozen
 
@@ -27,7 +27,9 @@ class BatchOptions:
     """The options of a batch, checked.
 
     Attributes:
-        download_to: A folder for the videos. None saves only their URLs, which expire after days.
+        download_to: A folder for the videos; or the URL of an archive in an object store, such as
+            ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, which
+            needs the extra ``storage``. None saves only their URLs, which expire after days.
         in_flight: How many tasks may run at one time. None means the limit of concurrent tasks.
         timeout: Seconds to wait for each task. A task that takes longer stays *submitted* in the
             journal, and the next run waits for it again.
@@ -58,7 +60,8 @@ class BatchOptions:
             sent, at no charge. None never stops. Items that were not submitted stay *planned*.
 
     Raises:
-        ConfigurationError: A value is out of range.
+        ConfigurationError: A value is out of range, or ``download_to`` is another URL.
+        MissingExtraError: An extra is not installed.
     """
 
     download_to: str | os.PathLike[str] | None = None
@@ -100,6 +103,10 @@ class BatchOptions:
             from kling_async.media.containers import import_av
 
             import_av()
+        if self.download_to is not None and is_archive_url(self.download_to):
+            from kling_async._storage.opening import check_store_url
+
+            check_store_url(self.download_to)
 
 
 class BatchKeywords(TypedDict, total=False):
@@ -117,6 +124,11 @@ class BatchKeywords(TypedDict, total=False):
     max_tasks: int | None
     min_balance: float | None
     max_rejections: int | None
+
+
+def is_archive_url(place: object) -> TypeGuard[str]:
+    """Return whether ``download_to`` is the URL of an archive, and no folder."""
+    return isinstance(place, str) and "://" in place
 
 
 def _is_number(value: object) -> bool:

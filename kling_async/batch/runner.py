@@ -6,16 +6,13 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async._utils.shielding import run_in_thread
 from kling_async.batch.decisions import Step, apply, next_step, to_error, to_failure
-from kling_async.batch.manifest import write_manifests
-from kling_async.download.files import is_spoiled
+from kling_async.batch.destination import open_destination
 from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
     INTERRUPTED,
@@ -37,8 +34,10 @@ from kling_async.tasks.fan_out import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
+    from pathlib import Path
 
     from kling_async.batch.claims import Claims
+    from kling_async.batch.destination import Destination
     from kling_async.batch.options import BatchOptions
     from kling_async.batch.spend_guard import SpendGuard
     from kling_async.client import KlingClient
@@ -78,8 +77,8 @@ class BatchRun:
         self.client = client
         self.journal = journal
         self.options = options
-        self.folder: Path | None = (
-            None if options.download_to is None else Path(options.download_to)
+        self.destination: Destination | None = (
+            None if options.download_to is None else open_destination(options.download_to)
         )
         self.guard = guard
         self.claims = claims
@@ -181,18 +180,18 @@ class ItemRun:
 
     def outcome(self, *, done_by_other: bool = False) -> Outcome:
         """Return what became of the item."""
-        entry, folder = self.entry, self._run.folder
-        return Outcome(
+        entry, destination = self.entry, self._run.destination
+        outcome = Outcome(
             self._work.index,
             self._input,
             entry.ref or self._work.ref,  # a reference that could not be recorded
             entry.result,
             self._error,
             entry.key,
-            tuple(folder / file.name for file in entry.files) if folder else (),
-            done_by_other,
-            tuple(file.media for file in entry.files if file.media) if folder else (),
+            done_by_other=done_by_other,
+            media=tuple(file.media for file in entry.files if file.media) if destination else (),
         )
+        return outcome if destination is None else destination.add_files(outcome, entry.files)
 
     # The observer of the submit.
 
@@ -305,31 +304,28 @@ class ItemRun:
         return True
 
     async def _save_files(self) -> bool:
-        result, folder = self.entry.result, self._run.folder
-        assert result is not None and folder is not None  # noqa: S101, PT018 - for the type checker
+        entry, run = self.entry, self._run
+        result, destination, kind = entry.result, run.destination, run.options.manifest
+        assert result is not None and destination is not None  # noqa: S101, PT018 - for the type checker
         self._work.task_ended()  # another task may run during the download
 
         async def on_renewed(urls: tuple[str, ...]) -> None:
             """Record fresh URLs before they are used: those of the journal have expired."""
             await self._record_state(self.entry.state, result=evolve(result, result_urls=urls))
 
-        async with self._run.downloads:
-            # Only files that this journal has saved are replaced: others are of other batches.
-            entry = self.entry
-            files = await self._run.client.save(
+        async def fetch(folder: Path, previous: tuple[SavedFile, ...]) -> tuple[SavedFile, ...]:
+            files = await run.client.save(
                 result,
                 folder,
                 name=entry.key,
-                previous=entry.files,
+                previous=previous,
                 on_renewed=on_renewed,
                 traceparent=entry.traceparent,
             )
-            kind = self._run.options.manifest
-            if kind == "media":
-                files = await inspected_files(folder, files, self._input)
-            if kind != "none":
-                now = datetime.now(UTC)
-                await run_in_thread(lambda: write_manifests(folder, entry, files, now))
+            return await inspected_files(folder, files, self._input) if kind == "media" else files
+
+        async with run.downloads:
+            files = await destination.save(entry, fetch, manifest=kind != "none")
         await self._record_state(ItemState.SAVED, files=files)
         return True
 
@@ -338,10 +334,10 @@ class ItemRun:
 
         Files of a shared journal may be on another machine, and are not checked.
         """
-        files, folder = self.entry.files, self._run.folder
-        if folder is None or self._run.journal.shared:
+        destination = self._run.destination
+        if destination is None or self._run.journal.shared:
             return True
-        return await asyncio.to_thread(lambda: all(_is_whole(folder, file) for file in files))
+        return await destination.has_files(self.entry.files)
 
     async def _record_state(  # noqa: PLR0913 - the details are given by name
         self,
@@ -375,11 +371,3 @@ class ItemRun:
             run.submitting.add(self)
         else:
             run.submitting.discard(self)
-
-
-def _is_whole(folder: Path, file: SavedFile) -> bool:
-    path = folder / file.name
-    try:
-        return path.stat().st_size == file.size_bytes and not is_spoiled(path)
-    except OSError:
-        return False

@@ -30,7 +30,7 @@ def outcome_name(outcome: Outcome) -> str:
     """Return the kind of an item's outcome, in a word or two."""
     error = outcome.error
     if error is None:
-        return "saved" if outcome.files else "finished"
+        return "saved" if outcome.files or outcome.archived else "finished"
     if outcome.result is not None:
         return "not saved"
     if outcome.task_ref is not None:
@@ -43,6 +43,6 @@ def print_outcome(output: Output, outcome: Outcome) -> None:
     if output.json:
         output.print_result([], outcome_dict(outcome))
     elif outcome.error is None:
-        found = outcome.files or (outcome.result.result_urls if outcome.result else ())
-        words = (str(outcome.key), *map(str, found))
+        urls = outcome.result.result_urls if outcome.result else ()
+        words = (str(outcome.key), *map(str, outcome.files or outcome.archived or urls))
         write_line(sys.stdout, "\t".join(printable(word) for word in words))

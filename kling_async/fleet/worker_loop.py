@@ -14,6 +14,7 @@ from kling_async.errors import (
     JournalError,
     KlingError,
     ResultExpiredError,
+    StorageError,
     TaskFailedError,
 )
 from kling_async.fleet.serialization import load_item
@@ -58,6 +59,8 @@ def has_ended(outcome: Outcome) -> bool:
         return False  # its task runs, and is paid
     if isinstance(error, DownloadError) and not isinstance(error, ResultExpiredError):
         return False  # another machine may have more room
+    if isinstance(error, StorageError) and outcome.result is not None:
+        return False  # another machine may be allowed to use the archive
     return not error.retryable
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from kling_async._storage.errors import converting_errors
-from kling_async._storage.opening import check_store_url, open_store
-from kling_async._utils.shielding import run_in_thread
-from kling_async._utils.urls import redact_url
+from kling_async._storage.objects import Objects
 from kling_async.errors import ConfigurationError
 from kling_async.images.base import LIFETIME, Image, KnownNames
 
@@ -24,9 +19,6 @@ _LONGEST_LIFETIME: Final = 7 * 86_400.0
 
 # Seconds after which an object is looked for again, in case that it was deleted.
 _KNOWN_FOR: Final = 600.0
-
-# Seconds for one operation, with the repetitions of its requests.
-_TIME_LIMIT: Final = 120.0
 
 
 class ObjectImageStore:
@@ -54,66 +46,20 @@ class ObjectImageStore:
                 f"lifetime must be from {_SHORTEST_LIFETIME:g} to {_LONGEST_LIFETIME:g} seconds,"
                 f" not {lifetime!r}"
             )
-        self._store = store
-        self._shown = type(store).__name__
-        if isinstance(store, str):
-            check_store_url(store)
-            self._shown = redact_url(store)
+        self._objects = Objects(store)
         self._lifetime = timedelta(seconds=lifetime)
         self._known = KnownNames(_KNOWN_FOR, time.monotonic)
 
     def __repr__(self) -> str:
-        return f"<ObjectImageStore {self._shown}>"
+        return f"<ObjectImageStore {self._objects.shown}>"
 
     async def put(self, image: Image) -> str:
         """Store an image, unless it is stored already, and return a signed URL of it."""
-        store = await self._open()
+        objects = self._objects
         if image.name not in self._known:
-            exists = await self._exists(store, image.name)
+            exists = await objects.object_exists(image.name)
             if not exists:  # pragma: no branch - coverage may lose it after a future of obstore
-                await self._create(store, image, await image.read())
+                # False: another process was first.
+                await objects.create_object(image.name, await image.read(), image.media_type)
             self._known.add(image.name)
-        import obstore
-
-        with converting_errors(f"cannot sign a URL of {self._shown}", seconds=_TIME_LIMIT):
-            async with asyncio.timeout(_TIME_LIMIT):  # credentials may have to be fetched
-                return await obstore.sign_async(store, "GET", image.name, self._lifetime)
-
-    async def _open(self) -> BucketStore:
-        """Return the store, which is opened in a thread, since that imports obstore."""
-        store = self._store
-        if isinstance(store, str):
-            url = store
-            store = self._store = await run_in_thread(lambda: open_store(url))
-        return store
-
-    async def _exists(self, store: BucketStore, name: str) -> bool:
-        import obstore
-        from obstore.exceptions import PermissionDeniedError
-
-        with converting_errors(f"cannot read {self._shown}", seconds=_TIME_LIMIT):
-            try:
-                async with asyncio.timeout(_TIME_LIMIT):
-                    await obstore.head_async(store, name)
-            # S3 answers 403 for what does not exist, without permission to list it.
-            except (FileNotFoundError, PermissionDeniedError):
-                return False
-        return True
-
-    async def _create(self, store: BucketStore, image: Image, content: bytes) -> None:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
-        with (
-            converting_errors(f"cannot store an image in {self._shown}", seconds=_TIME_LIMIT),
-            suppress(AlreadyExistsError),  # another process was first
-        ):
-            async with asyncio.timeout(_TIME_LIMIT):
-                await obstore.put_async(
-                    store,
-                    image.name,
-                    content,
-                    mode="create",
-                    attributes={"Content-Type": image.media_type},
-                    use_multipart=False,  # one request: an object exists as a whole
-                )
+        return await objects.sign_url(image.name, self._lifetime)

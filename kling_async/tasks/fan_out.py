@@ -54,6 +54,7 @@ class Outcome:
         done_by_other: Another worker that shares the batch's journal has done it, and yields it,
             too. Its files are where that worker runs.
         media: What each of the files contains, if the batch inspects them.
+        archived: The URLs of what a batch has saved in an archive; ``files`` is empty then.
     """
 
     index: int
@@ -65,11 +66,12 @@ class Outcome:
     files: tuple[Path, ...] = ()
     done_by_other: bool = False
     media: tuple[MediaFacts, ...] = ()
+    archived: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         name = self.index if self.key is None else self.key
-        found = self.files or (self.result.result_urls if self.result is not None else ())
-        end = " ".join(map(str, found))
+        urls = self.result.result_urls if self.result is not None else ()
+        end = " ".join(map(str, self.files or self.archived or urls))
         if self.error is not None:
             end = f"{type(self.error).__name__}: {self.error}"
         return printable(f"{name} {format_value(getattr(self.input, 'prompt', self.input))}: {end}")

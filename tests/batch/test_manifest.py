@@ -10,7 +10,13 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from kling_async import Item, MasterTextToVideo, parse_input
-from kling_async.batch.manifest import manifest_of, manifest_schema, write_manifests
+from kling_async.batch.manifest import (
+    archive_manifests,
+    manifest_of,
+    manifest_schema,
+    write_manifests,
+)
+from kling_async.download.archive import Archive
 from kling_async.journal.base import Entry, ItemState
 from kling_async.results import MediaFacts, MediaProblem, Result, SavedFile, TaskRef
 
@@ -95,3 +101,11 @@ def test_what_cannot_be_written(
         write_manifests(folder, given, [FILE], NOW)
     assert "cannot write the manifest" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_an_archive_does_not_take(caplog: pytest.LogCaptureFixture) -> None:
+    """In an archive it is a warning, too."""
+    given = Entry("fox", {"prompt": "\ud800"}, ItemState.SAVED, 1, NOW, REF)
+    with caplog.at_level(logging.WARNING):
+        await archive_manifests(Archive("s3://bucket"), given, [FILE], NOW)
+    assert "cannot write the manifest s3://bucket/fox.mp4.json" in caplog.text

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hmac
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 
 import pytest
+from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,17 +81,16 @@ def gcs_server() -> Iterator[str]:
 
 
 @contextmanager
-def google_front(inner: str) -> Iterator[str]:
+def google_front(inner: str) -> Iterator[str]:  # noqa: C901 - a class with its methods
     """Serve the emulator with ETags, types, HEAD, and the precondition that creates only."""
     lock = threading.Lock()
     types: dict[str, str] = {}
 
     class Front(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.forward("GET", None)
-
         def do_GET(self) -> None:
             self.forward("GET", None)
+
+        do_HEAD = do_GET  # noqa: N815 - the name that is called
 
         def do_PUT(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -101,15 +102,25 @@ def google_front(inner: str) -> Iterator[str]:
                     types[unquote(self.path)] = self.headers["Content-Type"]
                     self.forward("PUT", content)
 
+        def do_DELETE(self) -> None:
+            _, bucket, name = self.path.split("/", 2)  # it deletes at its JSON interface only
+            self.path = f"/storage/v1/b/{bucket}/o/{name}"
+            self.forward("DELETE", None)
+
         def forward(self, method: str, content: bytes | None) -> None:
             headers = {"Content-Type": self.headers.get("Content-Type", "text/plain")}
             url = f"{inner}{self.path.partition('?')[0]}"
             request = urllib.request.Request(url, content, headers, method=method)  # noqa: S310
             try:
                 with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-                    self.answer(response.status, response.read())
+                    self.answer(*self.in_range(response.status, response.read()))
             except HTTPError as error:
                 self.answer(error.code, error.read())
+
+        def in_range(self, status: int, content: bytes) -> tuple[int, bytes]:
+            self.total = len(content)
+            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            return (206, content[int(found[1]) : int(found[2]) + 1]) if found else (status, content)
 
         def answer(self, status: int, content: bytes) -> None:
             self.send_response(status)
@@ -118,6 +129,9 @@ def google_front(inner: str) -> Iterator[str]:
             kind = types.get(unquote(self.path.partition("?")[0]), "text/plain")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
+            if status == 206:
+                place = self.headers["Range"].replace("=", " ")
+                self.send_header("Content-Range", f"{place}/{self.total}")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
@@ -217,6 +231,29 @@ def store_url(request: pytest.FixtureRequest) -> str:
     """Return the URL of a folder in each kind of store."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+async def forward(request: web.Request, endpoint: str) -> web.StreamResponse:
+    """Send a request on to a store; return its answer."""
+    names = ("ETag", "Last-Modified", "Content-Length", "Content-Type", "Content-Range")
+    content = await request.content.read()
+    sent = urllib.request.Request(  # noqa: S310 - ours
+        f"{endpoint}{request.raw_path}",
+        content or None,
+        dict(request.headers),
+        method=request.method,
+    )
+
+    def send_on() -> web.Response:
+        try:
+            answer = urllib.request.urlopen(sent, timeout=10)  # noqa: S310 - ours
+        except HTTPError as error:
+            answer = error
+        with answer:
+            kept = {name: answer.headers[name] for name in names if name in answer.headers}
+            return web.Response(status=answer.status, body=answer.read(), headers=kept)
+
+    return await asyncio.to_thread(send_on)
 
 
 async def fetch(url: str) -> tuple[int, str, bytes]:

@@ -77,6 +77,7 @@ def test_a_result_in_plain_values() -> None:
         **result.to_dict(),
         "key": "fox",
         "files": ["fox.mp4"],
+        "archived": [],
         "media": [],
         "done_by_other": True,
     }
@@ -91,6 +92,7 @@ def test_an_error_in_plain_values() -> None:
         "key": "fox",
         "ref": str(REF),
         "files": [],
+        "archived": [],
         "media": [],
         "done_by_other": False,
         "error": "TaskFailedError",

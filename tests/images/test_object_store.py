@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from kling_async import ConfigurationError, Polling, StandardImageToVideo, StorageError
-from kling_async.images import Image, ObjectImageStore, object_store
+from kling_async._storage import objects
+from kling_async.images import Image, ObjectImageStore
 from tests.engines.object_stores import (  # noqa: F401 - fixtures
     az_url,
     azure_server,
@@ -188,7 +189,7 @@ async def test_missing_bucket(s3_url: str) -> None:  # noqa: F811 - the fixture
     with pytest.raises(StorageError, match="NoSuchBucket") as caught:
         await store.put(Reads().image())
     assert not caught.value.retryable
-    assert "cannot store an image in s3://other-bucket/" in str(caught.value)
+    assert "cannot store s3://other-bucket/" in str(caught.value)
 
 
 async def test_denied(az_url: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -252,7 +253,7 @@ async def test_slow(
     """A store that does not answer is an error in the end, which may pass."""
     from aiohttp import web
 
-    monkeypatch.setattr(object_store, "_TIME_LIMIT", 0.5)
+    monkeypatch.setattr(objects, "_TIME_LIMIT", 0.5)
 
     async def answer(request: web.Request) -> web.Response:
         if request.method == method:
