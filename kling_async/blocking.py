@@ -159,6 +159,12 @@ class KlingClient:
     ) -> tuple[Path, ...]:
         return self.run(self.client.download(result, folder, name=name, overwrite=overwrite))
 
+    @_documented_by(_async.KlingClient.archive)
+    def archive(
+        self, result: Result | Snapshot, url: str, *, name: str | None = None
+    ) -> tuple[str, ...]:
+        return self.run(self.client.archive(result, url, name=name))
+
     @_documented_by(_async.KlingClient.submit)
     def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
         return Task(self, self.run(self.client.submit(input, callback_url=callback_url)))

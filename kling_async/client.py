@@ -505,6 +505,32 @@ class KlingClient:
         saved = await self.save(result, folder, name=name, overwrite=overwrite)
         return tuple(Path(folder) / file.name for file in saved)
 
+    async def archive(
+        self, result: Result | Snapshot, url: str, *, name: str | None = None
+    ) -> tuple[str, ...]:
+        """Save a result's videos in an object store; return the URLs of the objects, in order.
+
+        Each is downloaded to a temporary folder, stored, and read back. An object is never
+        replaced: a video that is stored already is not stored again, and gets another name if its
+        name is taken. Needs the extra ``storage``.
+
+        Args:
+            result: The result.
+            url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, with
+                the credentials of the environment.
+            name: The name of the objects. Default: the task's id. The suffix is added.
+
+        Raises:
+            StorageError: The store cannot be used. Others of the videos may be stored.
+            DownloadError: As for :meth:`download`.
+            ConfigurationError: The URL is invalid.
+        """
+        from kling_async.download.archive import Archive
+
+        archive = Archive(url)
+        files = await archive.save(result.ref, partial(self.save, result, name=name))
+        return tuple(archive.url_of(file.name) for file in files)
+
     async def save(  # noqa: PLR0913 - every one is a keyword with a default
         self,
         result: Result | Snapshot,

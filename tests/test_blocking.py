@@ -254,7 +254,8 @@ def test_ctrl_c() -> None:
 
 def test_documentation_is_that_of_the_asynchronous_methods() -> None:
     """Each method has the docstring and the parameters of its asynchronous twin."""
-    for name in ("generate", "submit", "attach", "status", "balance", "download", "generate_many"):
+    results = ("generate", "download", "archive", "generate_many")
+    for name in (*results, "submit", "attach", "status", "balance"):
         ours, theirs = getattr(KlingClient, name), getattr(kling_async.KlingClient, name)
         assert ours.__doc__ == theirs.__doc__
         missing = set(inspect.signature(theirs).parameters) - set(

@@ -66,6 +66,7 @@ _above_zero = _number(float, "above 0", lambda value: 0 < value < inf)
 _TYPES: Mapping[str, Callable[[str], object]] = {
     "COUNT": _number(int, "at least 0", lambda value: value >= 0),
     "DIR": _path,
+    "DIR|URL": _path_or_url,
     "FACTOR": _above_zero,
     "FILE": _path,
     "JOURNAL": _path_or_url,

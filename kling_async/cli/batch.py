@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from kling_async._utils.text import format_count, format_duration
 from kling_async.batch.decisions import Step
 from kling_async.cli import exit_codes
 from kling_async.cli.batch_run import BatchCommand, hinting_at_journal_option
+from kling_async.cli.commands import check_destination
 from kling_async.cli.format import format_states
 from kling_async.cli.input_file import InputFile, JournaledItem, read_journal
 from kling_async.cli.outcomes import batch_options_from
@@ -20,7 +20,6 @@ from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.row_files import read_csv, read_jsonl
 from kling_async.cli.row_values import DEFAULT_MODE
 from kling_async.cli.text_file import is_regular_file, open_input
-from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.fleet import Queue
 from kling_async.journal.address import is_postgres_url
@@ -61,8 +60,7 @@ async def run_batch(args: Namespace) -> int:
         if args.enqueue:
             return await _enqueue(args, rows)
         assert journal is not None  # noqa: S101 - only a dry run can be without
-        if args.download_to is not None:
-            await asyncio.to_thread(check_folder, args.download_to)
+        await check_destination(args.download_to)
         return await BatchCommand(args, rows, journal).run()
 
 

@@ -13,7 +13,6 @@ from kling_async.cli.arguments import input_from
 from kling_async.cli.output import Output
 from kling_async.cli.text_file import STDIN, read_stdin
 from kling_async.client import KlingClient
-from kling_async.download.files import check_folder
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.limits.base import Limits
@@ -22,10 +21,11 @@ from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
 from kling_async.progress.opening import open_display
 from kling_async.protocol import responses
-from kling_async.results import Snapshot, TaskRef, TaskState
+from kling_async.results import Result, Snapshot, TaskRef, TaskState
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from pathlib import Path
 
     from kling_async.inputs.base import Input
     from kling_async.progress.text_display import TextDisplay
@@ -77,7 +77,7 @@ async def open_client(
 async def run_generate(args: Namespace) -> int:
     """Submit an input, wait for the task, and print the result."""
     sent = await _read_input(args)
-    await _check_folder(args)
+    await check_destination(args.download_to)
     progress = open_display(silent=args.json)
     length = getattr(sent, "duration", None)
     durations = vendor_estimate(Kind(sent.model, duration=length))
@@ -112,7 +112,7 @@ async def run_submit(args: Namespace) -> int:
 async def run_wait(args: Namespace) -> int:
     """Wait for tasks, and print each when it ends."""
     refs = _parse_refs(args)
-    await _check_folder(args)
+    await check_destination(args.download_to)
     pending = dict.fromkeys(refs)
     codes: dict[TaskRef, int] = {}
     output = Output(json=args.json)
@@ -148,7 +148,7 @@ async def _wait_for(
     line.finish("done", "success")
     if args.download_to is None:
         return list(result.result_urls), result.to_dict()
-    files = [str(path) for path in await kling.download(result, args.download_to)]
+    files = await _save(kling, result, args.download_to)
     return files, {**result.to_dict(), "files": files}
 
 
@@ -176,11 +176,10 @@ async def run_download(args: Namespace) -> int:
                 snapshot=snapshot,
             )
         result = responses.result_from(snapshot)
-        paths = await kling.download(result, args.to, overwrite=args.overwrite)
-        files = [str(path) for path in paths]
+        files = await _save(kling, result, args.to, overwrite=args.overwrite)
         output.print_result(files, {"ref": str(ref), "files": files})
 
-    await asyncio.to_thread(check_folder, args.to)
+    await check_destination(args.to)
     return await _for_each(args, save)
 
 
@@ -199,9 +198,21 @@ async def _read_input(args: Namespace) -> Input:
     return input_from(args)
 
 
-async def _check_folder(args: Namespace) -> None:
-    if args.download_to is not None:
-        await asyncio.to_thread(check_folder, args.download_to)
+async def _save(
+    kling: KlingClient, result: Result, place: Path | str, *, overwrite: bool = False
+) -> list[str]:
+    """Save the files of a result to a folder or an archive; return their paths or URLs."""
+    if isinstance(place, str):
+        return list(await kling.archive(result, place))
+    return [str(path) for path in await kling.download(result, place, overwrite=overwrite)]
+
+
+async def check_destination(place: Path | str | None) -> None:
+    """Raise an error if videos cannot be saved in a folder or an archive, before any is paid."""
+    if place is not None:
+        from kling_async.batch.destination import open_destination
+
+        await open_destination(place).check()
 
 
 async def _for_each(args: Namespace, act: Callable[[KlingClient, TaskRef], Awaitable[None]]) -> int:

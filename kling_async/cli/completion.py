@@ -20,7 +20,8 @@ async def run_completion(args: Namespace) -> int:
         import shtab
     except ImportError:
         raise missing_extra("cli", "completion needs shtab") from None
-    places = {"DIR": shtab.DIRECTORY, **dict.fromkeys(("FILE", "JOURNAL", "PATH|URL"), shtab.FILE)}
+    folders = dict.fromkeys(("DIR", "DIR|URL"), shtab.DIRECTORY)
+    places = {**folders, **dict.fromkeys(("FILE", "JOURNAL", "PATH|URL"), shtab.FILE)}
     script = shtab.complete(parsers(places)[0], args.shell)
     if args.json:
         Output(json=True).print_result([], {"shell": args.shell, "script": script})

@@ -9,6 +9,7 @@ from kling_async.errors import (
     JournalError,
     KlingError,
     MissingExtraError,
+    StorageError,
     TaskTimeoutError,
 )
 
@@ -55,4 +56,6 @@ def exit_code_of(error: KlingError) -> int:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
+    if isinstance(error, StorageError) and error.ref is not None:
+        return DOWNLOAD
     return UNSURE if error.may_have_charged and error.ref is None else FAILED

@@ -41,7 +41,10 @@ _WAITING: Options = {
     **_TIMEOUT,
     "--first-poll SECONDS": "time of a task's first poll (default: 60 or 90)",
 }
-_SAVING: Options = {"--download-to DIR": "save the videos there, and print their paths instead"}
+_SAVING: Options = {
+    "--download-to DIR|URL": "save the videos there, and print their paths or URLs instead: a"
+    " folder, or s3://, gs:// or az:// with the extra storage",
+}
 _REFS: Options = {"refs REF...": "a reference such as kling-2-1/task_12345678"}
 _IMAGES: Options = {
     "--check-images": "check remote images, too, before they are paid for; files always are",
@@ -79,7 +82,8 @@ _SAVED: Options = {  # also of rescue
 }
 _PROCESSING: Mapping[str, Options] = {
     "videos": {
-        "--download-to DIR": "save the videos there as tasks finish",
+        "--download-to DIR|URL": "save the videos there as tasks finish: a folder, or s3://,"
+        " gs:// or az:// with the extra storage",
         "--downloads N=4": "concurrent downloads",
         **_SAVED,
         **_IMAGES,
@@ -132,7 +136,10 @@ COMMANDS: Mapping[str, Command] = {
         "save the videos of finished tasks",
         {
             "tasks": _REFS,
-            "files": {"--to DIR=.": "the folder", "--overwrite": "replace files that exist"},
+            "files": {
+                "--to DIR|URL=.": "the folder, or s3://, gs:// or az:// with the extra storage",
+                "--overwrite": "replace files that exist; objects are never replaced",
+            },
             **_SERVICE,
         },
         "download kling-2-1/task_12345678 --to videos",
@@ -224,7 +231,7 @@ COMMANDS: Mapping[str, Command] = {
         {
             "batches": {"journals JOURNAL...": "a journal's path, or its postgresql:// URL"},
             "videos": {
-                "--download-to DIR": "save the videos there",
+                "--download-to DIR|URL": "save the videos there: a folder, or s3://, gs:// or az://",
                 "--downloads N=4": "concurrent downloads",
                 **_SAVED,
             },

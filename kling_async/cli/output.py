@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
 from kling_async.cli.process import failure_of
-from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TaskTimeoutError
+from kling_async.errors import (
+    DownloadError,
+    KlingError,
+    ResultExpiredError,
+    StorageError,
+    TaskTimeoutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -128,6 +134,8 @@ def _next_command(error: KlingError) -> str | None:
     """Return the command that continues after an error."""
     if isinstance(error, DownloadError):
         return None if isinstance(error, ResultExpiredError) else "download"
+    if isinstance(error, StorageError):
+        return "download"
     return "wait" if error.retryable or isinstance(error, TaskTimeoutError) else None
 
 

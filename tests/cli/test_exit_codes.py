@@ -18,6 +18,7 @@ from kling_async.errors import (
     MissingExtraError,
     ResultExpiredError,
     ServerError,
+    StorageError,
     TaskFailedError,
     TaskTimeoutError,
 )
@@ -40,6 +41,8 @@ REF = TaskRef("kling-2-1", "task_1")
         (ServerError("no", may_have_charged=True), 4),
         (AnswerLostError("no", ref=REF), 1),
         (DownloadError("no", ref=REF), 5),
+        (StorageError("no", ref=REF), 5),
+        (StorageError("no"), 1),
         (ResultExpiredError("no", ref=REF), 5),
         (JournalError("no"), 6),
         (JournalError("no", may_have_charged=True), 6),

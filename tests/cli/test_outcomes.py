@@ -31,6 +31,7 @@ LOST = AnswerLostError("no", may_have_charged=True)
     [
         (Outcome(0, FOX, REF, RESULT), "finished"),
         (Outcome(0, FOX, REF, RESULT, files=(Path("a.mp4"),)), "saved"),
+        (Outcome(0, FOX, REF, RESULT, archived=("s3://bucket/a.mp4",)), "saved"),
         (Outcome(0, FOX, REF, RESULT, DownloadError("no")), "not saved"),
         (Outcome(0, FOX, REF, error=TaskFailedError("no")), "failed"),
         (Outcome(0, FOX, REF, error=TaskTimeoutError("no")), "not ended"),

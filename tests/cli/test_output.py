@@ -17,6 +17,7 @@ from kling_async.errors import (
     NotFoundError,
     ResultExpiredError,
     ServerError,
+    StorageError,
     TaskTimeoutError,
 )
 from kling_async.results import TaskRef
@@ -83,6 +84,7 @@ def test_very_many_errors_are_cut(capsys: Capture) -> None:
             "To continue: kling-async wait kling-2-1/task_1\n",
         ),
         (DownloadError("no", ref=REF), "To continue: kling-async download kling-2-1/task_1\n"),
+        (StorageError("no", ref=REF), "To continue: kling-async download kling-2-1/task_1\n"),
         (ResultExpiredError("no", ref=REF), ""),
         (NotFoundError("no", ref=REF), ""),
     ],
