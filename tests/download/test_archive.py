@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pytest
 
-from kling_async import ConfigurationError, DownloadError, StorageError, TaskRef
+from kling_async import (
+    ConfigurationError,
+    DownloadError,
+    MasterTextToVideo,
+    Polling,
+    StorageError,
+    TaskRef,
+)
 from kling_async.download import archive as archive_module
 from kling_async.download.archive import Archive
 from kling_async.download.names import alternative_names
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     from obstore.store import MemoryStore
 
     from kling_async._storage.opening import BucketStore
-    from tests.conftest import ServeApp
+    from tests.conftest import Connect, Emulate, ServeApp
 
 REF = TaskRef("kling-2-1", "task_1")
 FOX = b"a fox in fresh snow" * 100
@@ -297,6 +304,21 @@ async def test_in_each_store(store_url: str) -> None:  # noqa: F811 - the fixtur
     for content, name in ((CAT, FIRST), (FOX, SECOND), (CAT, FIRST), (FOX, SECOND)):
         (file,) = await archive.save(REF, fetching(content))
         assert file.name == name
+
+
+@pytest.mark.slow
+async def test_client(
+    emulate: Emulate,
+    connect: Connect,
+    s3_url: str,  # noqa: F811 - the fixture
+) -> None:
+    """A client archives a result, and returns the URLs of the objects."""
+    kling = await connect(await emulate(speed=1000.0), polling=Polling(first=0.02))
+    result = await kling.generate(MasterTextToVideo("a fox"))
+    for _ in range(2):
+        (url,) = await kling.archive(result, s3_url, name="fox")
+        assert url == f"{s3_url.partition('?')[0]}/fox.mp4"
+    assert await size_of(s3_url, "fox.mp4")
 
 
 @pytest.mark.slow
