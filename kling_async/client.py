@@ -510,20 +510,8 @@ class KlingClient:
     ) -> tuple[str, ...]:
         """Save a result's videos in an object store; return the URLs of the objects, in order.
 
-        Each is downloaded to a temporary folder, stored, and read back. An object is never
-        replaced: a video that is stored already is not stored again, and gets another name if its
-        name is taken. Needs the extra ``storage``.
-
-        Args:
-            result: The result.
-            url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, with
-                the credentials of the environment.
-            name: The name of the objects. Default: the task's id. The suffix is added.
-
-        Raises:
-            StorageError: The store cannot be used. Others of the videos may be stored.
-            DownloadError: As for :meth:`download`.
-            ConfigurationError: The URL is invalid.
+        ``url`` is as for ``BatchOptions.download_to``. An object is never replaced; if its name is
+        taken, another one is used. Raises what :meth:`download` raises, and :class:`StorageError`.
         """
         from kling_async.download.archive import Archive
 
