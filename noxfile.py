@@ -103,7 +103,7 @@ def wheel(session: nox.Session) -> None:
         with session.chdir(away):
             session.run(python, "-X", "dev", "-W", "error", "-m", "pytest", external=True)
             # The types of optional packages are known only where those are.
-            extras = f"{built}[cli,emulator,fastapi,otel,pytest,queue,redis,taskiq]"
+            extras = f"{built}[all]"
             session.run(python, "-m", "pip", "install", "--quiet", extras, external=True)
             # It looks for packages beside the first Python of PATH; its --pythonpath does not count
             # together with --verifytypes.
