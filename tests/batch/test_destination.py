@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from kling_async import (
+    Batch,
     BatchOptions,
     ConfigurationError,
     Item,
@@ -113,6 +114,22 @@ async def test_without_manifests(
     client = await connect(await emulate(speed=1000.0), polling=FAST)
     await run(client, [Item("fox", FOX)], download_to=PLACE, manifest="none")
     assert names(memory) == ["fox.mp4"]
+
+
+@pytest.mark.slow
+async def test_rescued_and_inspected(
+    emulate: Emulate, connect: Connect, run: RunBatch, memory: MemoryStore, path: Path
+) -> None:
+    """A rescue stores what was not saved, and what the video contains is in its manifest."""
+    client = await connect(await emulate(speed=1000.0), polling=FAST)
+    await run(client, [Item("fox", FOX)])
+    async with Batch(client, journal=path, download_to=PLACE, manifest="media") as batch:
+        (outcome,) = [outcome async for outcome in batch.rescue()]
+    (facts,) = outcome.media
+    assert outcome.archived == ("MemoryStore/fox.mp4",)
+    assert facts.width > 0
+    manifest = json.loads(bytes(memory.get("fox.mp4.json").bytes()))
+    assert manifest["media"] == facts.to_dict()
 
 
 # With a real server ------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.engines.object_stores import s3_server, s3_url  # noqa: F401 - fixtures
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -379,3 +381,25 @@ async def test_interrupted_with_nothing_running(
     await serve("balance:*=hang")
     await _cancel(command, "balance", after=5)
     assert "no task is known to be running" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+async def test_videos_in_an_archive(
+    serve: Serve,
+    command: Command,
+    s3_url: str,  # noqa: F811 - the fixture
+) -> None:
+    """Every command that saves videos accepts the URL of an object store, and prints theirs."""
+    emulator = await serve(duration=(0.1, 0.1))
+    folder = s3_url.partition("?")[0]
+    made = await command("generate", "a fox", "--download-to", s3_url, "--first-poll", "0.1")
+    (ref,) = _refs(emulator)
+    name = f"{folder}/{ref.partition('/')[2]}.mp4"
+    assert (made.code, made.out) == (0, f"{name}\n")
+    for words in (("wait", ref, "--download-to", s3_url), ("download", ref, "--to", s3_url)):
+        ended = await command(*words, "--json")
+        assert (ended.code, ended.objects[0]["files"]) == (0, [name])
+    denied = await command("wait", ref, "--download-to", s3_url.replace("//bucket", "//other"))
+    assert denied.code != 0
+    assert len(emulator.ledger) == 1

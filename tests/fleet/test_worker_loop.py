@@ -17,6 +17,7 @@ from kling_async import (
     RateLimitError,
     Result,
     ResultExpiredError,
+    StorageError,
     TaskFailedError,
     TaskRef,
     TaskTimeoutError,
@@ -218,6 +219,8 @@ RESULT = Result(REF, ("https://example.com/a.mp4",))
         (Outcome(0, FOX, REF, error=AuthenticationError("no", status=401, retryable=False)), False),
         (Outcome(0, FOX, REF, RESULT, DownloadError("it broke off")), False),
         (Outcome(0, FOX, REF, RESULT, DownloadError("no room", retryable=False)), False),
+        (Outcome(0, FOX, REF, RESULT, StorageError("denied", retryable=False)), False),
+        (Outcome(0, FOX, error=StorageError("denied", retryable=False)), True),
         (Outcome(0, FOX, REF, RESULT, ResultExpiredError("gone", retryable=False)), True),
     ],
 )
