@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from kling_async._display.contact_sheet import (
 )
 from kling_async._utils.extras import install_command
 from kling_async._utils.text import format_count, format_duration
+from kling_async.batch.manifest import write_manifests
 from kling_async.cli import exit_codes
 from kling_async.cli.format import format_os_error
 from kling_async.cli.output import PROGRAM, Output
@@ -32,6 +34,7 @@ from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
 from kling_async.images.preparer import ImagePreparer
 from kling_async.images.reading import read_images
+from kling_async.journal.base import Entry, ItemState
 from kling_async.limits.base import Limits
 from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
@@ -216,6 +219,9 @@ class _DemoRun:
             line.update("saving")
             saved, *_ = await self._kling.save(result, self._staging, name=name)
             await asyncio.to_thread(self._move_to_folder, saved.name, result.ref)
+            now = datetime.now(UTC)
+            entry = Entry(name, fields, ItemState.SAVED, 1, now, result.ref, result)
+            await asyncio.to_thread(write_manifests, self._folder, entry, [saved], now)
         except KlingError as error:
             line.finish("failed", str(error))
             return evolve(card, failure=str(error))

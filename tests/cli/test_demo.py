@@ -44,7 +44,9 @@ async def test_sample_of_all_modes(
     assert all(video.read_bytes()[4:8] == b"ftyp" for video in videos)
     assert (folder / "image-01.jpg").read_bytes() == (FOLDER / "fox.jpg").read_bytes()
     linked = set(re.findall(r'(?:src|href)="\./([^"]+)"', _sheet(folder)))
-    assert linked == {path.name for path in folder.iterdir()} - {"index.html"}
+    manifests = {f"{video.name}.json" for video in videos}
+    assert linked == {path.name for path in folder.iterdir()} - {"index.html", *manifests}
+    assert manifests <= {path.name for path in folder.iterdir()}
     assert len(videos) == 13
 
 
@@ -93,6 +95,7 @@ async def test_failures_hide_nothing(command: Command, tmp_path: Path) -> None:
     assert "1 of 3 videos" in ended.err
     assert sorted(path.name for path in to.iterdir()) == [
         "01-master-text-to-video.mp4",
+        "01-master-text-to-video.mp4.json",
         "index.html",
     ]
     assert "IMAGE_DOWNLOAD_FAILED" in _sheet(to)
@@ -132,6 +135,7 @@ async def test_fresh_run_replaces_its_own_files(command: Command, tmp_path: Path
     assert (to / "01-master-text-to-video.mp4").read_bytes()[4:8] == b"ftyp"
     assert sorted(path.name for path in to.iterdir()) == [
         "01-master-text-to-video.mp4",
+        "01-master-text-to-video.mp4.json",
         "index.html",
         "notes.txt",
     ]
