@@ -272,8 +272,8 @@ COMMANDS: Mapping[str, Command] = {
         {
             "server": {
                 "--host HOST=127.0.0.1": "address to listen on",
-                "--port PORT=5546": "port to listen on (KLIN on a telephone's keys); 0: any free"
-                " one",
+                "--port PORT=5546": "port to listen on (KLIN on a telephone's keys); any free one"
+                " if it is 0, or if 5546 is taken",
             },
             "service": {
                 "--api-key KEY": "the only accepted key (default: any)",

@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, RawInput, Retry, StandardImageToVideo
 from kling_async.cli import arguments
+from kling_async.cli.emulate import DEFAULT_PORT
 from kling_async.cli.main import run
 from kling_async.errors import (
     AuthenticationError,
@@ -125,6 +128,18 @@ async def test_port_that_is_taken(serve: Serve, command: Command) -> None:
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"kling-async: cannot listen on 127.0.0.1 port {port}: ")
     assert "ddress already in use; end the program" in ended.err
+
+
+async def test_default_port_that_is_taken(emulating: Emulating) -> None:
+    """If another emulator has the default port, the next one has a port of its own."""
+    with socket.socket() as other:
+        with suppress(OSError):  # it may be taken on this machine, too
+            other.bind(("127.0.0.1", DEFAULT_PORT))
+            other.listen()
+        env = await emulating("--port", str(DEFAULT_PORT))
+        assert not env["APIXO_BASE_URL"].endswith(f":{DEFAULT_PORT}")
+        async with KlingClient("a-key", base_url=env["APIXO_BASE_URL"]) as kling:
+            assert await kling.balance() == 1000.0
 
 
 async def test_rule_that_is_none(command: Command) -> None:
