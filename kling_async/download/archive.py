@@ -135,14 +135,17 @@ class Archive:
             return
         temporary, uploaded = _temporary_name(), False
 
-        async def create(name: str) -> bool:
+        async def upload_once() -> None:
             nonlocal uploaded
-            if await objects.object_exists(name):
-                return False
             if not uploaded:
                 await objects.upload_object(temporary, path, media_type)
                 uploaded = True
-            return await objects.copy_object(temporary, name)
+
+        async def create(name: str) -> bool:
+            if not await objects.object_exists(name):
+                await upload_once()
+                return await objects.copy_object(temporary, name)
+            return False
 
         try:
             yield create

@@ -61,3 +61,9 @@ def test_permanent_reasons(reason: FailReason) -> None:
     """A reason for which the same input would fail again is refused."""
     with pytest.raises(ConfigurationError, match=f"must not contain {reason}"):
         BatchOptions(resubmit_reasons=[FailReason.TIMEOUT, reason])
+
+
+def test_unknown_manifest() -> None:
+    """A kind of manifest that does not exist is refused with those that do."""
+    with pytest.raises(ConfigurationError, match="none, basic, media"):
+        BatchOptions(manifest="all")  # type: ignore[arg-type]

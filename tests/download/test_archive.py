@@ -16,11 +16,13 @@ from kling_async import (
     Polling,
     StorageError,
     TaskRef,
+    blocking,
 )
 from kling_async.download import archive as archive_module
 from kling_async.download.archive import Archive
 from kling_async.download.names import alternative_names
 from kling_async.results import SavedFile
+from kling_async.testing import Emulator
 from tests.engines.object_stores import (  # noqa: F401 - fixtures
     az_url,
     azure_server,
@@ -119,6 +121,22 @@ async def test_saved_again(archive: Archive, memory: MemoryStore) -> None:
     for _ in range(3):
         (file,) = await archive.save(REF, fetching())
         assert file.name == SECOND
+    assert objects(memory) == {FIRST: CAT, SECOND: FOX}
+
+
+async def test_a_name_that_is_taken_meanwhile(
+    archive: Archive, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another process takes the name between look-up and copy, the parts are sent once."""
+
+    async def exists(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(archive_module, "_WHOLE_BYTES", 1)
+    monkeypatch.setattr(archive_module.Objects, "object_exists", exists)
+    memory.put(FIRST, CAT)
+    (file,) = await archive.save(REF, fetching())
+    assert file.name == SECOND
     assert objects(memory) == {FIRST: CAT, SECOND: FOX}
 
 
@@ -319,6 +337,17 @@ async def test_client(
         (url,) = await kling.archive(result, s3_url, name="fox")
         assert url == f"{s3_url.partition('?')[0]}/fox.mp4"
     assert await size_of(s3_url, "fox.mp4")
+
+
+@pytest.mark.slow
+def test_blocking_client(s3_url: str) -> None:  # noqa: F811 - the fixture
+    """The blocking client archives a result, too."""
+    with (
+        Emulator(video="small", speed=1000.0) as emulator,
+        blocking.KlingClient(emulator.key, base_url=emulator.base_url) as kling,
+    ):
+        result = kling.generate(MasterTextToVideo("a fox"))
+        assert kling.archive(result, s3_url, name="fox") == (f"{s3_url.partition('?')[0]}/fox.mp4",)
 
 
 @pytest.mark.slow

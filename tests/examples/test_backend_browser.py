@@ -48,7 +48,7 @@ LOST = "Failed to load resource: net::ERR_"
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # Milliseconds. All waits are for conditions; this is for machines that are very busy.
-PATIENCE = 20_000
+PATIENCE = 120_000
 expect.set_options(timeout=PATIENCE)
 
 
