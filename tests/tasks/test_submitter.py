@@ -660,11 +660,12 @@ async def test_cancelled_in_the_moment_of_a_failed_acceptance(error: Exception) 
 
 @pytest.mark.parametrize(
     ("refused", "kinds", "slots"),
-    [(False, [Submitted, TasksAbandoned], 1), (True, [], 0)],
+    [(False, [Submitted, TasksAbandoned], 1), (True, [], 0), (True, None, 0)],
+    ids=["accepted", "refused", "refused, without a hook"],
 )
 def test_a_loop_that_ends_while_the_observer_records(
     refused: bool,  # noqa: FBT001
-    kinds: list[type[Event]],
+    kinds: list[type[Event]] | None,
     slots: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -673,7 +674,8 @@ def test_a_loop_that_ends_while_the_observer_records(
     limiter = LocalLimiter()
     said = answer(None, status=403) if refused else answer({"taskId": "task_1"})
     transport = ScriptedTransport(lambda _: said)
-    kling = KlingClient(KEY, transport=transport, hooks=[events.append], limiter=limiter)
+    hooks = [] if kinds is None else [events.append]
+    kling = KlingClient(KEY, transport=transport, hooks=hooks, limiter=limiter)
     observer = SubmitObserver(wait=10)
 
     async def main() -> None:
@@ -683,6 +685,6 @@ def test_a_loop_that_ends_while_the_observer_records(
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
-    assert [type(event) for event in events] == kinds
+    assert [type(event) for event in events] == (kinds or [])
     assert limiter.slots_in_use == slots
     assert ("kling-2-1/task_1" in caplog.text) is not refused
