@@ -315,6 +315,7 @@ def test_pydantic_is_not_imported() -> None:
     )
 
 
+@pytest.mark.slow
 def test_without_docstrings() -> None:
     """Where Python leaves out docstrings, schemas leave out descriptions, and nothing else."""
     code = (

@@ -169,6 +169,7 @@ def test_a_note_that_is_none(text: bytes, tmp_path: Path) -> None:
     assert size_found(tmp_path) == 0
 
 
+@pytest.mark.slow
 @given(pieces=st.lists(st.binary(max_size=50), max_size=8), stops=st.sets(st.integers(0, 7)))
 def test_any_pieces_make_the_file(
     pieces: list[bytes], stops: set[int], tmp_path_factory: pytest.TempPathFactory

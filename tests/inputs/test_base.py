@@ -123,6 +123,7 @@ def test_inputs_of_two_modes_differ() -> None:
     assert len({standard, master}) == 2
 
 
+@pytest.mark.slow
 @FREELY
 @given(INPUTS, st.dictionaries(KEYS | st.text(max_size=3), JSON, max_size=3))
 def test_any_mapping_is_an_input_or_refused(one: Input, change: dict[str, object]) -> None:

@@ -240,6 +240,7 @@ values: st.SearchStrategy[object] = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(FREELY, max_examples=200)
 @given(
     st.binary()

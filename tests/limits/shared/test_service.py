@@ -120,6 +120,7 @@ def test_processes_that_are_killed_and_begin_again() -> None:
     assert len(traffic.arrivals) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [7.0, 70.0, -7.0, -7_000.0])
 def test_a_clock_that_is_set(skew: float, caplog: pytest.LogCaptureFixture) -> None:
     """A backend's clock set forward costs the burst at most; one set back a short delay."""
