@@ -203,7 +203,7 @@ class Batch:
         """Yield the items that are finished and not saved, the oldest first."""
         finished = [entry async for entry in self._journal.entries(ItemState.FINISHED)]
         for entry in sorted(finished, key=attrgetter("changed_at")):
-            yield entry, parse_input(entry.input)
+            yield entry, parse_input(entry.input, local_images=True)
 
     async def _outcomes(self, run: BatchRun, in_progress: set[int]) -> AsyncGenerator[Outcome]:
         if not self._idle.is_set():

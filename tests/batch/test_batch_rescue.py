@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import Batch, Item, KlingClient, MasterTextToVideo
+from kling_async import Batch, Item, KlingClient, MasterTextToVideo, StandardImageToVideo
 from kling_async.errors import ConfigurationError, DownloadError, ResultExpiredError
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
 from kling_async.results import Result, TaskRef
+from tests.images.pictures import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,19 @@ async def test_what_was_not_saved(
     assert states == {"a": S.SAVED, "b": S.SAVED, "stuck": S.SUBMITTED, "planned": S.PLANNED}
     assert await rescue(client, path, folder) == []
     assert len(emulator.ledger) == paid
+
+
+async def test_an_input_with_a_local_image(
+    tmp_path: Path, path: Path, run: RunBatch, emulate: Emulate, connect: Connect
+) -> None:
+    """The result of an input with a local image is saved like any other."""
+    image = tmp_path / "fox.png"
+    image.write_bytes(picture())
+    emulator = await emulate(uploads=True)
+    client = await connect(emulator, image_store=emulator.image_store)
+    await run(client, [Item("fox", StandardImageToVideo("pan left", image))])
+    (outcome,) = await rescue(client, path, tmp_path / "videos")
+    assert [file.name for file in outcome.files] == ["fox.mp4"]
 
 
 async def finish(path: Path, ages: dict[str, int], url: str) -> None:
