@@ -203,7 +203,7 @@ class Batch:
         """Yield the items that are finished and not saved, the oldest first."""
         finished = [entry async for entry in self._journal.entries(ItemState.FINISHED)]
         for entry in sorted(finished, key=attrgetter("changed_at")):
-            yield entry, parse_input(entry.input, local_images=True)
+            yield entry, input_of(entry)
 
     async def _outcomes(self, run: BatchRun, in_progress: set[int]) -> AsyncGenerator[Outcome]:
         if not self._idle.is_set():
@@ -258,7 +258,7 @@ class Batch:
         if not streaming:
             for entry in await self._running(claims, given):
                 assert entry.ref is not None  # noqa: S101 - a submitted item has one
-                kind = parse_input(entry.input, local_images=True)
+                kind = input_of(entry)
                 self._client.attach(
                     entry.ref,
                     input=kind,
@@ -274,7 +274,7 @@ class Batch:
                     yield entry, item_input
         if not streaming:
             for entry in await self._running(claims, given):
-                yield entry, parse_input(entry.input, local_images=True)
+                yield entry, input_of(entry)
 
     async def _running(self, claims: Claims | None, given: set[int]) -> list[Entry]:
         """Return the other items whose tasks run, unless another worker waits for them."""
@@ -286,7 +286,7 @@ class Batch:
         """Write the items in the journal and yield their entries, or yield all that it has."""
         if items is None:
             async for entry in self._journal.entries():
-                yield entry, parse_input(entry.input, local_images=True)
+                yield entry, input_of(entry)
             return
         async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:
@@ -298,6 +298,11 @@ class Batch:
                 entries = await self._journal.plan(planned)
                 for entry, given in zip(entries, chunk, strict=True):
                     yield entry, given.input if isinstance(given, Item) else given
+
+
+def input_of(entry: Entry) -> Input:
+    """Return the input of an entry. A journal has local images as text, which is accepted here."""
+    return parse_input(entry.input, local_images=True)
 
 
 async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGenerator[list[_T]]:

@@ -177,6 +177,7 @@ def _keep(url: str, folder: Path | None, document: Document) -> None:
     }
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Only the user can write such a file, whatever the umask is: see _read_kept.
         with NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
             try:
                 json.dump(kept, file)

@@ -14,18 +14,18 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.engines.ports import held
+from tests.patience import STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["nats_url", "program", "serving"]
 
-PATIENCE: Final = 10.0
 
 # Ends the server as soon as the pipe is closed: by us, or by the system when it has killed us.
 # Signals that are sent to all of us must not end it before its work is done.
@@ -63,7 +63,7 @@ def serving() -> Iterator[str]:
 
 
 def _wait_for(port: int) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTS
     while time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as line:

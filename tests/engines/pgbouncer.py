@@ -13,12 +13,13 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.engines.ports import held
 from tests.engines.postgres import PASSWORD, UNPRIVILEGED
+from tests.patience import STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pooled_port", "serving"]
 
-PATIENCE: Final = 10.0
 
 # So few connections that several clients have to share them.
 SETTINGS = """
@@ -76,7 +76,7 @@ def serving(server: Server) -> Iterator[int]:
 
 
 def _answers(port: int) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTS
     while time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):

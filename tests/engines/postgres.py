@@ -23,6 +23,7 @@ import pytest
 from psycopg import sql
 
 from tests.engines.ports import held
+from tests.patience import STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ __all__ = ["PASSWORD", "Server", "batch_url", "postgres_server", "postgres_url",
 PASSWORD: Final = "tr0ub4dor-and-3"
 
 UNPRIVILEGED = 65534
-PATIENCE = 30.0
 
 # What is lost when the machine loses its power is no loss here.
 HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -156,7 +156,7 @@ def _run(
 
 def _answers(data: Path) -> bool:
     """Wait until a server is ready, as it says itself in its file."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTS
     while time.monotonic() < end:
         try:
             lines = (data / "postmaster.pid").read_text().splitlines()

@@ -14,18 +14,18 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.engines.ports import held
+from tests.patience import STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["program", "rabbitmq_url", "serving"]
 
-PATIENCE: Final = 60.0
 
 # Ends the server, and what it has started, as soon as the pipe is closed: by us, or by the system
 # when it has killed us. The server's own script starts others: they are a group, in a session.
@@ -87,7 +87,7 @@ def _run(found: Path, port: int, distribution: int, mapper: int) -> Iterator[str
 
 
 def _answers(port: int) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTS
     while time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as line:

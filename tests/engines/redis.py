@@ -22,13 +22,13 @@ from typing import Final
 import pytest
 
 from tests.engines.ports import held
+from tests.patience import STARTS
 
 __all__ = ["PASSWORD", "Server", "program", "redis_server", "redis_url", "serving"]
 
 # Not a word that a message contains by chance.
 PASSWORD: Final = "c0rrect-h0rse"
 
-PATIENCE = 10.0
 DATABASES = 1_000
 
 # Ends the server as soon as the pipe is closed: by us, or by the system when it has killed us.
@@ -76,7 +76,7 @@ class Server:
         """Start it; it knows nothing of what was before."""
         self._folder = tempfile.TemporaryDirectory(prefix="kling-redis-")
         self._keeper = subprocess.Popen(self._command, stdin=subprocess.PIPE, cwd=self._folder.name)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + STARTS
         while time.monotonic() < end:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
