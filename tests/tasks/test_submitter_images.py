@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kling_async.events import Event
+    from kling_async.events import DetailedEvent, Event
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
@@ -34,6 +34,21 @@ pytestmark = pytest.mark.virtual_time
 CAT = picture()
 NAME = f"{sha256(CAT).hexdigest()}.jpg"
 ONE = Limits(concurrent_tasks=1)
+
+
+class Details:
+    """A hook for detailed events: the name of each, and the number of its submit."""
+
+    detailed = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def __call__(self, event: DetailedEvent) -> None:
+        self.seen.append((type(event).__name__, getattr(event, "submit_id", 0)))
+
+    def traceparent(self, _: object) -> str:
+        return ""
 
 
 async def test_generate(emulate: Emulate, connect: Connect, tmp_path: Path) -> None:
@@ -52,6 +67,22 @@ async def test_generate(emulate: Emulate, connect: Connect, tmp_path: Path) -> N
     with path.open("rb") as file:
         await kling.submit(StandardImageToVideo("pan left", file))
     assert [r.method for r in emulator.requests if r.kind in {"upload", "image"}].count("PUT") == 1
+
+
+async def test_events_of_one_submit(emulate: Emulate, connect: Connect) -> None:
+    """All events of a submit have its number, although its request is built anew with the URL."""
+    details = Details()
+    emulator = await emulate(uploads=True)
+    kling = await connect(emulator, image_store=emulator.image_store, hooks=[details])
+    await kling.submit(StandardImageToVideo("pan left", CAT))
+    assert [name for name, _ in details.seen] == [
+        "SubmitStarted",
+        "SlotAcquired",
+        "RequestAnswered",
+        "Submitted",
+    ]
+    assert len({number for _, number in details.seen}) == 1
+    assert details.seen[0][1] > 0
 
 
 async def test_without_a_store(emulate: Emulate, connect: Connect) -> None:
