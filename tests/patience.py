@@ -7,4 +7,4 @@ HANGS: Final = 600.0
 need a minute only to start."""
 
 STARTS: Final = 120.0
-"""Seconds after which a server is taken not to start at all."""
+"""Seconds after which a server is taken to be unable to start."""

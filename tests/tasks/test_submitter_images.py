@@ -70,7 +70,7 @@ async def test_generate(emulate: Emulate, connect: Connect, tmp_path: Path) -> N
 
 
 async def test_events_of_one_submit(emulate: Emulate, connect: Connect) -> None:
-    """All events of a submit have its number, although its request is built anew with the URL."""
+    """All events of a submit have its number, although its request is built a second time."""
     details = Details()
     emulator = await emulate(uploads=True)
     kling = await connect(emulator, image_store=emulator.image_store, hooks=[details])
