@@ -18,6 +18,7 @@ from kling_async import (
     TaskRef,
     blocking,
 )
+from kling_async._storage.objects import Objects
 from kling_async.download import archive as archive_module
 from kling_async.download.archive import Archive
 from kling_async.download.names import alternative_names
@@ -133,7 +134,7 @@ async def test_a_name_that_is_taken_meanwhile(
         return False
 
     monkeypatch.setattr(archive_module, "_WHOLE_BYTES", 1)
-    monkeypatch.setattr(archive_module.Objects, "object_exists", exists)
+    monkeypatch.setattr(Objects, "object_exists", exists)
     memory.put(FIRST, CAT)
     (file,) = await archive.save(REF, fetching())
     assert file.name == SECOND
