@@ -34,8 +34,11 @@ from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, DownloadError, InputError, KlingError
 from kling_async.images.preparer import ImagePreparer
 from kling_async.images.reading import read_images
+from kling_async.inputs.kling_2_1 import StandardImageToVideo
 from kling_async.journal.base import Entry, ItemState
 from kling_async.limits.base import Limits
+from kling_async.media.frames import save_frame
+from kling_async.media.joining import join_videos
 from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
 from kling_async.progress.opening import open_display
@@ -68,6 +71,8 @@ _SHORTEST = 0.25
 # Seconds after the slowest until a task counts as stuck, on a machine that is busy rendering.
 _GRACE = 60.0
 
+_NEXT_PROMPT = "The fox walks away through the snow"
+
 _FOOTER = "Made by an emulator on this machine. The videos show their inputs; no model was used."
 
 
@@ -88,11 +93,12 @@ async def run_demo(args: Namespace) -> int:
         uploads=True,
     )
     output = Output(json=args.json)
-    progress = open_display(silent=args.json, total=len(rows))
+    has_chain = args.file is None and film.can_render()  # which needs the same packages
+    progress = open_display(silent=args.json, total=len(rows) + has_chain)
     if args.video == "auto" and not film.can_render():
         progress.print(
-            "Every video will be the same small clip. For videos of your own images and prompts:"
-            f" {install_command('emulator')}"
+            "Every video will be the same small clip. For videos of your own images and prompts,"
+            f" and a chain of two: {install_command('emulator')}"
         )
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -102,7 +108,7 @@ async def run_demo(args: Namespace) -> int:
                 inputs = _parse_rows(rows, emulator.origin, path.parent)
                 urls = await _image_urls(inputs, emulator.image_store)
                 demo_run = _DemoRun(kling, progress, args, staging)
-                cards = await demo_run.generate_all(inputs, urls)
+                cards = await demo_run.generate_all(inputs, urls, has_chain=has_chain)
             seconds = clock() - started
             html = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
             index = await asyncio.to_thread(_write_page, args.to, html, staging)
@@ -184,9 +190,9 @@ class _DemoRun:
         self._staging = staging
 
     async def generate_all(
-        self, rows: list[tuple[int, Input]], images: list[list[str]]
+        self, rows: list[tuple[int, Input]], images: list[list[str]], *, has_chain: bool
     ) -> list[Card]:
-        digits = max(2, len(str(rows[-1][0])))
+        digits, ending = max(2, len(str(rows[-1][0]))), None
         with self._progress:
             async with asyncio.TaskGroup() as group:
                 saving = group.create_task(save_images(chain(*images), self._folder))
@@ -194,11 +200,31 @@ class _DemoRun:
                     group.create_task(self._generate(f"{number:0{digits}}", sent))
                     for number, sent in rows
                 ]
-        names, cards = saving.result(), []
+                if has_chain:
+                    ending = group.create_task(self._continue(tasks[0], len(rows) + 1))
+        names, cards = saving.result(), list[Card]()
         for urls, task in zip(images, tasks, strict=True):
             pictures = [Picture(url, names.get(url)) for url in urls]
             cards.append(evolve(task.result(), pictures=pictures))
-        return cards
+        return cards if ending is None else cards + ending.result()
+
+    async def _continue(self, row: asyncio.Task[Card], number: int) -> list[Card]:
+        """Make a chain: a video from the last frame of the row's one, and both as one file."""
+        first = await row
+        if first.video is None:
+            return []
+        frame = self._folder / f"{number:02}-image.png"
+        await save_frame(self._folder / first.video.file, frame, at="last")
+        second = await self._generate(f"{number:02}", StandardImageToVideo(_NEXT_PROMPT, frame))
+        second = evolve(second, pictures=[Picture(frame.name, frame.name)])
+        if second.video is None:
+            return [second]
+        target = self._folder / f"{number + 1:02}-chain.mp4"
+        parts = (self._folder / video.file for video in (first.video, second.video))
+        await join_videos(parts, target)
+        fields = {"mode": "chain", "prompt": f"{first.label} and {second.label} as one file"}
+        joined = Video(target.name, target.stat().st_size)
+        return [second, Card(f"{number + 1:02}", fields, video=joined)]
 
     async def _generate(self, number: str, sent: Input) -> Card:
         fields = (await read_images(sent)).to_dict()

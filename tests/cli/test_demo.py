@@ -4,11 +4,13 @@ import asyncio
 import json
 import re
 import sys
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async._utils.extras import install_command
+from kling_async.media import inspect_video, save_frame
 from kling_async.testing.sample_files import FOLDER
 
 if TYPE_CHECKING:
@@ -33,21 +35,47 @@ def _sheet(folder: Path) -> str:
 async def test_sample_of_all_modes(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a file, the sample becomes 13 videos, and a sheet that names only what exists."""
+    """Without a file: 13 rows, a chain of two clips, and a sheet that names only what exists."""
     monkeypatch.chdir(tmp_path)
     ended = await command("demo", "--video", "small")
     folder = tmp_path / "kling-demo"
     assert (ended.code, ended.out) == (0, f"{folder / 'index.html'}\n")
-    assert "13 of 13 videos" in ended.err
+    assert "15 of 15 videos" in ended.err
     videos = sorted(folder.glob("*.mp4"))
     assert videos[3].name == "04-pro-image-to-video.mp4"
     assert all(video.read_bytes()[4:8] == b"ftyp" for video in videos)
     assert (folder / "image-01.jpg").read_bytes() == (FOLDER / "fox.jpg").read_bytes()
     linked = set(re.findall(r'(?:src|href)="\./([^"]+)"', _sheet(folder)))
-    manifests = {f"{video.name}.json" for video in videos}
+    manifests = {f"{video.name}.json" for video in videos if video.name != "15-chain.mp4"}
     assert linked == {path.name for path in folder.iterdir()} - {"index.html", *manifests}
     assert manifests <= {path.name for path in folder.iterdir()}
-    assert len(videos) == 13
+    assert len(videos) == 15
+
+
+async def test_chain(command: Command, tmp_path: Path) -> None:
+    """The second clip begins with the last frame of the first; the chain is as long as both."""
+    ended = await command("demo", "--to", tmp_path, "--video", "small", "--json")
+    *rows, second, chain, _page = ended.objects
+    frame = tmp_path / "14-image.png"
+    expected = tmp_path / "expected.png"
+    await save_frame(tmp_path / str(rows[0]["file"]), expected, at="last")
+    assert frame.read_bytes() == expected.read_bytes()
+    assert sha256(frame.read_bytes()).hexdigest() in second["input"]["image_url"]
+    parts = [await inspect_video(tmp_path / str(row["file"])) for row in (rows[0], second)]
+    joined = await inspect_video(tmp_path / chain["file"])
+    assert joined.duration == sum(part.duration for part in parts)
+
+
+@pytest.mark.parametrize(("failing", "made"), [(1, "12 of 13"), (14, "13 of 14")])
+async def test_chain_with_a_failed_clip(
+    command: Command, tmp_path: Path, failing: int, made: str
+) -> None:
+    """Without one of its clips there is no chain; the rows are as they would be without it."""
+    fault = f"task:{failing}=fail:NSFW_DETECTED"
+    ended = await command("demo", "--to", tmp_path, "--video", "small", "--fault", fault)
+    assert ended.code == 1
+    assert f"{made} videos" in ended.err
+    assert "chain" not in _sheet(tmp_path)
 
 
 async def test_raw_inputs(command: Command, tmp_path: Path) -> None:
@@ -213,11 +241,13 @@ async def test_place_that_is_taken(command: Command, tmp_path: Path) -> None:
 async def test_without_the_extra(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without PyAV the demo runs with the small clip, and says how to get real videos."""
+    """Without PyAV: the small clip, no chain, and how to get both."""
     monkeypatch.setitem(sys.modules, "av", None)
-    ended = await command("demo", _rows(tmp_path, TEXT), "--to", tmp_path)
+    ended = await command("demo", "--to", tmp_path)
     assert ended.code == 0
-    assert ended.err.splitlines()[0].endswith(install_command("emulator"))
+    note = ended.err.splitlines()[0]
+    assert note.endswith(f"a chain of two: {install_command('emulator')}")
+    assert "13 of 13 videos" in ended.err
 
 
 async def test_rendered_without_the_extra(
