@@ -21,28 +21,29 @@ from kling_async.tasks import task as _async_task
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-    from datetime import datetime
     from pathlib import Path
 
     from kling_async.inputs.base import Input
     from kling_async.results import Result, Snapshot, TaskRef
     from kling_async.tasks.fan_out import Outcome
-    from kling_async.tasks.updates import OnUpdate
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_S = TypeVar("_S")
 _F = TypeVar("_F", bound="Callable[..., object]")
 
 
-def _arguments_of(
-    make: Callable[_P, object],
-) -> Callable[[Callable[..., None]], Callable[Concatenate[KlingClient, _P], None]]:
-    return wraps(make)
+def _same_as(
+    method: Callable[Concatenate[Any, _P], object],
+) -> Callable[[Callable[Concatenate[_S, ...], _R]], Callable[Concatenate[_S, _P], _R]]:
+    """Give a method the parameters and the docstring of an asynchronous one."""
+    return wraps(method)
 
 
 def _documented_by(method: Callable[..., object]) -> Callable[[_F], _F]:
+    """Give a method with fewer parameters the docstring of an asynchronous one."""
+
     def document(function: _F) -> _F:
         function.__doc__ = method.__doc__
         return function
@@ -64,19 +65,13 @@ class Task:
         """The reference that finds the task again, in another process or on another day."""
         return self._task.ref
 
-    @_documented_by(_async_task.Task.wait)
-    def wait(
-        self,
-        timeout: float = DEFAULT_TIMEOUT,
-        *,
-        report: bool = True,
-        on_update: OnUpdate | None = None,
-    ) -> Result:
-        return self._client.run(self._task.wait(timeout, report=report, on_update=on_update))
+    @_same_as(_async_task.Task.wait)
+    def wait(self, *args: Any, **kwargs: Any) -> Result:
+        return self._client.run(self._task.wait(*args, **kwargs))
 
-    @_documented_by(_async_task.Task.status)
-    def status(self) -> Snapshot:
-        return self._client.run(self._task.status())
+    @_same_as(_async_task.Task.status)
+    def status(self, *args: Any, **kwargs: Any) -> Snapshot:
+        return self._client.run(self._task.status(*args, **kwargs))
 
 
 class KlingClient:
@@ -97,10 +92,9 @@ class KlingClient:
             forked after the first call, and in a hook of the client, where it would never return.
     """
 
-    @_arguments_of(_async.KlingClient)
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        client = _async.KlingClient(*args, **kwargs)  # type: ignore[arg-type] # as declared
-        self.client: _async.KlingClient = client
+    @_same_as(_async.KlingClient.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.client: _async.KlingClient = _async.KlingClient(*args, **kwargs)
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._closed = False
@@ -125,64 +119,34 @@ class KlingClient:
         """The tasks that this client knows of and has not seen end."""
         return self.client.running
 
-    @_documented_by(_async.KlingClient.generate)
-    def generate(
-        self,
-        input: Input,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        callback_url: str | None = None,
-        on_update: OnUpdate | None = None,
-    ) -> Result:
-        return self.run(
-            self.client.generate(
-                input, timeout=timeout, callback_url=callback_url, on_update=on_update
-            )
-        )
+    @_same_as(_async.KlingClient.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Result:
+        return self.run(self.client.generate(*args, **kwargs))
 
-    @_documented_by(_async.KlingClient.status)
-    def status(self, ref: TaskRef | str) -> Snapshot:
-        return self.run(self.client.status(ref))
+    @_same_as(_async.KlingClient.status)
+    def status(self, *args: Any, **kwargs: Any) -> Snapshot:
+        return self.run(self.client.status(*args, **kwargs))
 
-    @_documented_by(_async.KlingClient.balance)
-    def balance(self) -> float:
-        return self.run(self.client.balance())
+    @_same_as(_async.KlingClient.balance)
+    def balance(self, *args: Any, **kwargs: Any) -> float:
+        return self.run(self.client.balance(*args, **kwargs))
 
-    @_documented_by(_async.KlingClient.download)
-    def download(
-        self,
-        result: Result | Snapshot,
-        folder: str | os.PathLike[str],
-        *,
-        name: str | None = None,
-        overwrite: bool = False,
-    ) -> tuple[Path, ...]:
-        return self.run(self.client.download(result, folder, name=name, overwrite=overwrite))
+    @_same_as(_async.KlingClient.download)
+    def download(self, *args: Any, **kwargs: Any) -> tuple[Path, ...]:
+        return self.run(self.client.download(*args, **kwargs))
 
-    @_documented_by(_async.KlingClient.archive)
-    def archive(
-        self, result: Result | Snapshot, url: str, *, name: str | None = None
-    ) -> tuple[str, ...]:
-        return self.run(self.client.archive(result, url, name=name))
+    @_same_as(_async.KlingClient.archive)
+    def archive(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        return self.run(self.client.archive(*args, **kwargs))
 
     @_documented_by(_async.KlingClient.submit)
     def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
         return Task(self, self.run(self.client.submit(input, callback_url=callback_url)))
 
-    @_documented_by(_async.KlingClient.attach)
-    def attach(
-        self,
-        ref: TaskRef | str,
-        *,
-        input: Input | None = None,
-        submitted_at: datetime | None = None,
-        traceparent: str = "",
-    ) -> Task:
+    @_same_as(_async.KlingClient.attach)
+    def attach(self, *args: Any, **kwargs: Any) -> Task:
         async def attach() -> Task:
-            task = self.client.attach(
-                ref, input=input, submitted_at=submitted_at, traceparent=traceparent
-            )
-            return Task(self, task)
+            return Task(self, self.client.attach(*args, **kwargs))
 
         return self.run(attach())
 
