@@ -47,14 +47,27 @@ HOSTILE = [
     Outcome(1, StandardImageToVideo(TEXT, URLS[1]), REF, Result(REF, URLS), key=TEXT),
 ]
 
+# Numbers of names that are not above their values, and of links that do not look like any.
+OVERLAPPING = """() => [...document.querySelectorAll(".timings div")].filter(
+  ({firstChild: name, lastChild: value}) =>
+    name.getBoundingClientRect().bottom > value.getBoundingClientRect().top).length"""
+NOT_UNDERLINED = """() => [...document.querySelectorAll(".timings a")].filter(
+  (link) => getComputedStyle(link).textDecorationLine !== "underline").length"""
+
 PAGE = """<!doctype html>
 <html lang="en" data-jp-theme-light="{light}"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>A notebook</title>
 <style>
 body {{ margin: 0; padding: 8px; background: {ground}; color: {ink}; font: 14px sans-serif }}
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere }} ul {{ padding-left: 3em }}
+/* As in JupyterLab. */
+.jp-OutputArea-output dl {{ width: 100%; overflow: hidden }}
+.jp-OutputArea-output dt {{ float: left; width: 20%; font-weight: bold }}
+.jp-OutputArea-output dd {{ float: left; width: 80% }}
+.jp-RenderedHTMLCommon a:link {{ text-decoration: none }}
 </style></head>
-<body><main><h1>A notebook</h1>{cells}</main></body></html>
+<body><main class="jp-OutputArea-output jp-RenderedHTMLCommon">
+<h1>A notebook</h1>{cells}</main></body></html>
 """
 
 
@@ -185,6 +198,8 @@ async def _look(browser: Browser, url: str, width: int, picture: Path) -> None:
     await page.screenshot(path=picture, full_page=True)
     overflow = "document.documentElement.scrollWidth - window.innerWidth"
     assert await page.evaluate(overflow) == 0, (url, width)
+    assert await page.evaluate(OVERLAPPING) == 0, (url, width)
+    assert await page.evaluate(NOT_UNDERLINED) == 0, (url, width)
     found = await axe.run(page)
     assert [each["id"] for each in found["violations"]] == [], (url, width, found["violations"])
     assert said == []
