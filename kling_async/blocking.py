@@ -10,6 +10,7 @@ in one background thread, and waits for it. Arguments, errors and guarantees are
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -111,8 +112,13 @@ class KlingClient:
             if self._closed:
                 coroutine.close()
                 raise ClientClosedError("the client is closed: make another one")
-            self._thread = self._thread or LoopThread()
-        return self._thread.call(coroutine)
+            thread = self._thread = self._thread or LoopThread()
+        try:
+            return thread.call(coroutine)
+        except asyncio.CancelledError as cancellation:
+            if self._closed:  # by another thread
+                raise ClientClosedError("the client was closed during the call") from cancellation
+            raise
 
     @property
     def running(self) -> tuple[TaskRef, ...]:
@@ -184,7 +190,10 @@ class KlingClient:
     def close(self) -> None:
         """Close the client as :meth:`kling_async.KlingClient.close` does, and end its thread."""
         with self._lock:
-            thread, self._thread, self._closed = self._thread, None, True
+            thread = self._thread
+            if thread is not None and thread.is_alive():
+                thread.check_caller()
+            self._thread, self._closed = None, True
         if thread is not None and thread.is_alive():
             try:
                 thread.call(self.client.close())

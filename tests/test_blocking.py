@@ -194,6 +194,49 @@ def test_a_hook_cannot_call_it(emulator: Emulator) -> None:
     assert "hook" in str(errors[0])
 
 
+def test_a_hook_cannot_close_it(emulator: Emulator) -> None:
+    """A hook that closes its own client gets an error, and the client remains usable."""
+    errors: list[Exception] = []
+
+    def hook(_: Event) -> None:
+        try:
+            kling.close()
+        except ConfigurationError as error:
+            errors.append(error)
+
+    with connect(emulator, hooks=[hook]) as kling:
+        kling.generate(FOX)
+        assert kling.balance() == emulator.balance
+    assert errors
+
+
+def test_closed_during_a_call(emulator: Emulator) -> None:
+    """A call that another thread's `close` ends raises `ClientClosedError`, like later ones."""
+    kling = connect(emulator)
+    started = threading.Event()
+
+    async def work() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor() as threads:
+        call = threads.submit(kling.run, work())
+        started.wait(HANGS)
+        kling.close()
+        with pytest.raises(ClientClosedError, match="during the call"):
+            call.result(HANGS)
+
+
+def test_cancelled_from_inside(emulator: Emulator) -> None:
+    """A coroutine that cancels itself raises that: the client is not closed."""
+
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    with connect(emulator) as kling, pytest.raises(asyncio.CancelledError):
+        kling.run(work())
+
+
 FORKED = """
 import os, sys
 from kling_async.blocking import KlingClient

@@ -24,6 +24,8 @@ class LoopThread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="kling_async", daemon=True)
         self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._stopped = False
         self._loop = asyncio.new_event_loop()
         self.start()
 
@@ -33,19 +35,21 @@ class LoopThread(threading.Thread):
             runner.get_loop().run_forever()
 
     def stop(self) -> None:
-        """End the loop and wait for the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """End the loop, which cancels what still runs there, and wait for the thread."""
+        with self._lock:  # nothing is scheduled after the end
+            self._stopped = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self.join()
 
     def call(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
         """Run a coroutine on the loop and wait for its result; cancel it if interrupted.
 
         Raises:
-            ConfigurationError: It can never return: the thread belongs to the process from which
-                this one was forked, or it is the thread that calls.
+            ConfigurationError: As :meth:`check_caller`.
+            CancelledError: The thread was stopped.
         """
         try:
-            self._check_caller()
+            self.check_caller()
         except ConfigurationError:
             coroutine.close()
             raise
@@ -65,7 +69,12 @@ class LoopThread(threading.Thread):
                 done.set_exception(asyncio.CancelledError())
 
         try:
-            self._loop.call_soon_threadsafe(start)
+            with self._lock:
+                if self._stopped:
+                    coroutine.close()
+                    done.set_exception(asyncio.CancelledError())
+                else:
+                    self._loop.call_soon_threadsafe(start)
             return done.result()
         except BaseException as interrupt:
             if done.done():  # the coroutine's own error
@@ -77,7 +86,13 @@ class LoopThread(threading.Thread):
                 interrupt.add_note(note)
             raise
 
-    def _check_caller(self) -> None:
+    def check_caller(self) -> None:
+        """Raise if a call from here could never return.
+
+        Raises:
+            ConfigurationError: The thread belongs to the process from which this one was forked,
+                or it is the thread that calls.
+        """
         if self._process_id != os.getpid():
             raise ConfigurationError(
                 "this process was forked after the first blocking call, and the thread of the"

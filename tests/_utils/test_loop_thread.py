@@ -99,6 +99,14 @@ def test_interrupted_before_the_start(thread: LoopThread, monkeypatch: pytest.Mo
         thread.call(where())
 
 
+def test_a_stopped_thread() -> None:
+    """A call after the end is cancelled at once; nothing of it runs."""
+    stopped = LoopThread()
+    stopped.stop()
+    with pytest.raises(asyncio.CancelledError):
+        stopped.call(where())
+
+
 def test_a_thread_of_another_process(thread: LoopThread) -> None:
     """A thread that was started before a fork is refused in the child."""
     thread._process_id -= 1  # noqa: SLF001 - as after a fork
