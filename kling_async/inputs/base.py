@@ -1,4 +1,16 @@
-"""What all inputs share: validation at construction, and conversion from and to mappings."""
+"""What all inputs share: validation at construction, and conversion from and to mappings.
+
+These fields mean the same for all models that have them, unless a model's module says otherwise:
+
+- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
+  service: JPEG, PNG or WebP of at most 10 MB.
+- ``end_image_url``: the image that the video ends with.
+- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
+- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
+  vendor's newest pages make it a setting of the key.
+
+Such lines also describe the fields in JSON schemas.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +55,9 @@ class Input:
     Attributes:
         model: The model's name in the API.
         mode: The mode of the model.
+
+    Raises:
+        InputError: A value breaks a rule. The error names all broken rules.
     """
 
     model: ClassVar[str]

@@ -1,24 +1,12 @@
 """The four modes of ``kling-2-1``, and the rules of their fields as the API's contract has them.
 
-All classes have these fields:
+The fields, beside those that mean the same for all models (:mod:`kling_async.inputs.base`):
 
 - ``prompt``: what the video shows, 1 to 5000 characters.
 - ``duration``: 5 or 10, in seconds.
 - ``negative_prompt``: what to avoid, at most 500 characters.
 - ``cfg_scale``: how closely to follow the prompt, 0 to 1 in steps of 0.1; the vendor
   recommends 0.3 to 0.7 and names no default.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
-  vendor's newest pages make it a setting of the key.
-
-Some of them also have:
-
-- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
-  service: JPEG, PNG or WebP of at most 10 MB.
-- ``end_image_url``: the image that the video ends with.
-- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
-
-These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
-a rule; the error names all broken rules.
 """
 
 from __future__ import annotations

@@ -1,23 +1,11 @@
 """The two modes of ``kling-2-5-turbo-pro``, with the rules of their fields from the contract.
 
-All classes have these fields:
+The fields, beside those that mean the same for all models (:mod:`kling_async.inputs.base`):
 
 - ``prompt``: what the video shows, 1 to 2500 characters.
 - ``duration``: 5 or 10, in seconds. It is always sent: the API's default is unknown.
 - ``negative_prompt``: what to avoid, at most 2500 characters.
 - ``cfg_scale``: how closely to follow the prompt, 0 to 1 in steps of 0.1; the default is unknown.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
-  vendor's newest pages make it a setting of the key.
-
-One of them also has:
-
-- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
-  service: JPEG, PNG or WebP of at most 10 MB.
-- ``end_image_url``: the image that the video ends with.
-- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
-
-These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
-a rule; the error names all broken rules.
 """
 
 from __future__ import annotations

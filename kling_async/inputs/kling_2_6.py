@@ -1,25 +1,14 @@
 """The two modes of ``kling-2-6``, with the rules of their fields from the contract.
 
-All classes have these fields:
+The fields, beside those that mean the same for all models (:mod:`kling_async.inputs.base`):
 
 - ``prompt``: what the video shows, 1 to 1000 characters.
 - ``sound``: whether the video has sound. There is no default: the API requires it.
 - ``duration``: 5 or 10, in seconds. It is always sent: the API's default is unknown.
 - ``negative_prompt``: what to avoid. Its rule is unknown: any value is sent unchecked.
 - ``cfg_scale``: how closely to follow the prompt. Its rule is unknown: any value is sent unchecked.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
-  vendor's newest pages make it a setting of the key.
-
-One of them also has:
-
-- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
-  service: JPEG, PNG or WebP of at most 10 MB.
 - ``end_image_url``: the second image. Elsewhere it is the one that the video ends with; for this
   model the contract does not name its meaning.
-- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
-
-These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
-a rule; the error names all broken rules.
 """
 
 from __future__ import annotations

@@ -1,26 +1,15 @@
 """The three modes of ``kling-3-0-std``, with the rules of their fields from the contract.
 
-All classes have these fields:
+The fields, beside those that mean the same for all models (:mod:`kling_async.inputs.base`):
 
 - ``prompt``: what the video shows, optional for motion control. The greatest length is unknown.
 - ``sound``: whether the video has sound. Not sent unless set; the default is unknown.
 - ``negative_prompt``: what to avoid. Its rule is unknown: any value is sent unchecked.
 - ``cfg_scale``: how closely to follow the prompt. Its rule is unknown: any value is sent unchecked.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
-  vendor's newest pages make it a setting of the key.
-
-Some of them also have:
-
 - ``duration``: 3 to 15, in seconds. With motion control it is that of the video.
-- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
-  service: JPEG, PNG or WebP of at most 10 MB.
 - ``end_image_url``: the second image. Elsewhere it is the one that the video ends with; for this
   model the contract does not name its meaning.
 - ``video_url``: the video whose motion is used: MP4, MOV or M4V of at most 30 s.
-- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
-
-These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
-a rule; the error names all broken rules.
 """
 
 from __future__ import annotations

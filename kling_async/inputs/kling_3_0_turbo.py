@@ -1,6 +1,6 @@
 """The two modes of ``kling-3-0-turbo``, with the rules of their fields from the contract.
 
-All classes have these fields:
+The fields, beside those that mean the same for all models (:mod:`kling_async.inputs.base`):
 
 - ``prompt``: what the video shows. The greatest length is unknown.
 - ``duration``: 3 to 15, in seconds. It is always sent: the API's default is unknown.
@@ -8,19 +8,8 @@ All classes have these fields:
 - ``negative_prompt``: what to avoid. Its rule is unknown: any value is sent unchecked.
 - ``cfg_scale``: how closely to follow the prompt. Its rule is unknown: any value is sent unchecked.
 - ``sound``: whether the video has sound. Its rule is unknown: any value is sent unchecked.
-- ``provider``: ``"auto"``, ``"value"`` or ``"official"``; not sent unless set, since the
-  vendor's newest pages make it a setting of the key.
-
-One of them also has:
-
-- ``image_url``: the image that the video begins with. Image URLs must be reachable by the
-  service: JPEG, PNG or WebP of at most 10 MB.
-- ``aspect_ratio``: ``"16:9"``, ``"9:16"`` or ``"1:1"``.
 
 The contract names no default mode: a mapping for ``parse_input`` must have one.
-
-These lines also describe the fields in JSON schemas. A class raises InputError if a value breaks
-a rule; the error names all broken rules.
 """
 
 from __future__ import annotations
