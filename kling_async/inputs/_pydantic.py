@@ -10,29 +10,24 @@ from kling_async._utils.pydantic import core_schema, refusal, showable, summary
 from kling_async._utils.text import format_value
 from kling_async.errors import InputError
 from kling_async.inputs import registry
-from kling_async.inputs.json_schema import class_schema
+from kling_async.inputs.json_schema import class_schema, fixed_tags
 from kling_async.inputs.local_image import FOR_PROGRAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-_T = TypeVar("_T")
+    from kling_async.inputs.base import Input
+
+_I = TypeVar("_I", bound="Input")
 
 
-def input_core_schema(
-    cls: type[_T],
-    build: Callable[[type[_T], Mapping[str, object]], _T],
-    handler: GetCoreSchemaHandler,
-) -> CoreSchema:
+def input_core_schema(cls: type[_I], handler: GetCoreSchemaHandler) -> CoreSchema:
     """Return the core schema of one class of inputs, or of the union of all.
 
     Args:
         cls: The class.
-        build: Returns the input of a class that a JSON object describes, or raises InputError.
         handler: Generates the schemas of the members.
     """
     from pydantic_core import core_schema as make
@@ -43,24 +38,21 @@ def input_core_schema(
         # Two properties select the class. No function is called: inputs are parsed below.
         inner = make.tagged_union_schema(choices, discriminator=str)
     else:
-        # So that either property can discriminate a union. A raw input has any.
-        tags = {name: getattr(cls, name) for name in ("model", "mode")}
-        fields = {
-            name: make.typed_dict_field(make.literal_schema([tag]))
-            for name, tag in tags.items()
-            if isinstance(tag, str)
-        }
-        inner = make.typed_dict_schema(fields)
+        # So that either property can discriminate a union.
+        inner = make.typed_dict_schema(
+            {
+                name: make.typed_dict_field(make.literal_schema([tag]))
+                for name, tag in fixed_tags(cls).items()
+            }
+        )
 
-    def parse(body: Mapping[str, object]) -> _T:
-        return build(registry.find_class(body) if is_union else cls, body)
-
-    def read(value: object, _: object) -> _T:
+    def read(value: object, _: object) -> _I:
         if not isinstance(value, Mapping):
             seen = showable(value, format_value(value))
             raise refusal(cls, [(None, "must be a JSON object", seen)])
         try:
-            return parse({key: _to_integer(one) for key, one in value.items()})
+            body = {key: _to_integer(one) for key, one in value.items()}
+            return _parse(registry.find_class(body) if is_union else cls, body)
         except InputError as error:
             faults = [
                 (
@@ -73,6 +65,10 @@ def input_core_schema(
         raise refusal(cls, faults)
 
     return core_schema(cls, read, methodcaller("to_dict"), inner)
+
+
+def _parse(cls: type[_I], body: dict[str, object]) -> _I:
+    return cls._build(body, [])  # not `from_dict`: the schema has no image_urls
 
 
 def input_json_schema(

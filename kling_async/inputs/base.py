@@ -15,7 +15,7 @@ Such lines also describe the fields in JSON schemas.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import attrs
 from attrs import frozen
@@ -130,7 +130,35 @@ class Input:
             from kling_async.inputs.local_image import parse_image
 
             values |= {name: parse_image(values[name], texts=local_images) for name in images}
-        return build(cls, values, problems)
+        return cls._build(values, problems)
+
+    @classmethod
+    def _build(cls, values: dict[str, object], problems: list[Problem]) -> Self:
+        """Return the input with these values of fields, which are removed from the dictionary.
+
+        Raises:
+            InputError: ``problems`` is not empty, a key is unknown, a field is missing, or a value
+                breaks its rule.
+        """
+        # A problem with image_urls leaves image_url without a value.
+        optional = {VENDOR_LISTS[problem.field][0] for problem in problems}
+        for name, expected in (("model", cls.model), ("mode", cls.mode)):
+            if (value := values.pop(name, expected)) != expected:
+                problems.append(_problem(name, f"must be {expected!r}", value))
+        known = {name: values.pop(name) for name in cls._rules if name in values}
+        problems += [
+            _problem(str(key), f"unknown key for {cls.mode}", values[key]) for key in values
+        ]
+        problems += [
+            Problem(field.name, "is required", "nothing")
+            for field in attrs.fields(cls)
+            if field.default is attrs.NOTHING and field.name not in known.keys() | optional
+        ]
+        problems += _broken_rules(cls._rules, known)
+        if problems:
+            raise InputError(problems=problems)
+        # The rules have proven the types of the parameters.
+        return cast("Callable[..., Self]", cls)(**known)
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -138,8 +166,7 @@ class Input:
     ) -> CoreSchema:
         from kling_async.inputs._pydantic import input_core_schema
 
-        # A body may not contain image_urls, so that the schema describes all valid bodies.
-        return input_core_schema(cls, lambda one, body: build(one, dict(body), []), handler)
+        return input_core_schema(cls, handler)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -148,9 +175,6 @@ class Input:
         from kling_async.inputs._pydantic import input_json_schema
 
         return input_json_schema(cls, core_schema, handler)
-
-
-_I = TypeVar("_I", bound=Input)
 
 
 def parse_input(mapping: Mapping[str, object], *, local_images: bool = False) -> Input:
@@ -178,32 +202,6 @@ def parse_input(mapping: Mapping[str, object], *, local_images: bool = False) ->
     find = registry.raw_class if "fields" in mapping else registry.find_class
     cls: type[Input] = find(mapping)
     return cls.from_dict(mapping, local_images=local_images)
-
-
-def build(cls: type[_I], values: dict[str, object], problems: list[Problem]) -> _I:
-    """Return an input with the given field values. ``values`` is emptied.
-
-    Raises:
-        InputError: ``problems`` is not empty, a key is unknown, a field is missing, or a value
-            breaks its rule.
-    """
-    # A problem with image_urls leaves image_url without a value.
-    optional = {VENDOR_LISTS[problem.field][0] for problem in problems}
-    for name, expected in (("model", cls.model), ("mode", cls.mode)):
-        if (value := values.pop(name, expected)) != expected:
-            problems.append(_problem(name, f"must be {expected!r}", value))
-    known = {name: values.pop(name) for name in cls._rules if name in values}
-    problems += [_problem(str(key), f"unknown key for {cls.mode}", values[key]) for key in values]
-    problems += [
-        Problem(field.name, "is required", "nothing")
-        for field in attrs.fields(cls)
-        if field.default is attrs.NOTHING and field.name not in known.keys() | optional
-    ]
-    problems += _broken_rules(cls._rules, known)
-    if problems:
-        raise InputError(problems=problems)
-    # The rules have proven the types of the parameters.
-    return cast("Callable[..., _I]", cls)(**known)
 
 
 def _unpack_list(mode: str, values: dict[str, object], key: str, names: list[str]) -> list[Problem]:

@@ -32,20 +32,20 @@ def class_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
     """Return the JSON schema of a mapping that a class accepts, or of what ``to_dict`` returns."""
     properties: dict[str, dict[str, object]] = {
         name: {"type": "string", "const": value, "default": value}
-        for name, value in (("model", cls.model), ("mode", cls.mode))
+        for name, value in fixed_tags(cls).items()
     }
     required = [*properties] if written else []
     # Required fields come first.
     for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
         rule = _rules_of(cls)[field.name]
         if written and rule.optional:
-            properties[field.name] = {**rule.accepted}  # to_dict omits None
+            properties[field.alias] = {**rule.accepted}  # to_dict omits None
             continue
-        properties[field.name] = rule.schema()
+        properties[field.alias] = rule.schema()
         if field.default is not attrs.NOTHING:
-            properties[field.name]["default"] = field.default
+            properties[field.alias]["default"] = field.default
         if written or field.default is attrs.NOTHING:
-            required.append(field.name)
+            required.append(field.alias)
     for name, text in descriptions(cls).items():
         if name in properties:
             properties[name]["description"] = text
@@ -59,22 +59,10 @@ def class_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
     }
 
 
-def raw_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
-    """Return the JSON schema of a raw input, as :func:`class_schema` does."""
-    rules = _rules_of(cls)
-    provider = {**rules["provider"].accepted} if written else rules["provider"].schema()
-    return {
-        "title": cls.__name__,
-        "description": summary(cls),
-        "type": "object",
-        "properties": {
-            "model": rules["model"].schema(),
-            "fields": rules["json"].schema(),
-            "provider": provider,
-        },
-        "required": ["model", "fields"],
-        "additionalProperties": False,
-    }
+def fixed_tags(cls: type[Any]) -> dict[str, str]:
+    """Return the model and the mode of a class; of a raw input they may be any."""
+    tags = {name: getattr(cls, name) for name in ("model", "mode")}
+    return {name: tag for name, tag in tags.items() if isinstance(tag, str)}
 
 
 def _rules_of(cls: type[Any]) -> Mapping[str, Rule]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from attrs import field, frozen
 
@@ -14,11 +14,6 @@ from kling_async.inputs.base import Input, ruled
 from kling_async.inputs.json_text import to_json_text
 from kling_async.inputs.rules import UNKNOWN, Rule, or_none, text
 from kling_async.results import MODEL_NAME
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import CoreSchema
 
 
 def _check_model(value: object) -> str | None:
@@ -83,22 +78,21 @@ class RawInput(Input):
         return {"model": self.model, "fields": self.fields, **provider}
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, object], *, local_images: bool = False) -> Self:
-        """Return the input that :meth:`to_dict` has converted to a mapping.
+    def _build(cls, values: dict[str, object], problems: list[Problem]) -> Self:
+        """Return the input with these values.
 
         Raises:
             InputError: A key is unknown, ``model`` or ``fields`` is missing, or a value is not
                 JSON.
         """
-        del local_images  # its URLs are sent as they are
         rule = "unknown key beside fields: what is sent to the model belongs into fields"
-        problems = [
-            *(Problem(str(k), rule, format_value(mapping[k])) for k in mapping if k not in _KEYS),
-            *(Problem(key, "is required", "nothing") for key in _KEYS[:2] if key not in mapping),
+        problems += [
+            *(Problem(str(k), rule, format_value(values[k])) for k in values if k not in _KEYS),
+            *(Problem(key, "is required", "nothing") for key in _KEYS[:2] if key not in values),
         ]
         if problems:
             raise InputError(problems=problems)
-        return cls(**mapping)  # type: ignore[arg-type]  # the rules check the types
+        return cls(**values)  # type: ignore[arg-type]  # the rules check the types
 
     def check(self, schema: Mapping[str, object]) -> None:
         """Raise InputError if the fields do not satisfy a JSON schema of the model.
@@ -119,19 +113,3 @@ class RawInput(Input):
         from kling_async.inputs._schema_check import check_fields
 
         check_fields(self.fields, schema)
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: object, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        from kling_async.inputs._pydantic import input_core_schema
-
-        return input_core_schema(cls, lambda one, body: one.from_dict(body), handler)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        from kling_async.inputs.json_schema import raw_schema
-
-        return raw_schema(cls, written=handler.mode == "serialization")
