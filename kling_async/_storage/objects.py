@@ -12,7 +12,7 @@ from kling_async._storage.opening import check_store_url, open_store
 from kling_async._utils.shielding import run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable
     from datetime import timedelta
     from pathlib import Path
 
@@ -61,11 +61,10 @@ class Objects:
     async def object_exists(self, name: str) -> bool:
         """Return whether an object exists, as far as this user may know."""
         async with self._using(f"cannot read {self.shown}/{name}") as store:
-            import obstore
             from obstore.exceptions import PermissionDeniedError
 
             try:
-                await obstore.head_async(store, name)
+                await store.head_async(name)
             # S3 answers 403 for what does not exist, without permission to list it.
             except (FileNotFoundError, PermissionDeniedError):
                 return False
@@ -74,29 +73,20 @@ class Objects:
     async def create_object(self, name: str, content: bytes, media_type: str) -> bool:
         """Create an object in one request; return False if the name is taken."""
         async with self._using(f"cannot store {self.shown}/{name}") as store:
-            import obstore
-            from obstore.exceptions import AlreadyExistsError
-
-            try:
-                await obstore.put_async(
-                    store,
+            return await _is_created(
+                store.put_async(
                     name,
                     content,
                     mode="create",
                     attributes={"Content-Type": media_type},
                     use_multipart=False,  # one request: an object exists as a whole
                 )
-            except AlreadyExistsError:
-                return False
-            return True
+            )
 
     async def upload_object(self, name: str, path: Path, media_type: str) -> None:
         """Store a file in parts, under a name that is not used for anything else."""
         async with self._using(f"cannot store {self.shown}/{name}", _LARGE_TIME_LIMIT) as store:
-            import obstore
-
-            await obstore.put_async(
-                store,
+            await store.put_async(
                 name,
                 path,
                 attributes={"Content-Type": media_type},
@@ -108,41 +98,28 @@ class Objects:
     async def copy_object(self, source: str, name: str) -> bool:
         """Copy an object within the store; return False if the name is taken."""
         async with self._using(f"cannot store {self.shown}/{name}", _LARGE_TIME_LIMIT) as store:
-            import obstore
-            from obstore.exceptions import AlreadyExistsError
-
-            try:
-                await obstore.copy_async(store, source, name, overwrite=False)
-            except AlreadyExistsError:
-                return False
-            return True
+            return await _is_created(store.copy_async(source, name, overwrite=False))
 
     async def object_size(self, name: str) -> int:
         """Return the number of bytes of an object."""
         async with self._using(f"cannot read {self.shown}/{name}") as store:
-            import obstore
-
-            return (await obstore.head_async(store, name))["size"]
+            return (await store.head_async(name))["size"]
 
     async def object_sha256(self, name: str, size: int) -> str:
         """Return the SHA-256 of an object of this size, which is read piece by piece."""
         digest = hashlib.sha256()
         for start in range(0, size, _READ_BYTES):
             async with self._using(f"cannot read {self.shown}/{name}") as store:
-                import obstore
-
                 end = min(start + _READ_BYTES, size)
-                piece = await obstore.get_range_async(store, name, start=start, end=end)
+                piece = await store.get_range_async(name, start=start, end=end)
             await run_in_thread(lambda: digest.update(piece))  # noqa: B023 - awaited here
         return digest.hexdigest()
 
     async def delete_object(self, name: str) -> None:
         """Delete an object, if it exists."""
         async with self._using(f"cannot delete {self.shown}/{name}") as store:
-            import obstore
-
             with suppress(FileNotFoundError):  # S3 does not report it
-                await obstore.delete_async(store, name)
+                await store.delete_async(name)
 
     async def sign_url(self, name: str, lifetime: timedelta) -> str:
         """Return a URL with which anyone can read an object, until it expires."""
@@ -162,3 +139,14 @@ class Objects:
         with converting_errors(action, seconds=limit):
             async with asyncio.timeout(limit):
                 yield store
+
+
+async def _is_created(creating: Awaitable[object]) -> bool:
+    """Await the creation of an object; return False if the name is taken."""
+    from obstore.exceptions import AlreadyExistsError
+
+    try:
+        await creating
+    except AlreadyExistsError:
+        return False
+    return True
