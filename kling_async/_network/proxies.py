@@ -14,6 +14,7 @@ from aiohttp import hdrs
 from attrs import field, frozen
 from yarl import URL
 
+from kling_async._utils.shielding import run_in_thread
 from kling_async._utils.urls import is_loopback
 from kling_async.errors import ConfigurationError
 
@@ -108,6 +109,14 @@ def route(proxy: URL | None, *, authorization: str | None = None) -> aiohttp.Cli
         return await handler(request)
 
     return send
+
+
+async def through_environment_proxy(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Send a request through the proxy that the environment names for it: a middleware."""
+    proxy = await run_in_thread(lambda: Proxies().find(request.url))
+    return await route(proxy)(request, handler)
 
 
 def _proxy_url(proxy: str | URL, source: str) -> URL:

@@ -22,7 +22,7 @@ import aiohttp
 from aiohttp import hdrs
 from attrs import evolve, frozen
 
-from kling_async._network.environment_proxy import through_environment_proxy
+from kling_async._network.proxies import through_environment_proxy
 from kling_async._utils.version import __version__
 
 LARGEST: Final = 2_000_000  # bytes of a document

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from kling_async._network.connection_errors import describe
-from kling_async._network.proxies import Proxies, route
+from kling_async._network.proxies import through_environment_proxy
 from kling_async._utils.loops import LoopResources
-from kling_async._utils.shielding import run_in_thread
 from kling_async._utils.text import printable
 from kling_async._utils.urls import redact_url, split_web_url
 from kling_async.errors import ConfigurationError, StorageError
@@ -86,16 +84,18 @@ class HttpImageStore:
         """
         loop = asyncio.get_running_loop()
         if loop not in self._sessions:
-            jar = aiohttp.DummyCookieJar()
-            await self._sessions.add(aiohttp.ClientSession(cookie_jar=jar, timeout=_TIMEOUT))
-        proxy = await run_in_thread(lambda: Proxies().find(URL(url)))
+            session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(through_environment_proxy,),
+                timeout=_TIMEOUT,
+            )
+            await self._sessions.add(session)
         try:
             async with self._sessions[loop].request(
                 method,
                 url,
                 data=None if content is None else io.BytesIO(content),  # sent in pieces
                 headers=headers,
-                middlewares=(route(proxy),),
                 allow_redirects=False,
             ) as response:
                 status = response.status

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import aiohttp
 import pytest
+from aiohttp import web
 from yarl import URL
 
-from kling_async._network.proxies import Proxies, proxy_for_key
+from kling_async._network.proxies import Proxies, proxy_for_key, through_environment_proxy
 from kling_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tests.conftest import ServeApp
 
 PLAIN = URL("http://cdn.example/x")
 SECURE = URL("https://cdn.example/x")
@@ -123,3 +129,22 @@ def test_the_key_unencrypted(base: str, lent: bool) -> None:  # noqa: FBT001
     with pytest.raises(ConfigurationError, match="unencrypted"):
         proxy_for_key(URL(base), URL("http://two:3128"), lent=lent)
     assert proxy_for_key(URL(base), None, lent=lent) is None
+
+
+async def test_a_middleware_finds_the_proxy_of_the_environment(
+    environment: pytest.MonkeyPatch, serve_app: ServeApp
+) -> None:
+    """A request for another machine is sent to the proxy; one for this machine is not."""
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(str(request.url))
+        return web.Response()
+
+    origin = await serve_app(handler)
+    environment.setenv("HTTP_PROXY", origin)
+    async with aiohttp.ClientSession(middlewares=(through_environment_proxy,)) as session:
+        for url in ("http://kling.invalid/a", f"{origin}/b"):
+            async with session.get(url) as response:
+                assert response.status == 200
+    assert [url.rpartition("/")[2] for url in seen] == ["a", "b"]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kling_async._network.environment_proxy import through_environment_proxy
+from kling_async._network.proxies import through_environment_proxy
 from kling_async.testing.emulator import videos
 from kling_async.testing.emulator.cache import SharedCache
 from kling_async.testing.media.film import TooManyPixelsError
