@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from kling_async._utils.signatures import redact_signatures
 from kling_async._utils.text import printable
+from kling_async._utils.urls import redact_signatures
 from kling_async.errors import StorageError
 
 _LONGEST: Final = 300

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kling_async._utils.urls import redact_signatures
+
 _TEN, _MINUTE, _HOUR = 10, 60, 3600
 _KILO = 1000
 
@@ -44,8 +46,6 @@ def printable(text: str) -> str:
 
 def redact(text: str, secret: str) -> str:
     """Replace the API key, and the signatures of URLs, in a text that will be shown."""
-    from kling_async._utils.signatures import redact_signatures
-
     shown = redact_signatures(text)
     return shown.replace(secret, "[API key]") if len(secret) >= _SHORTEST_SECRET else shown
 

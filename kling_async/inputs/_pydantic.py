@@ -14,20 +14,25 @@ from kling_async.inputs.json_schema import class_schema, fixed_tags
 from kling_async.inputs.local_image import FOR_PROGRAMS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-    from kling_async.inputs.base import Input
-
-_I = TypeVar("_I", bound="Input")
+_T = TypeVar("_T")
 
 
-def input_core_schema(cls: type[_I], handler: GetCoreSchemaHandler) -> CoreSchema:
+def input_core_schema(
+    cls: type[_T],
+    build: Callable[[type[_T], dict[str, object]], _T],
+    handler: GetCoreSchemaHandler,
+) -> CoreSchema:
     """Return the core schema of one class of inputs, or of the union of all.
 
     Args:
         cls: The class.
+        build: Returns the input of a class that a JSON object describes, or raises InputError.
         handler: Generates the schemas of the members.
     """
     from pydantic_core import core_schema as make
@@ -46,13 +51,13 @@ def input_core_schema(cls: type[_I], handler: GetCoreSchemaHandler) -> CoreSchem
             }
         )
 
-    def read(value: object, _: object) -> _I:
+    def read(value: object, _: object) -> _T:
         if not isinstance(value, Mapping):
             seen = showable(value, format_value(value))
             raise refusal(cls, [(None, "must be a JSON object", seen)])
         try:
             body = {key: _to_integer(one) for key, one in value.items()}
-            return _parse(registry.find_class(body) if is_union else cls, body)
+            return build(registry.find_class(body) if is_union else cls, body)
         except InputError as error:
             faults = [
                 (
@@ -65,10 +70,6 @@ def input_core_schema(cls: type[_I], handler: GetCoreSchemaHandler) -> CoreSchem
         raise refusal(cls, faults)
 
     return core_schema(cls, read, methodcaller("to_dict"), inner)
-
-
-def _parse(cls: type[_I], body: dict[str, object]) -> _I:
-    return cls._build(body, [])  # not `from_dict`: the schema has no image_urls
 
 
 def input_json_schema(

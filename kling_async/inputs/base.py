@@ -166,7 +166,8 @@ class Input:
     ) -> CoreSchema:
         from kling_async.inputs._pydantic import input_core_schema
 
-        return input_core_schema(cls, handler)
+        # A body may not contain image_urls, so that the schema describes all valid bodies.
+        return input_core_schema(cls, lambda cls, body: cls._build(body, []), handler)
 
     @classmethod
     def __get_pydantic_json_schema__(
