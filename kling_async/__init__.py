@@ -70,7 +70,7 @@ if TYPE_CHECKING:
         TaskLimitChanged,
         TasksAbandoned,
     )
-    from kling_async.inputs.base import Input, parse_input
+    from kling_async.inputs.base import Input
     from kling_async.inputs.kling_2_1 import (
         MasterImageToVideo,
         MasterTextToVideo,
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         Kling30TurboImageToVideo,
         Kling30TurboTextToVideo,
     )
+    from kling_async.inputs.parsing import parse_input
     from kling_async.inputs.raw import RawInput
     from kling_async.limits.base import Limiter, Limits, Permit, Slot
     from kling_async.limits.local import LocalLimiter

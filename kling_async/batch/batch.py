@@ -24,7 +24,8 @@ from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import BatchRun
 from kling_async.batch.spend_guard import SpendGuard
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
+from kling_async.inputs.parsing import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.arguments import check_inputs

@@ -17,7 +17,7 @@ from kling_async.cli import exit_codes
 from kling_async.cli.help import PROGRAM, HelpfulParser
 from kling_async.cli.options import COMMANDS, Command
 from kling_async.cli.row_values import FIELDS, MODES, merge_raw
-from kling_async.inputs.base import parse_input
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, get_args
 import attrs
 
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.base import IMAGE_FIELDS, VENDOR_LISTS, parse_input
+from kling_async.inputs.base import IMAGE_FIELDS, VENDOR_LISTS
 from kling_async.inputs.fields import AspectRatio
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.registry import DEFAULT_MODEL, DEFAULT_MODES, all_classes
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kling_async.batch.decisions import Item
 from kling_async.errors import InputError, Problem, TaskFailedError
-from kling_async.inputs.base import parse_input
+from kling_async.inputs.parsing import parse_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

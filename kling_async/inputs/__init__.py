@@ -9,7 +9,7 @@ from kling_async._utils.lazy import lazy_names
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kling_async.inputs.base import Input, parse_input
+    from kling_async.inputs.base import Input
     from kling_async.inputs.fields import AspectRatio, Duration, Provider
     from kling_async.inputs.kling_2_1 import (
         MasterImageToVideo,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Kling30TurboTextToVideo,
         Resolution,
     )
+    from kling_async.inputs.parsing import parse_input
     from kling_async.inputs.raw import RawInput
 
 __all__ = [
@@ -62,7 +63,7 @@ __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "base": ("Input", "parse_input"),
+        "base": ("Input",),
         "fields": ("AspectRatio", "Duration", "Provider"),
         "kling_2_1": (
             "MasterImageToVideo",
@@ -78,6 +79,7 @@ __getattr__, __dir__ = lazy_names(
             "Kling30StdTextToVideo",
         ),
         "kling_3_0_turbo": ("Kling30TurboImageToVideo", "Kling30TurboTextToVideo", "Resolution"),
+        "parsing": ("parse_input",),
         "raw": ("RawInput",),
     },
 )

@@ -97,7 +97,7 @@ class Input:
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None.
 
-        :func:`parse_input` accepts them, if local images were read before; see
+        :func:`~kling_async.parse_input` accepts them, if local images were read before; see
         :func:`kling_async.images.read_images`.
         """
         fields: dict[str, object] = {"model": self.model, "mode": self.mode}
@@ -115,7 +115,7 @@ class Input:
 
         Args:
             mapping: The mapping.
-            local_images: As for :func:`parse_input`.
+            local_images: As for :func:`~kling_async.parse_input`.
 
         Raises:
             InputError: A key is unknown, a field is missing, or a value breaks its rule. The
@@ -176,33 +176,6 @@ class Input:
         from kling_async.inputs._pydantic import input_json_schema
 
         return input_json_schema(cls, core_schema, handler)
-
-
-def parse_input(mapping: Mapping[str, object], *, local_images: bool = False) -> Input:
-    """Return the input that a mapping describes, such as a line of a JSON Lines file.
-
-    ``model`` and ``mode`` select the class. The default model is ``kling-2-1``, and its default
-    mode is the API's, ``standard-image-to-video``. A mapping with ``fields`` is a
-    :class:`~kling_async.inputs.raw.RawInput`, whatever its model.
-
-    Args:
-        mapping: The mapping.
-        local_images: Accept the text of local images, as ``to_dict`` writes it. It names a file of
-            this machine, which is read when the input is submitted: for mappings of your own only,
-            never for those of a web request.
-
-    Raises:
-        InputError: The model, the mode or a key is unknown, a field is missing, or a value
-            breaks its rule.
-    """
-    from kling_async.inputs import registry
-
-    if not isinstance(mapping, Mapping):
-        problem = _problem("input", "must be a mapping such as a JSON object", mapping)
-        raise InputError(problems=[problem])
-    find = registry.raw_class if "fields" in mapping else registry.find_class
-    cls: type[Input] = find(mapping)
-    return cls.from_dict(mapping, local_images=local_images)
 
 
 def _unpack_list(mode: str, values: dict[str, object], key: str, names: list[str]) -> list[Problem]:

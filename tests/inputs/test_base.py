@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
@@ -16,6 +16,7 @@ from kling_async.inputs.kling_2_1 import (
 )
 from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
 from kling_async.inputs.local_image import FOR_PROGRAMS
+from kling_async.inputs.parsing import parse_input
 from tests.inputs.strategies import CAT, DANCE, DOG, FREELY, INPUTS
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from kling_async.errors import InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
     MasterTextToVideo,
@@ -19,6 +19,7 @@ from kling_async.inputs.kling_2_1 import (
     StandardImageToVideo,
 )
 from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.raw import RawInput
 from kling_async.inputs.registry import DEFAULT_MODES
 from tests.inputs.strategies import CAT, CLASSES, DOG, EXAMPLES

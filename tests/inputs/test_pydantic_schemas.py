@@ -13,10 +13,11 @@ from jsonschema.validators import extend  # type: ignore[import-untyped]
 from pydantic import Field, TypeAdapter
 from pydantic import ValidationError as Refusal
 
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.kling_2_1 import MasterTextToVideo, StandardImageToVideo
 from kling_async.inputs.kling_2_6 import Kling26TextToVideo
 from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.raw import RawInput
 from kling_async.inputs.registry import DEFAULT_MODES
 from tests.inputs.strategies import CAT, DANCE, EXAMPLES, FREELY

@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.raw import RawInput
 from tests.inputs.strategies import CHARACTERS, FREELY, SCALARS, broken_fields
+
+if TYPE_CHECKING:
+    from kling_async.inputs.base import Input
 
 TEXTS = st.text(CHARACTERS, max_size=10)
 JSON = st.recursive(

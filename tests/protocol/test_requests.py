@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kling_async._utils.urls import is_loopback
 from kling_async.errors import ConfigurationError, InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.fields import Provider
 from kling_async.inputs.kling_2_1 import (
     MasterImageToVideo,
@@ -16,6 +16,7 @@ from kling_async.inputs.kling_2_1 import (
     StandardImageToVideo,
 )
 from kling_async.inputs.kling_3_0_std import Kling30StdMotionControl
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.raw import RawInput
 from kling_async.protocol import requests
 from kling_async.protocol.requests import Request, normalize_base_url

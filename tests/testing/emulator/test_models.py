@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
-from kling_async.inputs.base import VENDOR_LISTS, Input, parse_input
+from kling_async.inputs.base import VENDOR_LISTS, Input
+from kling_async.inputs.parsing import parse_input
 from kling_async.protocol.requests import build_submit
 from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.models import MODELS, usual_seconds

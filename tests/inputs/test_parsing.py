@@ -6,9 +6,10 @@ import pytest
 
 from kling_async import inputs
 from kling_async.errors import InputError
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.kling_2_1 import ProImageToVideo, StandardImageToVideo
 from kling_async.inputs.kling_2_6 import Kling26TextToVideo
+from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.raw import RawInput
 from tests.inputs.strategies import CAT, EXAMPLES
 
