@@ -121,7 +121,9 @@ class LearnedCap:
         """Adopt what another process has learned."""
         cap, mark = parse_learned_cap(self._known, self.own.limit), self._known.partition(" ")[2]
         if self._is_unreported:  # both were refused at the same time, and the other was faster
-            self.own.cap = min(self.own.cap, cap)
+            if self.own.cap < cap:
+                return  # the next report replaces the other's
+            self.own.cap = cap
         elif mark not in ("", self._mark):
             self.own.refused(now, cap, now)
         elif cap > self.own.cap:

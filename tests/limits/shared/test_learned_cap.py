@@ -70,10 +70,17 @@ def test_the_refusal_of_another_process() -> None:
 
 
 def test_two_refusals_at_the_same_time() -> None:
-    """If another process was faster, the lower cap counts."""
+    """If another process was faster, the lower cap counts, for both."""
     cap = TaskCap(10)
     learned = LearnedCap(cap)
     learned.refused(0.0, 5, 1.0)
     learned.unreported()
-    learned.apply(status("3 abc"), 5, 1.1)
+    learned.apply(status("7 abc"), 5, 1.1)
+    again = learned.unreported()
+    assert again is not None
+    assert again[0] == "7 abc"
+    assert again[1].startswith("5 ")
+    assert "abc" not in again[1]  # another refusal: the other process lowers its cap
+    learned.apply(status("3 abc"), 5, 1.2)
     assert cap.cap == 3
+    assert learned.unreported() is None

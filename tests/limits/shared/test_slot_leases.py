@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kling_async import TaskRef
@@ -296,6 +296,7 @@ def test_one_limiter_on_two_running_loops() -> None:
         max_size=30,
     )
 )
+@example(changes=[(1, "accept", 1.0), (0, "refuse", 0.0), (0, "release", 0.0), (1, "refuse", 0.0)])
 @settings(max_examples=40, deadline=None)
 def test_processes_agree_on_the_cap(changes: list[tuple[int, str, float]]) -> None:
     """Whatever happens to submits of two processes, they agree on the cap soon after."""
