@@ -23,7 +23,6 @@ from kling_async.limits.shared.backend import (
     LeaseStatus,
     LeaseUpdate,
     LimitsBackend,
-    PauseStatus,
     Reservation,
     Usage,
     create_backend,
@@ -66,7 +65,7 @@ class Counted:
         self.calls += 1
         return await self._backend.reserve(number, report, pace)
 
-    async def pause(self, delay: float, age: float) -> PauseStatus:
+    async def pause(self, delay: float, age: float) -> float:
         """Count, and pass it on."""
         self.calls += 1
         return await self._backend.pause(delay, age)

@@ -161,18 +161,16 @@ RESERVE = _UPDATE_TIME + _EXPIRE + _REPORT + _GRANT
 
 PAUSE = f"""{_LOCK}
 WITH refusal AS MATERIALIZED (
-    SELECT now, now - %(age)s::float8 >= paused_at AS is_first,
-        now - %(age)s::float8 >= paused_at
-            OR resume_at > now AND resume_at < now + %(delay)s::float8 AS began
+    SELECT now, now - %(age)s::float8 >= paused_at AS is_new
     FROM kling_async_limits, CAST(extract(epoch FROM clock_timestamp()) AS float8) AS n (now)
     WHERE name = %(name)s
 )
 UPDATE kling_async_limits SET
-    paused_at = CASE WHEN is_first THEN now ELSE paused_at END,
-    resume_at = CASE WHEN began THEN greatest(resume_at, now + %(delay)s::float8)
-        ELSE resume_at END
+    paused_at = CASE WHEN is_new THEN now ELSE paused_at END,
+    resume_at = CASE WHEN is_new OR resume_at > now
+        THEN greatest(resume_at, now + %(delay)s::float8) ELSE resume_at END
 FROM refusal WHERE name = %(name)s
-RETURNING began, greatest(0, resume_at - now)
+RETURNING greatest(0, resume_at - now)
 """  # noqa: S608 - constants
 UPDATE_LEASES = f"""{_UPDATE_TIME}
 DELETE FROM kling_async_leases s USING kling_async_limits l

@@ -131,14 +131,13 @@ return cjson.encode({{delays = delays, acknowledged = acknowledged,
 """
 
 PAUSE = f"""{_COMMON}
-local resume, began, ends = number('resume'), false, now + a.delay
-local is_new = now - a.age >= number('paused')
+local resume, is_new = number('resume'), now - a.age >= number('paused')
 if is_new then redis.call('HSET', STATE, 'paused', text(now)) end
-if is_new or resume > now and ends > resume then
-  began, resume = true, math.max(resume, ends)
+if is_new or resume > now then
+  resume = math.max(resume, now + a.delay)
   redis.call('HSET', STATE, 'resume', text(resume))
 end
-return cjson.encode({{began = began, remaining = math.max(0, resume - now)}})
+return cjson.encode({{remaining = math.max(0, resume - now)}})
 """
 
 UPDATE_LEASES = f"""{_OPEN}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from kling_async._utils.backends import answer_timeout
 from kling_async.errors import ConfigurationError, KlingError, LimiterError
+from kling_async.limits.shared.backend import LeaseStatus, Reservation
 from kling_async.policy.retry import backoff
 
 if TYPE_CHECKING:
@@ -41,13 +42,18 @@ _CONSEQUENCES = {
 
 
 class MonitoredBackend:
-    """Calls a backend, and keeps track of whether it is available.
+    """Calls a backend, and keeps track of whether it is available and has kept its state.
 
     Args:
         backend: The backend.
         label: Where it is, for messages.
         when_gone: What the limiter does while it is unavailable; only for messages.
         epoch: The last one that was seen on an earlier event loop.
+
+    Attributes:
+        on_state_lost: Called when an answer shows that the backend has lost some of its state.
+        retry_at: The loop's time before which it is of no use to call.
+        answered_at: When the last answer came.
     """
 
     def __init__(
@@ -57,7 +63,7 @@ class MonitoredBackend:
         self.when_gone: WhenGone = when_gone
         self.epoch: str = epoch
         self.on_state_lost: list[Callable[[], None]] = []
-        self.retry_at: float = -inf  # of the loop's time: it is of no use to call earlier
+        self.retry_at: float = -inf
         self.answered_at: float = -inf
         self._label = label
         self._failures = self._late = 0
@@ -109,15 +115,11 @@ class MonitoredBackend:
         if self._failures and self._late <= (_MAX_LATE if within == inf else 0):
             _log.warning("the limits at %s are kept again", self._label)
             self._failures, self._has_refused, self.retry_at = 0, False, -inf
+        if isinstance(answer, Reservation | LeaseStatus):
+            self._check_state(answer.epoch, answer.set_back)
         return answer
 
-    def check_state(self, epoch: str, set_back: float) -> None:
-        """Compare the state of the backend with that of the last answer, and log what changed.
-
-        Args:
-            epoch: Changes whenever the backend has lost some of its state.
-            set_back: Seconds by which its clock was set back.
-        """
+    def _check_state(self, epoch: str, set_back: float) -> None:
         if set_back:
             _log.warning(
                 "the clock of the limits at %s was set back by %.1f s: all processes report again"

@@ -44,19 +44,6 @@ class Reservation:
 
 
 @frozen
-class PauseStatus:
-    """The pause after a refusal.
-
-    Attributes:
-        began: Whether this call began or extended it.
-        remaining: Seconds for which it lasts.
-    """
-
-    began: bool
-    remaining: float
-
-
-@frozen
 class Lease:
     """One slot in use.
 
@@ -160,8 +147,10 @@ class LimitsBackend(Protocol):
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Apply a report, and reserve up to ``number`` of the next grants."""
 
-    async def pause(self, delay: float, age: float) -> PauseStatus:
+    async def pause(self, delay: float, age: float) -> float:
         """Grant no request for ``delay`` seconds, since one was refused.
+
+        Return the seconds for which the pause lasts.
 
         Args:
             delay: Seconds from now.
@@ -177,11 +166,6 @@ class LimitsBackend(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
-
-
-def is_task_ref(key: str) -> bool:
-    """Return whether the key of a lease is the reference of its task, not a random id."""
-    return "/" in key
 
 
 def create_backend(url: str, name: str) -> LimitsBackend:

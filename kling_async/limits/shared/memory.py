@@ -7,7 +7,8 @@ they share nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -20,10 +21,8 @@ from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,
     LeaseUpdate,
-    PauseStatus,
     Reservation,
     Usage,
-    is_task_ref,
 )
 from kling_async.limits.shared.window import SharedWindow
 
@@ -89,79 +88,77 @@ class MemoryLimitsBackend:
 
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Apply a report, and reserve up to ``number`` of the next grants."""
-        await self._delay_call()
-        now, set_back = self._read_clock(schedule)
-        stored, delays = self._stored, []
-        acknowledged = stored.window.accept(now, report)
-        if acknowledged == report.sequence:
-            limit, earliest = schedule.requests_per_minute, now - schedule.burst
-            earliest = max(earliest, stored.resumes_at)
-            for time in stored.window.grant(now, report.holder, number, limit):
-                due = max(stored.next_grant, earliest, time if time > now else earliest)
-                delays.append(due - now)
-                stored.next_grant = due + schedule.interval
-        stored.requests_per_minute = schedule.requests_per_minute
-        pause, paused_for = max(0.0, stored.resumes_at - now), now - stored.paused_at
-        answer = Reservation(tuple(delays), acknowledged, pause, paused_for, stored.epoch, set_back)
-        await self._delay_answer()
-        return answer
+        async with self._round_trip():
+            now, set_back = self._read_clock(schedule)
+            stored, delays = self._stored, []
+            acknowledged = stored.window.accept(now, report)
+            if acknowledged == report.sequence:
+                limit, earliest = schedule.requests_per_minute, now - schedule.burst
+                earliest = max(earliest, stored.resumes_at)
+                for time in stored.window.grant(now, report.holder, number, limit):
+                    due = max(stored.next_grant, earliest, time if time > now else earliest)
+                    delays.append(due - now)
+                    stored.next_grant = due + schedule.interval
+            stored.requests_per_minute = schedule.requests_per_minute
+            return Reservation(
+                delays=tuple(delays),
+                acknowledged=acknowledged,
+                pause=max(0.0, stored.resumes_at - now),
+                paused_for=now - stored.paused_at,
+                epoch=stored.epoch,
+                set_back=set_back,
+            )
 
-    async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Grant no request for ``delay`` seconds."""
-        await self._delay_call()
-        now, stored = self._clock(), self._stored
-        is_new = now - age >= stored.paused_at
-        if is_new:
-            stored.paused_at = now
-        if began := is_new or now < stored.resumes_at < now + delay:
-            stored.resumes_at = max(stored.resumes_at, now + delay)
-        answer = PauseStatus(began, max(0.0, stored.resumes_at - now))
-        await self._delay_answer()
-        return answer
+    async def pause(self, delay: float, age: float) -> float:
+        """Grant no request for ``delay`` seconds; return for how long the pause lasts."""
+        async with self._round_trip():
+            now, stored = self._clock(), self._stored
+            is_new = now - age >= stored.paused_at
+            if is_new:
+                stored.paused_at = now
+            if is_new or stored.resumes_at > now:
+                stored.resumes_at = max(stored.resumes_at, now + delay)
+            return max(0.0, stored.resumes_at - now)
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Renew, acquire and release leases in one step."""
-        await self._delay_call()
-        now, set_back = self._read_clock(update.schedule)
-        stored, holder = self._stored, update.holder
-        leases = {key: held for key, held in stored.leases.items() if held.expires_at > now}
-        for lease in update.renew:
-            held, expires_at = leases.get(lease.key), now + lease.ends_in
-            if held is None or held.holder == holder or held.expires_at <= expires_at:
-                leases[lease.key] = _StoredLease(holder, now - lease.held_for, expires_at)
-        is_settled = now - stored.began_at >= update.settle
-        acquired = update.acquire[: max(0, update.cap - len(leases)) if is_settled else 0]
-        leases |= {key: _StoredLease(holder, now, now + update.lifetime) for key in acquired}
-        for key in update.release:
-            leases.pop(key, None)
-        if update.learned and update.learned[0] == stored.learned:
-            stored.learned = update.learned[1]
-        stored.leases, stored.concurrent_tasks = leases, update.limit
-        confirmed = sum(map(is_task_ref, leases))
-        answer = LeaseStatus(
-            acquired, stored.epoch, stored.learned, len(leases), confirmed, set_back
-        )
-        await self._delay_answer()
-        return answer
+        async with self._round_trip():
+            now, set_back = self._read_clock(update.schedule)
+            stored, holder = self._stored, update.holder
+            leases = {key: held for key, held in stored.leases.items() if held.expires_at > now}
+            for lease in update.renew:
+                held, expires_at = leases.get(lease.key), now + lease.ends_in
+                if held is None or held.holder == holder or held.expires_at <= expires_at:
+                    leases[lease.key] = _StoredLease(holder, now - lease.held_for, expires_at)
+            is_settled = now - stored.began_at >= update.settle
+            acquired = update.acquire[: max(0, update.cap - len(leases)) if is_settled else 0]
+            leases |= {key: _StoredLease(holder, now, now + update.lifetime) for key in acquired}
+            for key in update.release:
+                leases.pop(key, None)
+            if update.learned and update.learned[0] == stored.learned:
+                stored.learned = update.learned[1]
+            stored.leases, stored.concurrent_tasks = leases, update.limit
+            confirmed = sum("/" in key for key in leases)  # in a reference, not in a random id
+            return LeaseStatus(
+                acquired, stored.epoch, stored.learned, len(leases), confirmed, set_back
+            )
 
     async def peek(self) -> Usage:
         """Return what is in use, and change nothing."""
-        await self._delay_call()
-        now, stored = self._clock(), self._stored
-        answer = Usage(
-            requests=stored.window.count(now),
-            requests_per_minute=stored.requests_per_minute,
-            concurrent_tasks=stored.concurrent_tasks,
-            effective_tasks=parse_learned_cap(stored.learned, stored.concurrent_tasks),
-            pause=max(0.0, stored.resumes_at - now),
-            leases=tuple(
-                Lease(key, held.holder, now - held.since, held.expires_at - now)
-                for key, held in stored.leases.items()
-                if held.expires_at > now
-            ),
-        )
-        await self._delay_answer()
-        return answer
+        async with self._round_trip():
+            now, stored = self._clock(), self._stored
+            return Usage(
+                requests=stored.window.count(now),
+                requests_per_minute=stored.requests_per_minute,
+                concurrent_tasks=stored.concurrent_tasks,
+                effective_tasks=parse_learned_cap(stored.learned, stored.concurrent_tasks),
+                pause=max(0.0, stored.resumes_at - now),
+                leases=tuple(
+                    Lease(key, held.holder, now - held.since, held.expires_at - now)
+                    for key, held in stored.leases.items()
+                    if held.expires_at > now
+                ),
+            )
 
     async def close(self) -> None:
         """Do nothing: other limiters may use it."""
@@ -195,13 +192,13 @@ class MemoryLimitsBackend:
         stored.seen_at = max(now, stored.seen_at)
         return now, set_back
 
-    async def _delay_call(self) -> None:
+    @asynccontextmanager
+    async def _round_trip(self) -> AsyncIterator[None]:
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
             raise LimiterError("the backend in memory is unreachable")
         self.calls += 1
-
-    async def _delay_answer(self) -> None:
+        yield
         await asyncio.sleep(self.round_trip / 2)
         if self.unreachable:
             raise LimiterError("the backend in memory became unreachable before its answer")

@@ -22,7 +22,6 @@ from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,
     LeaseUpdate,
-    PauseStatus,
     Reservation,
     Usage,
 )
@@ -77,11 +76,10 @@ class PostgresLimitsBackend:
             set_back=set_back,
         )
 
-    async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Grant no request for ``delay`` seconds."""
-        *_, rows = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
-        began, remaining = _numbers(rows[0])
-        return PauseStatus(bool(began), remaining)
+    async def pause(self, delay: float, age: float) -> float:
+        """Grant no request for ``delay`` seconds; return for how long the pause lasts."""
+        *_, ((remaining,),) = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
+        return float(remaining)
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Renew, acquire and release leases in one step."""

@@ -32,7 +32,6 @@ from kling_async.limits.shared.backend import (
     Lease,
     LeaseStatus,
     LeaseUpdate,
-    PauseStatus,
     Reservation,
     Usage,
 )
@@ -98,9 +97,10 @@ class RedisLimitsBackend:
         )
         return Reservation(**{**answer, "delays": tuple(answer["delays"])})
 
-    async def pause(self, delay: float, age: float) -> PauseStatus:
-        """Grant no request for ``delay`` seconds."""
-        return PauseStatus(**await self._call(self._pause, delay=delay, age=age))
+    async def pause(self, delay: float, age: float) -> float:
+        """Grant no request for ``delay`` seconds; return for how long the pause lasts."""
+        remaining: float = (await self._call(self._pause, delay=delay, age=age))["remaining"]
+        return remaining
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Renew, acquire and release leases in one step."""

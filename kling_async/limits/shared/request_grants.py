@@ -235,7 +235,6 @@ class RequestGrants:
         if reservation.acknowledged == report.sequence and len(delays) < number:
             interval = self._schedule.interval
             self._reserve_at = now + max(_FULL_RETRY, interval * _FULL_RETRY_PART)
-        self._backend.check_state(reservation.epoch, reservation.set_back)
         self._pause.begin_elsewhere(now - reservation.paused_for)
         if reservation.pause:
             self._extend_pause(now + reservation.pause)
@@ -256,8 +255,8 @@ class RequestGrants:
         if now < ends_at:
             pausing = self._backend.backend.pause(ends_at - now, now - granted_at)
             try:
-                status = await self._backend.call(pausing)
-                self._extend_pause(self._loop.time() + status.remaining)
+                remaining = await self._backend.call(pausing)
+                self._extend_pause(self._loop.time() + remaining)
             except LimiterError:
                 raise  # it is repeated
             except Exception as error:  # noqa: BLE001 - it is for other processes only

@@ -290,7 +290,6 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
         return Lease(slot.key, self._settings.holder, now - slot.acquired_at, ends_in)
 
     def _apply(self, status: LeaseStatus, sent: float) -> None:
-        self._backend.check_state(status.epoch, status.set_back)
         running = None if self._unreported else len(self._by_ref)
         self.cap.apply(status, running, self.loop.time())
         for key in status.acquired:

@@ -27,7 +27,7 @@ from tests.limits.conftest import (
 if TYPE_CHECKING:
     from kling_async.limits.base import Permit
     from kling_async.limits.shared.availability import WhenGone
-    from kling_async.limits.shared.backend import LeaseStatus, LeaseUpdate, PauseStatus, Reservation
+    from kling_async.limits.shared.backend import LeaseStatus, LeaseUpdate, Reservation
     from kling_async.limits.shared.schedule import RequestSchedule
     from kling_async.limits.shared.window import Report
     from tests.conftest import Emulate
@@ -225,7 +225,7 @@ async def test_a_backend_that_refuses(share: Share) -> None:
                 raise ConfigurationError("no")
             return await super().update_leases(change)
 
-        async def pause(self, delay: float, age: float) -> PauseStatus:
+        async def pause(self, delay: float, age: float) -> float:
             raise ConfigurationError("no")
 
     backend = Refusing()

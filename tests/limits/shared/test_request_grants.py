@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from kling_async.errors import ConfigurationError
 from kling_async.limits.base import Limits
-from kling_async.limits.shared.backend import PauseStatus
 from kling_async.limits.shared.limiter import SharedLimiter
 from kling_async.limits.shared.memory import MemoryLimitsBackend
 from kling_async.limits.shared.schedule import GRANT_LIFETIME
@@ -408,8 +407,8 @@ async def test_a_pause_that_only_we_know_of(share: Share) -> None:
     """Nothing is reserved in a pause of our own that the backend has not taken over."""
 
     class Deaf(MemoryLimitsBackend):
-        async def pause(self, delay: float, age: float) -> PauseStatus:
-            return PauseStatus(began=False, remaining=0.0)
+        async def pause(self, delay: float, age: float) -> float:
+            return 0.0
 
     backend = Deaf()
     limiter = share(backend, FAST)
