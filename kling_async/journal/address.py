@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
 from urllib.parse import parse_qsl, quote, urlencode
 
 from attrs import field, frozen
@@ -35,7 +36,7 @@ _PUBLIC = frozenset(
 _LONGEST = 200
 
 
-def is_postgres_url(location: object) -> bool:
+def is_postgres_url(location: object) -> TypeGuard[str]:
     """Return whether a journal's location is the URL of a server."""
     return isinstance(location, str) and location.lower().startswith(SCHEMES)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import sleep
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from attrs import frozen
 
-from kling_async.journal.base import Entry, Planned, Transition
+if TYPE_CHECKING:
+    from kling_async.journal.base import Entry, Planned, Transition
 
 CALLS_PER_PAUSE: Final = 20
 """Calls after which the thread releases the interpreter for a moment.
@@ -18,56 +19,35 @@ The event loop needs it, too, and would otherwise wait for 5 ms each time
 """
 
 
-@frozen
-class PlanCall:
-    """Items to be written unless they are stored already."""
+class Changes(Protocol):
+    """The changes of one transaction. A method that raises has changed nothing."""
 
-    items: Sequence[Planned]
+    def plan(self, items: Sequence[Planned]) -> list[Entry]:
+        """Add the items that are not stored yet; return the entries of all."""
 
-    @property
-    def keys(self) -> Iterable[str]:
-        """The keys of the items."""
-        return (item.key for item in self.items)
+    def record(self, transitions: Sequence[Transition]) -> None:
+        """Add transitions, all or none."""
 
 
-@frozen
-class RecordCall:
-    """Transitions to be written, all or none."""
-
-    transitions: Sequence[Transition]
-
-    @property
-    def keys(self) -> Iterable[str]:
-        """The keys of the items."""
-        return (transition.key for transition in self.transitions)
+ChangesT = TypeVar("ChangesT", bound=Changes)
 
 
 @frozen
-class ClaimCall:
-    """Items to be claimed, or whose ownership is to be returned only."""
+class Call(Generic[ChangesT]):
+    """A call that writes.
 
-    entries: Sequence[Entry]
-    peek: bool = False
-
-    @property
-    def keys(self) -> Iterable[str]:
-        """The keys of the items."""
-        return (entry.key for entry in self.entries)
-
-
-@frozen
-class ReleaseCall:
-    """Items to be released."""
+    Attributes:
+        keys: The keys of its items.
+        apply: Applies it to the changes of a transaction, and returns its result. It is called
+            again if the transaction has to be repeated.
+    """
 
     keys: Sequence[str]
-    ended: bool
-
-
-Call: TypeAlias = PlanCall | RecordCall | ClaimCall | ReleaseCall
+    apply: Callable[[ChangesT], object]
 
 
 def apply_calls(
-    calls: Sequence[Call], apply: Callable[[Call], object], *, fatal: tuple[type[Exception], ...]
+    calls: Sequence[Call[ChangesT]], changes: ChangesT, *, fatal: tuple[type[Exception], ...]
 ) -> list[object]:
     """Return the result of each call, or the exception that it raises.
 
@@ -78,7 +58,7 @@ def apply_calls(
         if number % CALLS_PER_PAUSE == 0:
             sleep(1e-6)
         try:
-            answers.append(apply(call))
+            answers.append(call.apply(changes))
         except fatal:
             raise
         except Exception as error:  # noqa: BLE001 - raised by the caller's method

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kling_async.errors import ConfigurationError, JournalError
+from kling_async.errors import ConfigurationError
 from kling_async.journal.address import Address, is_postgres_url
-from kling_async.journal.sqlite.journal import SqliteJournal
+from kling_async.journal.sqlite.journal import SqliteJournal, has_content
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +29,7 @@ def journal_at(
         ConfigurationError: The location is a URL of another kind.
         MissingExtraError: The location is a URL, and the driver is not installed.
     """
-    if isinstance(location, str) and is_postgres_url(location):
+    if is_postgres_url(location):
         from kling_async.journal.postgres.journal import PostgresJournal
 
         return PostgresJournal(location, read_only=read_only)
@@ -43,7 +43,7 @@ def journal_at(
 
 def redact_location(location: str | os.PathLike[str]) -> str:
     """Return a location to be shown or used on a command line: a URL without its password."""
-    if isinstance(location, str) and is_postgres_url(location):
+    if is_postgres_url(location):
         return Address.parse(location).url
     return str(location)
 
@@ -54,15 +54,8 @@ async def journal_exists(location: str | os.PathLike[str]) -> bool:
     Raises:
         JournalError: The location cannot be read.
     """
-    if isinstance(location, str) and is_postgres_url(location):
+    if is_postgres_url(location):
         from kling_async.journal.postgres.journal import batch_exists
 
         return await batch_exists(location)
-    return await asyncio.to_thread(_has_content, Path(location))
-
-
-def _has_content(path: Path) -> bool:
-    try:
-        return path.exists() and path.stat().st_size > 0
-    except OSError as error:
-        raise JournalError(f"there cannot be a journal at {path}: {error}") from None
+    return await asyncio.to_thread(has_content, Path(location))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict
 
 from kling_async.inputs.local_image import to_identity
-from kling_async.journal.base import Entry, Failure, ItemError, ItemState, Transition
+from kling_async.journal.base import Entry, Failure, ItemError, ItemState, Summary, Transition
 from kling_async.results import (
     FailReason,
     MediaFacts,
@@ -120,6 +120,29 @@ def parse_entry(columns: Sequence[Any]) -> Entry:
         trace = details.pop() if len(details) == len(DETAILS) else None
         known = parse_details(details)
         return Entry(key, plain, ItemState(state), attempt, when, *known, trace or "")
+
+
+def parse_page(rows: Sequence[Sequence[Any]], after: int) -> tuple[int, list[Entry]]:
+    """Return the entries of a page, and the id of its last row, or ``after`` if it is empty.
+
+    Each row has the columns of :func:`parse_entry` after its id.
+
+    Raises:
+        DamageError: A row cannot be read.
+    """
+    return (rows[-1][0] if rows else after), [parse_entry(row[1:]) for row in rows]
+
+
+def parse_summary(counted: Iterable[tuple[str, int]], paid: int) -> Summary:
+    """Return a summary.
+
+    Args:
+        counted: The number of items in each state in which there are any.
+        paid: The attempts that were accepted or became unsure.
+    """
+    found = dict(counted)
+    counts = {state: found.get(state.value, 0) for state in ItemState}
+    return Summary(counts, paid + counts[ItemState.SUBMITTING])
 
 
 def parse_transition(key: str, columns: Sequence[Any]) -> Transition:

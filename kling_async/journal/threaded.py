@@ -8,18 +8,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, Self, TypeVar, cast
 
 from attrs import Factory, define
 
 from kling_async._utils.shielding import await_uncancelled
 from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
-from kling_async.journal.calls import Call, ClaimCall, PlanCall, RecordCall, ReleaseCall
+from kling_async.journal.calls import Call, ChangesT
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async.journal.base import Claim, Entry, ItemState, Planned, Summary, Transition
+    from kling_async.journal.base import Entry, ItemState, Planned, Summary, Transition
 
 _T = TypeVar("_T")
 
@@ -31,20 +31,21 @@ CALLERS_PER_ITERATION = 50
 
 
 @define(eq=False)
-class _OpenJournal:
+class _OpenJournal(Generic[ChangesT]):
     """The thread of an open journal, and the calls that wait for it."""
 
     thread: ThreadPoolExecutor
     loop: asyncio.AbstractEventLoop  # of the callers
-    waiting: deque[tuple[Call, asyncio.Future[object]]] = Factory(deque)
+    waiting: deque[tuple[Call[ChangesT], asyncio.Future[object]]] = Factory(deque)
     committing: bool = False
 
 
-class ThreadedJournal(ABC):
-    """A :class:`~kling_async.journal.base.Journal` whose engine runs in a thread of its own.
+class ThreadedJournal(ABC, Generic[ChangesT]):
+    """The base of a :class:`~kling_async.journal.base.Journal` whose engine runs in its own thread.
 
     A call that arrives during a commit is part of the next one, so that all callers wait for the
-    disk or the network once. The abstract methods are called in the thread.
+    disk or the network once. The abstract methods are called in the thread. Who has which item is
+    left to the engines.
 
     Args:
         name: The journal's name in errors.
@@ -60,7 +61,7 @@ class ThreadedJournal(ABC):
     def __init__(self, name: str, *, read_only: bool) -> None:
         self._name = name
         self._read_only = read_only
-        self._opened: _OpenJournal | None = None
+        self._opened: _OpenJournal[ChangesT] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -88,26 +89,14 @@ class ThreadedJournal(ABC):
 
     async def plan(self, items: Sequence[Planned]) -> list[Entry]:
         """Write new items; see :meth:`.Journal.plan`."""
-        return cast("list[Entry]", await self._write(PlanCall(tuple(items))))
+        planned = tuple(items)
+        keys = [item.key for item in planned]
+        return await self._write(keys, lambda changes: changes.plan(planned))
 
     async def record(self, *transitions: Transition) -> None:
         """Write transitions, all or none; see :meth:`.Journal.record`."""
-        await self._write(RecordCall(transitions))
-
-    async def claim(self, *entries: Entry) -> list[Claim]:
-        """Claim items; see :meth:`.Journal.claim`.
-
-        Without entries this checks that the lease has not expired.
-        """
-        return cast("list[Claim]", await self._write(ClaimCall(entries)))
-
-    async def peek(self, *entries: Entry) -> list[Claim]:
-        """Return what :meth:`claim` would return, without claiming anything."""
-        return cast("list[Claim]", await self._write(ClaimCall(entries, peek=True)))
-
-    async def release(self, *keys: str, ended: bool = False) -> None:
-        """Release items; see :meth:`.Journal.release`."""
-        await self._write(ReleaseCall(keys, ended))
+        keys = [transition.key for transition in transitions]
+        await self._write(keys, lambda changes: changes.record(transitions))
 
     async def entries(self, *states: ItemState) -> AsyncIterator[Entry]:
         """Iterate over items; see :meth:`.Journal.entries`. They are read page by page."""
@@ -140,18 +129,18 @@ class ThreadedJournal(ABC):
         finally:
             opened.thread.shutdown()
 
-    async def _write(self, call: Call) -> object:
+    async def _write(self, keys: Sequence[str], apply: Callable[[ChangesT], _T]) -> _T:
         """Commit a call with those of others, also if the caller is cancelled."""
         if self._read_only:
             raise JournalError(f"the journal {self._name} was opened for reading only")
         opened = self._check_open()
         future: asyncio.Future[object] = opened.loop.create_future()
-        opened.waiting.append((call, future))
+        opened.waiting.append((Call(keys, apply), future))
         if not opened.committing:
             self._commit_waiting(opened, self._calls_per_commit)
-        return await future
+        return cast("_T", await future)
 
-    def _check_open(self) -> _OpenJournal:
+    def _check_open(self) -> _OpenJournal[ChangesT]:
         """Return the state of a journal that is open on this event loop.
 
         A journal that a loop has left open when it ended is adopted by the running one.
@@ -177,9 +166,9 @@ class ThreadedJournal(ABC):
         opened = self._check_open()
         return opened.loop.run_in_executor(opened.thread, job)
 
-    def _commit_waiting(self, opened: _OpenJournal, most: int) -> None:
+    def _commit_waiting(self, opened: _OpenJournal[ChangesT], most: int) -> None:
         """Commit the calls that wait, up to a number."""
-        calls: list[Call] = []
+        calls: list[Call[ChangesT]] = []
         callers: list[asyncio.Future[object]] = []
         while opened.waiting and len(calls) < most:
             call, caller = opened.waiting.popleft()
@@ -193,7 +182,7 @@ class ThreadedJournal(ABC):
 
     def _committed(
         self,
-        opened: _OpenJournal,
+        opened: _OpenJournal[ChangesT],
         callers: Sequence[asyncio.Future[object]],
         job: asyncio.Future[list[object]],
     ) -> None:
@@ -208,7 +197,7 @@ class ThreadedJournal(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _commit(self, calls: list[Call]) -> list[object]:
+    def _commit(self, calls: list[Call[ChangesT]]) -> list[object]:
         """Commit calls in one transaction; return the result of each, or the exception it raises.
 
         If this itself raises, every caller gets that exception.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
+from kling_async.journal.calls import Call
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ SUBMITTED = (S.SUBMITTING, S.SUBMITTED)
 def planned(*keys: str) -> list[Planned]:
     """Return items with one input."""
     return [Planned(key, {"prompt": "a fox"}) for key in keys]
+
+
+def plan_call(*items: Planned) -> Call[Any]:
+    """Return a call of a journal that plans items."""
+    return Call([item.key for item in items], lambda changes: changes.plan(items))
 
 
 def sending(key: str) -> Transition:

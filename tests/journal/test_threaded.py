@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kling_async.journal.calls import Call
+    from kling_async.journal.sqlite._rows import SqliteChanges
     from tests.journal.conftest import MakeJournal
 
 
@@ -603,7 +604,7 @@ class FailingJournal(SqliteJournal):
         super().__init__(path)
         self.error = error
 
-    def _commit(self, calls: list[Call]) -> list[object]:
+    def _commit(self, calls: list[Call[SqliteChanges]]) -> list[object]:
         raise self.error
 
 

@@ -26,7 +26,7 @@ from kling_async.journal.base import (
     Transition,
     attempt_after,
 )
-from kling_async.journal.calls import ClaimCall, PlanCall, RecordCall, apply_calls
+from kling_async.journal.calls import Call, apply_calls
 from kling_async.journal.postgres._rows import READ_ITEMS, ItemRow, is_storable
 from kling_async.journal.postgres._schema import LOCK
 from kling_async.journal.postgres._workers import check_alive
@@ -38,7 +38,6 @@ from kling_async.journal.serialization import (
 )
 
 if TYPE_CHECKING:
-    from kling_async.journal.calls import Call
     from kling_async.journal.postgres._schema import Database
     from kling_async.journal.postgres._workers import WorkerSession
 
@@ -111,7 +110,7 @@ class GroupCommit:
     It may be called again if the connection was lost: nothing is written twice.
     """
 
-    def __init__(self, session: WorkerSession, calls: Sequence[Call]) -> None:
+    def __init__(self, session: WorkerSession, calls: Sequence[Call[PostgresChanges]]) -> None:
         self._session = session
         self._calls = calls
         self._keys = sorted({key for call in calls for key in call.keys if is_storable(key)})
@@ -132,16 +131,16 @@ class GroupCommit:
             ((last_commit,),) = commits
             if last_commit in self._answers:  # it was written, and the answer was lost
                 return self._answers[last_commit]
-            changes = Changes(session, map(ItemRow.parse, rows))
-            answers = apply_calls(self._calls, changes.apply_call, fatal=(DamageError,))
+            changes = PostgresChanges(session, map(ItemRow.parse, rows))
+            answers = apply_calls(self._calls, changes, fatal=(DamageError,))
             number = next(session.commit_numbers)
             self._answers[number] = answers
             if await changes.write(db, number, last_commit):
                 return answers
 
 
-class Changes:
-    """Applies calls to rows in memory, and writes what has changed."""
+class PostgresChanges:
+    """See :class:`.Changes`. They are made to rows in memory, and written at the end."""
 
     def __init__(self, session: WorkerSession, rows: Iterable[ItemRow]) -> None:
         self._session = session
@@ -151,22 +150,63 @@ class Changes:
         self._new: dict[str, str] = {}  # inputs by key
         self._log: list[dict[str, object]] = []
 
-    def apply_call(self, call: Call) -> list[Entry] | list[Claim] | None:
-        """Apply a call, and return its result.
+    def plan(self, items: Sequence[Planned]) -> list[Entry]:
+        """Add the items that are not stored yet; return the entries of all."""
 
-        Raises:
-            JournalError: The call is rejected. It has changed nothing.
-        """
-        match call:
-            case PlanCall():
-                return self._plan(call.items)
-            case ClaimCall():
-                return [self._claim_entry(entry, peek=call.peek) for entry in call.entries]
-            case RecordCall():
-                self._record(call.transitions)
-            case _:
-                self._release(call.keys, ended=call.ended)
-        return None
+        def find(key: str) -> tuple[str, Entry | None] | None:
+            _check_key(key)
+            if row := self._rows.get(key):
+                return row.input, row.entry()
+            return (self._new[key], None) if key in self._new else None
+
+        entries, new = plan_items(items, find, self._now)
+        self._new |= new
+        return entries
+
+    def record(self, transitions: Iterable[Transition]) -> None:
+        """Add transitions, all or none."""
+        rows: dict[str, ItemRow] = {}
+        log: list[dict[str, object]] = []
+        for transition in transitions:
+            key = transition.key
+            row = rows.get(key) or self._rows.get(key)
+            if row is None:
+                raise JournalError(f"there is no item {key!r} in the journal: plan it first")
+            if row.is_held_by_another(self._session):
+                raise JournalError(f"item {key!r} is claimed by another worker")
+            details = format_details(transition)
+            rows[key] = new = _row_after(row, transition, details, self._session)
+            log.append(
+                {
+                    "item": new.id,
+                    "state": new.state,
+                    "attempt": new.attempt,
+                    "at": new.changed_at,
+                    **details,
+                }
+            )
+        self._rows |= rows
+        self._log += log
+
+    def claim(self, entry: Entry, *, peek: bool = False) -> Claim:
+        """Claim an item unless another worker has it, or only return what that would return."""
+        row = self._rows.get(entry.key)
+        if row is None or row.is_held_by_another(self._session):
+            return Claim(row.entry() if row else entry, Ownership.OTHERS)
+        if row.changed and row.worker is not None and not row.held and row.state in _ENDS:
+            return Claim(row.entry(), Ownership.DONE, row.changed)
+        if not peek and not row.held:
+            self._rows[entry.key] = evolve(row, held=True, worker=self._session.id)
+        return Claim(row.entry(), Ownership.MINE, row.changed)
+
+    def release(self, keys: Iterable[str], *, ended: bool) -> None:
+        """Release those of the items that this worker has and is not sending."""
+        for key in keys:
+            row = self._rows.get(key)
+            if row is None or not row.held or row.worker != self._session.id:
+                continue
+            if row.state is not ItemState.SUBMITTING:  # it becomes unsure when the worker ends
+                self._rows[key] = evolve(row, held=False, worker=row.worker if ended else None)
 
     async def write(self, db: Database, number: int, last_commit: int) -> bool:
         """Write the changes, and return True; or False if a row has changed since it was read."""
@@ -191,59 +231,6 @@ class Changes:
         query = _BEGIN + "".join(part for needed, part in parts if needed)
         answers = await db.send(query, values)
         return bool(answers[_STATEMENT_OF_BEGINNING])
-
-    def _plan(self, items: Sequence[Planned]) -> list[Entry]:
-        def find(key: str) -> tuple[str, Entry | None] | None:
-            _check_key(key)
-            if row := self._rows.get(key):
-                return row.input, row.entry()
-            return (self._new[key], None) if key in self._new else None
-
-        entries, new = plan_items(items, find, self._now)
-        self._new |= new
-        return entries
-
-    def _record(self, transitions: Iterable[Transition]) -> None:
-        rows: dict[str, ItemRow] = {}
-        log: list[dict[str, object]] = []
-        for transition in transitions:
-            key = transition.key
-            row = rows.get(key) or self._rows.get(key)
-            if row is None:
-                raise JournalError(f"there is no item {key!r} in the journal: plan it first")
-            if row.is_held_by_another(self._session):
-                raise JournalError(f"item {key!r} is claimed by another worker")
-            details = format_details(transition)
-            rows[key] = new = _row_after(row, transition, details, self._session)
-            log.append(
-                {
-                    "item": new.id,
-                    "state": new.state,
-                    "attempt": new.attempt,
-                    "at": new.changed_at,
-                    **details,
-                }
-            )
-        self._rows |= rows
-        self._log += log
-
-    def _claim_entry(self, entry: Entry, *, peek: bool) -> Claim:
-        row = self._rows.get(entry.key)
-        if row is None or row.is_held_by_another(self._session):
-            return Claim(row.entry() if row else entry, Ownership.OTHERS)
-        if row.changed and row.worker is not None and not row.held and row.state in _ENDS:
-            return Claim(row.entry(), Ownership.DONE, row.changed)
-        if not peek and not row.held:
-            self._rows[entry.key] = evolve(row, held=True, worker=self._session.id)
-        return Claim(row.entry(), Ownership.MINE, row.changed)
-
-    def _release(self, keys: Iterable[str], *, ended: bool) -> None:
-        for key in keys:
-            row = self._rows.get(key)
-            if row is None or not row.held or row.worker != self._session.id:
-                continue
-            if row.state is not ItemState.SUBMITTING:  # that becomes unsure when the worker ends
-                self._rows[key] = evolve(row, held=False, worker=row.worker if ended else None)
 
 
 def _check_key(key: str) -> None:

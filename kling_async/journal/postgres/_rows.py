@@ -13,6 +13,8 @@ from kling_async.journal.base import Entry, ItemState, Summary, Transition
 from kling_async.journal.serialization import (
     DETAILS,
     parse_entry,
+    parse_page,
+    parse_summary,
     parse_transition,
     reading_row,
 )
@@ -118,15 +120,13 @@ async def read_page(
     wanted = [state.value for state in (list(states) or ItemState)]
     values = {"states": wanted, "batch": batch, "after": after, "size": PAGE}
     (rows,) = await db.send(_PAGE, values)
-    return (rows[-1][0] if rows else after), [parse_entry(row[1:]) for row in rows]
+    return parse_page(rows, after)
 
 
 async def read_summary(db: Database, batch: int) -> Summary:
     """Count the items, and the submits that may have cost money."""
-    found, ((paid,),) = await db.send(_SUMMARY, {"batch": batch})
-    by_state = dict(found)
-    counts = {state: by_state.get(state.value, 0) for state in ItemState}
-    return Summary(counts, paid + counts[ItemState.SUBMITTING])
+    counted, ((paid,),) = await db.send(_SUMMARY, {"batch": batch})
+    return parse_summary(counted, paid)
 
 
 async def read_history(db: Database, batch: int, key: str) -> list[Transition]:

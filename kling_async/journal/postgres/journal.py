@@ -21,7 +21,7 @@ try:
 
     from kling_async._postgres.connection import ConnectionManager, timeout_for_lease
     from kling_async._postgres.errors import UnreachableError, explain_error
-    from kling_async.journal.postgres._commit import GroupCommit
+    from kling_async.journal.postgres._commit import GroupCommit, PostgresChanges
     from kling_async.journal.postgres._rows import read_history, read_page, read_summary
     from kling_async.journal.postgres._schema import Database, create_tables, has_tables
     from kling_async.journal.postgres._workers import (
@@ -38,7 +38,7 @@ except ImportError as _error:
 
 if TYPE_CHECKING:
     from kling_async._postgres.transaction import Connection
-    from kling_async.journal.base import Entry, ItemState, Summary, Transition
+    from kling_async.journal.base import Claim, Entry, ItemState, Summary, Transition
     from kling_async.journal.calls import Call
 
 _T = TypeVar("_T")
@@ -60,7 +60,7 @@ class _NoBatchError(JournalError):
     """There is no batch of that name."""
 
 
-class PostgresJournal(ThreadedJournal):
+class PostgresJournal(ThreadedJournal[PostgresChanges]):
     """A :class:`~kling_async.journal.base.Journal` in a PostgreSQL database.
 
     Any number of workers, on any machines, may have a batch open. Each has a lease, by the server's
@@ -127,6 +127,25 @@ class PostgresJournal(ThreadedJournal):
             self._renewing = asyncio.create_task(self._renew_lease())
         return self
 
+    async def claim(self, *entries: Entry) -> list[Claim]:
+        """Claim items; see :meth:`.Journal.claim`.
+
+        Without entries this checks that the lease has not expired.
+        """
+        keys = [entry.key for entry in entries]
+        return await self._write(keys, lambda changes: list(map(changes.claim, entries)))
+
+    async def peek(self, *entries: Entry) -> list[Claim]:
+        """Return what :meth:`claim` would return, without claiming anything."""
+        keys = [entry.key for entry in entries]
+        return await self._write(
+            keys, lambda changes: [changes.claim(entry, peek=True) for entry in entries]
+        )
+
+    async def release(self, *keys: str, ended: bool = False) -> None:
+        """Release items; see :meth:`.Journal.release`."""
+        await self._write(keys, lambda changes: changes.release(keys, ended=ended))
+
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers that have the batch open, oldest first."""
         return await self._run(lambda: self._run_work(partial(read_workers, batch=self._batch)))
@@ -147,10 +166,10 @@ class PostgresJournal(ThreadedJournal):
             if renewing is not None and renewing.get_loop() is asyncio.get_running_loop():
                 await asyncio.wait((renewing,))
 
-    async def _write(self, call: Call) -> object:
+    async def _write(self, keys: Sequence[str], apply: Callable[[PostgresChanges], _T]) -> _T:
         if self._lost is not None:
             raise copy_for_waiter(self._lost)  # a copy, to which the caller may add a note
-        return await super()._write(call)
+        return await super()._write(keys, apply)
 
     async def _renew_lease(self) -> None:
         """Renew the lease now and then, and release the items of expired workers."""
@@ -192,7 +211,7 @@ class PostgresJournal(ThreadedJournal):
         assert self._session is not None  # noqa: S101 - it is open
         self._run_work(partial(renew_lease, session=self._session))
 
-    def _commit(self, calls: list[Call]) -> list[object]:
+    def _commit(self, calls: list[Call[PostgresChanges]]) -> list[object]:
         assert self._session is not None  # noqa: S101 - it is open
         return self._run_work(GroupCommit(self._session, calls))
 

@@ -84,13 +84,20 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal for writing, exclusively. Create it and its folder if they do not exist."""
+def path_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a path that cannot exist or be read into a :class:`JournalError`."""
     try:
-        path = path.resolve()  # so that a file with several names has one lock
-        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except (OSError, ValueError) as error:
         raise JournalError(f"there cannot be a journal at {path}: {error}") from error
+
+
+@contextmanager
+def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for writing, exclusively. Create it and its folder if they do not exist."""
+    with path_errors(path):
+        path = path.resolve()  # so that a file with several names has one lock
+        path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise JournalError(f"there cannot be a journal at {path}: it is a folder")
     with ExitStack() as stack:
@@ -118,12 +125,10 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
     SQLite creates a log beside the file even for a reader, unless the mode is ``immutable``. That
     is correct while there is no log: a journal that is open for writing has one.
     """
-    try:
+    with path_errors(path):
         path = path.resolve()
-        there = path.is_file()
-    except (OSError, ValueError) as error:
-        raise JournalError(f"there cannot be a journal at {path}: {error}") from error
-    if not there:
+        is_file = path.is_file()
+    if not is_file:
         raise JournalError(f"there is no journal at {path}")
     log = path.with_name(f"{path.name}-wal")
     mode = "mode=ro" if log.exists() else "mode=ro&immutable=1"

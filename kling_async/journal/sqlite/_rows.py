@@ -6,10 +6,9 @@ Everything here blocks and runs in the journal's thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import (
@@ -22,20 +21,19 @@ from kling_async.journal.base import (
     Transition,
     attempt_after,
 )
-from kling_async.journal.calls import PlanCall, RecordCall, apply_calls
+from kling_async.journal.calls import Call, apply_calls
 from kling_async.journal.serialization import (
     DamageError,
     format_details,
     parse_entry,
+    parse_page,
+    parse_summary,
     parse_transition,
     plan_items,
     reading_row,
 )
 from kling_async.journal.sqlite._file import transaction
 from kling_async.journal.threaded import PAGE
-
-if TYPE_CHECKING:
-    from kling_async.journal.calls import Call
 
 # A journal that only earlier versions have written has no column for the trace.
 _ENTRY = "SELECT * FROM items"
@@ -84,24 +82,16 @@ Progress = dict[str, tuple[int, ItemState, int]]
 _MOST_PROGRESS = 10_000
 
 
-class Commit:
-    """The calls of one transaction. Each is checked before it is written: all of it or nothing."""
+class SqliteChanges:
+    """See :class:`.Changes`. Transitions are checked first, and written together at the end."""
 
     def __init__(self, db: sqlite3.Connection, progress: Progress) -> None:
         self._db = db
         self._progress = progress
         self._rows: list[dict[str, object]] = []
 
-    def apply_call(self, call: Call) -> list[Entry] | None:
-        """Apply a call that writes."""
-        if isinstance(call, PlanCall):
-            return self.plan(call.items)
-        assert isinstance(call, RecordCall)  # noqa: S101 - claims are no calls of this engine
-        self.record(call.transitions)
-        return None
-
     def plan(self, items: Sequence[Planned]) -> list[Entry]:
-        """Write the items that are not stored yet; return the entries of all."""
+        """Write the transitions so far, and new items; return the entries of all items."""
         self.write()
         now = datetime.now(UTC)
 
@@ -116,7 +106,7 @@ class Commit:
         return entries
 
     def record(self, transitions: Iterable[Transition]) -> None:
-        """Check transitions, all or none, to be written with those of the other calls."""
+        """Add transitions, all or none."""
         rows: list[dict[str, object]] = []
         progress: Progress = {}
         for transition in transitions:
@@ -134,33 +124,30 @@ class Commit:
         self._rows += rows
 
     def write(self) -> None:
-        """Write the transitions that were checked."""
+        """Write the transitions."""
         self._db.executemany(_CHANGE, self._rows)
         self._db.executemany(_LOG, self._rows)
         self._rows.clear()
 
 
-def commit_calls(db: sqlite3.Connection, calls: Sequence[Call], progress: Progress) -> list[object]:
+def commit_calls(
+    db: sqlite3.Connection, calls: Sequence[Call[SqliteChanges]], progress: Progress
+) -> list[object]:
     """Commit calls in one transaction; return the result of each, or the exception it raises.
 
     An error of the file is raised, and nothing is written.
     """
     if len(progress) > _MOST_PROGRESS:
         progress.clear()
-    with _clear_on_error(progress), transaction(db):
-        commit = Commit(db, progress)
-        answers = apply_calls(calls, commit.apply_call, fatal=(sqlite3.Error, DamageError))
-        commit.write()
-    return answers
-
-
-@contextmanager
-def _clear_on_error(progress: Progress) -> Iterator[None]:
     try:
-        yield
+        with transaction(db):
+            changes = SqliteChanges(db, progress)
+            answers = apply_calls(calls, changes, fatal=(sqlite3.Error, DamageError))
+            changes.write()
     except BaseException:
         progress.clear()
         raise
+    return answers
 
 
 def mark_interrupted(db: sqlite3.Connection) -> None:
@@ -168,11 +155,11 @@ def mark_interrupted(db: sqlite3.Connection) -> None:
     now = datetime.now(UTC)
     keys = db.execute("SELECT key FROM items WHERE state = 'submitting' ORDER BY id").fetchall()
     with transaction(db):
-        commit = Commit(db, {})
-        commit.record(
+        changes = SqliteChanges(db, {})
+        changes.record(
             Transition(key, ItemState.UNSURE, now, failure=INTERRUPTED) for (key,) in keys
         )
-        commit.write()
+        changes.write()
 
 
 def read_page(
@@ -189,17 +176,14 @@ def read_page(
         terms, values = [f"{_ENTRY} WHERE id > ?"], [after]
     query = f"{' UNION ALL '.join(terms)} ORDER BY id LIMIT ?"
     rows = db.execute(query, (*values, size)).fetchall()
-    return (rows[-1][0] if rows else after), [parse_entry(row[1:]) for row in rows]
+    return parse_page(rows, after)
 
 
 def read_summary(db: sqlite3.Connection) -> Summary:
     """Count the items, and the submits that may have cost money."""
-    found: Mapping[str, int] = dict(
-        db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
-    )
-    counts = {state: found.get(state.value, 0) for state in ItemState}
+    counted = db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
     (paid,) = db.execute(_PAID).fetchone()
-    return Summary(counts, paid + counts[ItemState.SUBMITTING])
+    return parse_summary(counted, paid)
 
 
 def read_history(db: sqlite3.Connection, key: str) -> list[Transition]:

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kling_async.journal.base import Claim
-from kling_async.journal.sqlite._file import open_to_read, open_to_write, sqlite_errors
+from kling_async.journal.sqlite._file import (
+    open_to_read,
+    open_to_write,
+    path_errors,
+    sqlite_errors,
+)
 from kling_async.journal.sqlite._rows import (
     Progress,
+    SqliteChanges,
     commit_calls,
     mark_interrupted,
     read_history,
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     from kling_async.journal.calls import Call
 
 
-class SqliteJournal(ThreadedJournal):
+class SqliteJournal(ThreadedJournal[SqliteChanges]):
     """A :class:`~kling_async.journal.base.Journal` in a SQLite file.
 
     SQLite runs in a thread of its own. Calls that arrive during a commit are committed together,
@@ -80,7 +86,7 @@ class SqliteJournal(ThreadedJournal):
         self._resources.close()
         self._db = None
 
-    def _commit(self, calls: list[Call]) -> list[object]:
+    def _commit(self, calls: list[Call[SqliteChanges]]) -> list[object]:
         with self._open_database() as db:
             return commit_calls(db, calls, self._progress)
 
@@ -104,3 +110,13 @@ class SqliteJournal(ThreadedJournal):
         else:
             with sqlite_errors(self._path):
                 yield self._db
+
+
+def has_content(path: Path) -> bool:
+    """Return whether there is a file at a path that is not empty. Blocks.
+
+    Raises:
+        JournalError: The path cannot be read.
+    """
+    with path_errors(path):
+        return path.exists() and path.stat().st_size > 0

@@ -16,19 +16,27 @@ from attrs import define, field
 from kling_async.errors import JournalError
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemError, Ownership, Planned
-from kling_async.journal.calls import ClaimCall, PlanCall
-from kling_async.journal.postgres._commit import Changes, GroupCommit
+from kling_async.journal.calls import Call
+from kling_async.journal.postgres._commit import GroupCommit, PostgresChanges
 from kling_async.journal.postgres._schema import Database, create_tables
 from kling_async.journal.postgres._workers import join_batch
 from kling_async.journal.postgres.journal import PostgresJournal
-from tests.journal.examples import SUBMITTED, S, planned, read_entries, sending, transitions
+from tests.journal.examples import (
+    SUBMITTED,
+    S,
+    plan_call,
+    planned,
+    read_entries,
+    sending,
+    transitions,
+)
 from tests.journal.postgres.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from kling_async._postgres.transaction import Rows
-    from kling_async.journal.calls import Call
+    from kling_async.journal.base import Entry
     from kling_async.journal.postgres._workers import WorkerSession
 
 MINE = Ownership.MINE
@@ -125,7 +133,13 @@ async def db(batch_url: str) -> AsyncIterator[Database]:
         yield db
 
 
-async def commit(db: Database, session: WorkerSession, call: Call) -> Any:  # noqa: ANN401
+def claim_call(*entries: Entry) -> Call[PostgresChanges]:
+    """Return a call that claims items."""
+    keys = [entry.key for entry in entries]
+    return Call(keys, lambda changes: [changes.claim(entry) for entry in entries])
+
+
+async def commit(db: Database, session: WorkerSession, call: Call[Any]) -> Any:  # noqa: ANN401
     """Commit one call; return its result."""
     (result,) = await GroupCommit(session, [call])(db)
     return result
@@ -135,7 +149,7 @@ async def test_a_row_that_changes_meanwhile(batch_url: str, db: Database) -> Non
     """A row that another worker changes between the round trips is read again."""
     name = Address.parse(batch_url).batch
     one, other = await join_batch(db, name, 60.0), await join_batch(db, name, 60.0)
-    first, second = await commit(db, one, PlanCall([Planned("a", {}), Planned("b", {})]))
+    first, second = await commit(db, one, plan_call(Planned("a", {}), Planned("b", {})))
 
     @define
     class Meddler(Database):
@@ -144,11 +158,11 @@ async def test_a_row_that_changes_meanwhile(batch_url: str, db: Database) -> Non
         async def send(self, query: str, values: Mapping[str, object] | None = None) -> list[Rows]:
             self.calls.append(query)
             if len(self.calls) == 2:
-                await commit(db, other, ClaimCall([first]))
+                await commit(db, other, claim_call(first))
             return await super().send(query, values)
 
     meddler = Meddler(db.connection, db.timeout)
-    claims = await commit(meddler, one, ClaimCall([first, second]))
+    claims = await commit(meddler, one, claim_call(first, second))
     assert [claim.ownership for claim in claims] == [Ownership.OTHERS, Ownership.MINE]
     assert len(meddler.calls) == 4
 
@@ -157,9 +171,9 @@ async def test_a_key_that_is_planned_meanwhile(batch_url: str, db: Database) -> 
     """A key that another worker plans between the round trips is planned once."""
     name = Address.parse(batch_url).batch
     one, other = await join_batch(db, name, 60.0), await join_batch(db, name, 60.0)
-    plan = PlanCall([Planned("a", {})])
-    late = Changes(one, [])
-    late.apply_call(plan)
+    plan = plan_call(Planned("a", {}))
+    late = PostgresChanges(one, [])
+    plan.apply(late)
     planned = await commit(db, other, plan)
     assert not await late.write(db, 1, 0)
     assert await commit(db, one, plan) == planned
@@ -168,9 +182,9 @@ async def test_a_key_that_is_planned_meanwhile(batch_url: str, db: Database) -> 
 async def test_a_message_that_arrives_late(batch_url: str, db: Database) -> None:
     """A message that reaches the server after the next commit writes nothing."""
     session = await join_batch(db, Address.parse(batch_url).batch, 60.0)
-    late = Changes(session, [])
-    late.apply_call(PlanCall([Planned("late", {})]))
-    await commit(db, session, PlanCall([Planned("a", {})]))
+    late = PostgresChanges(session, [])
+    late.plan([Planned("late", {})])
+    await commit(db, session, plan_call(Planned("a", {})))
     assert not await late.write(db, 7, 0)
     query = "SELECT FROM kling_async_items WHERE key = 'late' AND batch = %(batch)s"
     assert await db.send(query, {"batch": session.batch}) == [[]]

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition
-from kling_async.journal.calls import CALLS_PER_PAUSE, Call, PlanCall, RecordCall
+from kling_async.journal.calls import CALLS_PER_PAUSE, Call
 from kling_async.journal.serialization import DamageError
 from kling_async.journal.sqlite._file import open_to_write
 from kling_async.journal.sqlite._rows import (
     Progress,
+    SqliteChanges,
     commit_calls,
     mark_interrupted,
     read_history,
@@ -19,11 +20,14 @@ from kling_async.journal.sqlite._rows import (
     read_summary,
 )
 from kling_async.results import Result, SavedFile, TaskRef
+from tests.journal.examples import plan_call
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
+
+SqliteCall: TypeAlias = Call[SqliteChanges]
 
 S = ItemState
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -41,23 +45,23 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def commit(
-    db: sqlite3.Connection, calls: list[Call], progress: Progress | None = None
+    db: sqlite3.Connection, calls: list[SqliteCall], progress: Progress | None = None
 ) -> list[object]:
     """Commit calls, with what is known of the items, if anything is."""
     return commit_calls(db, calls, {} if progress is None else progress)
 
 
-def plan(*keys: str, input: object = 1) -> Call:
+def plan(*keys: str, input: object = 1) -> SqliteCall:
     """Plan items with one input."""
-    return PlanCall([Planned(key, {"prompt": input}) for key in keys])
+    return plan_call(*(Planned(key, {"prompt": input}) for key in keys))
 
 
-def record(*moves: Transition) -> Call:
+def record(*moves: Transition) -> SqliteCall:
     """Record moves."""
-    return RecordCall(moves)
+    return Call([move.key for move in moves], lambda changes: changes.record(moves))
 
 
-def move(key: str, *states: ItemState) -> Call:
+def move(key: str, *states: ItemState) -> SqliteCall:
     """Record moves of one item, with what they need."""
     return record(*(Transition(key, state, NOW, ref=REF, result=RESULT) for state in states))
 
@@ -117,7 +121,7 @@ def test_another_input(db: sqlite3.Connection, planned: list[str]) -> None:
     """A key that has another input is refused by name, and nothing of its call is written."""
     commit(db, [plan(*planned)])
     items = [Planned("new", {}), Planned("a", {"prompt": 1}), Planned("a", {"prompt": 2})]
-    error, _ = commit(db, [PlanCall(items), plan("other")])
+    error, _ = commit(db, [plan_call(*items), plan("other")])
     assert isinstance(error, JournalError)
     assert "'a'" in str(error)
     assert keys(db) == [*planned, "other"]
@@ -125,8 +129,8 @@ def test_another_input(db: sqlite3.Connection, planned: list[str]) -> None:
 
 def test_the_same_input(db: sqlite3.Connection) -> None:
     """The order of an input's fields does not make it another."""
-    one = PlanCall([Planned("a", {"x": 1, "y": [2]})])
-    two = PlanCall([Planned("a", {"y": (2,), "x": 1})])
+    one = plan_call(Planned("a", {"x": 1, "y": [2]}))
+    two = plan_call(Planned("a", {"y": (2,), "x": 1}))
     assert commit(db, [one]) == commit(db, [two])
 
 
