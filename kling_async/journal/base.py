@@ -1,9 +1,9 @@
 """What a batch has done with each item, so that it can be resumed after a crash.
 
 An item is first written as planned. Every later step is written before it is taken, or as soon as
-its outcome is known. From the last step that was written follows what the next process does: wait
-for the task, download its files, submit the item, or, if an answer was lost, leave the decision to
-the user.
+its outcome is known. What the next process does depends on the last step that was written: it waits
+for the task, downloads its files, submits the item, or, if an answer was lost, leaves the decision
+to the user.
 
 The values are stored in a file (:mod:`kling_async.journal.sqlite`), or in a database that several
 workers share (:mod:`kling_async.journal.postgres`). :class:`Journal` is the protocol of both.

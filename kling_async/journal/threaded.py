@@ -17,8 +17,6 @@ from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 from kling_async.journal.calls import Call, ChangesT
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kling_async.journal.base import Entry, ItemState, Planned, Summary, Transition
 
 _T = TypeVar("_T")
@@ -79,12 +77,7 @@ class ThreadedJournal(ABC, Generic[ChangesT]):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def plan(self, items: Sequence[Planned]) -> list[Entry]:

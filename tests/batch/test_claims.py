@@ -215,7 +215,7 @@ async def test_handed_over(emulate: Emulate, connect: Connect, batch_url: str, h
 
 async def workers(batch: Batch) -> list[WorkerInfo]:
     """Return the workers of a batch."""
-    return await batch._journal.workers()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
+    return await batch._journal.workers()  # type: ignore[union-attr]  # noqa: SLF001
 
 
 async def test_the_end_waits_for_the_loop(

@@ -1,9 +1,9 @@
 """The learned cap of tasks, which all processes share. Pure: times are arguments.
 
 Each process has a :class:`~kling_async.limits.task_cap.TaskCap` of its own, and counts the tasks
-of all processes in it. What a refusal has taught one of them is kept by the backend as a short
-text: the cap, and a random mark of the refusal that has lowered it. A process that knows better
-replaces it. When the others see another mark, they lower their caps as if they had been refused.
+of all processes in it. The backend keeps what the last refusal has shown as a short text: the cap,
+and a random mark of that refusal. A process that is refused, or whose cap rises, replaces the text.
+When the others see another mark, they lower their caps as if they had been refused.
 """
 
 from __future__ import annotations

@@ -29,8 +29,6 @@ from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.slot_leases import RECOVERY_DELAY, LeaseSettings, SlotLeases
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kling_async.limits.shared.backend import LimitsBackend, Usage
 
 
@@ -102,12 +100,7 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @property

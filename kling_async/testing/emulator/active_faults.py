@@ -48,7 +48,7 @@ class ActiveFaults:
         self.add(scenario)
 
     def add(self, scenario: Scenario) -> None:
-        """Put a scenario into effect, besides those that are; drop those that cannot apply more."""
+        """Add a scenario; drop those whose rules cannot apply any more."""
         with self._lock:
             scenarios = [_CountedScenario(scenario), *self._scenarios]
             self._scenarios = [one for one in scenarios if one.pending()]

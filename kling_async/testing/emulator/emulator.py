@@ -17,6 +17,7 @@ one is not repeated in the other. Where the contract says "unknown", the emulato
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
@@ -39,7 +40,6 @@ from kling_async.testing.scenario import Scenario
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from kling_async.testing.emulator.callbacks import DeliverCallback
 
@@ -129,7 +129,6 @@ class Emulator:
             duration=duration_chooser(duration, speed, seed),
             models=models,
         )
-        self._first_poll = quickest(duration) / speed
         can_render = film.can_render()
         settings = Settings(
             latency=latency_chooser(latency, seed),
@@ -143,15 +142,13 @@ class Emulator:
         self._active_faults = ActiveFaults(scenario or Scenario())
         self.key: str = api_key or _DEFAULT_KEY
         """A valid key."""
-        shown_key = None if api_key else self.key
-        self._uploads = uploads
-        page = Page(
-            self._service,
-            self._active_faults,
-            shown_key,
-            self._first_poll,
+        self._variables = partial(
+            client_environment,
+            key=self.key,
+            first_poll=quickest(duration) / speed,
             image_store=PATH if uploads else None,
         )
+        page = Page(self._service, self._active_faults, self._variables, shows_key=not api_key)
         self._api = Api(self._service, self._active_faults, self._log, settings, page)
 
     async def __aenter__(self) -> Self:
@@ -170,12 +167,7 @@ class Emulator:
         self._runner, self._port = runner, runner.addresses[0][1]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -190,16 +182,11 @@ class Emulator:
         self._thread = thread
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
             try:
-                thread.call(self.__aexit__(exc_type, exc, traceback))
+                thread.call(self.__aexit__())
             finally:
                 thread.stop()
 
@@ -225,12 +212,7 @@ class Emulator:
         ``KLING_FIRST_POLL`` is one of them if tasks do not take the documented time, and
         ``KLING_IMAGE_STORE`` with ``uploads=True``.
         """
-        return client_environment(
-            reachable_origin(self.origin),
-            self.key,
-            self._first_poll,
-            image_store=PATH if self._uploads else None,
-        )
+        return self._variables(reachable_origin(self.origin))
 
     @property
     def image_store(self) -> str:
@@ -270,7 +252,7 @@ class Emulator:
 
     @property
     def deliver_callback(self) -> DeliverCallback | None:
-        """A function that delivers callbacks, instead of requests: None, or one that you set.
+        """None, or a function that you set, which delivers callbacks in place of HTTP requests.
 
         It is called with the URL and the body, in a thread, and returns the status of the answer;
         a coroutine function runs on the emulator's loop. If it raises, that is logged, and the

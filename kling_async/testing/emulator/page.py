@@ -19,12 +19,12 @@ from aiohttp import web
 
 from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.checks import Refusal
-from kling_async.testing.emulator.environment import client_environment, format_exports
+from kling_async.testing.emulator.environment import format_exports
 from kling_async.testing.emulator.tasks import USUAL
 from kling_async.testing.scenario import KINDS, Scenario, faults_of, has_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kling_async.testing.emulator.active_faults import ActiveFaults
     from kling_async.testing.emulator.service import Service
@@ -62,25 +62,22 @@ class Page:
     Args:
         service: The account that it shows.
         active_faults: The faults that it shows and changes.
-        key: A key to show; None: the user has chosen one, which is not shown.
-        first_poll: Seconds that the quickest tasks take.
-        image_store: The path of the image store, if there is one.
+        variables: Returns a client's environment variables for the address that a browser uses.
+        shows_key: Whether it shows the key; not if the user has chosen it.
     """
 
     def __init__(
         self,
         service: Service,
         active_faults: ActiveFaults,
-        key: str | None,
-        first_poll: float,
+        variables: Callable[[str], dict[str, str]],
         *,
-        image_store: str | None = None,
+        shows_key: bool,
     ) -> None:
         self._service = service
         self._active_faults = active_faults
-        self._key = key
-        self._first_poll = first_poll
-        self._image_store = image_store
+        self._variables = variables
+        self._shows_key = shows_key
         self._start_balance = service.balance
 
     def add_routes(self, app: web.Application) -> None:
@@ -109,11 +106,8 @@ class Page:
 
     async def _state(self, request: web.Request) -> web.Response:
         now, service = asyncio.get_running_loop().time(), self._service
-        origin = f"{request.scheme}://{request.host}"
-        variables = client_environment(
-            origin, self._key or "", self._first_poll, image_store=self._image_store
-        )
-        if self._key is None:
+        variables = self._variables(f"{request.scheme}://{request.host}")
+        if not self._shows_key:
             del variables["APIXO_API_KEY"]
         state = {
             "running": service.count_running(now),
@@ -124,7 +118,7 @@ class Page:
             "spent": round(self._start_balance - service.balance, 4),
             "submitted": len(service.ledger),
             "exports": format_exports(variables),
-            "own_key": self._key is None,
+            "own_key": not self._shows_key,
             "faults": self._rules(),
             "tasks": [
                 _describe_task(task, now)
