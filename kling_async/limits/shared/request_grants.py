@@ -26,6 +26,8 @@ from kling_async.limits.waiters import Timer, WaitQueue
 from kling_async.limits.window import RequestPause
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared.availability import MonitoredBackend
     from kling_async.limits.shared.schedule import RequestSchedule
@@ -226,28 +228,34 @@ class RequestGrants:
         report = buffer.ledger.create_report(sent)
         reserving = self._backend.backend.reserve(number, report, self._schedule)
         reservation = await self._backend.call(reserving, GRANT_LIFETIME)
-        # The backend's time was between the two: a grant is never used too early by the one, nor
-        # too late by the other.
-        now, buffer.usable_until = self._loop.time(), sent + ANSWER_LIFETIME
-        delays = reservation.delays
+        now = self._loop.time()
         buffer.ledger.acknowledge(reservation.acknowledged)
-        buffer.ledger.in_flight += len(delays)
-        if reservation.acknowledged == report.sequence and len(delays) < number:
+        if reservation.acknowledged == report.sequence and len(reservation.delays) < number:
             interval = self._schedule.interval
             self._reserve_at = now + max(_FULL_RETRY, interval * _FULL_RETRY_PART)
         self._pause.begin_elsewhere(now - reservation.paused_for)
         if reservation.pause:
             self._extend_pause(now + reservation.pause)
+        self._add_grants(reservation.delays, sent, now)
+        if self._local_task is not None:
+            self._local_task.cancel()
+
+    def _add_grants(self, delays: Sequence[float], sent: float, now: float) -> None:
+        """Add the grants of a reservation that was called for at ``sent``, and is here ``now``.
+
+        The backend's time was between the two. A grant is never used too early, since it is due
+        so many seconds after ``now``, nor too late, since it ends so many after ``sent``.
+        """
+        self._buffer.usable_until = sent + ANSWER_LIFETIME
+        self._buffer.ledger.in_flight += len(delays)
         for left in (max(0.0, delay) for delay in delays):
             grant = Grant(now + left, sent + left + GRANT_LIFETIME)
             if grant.until >= grant.due >= self._pause.ends_at:
-                buffer.grants.append(grant)
+                self._buffer.grants.append(grant)
             else:
-                buffer.drop(grant)
+                self._buffer.drop(grant)
         if delays and now + delays[0] < self._pause.ends_at <= now + ANSWER_LIFETIME / 2:
             self._reserve_at = self._pause.ends_at  # the backend does not know of this pause
-        if self._local_task is not None:
-            self._local_task.cancel()
 
     async def _report_pause(self, granted_at: float) -> None:
         """Report a pause to the other processes, as long as it lasts."""

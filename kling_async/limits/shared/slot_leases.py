@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from kling_async.limits.base import Slot
     from kling_async.limits.shared.availability import MonitoredBackend
-    from kling_async.limits.shared.backend import LeaseStatus
     from kling_async.results import TaskRef
 
 # Seconds between attempts of a process that finds no free slot, on average. All processes try
@@ -251,7 +250,7 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
 
     async def _exchange(self) -> None:
         """Report all changes and acquire slots, in one call."""
-        sent, lifetime = self.loop.time(), min(SUBMIT_LEASE, self.lifetime)
+        sent = self.loop.time()
         for slot in self.held:
             if slot.is_submitting and slot.reported_until - sent < SUBMIT_LEASE / 2:
                 self._unreported[slot.key] = slot
@@ -259,14 +258,13 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
         acquire = tuple(uuid4().hex for _ in range(self.cap.try_admit(wanted, sent)))
         changes, self._unreported = self._unreported, {}
         renewed = [slot for slot in changes.values() if slot is not None and not slot.released]
-        leases = tuple(self._lease(slot, sent) for slot in renewed)
         update = LeaseUpdate(
-            renew=leases,
+            renew=tuple(self._lease(slot, sent) for slot in renewed),
             acquire=acquire,
             release=tuple(key for key, slot in changes.items() if slot is None),
             limit=self._settings.limits.concurrent_tasks,
             cap=self.cap.most(len(acquire), len(self._by_ref)),
-            lifetime=lifetime,
+            lifetime=min(SUBMIT_LEASE, self.lifetime),
             holder=self._settings.holder,
             settle=self._settings.settle,
             schedule=self._settings.schedule,
@@ -277,20 +275,17 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
         except BaseException:  # the result is unknown: all of it is reported again
             self._unreported = {**changes, **dict.fromkeys(acquire), **self._unreported}
             raise
-        for slot, lease in zip(renewed, leases, strict=True):
+        for slot, lease in zip(renewed, update.renew, strict=True):
             slot.reported_until = sent + lease.ends_in
         if len(status.acquired) < wanted and sent >= self.cap.acquire_at:
             jitter = 0.75 + random() / 2  # noqa: S311 - no secret
             self.cap.acquire_at = sent + _RETRY_EVERY * jitter
-        self._apply(status, sent)
+        running = None if self._unreported else len(self._by_ref)
+        self.cap.apply(status, running, self.loop.time())
+        for key in status.acquired:
+            self.give_back(self.add(sent, key))
 
     def _lease(self, slot: LeasedSlot, now: float) -> Lease:
         left = slot.expires_at - now
         ends_in = min(SUBMIT_LEASE, left) if slot.is_submitting else left
         return Lease(slot.key, self._settings.holder, now - slot.acquired_at, ends_in)
-
-    def _apply(self, status: LeaseStatus, sent: float) -> None:
-        running = None if self._unreported else len(self._by_ref)
-        self.cap.apply(status, running, self.loop.time())
-        for key in status.acquired:
-            self.give_back(self.add(sent, key))
