@@ -29,15 +29,15 @@ def journal_at(
         ConfigurationError: The location is a URL of another kind.
         MissingExtraError: The location is a URL, and the driver is not installed.
     """
-    if is_postgres_url(location):
+    if isinstance(location, str) and "://" in location:
+        if not is_postgres_url(location):
+            scheme = location.partition("://")[0]
+            raise ConfigurationError(
+                f"a journal is a file, or a database at postgresql://, not at {scheme}://"
+            )
         from kling_async.journal.postgres.journal import PostgresJournal
 
         return PostgresJournal(location, read_only=read_only)
-    if isinstance(location, str) and "://" in location:
-        scheme = location.partition("://")[0]
-        raise ConfigurationError(
-            f"a journal is a file, or a database at postgresql://, not at {scheme}://"
-        )
     return SqliteJournal(location, read_only=read_only)
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Self, TypeVar, cast
 
 from attrs import Factory, define
@@ -23,6 +24,9 @@ _T = TypeVar("_T")
 
 PAGE: Final = 500
 """Entries that are read at a time."""
+
+KEY: Final[Callable[[Planned | Transition | Entry], str]] = attrgetter("key")
+"""Returns the key of an item."""
 
 # Callers that are resumed in one iteration of the loop. Each of them runs in the next one.
 CALLERS_PER_ITERATION = 50
@@ -83,13 +87,11 @@ class ThreadedJournal(ABC, Generic[ChangesT]):
     async def plan(self, items: Sequence[Planned]) -> list[Entry]:
         """Write new items; see :meth:`.Journal.plan`."""
         planned = tuple(items)
-        keys = [item.key for item in planned]
-        return await self._write(keys, lambda changes: changes.plan(planned))
+        return await self._write([*map(KEY, planned)], lambda changes: changes.plan(planned))
 
     async def record(self, *transitions: Transition) -> None:
         """Write transitions, all or none; see :meth:`.Journal.record`."""
-        keys = [transition.key for transition in transitions]
-        await self._write(keys, lambda changes: changes.record(transitions))
+        await self._write([*map(KEY, transitions)], lambda changes: changes.record(transitions))
 
     async def entries(self, *states: ItemState) -> AsyncIterator[Entry]:
         """Iterate over items; see :meth:`.Journal.entries`. They are read page by page."""

@@ -14,7 +14,7 @@ from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 from kling_async.journal.address import Address
 from kling_async.journal.base import LostError
 from kling_async.journal.serialization import DamageError
-from kling_async.journal.threaded import ThreadedJournal
+from kling_async.journal.threaded import KEY, ThreadedJournal
 
 try:
     import psycopg
@@ -132,12 +132,12 @@ class PostgresJournal(ThreadedJournal[PostgresChanges]):
 
         Without entries this checks that the lease has not expired.
         """
-        keys = [entry.key for entry in entries]
+        keys = [*map(KEY, entries)]
         return await self._write(keys, lambda changes: list(map(changes.claim, entries)))
 
     async def peek(self, *entries: Entry) -> list[Claim]:
         """Return what :meth:`claim` would return, without claiming anything."""
-        keys = [entry.key for entry in entries]
+        keys = [*map(KEY, entries)]
         return await self._write(
             keys, lambda changes: [changes.claim(entry, peek=True) for entry in entries]
         )
