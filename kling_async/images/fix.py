@@ -93,7 +93,7 @@ def check_decodable(data: bytes) -> None:
     """
     image = _open(data)
     # A JPEG is decoded at an eighth of its size, from all of its bytes; others ignore this.
-    image.draft("RGB", (image.width // 8, image.height // 8))
+    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
     _load(image, data)
 
 

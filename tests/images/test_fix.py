@@ -120,6 +120,12 @@ def test_decodable() -> None:
     assert caught.value.seen.startswith("PNG")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7)])
+def test_narrow_pictures(size: tuple[int, int]) -> None:
+    """A JPEG with a side of a few pixels is decoded like any other."""
+    check_decodable(picture("JPEG", size))
+
+
 def test_options() -> None:
     """Options are checked, and images that were corrected in different ways have other names."""
     with pytest.raises(ConfigurationError, match="longest_side must be at least 64 pixels, not 0"):
