@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def run_rescue(args: Namespace) -> int:
-    """Save the videos of each journal in turn. What a running batch uses is left to it."""
+    """Save the videos of each journal in turn; one that cannot be used does not prevent others."""
     if args.download_to is None:
         raise ConfigurationError("name the folder for the videos with --download-to")
     for journal in args.journals:
@@ -35,8 +35,6 @@ async def run_rescue(args: Namespace) -> int:
                 async with Batch(kling, journal=journal, options=batch_options_from(args)) as batch:
                     await rescue.save_all(batch)
             except JournalError as error:
-                if not error.retryable:
-                    raise
                 rescue.skip(error)
     return rescue.report()
 
@@ -58,8 +56,8 @@ class _Rescue:
                     self._output.print_status(f"{PROGRAM}: {outcome.key}: {outcome.error}")
 
     def skip(self, error: JournalError) -> None:
-        """Leave out a journal that another batch uses: that batch saves its own videos."""
-        self._counts["in_use"] += 1
+        """Leave out a journal: damaged, or in use by a batch, which saves its own videos."""
+        self._counts["in_use" if error.retryable else "unusable"] += 1
         self._output.print_status(f"{PROGRAM}: left out: {error}")
 
     def report(self) -> int:
@@ -71,6 +69,8 @@ class _Rescue:
         )
         if self._output.json:
             self._output.print_result([], {"counts": dict(counts)})
+        if counts["unusable"]:
+            return exit_codes.JOURNAL
         return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK
 
 

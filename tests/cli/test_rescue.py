@@ -77,9 +77,15 @@ async def test_wrong_arguments(
 
 
 async def test_damaged_journal(serve: Serve, command: Command, tmp_path: Path) -> None:
-    """A journal that cannot be read is an error, not one that is in use."""
+    """A journal that cannot be read is reported, and the videos of the others are saved."""
     await serve()
-    journal = tmp_path / "run.sqlite"
-    journal.write_text("no journal" * 100, encoding="utf-8")
-    ended = await command("rescue", journal, "--download-to", tmp_path / "videos")
+    damaged, good = tmp_path / "damaged.sqlite", tmp_path / "good.sqlite"
+    damaged.write_text("no journal" * 100, encoding="utf-8")
+    await generate(good, "a")
+    argv = ("rescue", damaged, good, "--download-to", tmp_path / "videos")
+    ended = await command(*argv)
     assert ended.code == 6
+    assert f"left out: the journal {damaged} is not a journal" in ended.err
+    assert [path.name for path in (tmp_path / "videos").glob("*.mp4")] == ["a.mp4"]
+    again = await command(*argv, "--json")
+    assert again.objects == [{"counts": {"saved": 0, "not_saved": 0, "lost": 0, "unusable": 1}}]
