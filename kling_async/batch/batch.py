@@ -12,17 +12,16 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
 from attrs import evolve
 
 from kling_async._utils.shielding import Cleanups
-from kling_async.batch.claims import Claims
-from kling_async.batch.decisions import Item, plan_item
+from kling_async.batch.decisions import Item, UnreadableItem, plan_item
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.batch.runner import BatchRun
-from kling_async.batch.spend_guard import SpendGuard
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
 from kling_async.inputs.parsing import parse_input
@@ -34,9 +33,8 @@ from kling_async.tasks.fan_out import Outcome, iterate
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kling_async.batch.runner import BatchItem
     from kling_async.client import KlingClient
-
-_T = TypeVar("_T")
 
 Items: TypeAlias = Iterable[Input | Item] | AsyncIterable[Input | Item]
 """What a batch is made of: inputs, or items with keys, in an iterable of either kind."""
@@ -120,7 +118,9 @@ class Batch:
 
         Items that are finished according to the journal are yielded again and not repeated. Tasks
         that run according to the journal are waited for, whether or not their items are given. An
-        unsure item is yielded with an error whose ``may_have_charged`` is true.
+        unsure item is yielded with an error whose ``may_have_charged`` is true. An item whose local
+        image cannot be read is yielded with an `InputError`, whatever the journal has of it: the
+        image is a part of the item.
 
         If several workers share the journal, each item is processed by one of them. The others
         wait for it, without a place in ``in_flight`` and without a slot, and then yield the
@@ -146,16 +146,14 @@ class Batch:
                 this batch has not ended; nothing was sent. Invalid arguments raise this error or
                 the next one from the call itself.
             StorageError: ``download_to`` is an archive that cannot be used; nothing was sent.
-            InputError: ``items`` is a single input, a string or a mapping, or is not iterable; or a
-                local image of an item cannot be read. Nothing of that item was sent.
+            InputError: ``items`` is a single input, a string or a mapping, or is not iterable; or
+                an element is neither an input nor an item.
         """
         if items is not None:
             check_inputs(items)
-        guard = SpendGuard(self._client, self._options)
-        claims = Claims(self._journal) if self._journal.shared else None
         given: set[int] = set()  # hashes of keys: a hundred thousand keys would take much memory
-        entries = self._entries(items, guard, claims, given, streaming=streaming)
-        run = self._create_run(guard, claims, entries, ordered=ordered)
+        entries = partial(self._entries, items, given, streaming=streaming)
+        run = BatchRun(self._client, self._journal, self._options, entries, ordered=ordered)
         return self._outcomes(run, given if streaming else set())
 
     def rescue(self) -> AsyncGenerator[Outcome]:
@@ -177,30 +175,10 @@ class Batch:
         """
         if self._options.download_to is None:
             raise ConfigurationError("rescue() needs Batch(download_to=...)")
-        guard = SpendGuard(self._client, self._options)
-        claims = Claims(self._journal) if self._journal.shared else None
-        run = self._create_run(guard, claims, self._unsaved(), ordered=False)
+        run = BatchRun(self._client, self._journal, self._options, self._unsaved)
         return self._outcomes(run, set())
 
-    def _create_run(
-        self,
-        guard: SpendGuard,
-        claims: Claims | None,
-        entries: AsyncIterable[tuple[Entry, Input]],
-        *,
-        ordered: bool,
-    ) -> BatchRun:
-        return BatchRun(
-            self._client,
-            self._journal,
-            self._options,
-            guard=guard,
-            claims=claims,
-            entries=entries,
-            ordered=ordered,
-        )
-
-    async def _unsaved(self) -> AsyncGenerator[tuple[Entry, Input]]:
+    async def _unsaved(self, _: BatchRun) -> AsyncGenerator[BatchItem]:
         """Yield the items that are finished and not saved, the oldest first."""
         finished = [entry async for entry in self._journal.entries(ItemState.FINISHED)]
         for entry in sorted(finished, key=attrgetter("changed_at")):
@@ -244,61 +222,52 @@ class Batch:
             await self._journal.__aexit__(kind, error, traceback)
 
     async def _entries(
-        self,
-        items: Items | None,
-        guard: SpendGuard,
-        claims: Claims | None,
-        given: set[int],
-        *,
-        streaming: bool,
-    ) -> AsyncGenerator[tuple[Entry, Input]]:
+        self, items: Items | None, given: set[int], run: BatchRun, *, streaming: bool
+    ) -> AsyncGenerator[BatchItem]:
         """Yield the items and their entries in the journal; running tasks take their slots first.
 
         An item is skipped if its hash is in ``given``, where it is added.
         """
         if not streaming:
-            for entry in await self._running(claims, given):
+            for entry in await self._running(run, given):
                 assert entry.ref is not None  # noqa: S101 - a submitted item has one
-                kind = input_of(entry)
                 self._client.attach(
                     entry.ref,
-                    input=kind,
+                    input=input_of(entry),
                     submitted_at=entry.changed_at,
                     traceparent=entry.traceparent,
                 )
         async with aclosing(self._planned(items)) as planned:
-            async for entry, item_input in planned:
-                if guard.stopped is not None:
+            async for found, item_input in planned:
+                if run.guard.stopped is not None:
                     break
-                if hash(entry.key) not in given:
-                    given.add(hash(entry.key))
-                    yield entry, item_input
+                if hash(found.key) not in given:
+                    if isinstance(found, Entry):
+                        given.add(hash(found.key))
+                    yield found, item_input
         if not streaming:
-            for entry in await self._running(claims, given):
+            for entry in await self._running(run, given):
                 yield entry, input_of(entry)
 
-    async def _running(self, claims: Claims | None, given: set[int]) -> list[Entry]:
+    async def _running(self, run: BatchRun, given: set[int]) -> list[Entry]:
         """Return the other items whose tasks run, unless another worker waits for them."""
         running = self._journal.entries(ItemState.SUBMITTED)
         entries = [entry async for entry in running if hash(entry.key) not in given]
-        return entries if claims is None else await claims.claim_all(entries)
+        return entries if run.claims is None else await run.claims.claim_all(entries)
 
-    async def _planned(self, items: Items | None) -> AsyncGenerator[tuple[Entry, Input]]:
+    async def _planned(self, items: Items | None) -> AsyncGenerator[BatchItem]:
         """Write the items in the journal and yield their entries, or yield all that it has."""
         if items is None:
             async for entry in self._journal.entries():
                 yield entry, input_of(entry)
             return
-        async with aclosing(chunked(items, _PLANNED_AT_ONCE)) as chunks:
+        async with aclosing(read_chunks(items, _PLANNED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                try:
-                    planned = list(map(plan_item, chunk))
-                except InputError:  # local images have not been read, unless it is raised again
-                    chunk = await read_items(chunk)  # noqa: PLW2901 - the same items
-                    planned = list(map(plan_item, chunk))
-                entries = await self._journal.plan(planned)
-                for entry, given in zip(entries, chunk, strict=True):
-                    yield entry, given.input if isinstance(given, Item) else given
+                readable = [given for given in chunk if not isinstance(given, UnreadableItem)]
+                entries = iter(await self._journal.plan(list(map(plan_item, readable))))
+                for given in chunk:
+                    found = given if isinstance(given, UnreadableItem) else next(entries)
+                    yield found, given if isinstance(given, Input) else given.input
 
 
 def input_of(entry: Entry) -> Input:
@@ -306,12 +275,19 @@ def input_of(entry: Entry) -> Input:
     return parse_input(entry.input, local_images=True)
 
 
-async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGenerator[list[_T]]:
-    """Yield the items of an iterable in lists, those of an async iterable one at a time."""
-    chunk: list[_T] = []
+async def read_chunks(
+    items: Items, size: int
+) -> AsyncGenerator[list[Input | Item | UnreadableItem]]:
+    """Yield the items of an iterable in lists, those of an async iterable one at a time.
+
+    Their local images have been read, whose checksums are part of the items.
+    """
+    chunk: list[Input | Item | UnreadableItem] = []
     async with aclosing(iterate(items)) as source:
-        async for item in source:
-            chunk.append(item)
+        async for given in source:
+            sent = given.input if isinstance(given, Item) else given
+            local = isinstance(sent, Input) and sent.local_images  # plan_item() raises for others
+            chunk.append(await _read_images(given) if local else given)
             if len(chunk) == size or isinstance(items, AsyncIterable):
                 yield chunk
                 chunk = []
@@ -319,20 +295,12 @@ async def chunked(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncGe
             yield chunk
 
 
-async def read_items(items: Iterable[Input | Item]) -> list[Input | Item]:
-    """Return items whose local images have been read: their checksums are part of the items.
-
-    Raises:
-        InputError: An image cannot be read.
-    """
+async def _read_images(given: Input | Item) -> Input | Item | UnreadableItem:
     from kling_async.images.reading import read_images
 
-    read: list[Input | Item] = []
-    for given in items:
-        if isinstance(given, Item):
-            read.append(evolve(given, input=await read_images(given.input)))
-        elif isinstance(given, Input):
-            read.append(await read_images(given))
-        else:
-            read.append(given)  # plan_item raises an error for it
-    return read
+    key, sent = (given.key, given.input) if isinstance(given, Item) else (None, given)
+    try:
+        read = await read_images(sent)
+    except InputError as error:
+        return UnreadableItem(key, sent, error)
+    return read if key is None else Item(key, read)

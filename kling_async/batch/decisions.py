@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from kling_async import errors
-from kling_async.errors import InputError, KlingError, Problem, TaskFailedError
-from kling_async.inputs.base import IMAGE_FIELDS, Input
-from kling_async.inputs.local_image import NOT_READ, SCHEME, LocalImage, to_identity
+from kling_async.errors import InputError, KlingError, TaskFailedError
+from kling_async.inputs.base import Input
+from kling_async.inputs.local_image import SCHEME, to_identity
 from kling_async.journal.base import Entry, Failure, ItemState, Planned, Transition, attempt_after
 
 if TYPE_CHECKING:
@@ -34,23 +34,34 @@ class Item:
             raise InputError(f"a key must be printable text, not {self.key!r:.80}")
 
 
+@frozen
+class UnreadableItem:
+    """In place of an entry: an item whose local image cannot be read.
+
+    Attributes:
+        key: The key of an `Item`; None for an input, whose key would be a checksum.
+        input: The input.
+        error: Why the image cannot be read.
+    """
+
+    key: str | None
+    input: Input
+    error: InputError
+
+
 def plan_item(given: Input | Item) -> Planned:
     """Return what the journal stores of an item, or of an input, whose key is a checksum.
 
+    Its local images have been read.
+
     Raises:
-        InputError: It is neither, or a local image has not been read.
+        InputError: It is neither.
     """
     sent = given.input if isinstance(given, Item) else given
-    for name in IMAGE_FIELDS:
-        image = getattr(sent, name, None)
-        if isinstance(image, LocalImage) and not image.sha256:
-            raise InputError(problems=[Problem(name, NOT_READ, image.label)])
-    if isinstance(given, Item):
-        return Planned(given.key, given.input.to_dict())
-    if isinstance(given, Input):
-        fields = given.to_dict()
-        return Planned(content_key(fields), fields)
-    raise InputError(f"not an input such as MasterTextToVideo, nor an Item: {given!r:.80}")
+    if not isinstance(sent, Input):
+        raise InputError(f"not an input such as MasterTextToVideo, nor an Item: {given!r:.80}")
+    fields = sent.to_dict()
+    return Planned(given.key if isinstance(given, Item) else content_key(fields), fields)
 
 
 def content_key(fields: Mapping[str, object]) -> str:

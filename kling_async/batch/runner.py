@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from kling_async.batch.decisions import Step, apply, next_step, to_error, to_failure
+from kling_async.batch.claims import Claims
+from kling_async.batch.decisions import (
+    Step,
+    UnreadableItem,
+    apply,
+    next_step,
+    to_error,
+    to_failure,
+)
 from kling_async.batch.destination import open_destination
+from kling_async.batch.spend_guard import SpendGuard
 from kling_async.errors import ClientClosedError, JournalError, KlingError, TaskFailedError
 from kling_async.journal.base import (
     INTERRUPTED,
@@ -33,18 +42,20 @@ from kling_async.tasks.abandoned import log_journaled
 from kling_async.tasks.fan_out import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable
     from pathlib import Path
+    from typing import TypeAlias
 
-    from kling_async.batch.claims import Claims
     from kling_async.batch.destination import Destination
     from kling_async.batch.options import BatchOptions
-    from kling_async.batch.spend_guard import SpendGuard
     from kling_async.client import KlingClient
     from kling_async.inputs.base import Input
     from kling_async.results import Result, SavedFile, TaskRef
     from kling_async.tasks.fan_out import WorkItem
     from kling_async.tasks.task import Task
+
+    BatchItem: TypeAlias = tuple[Entry | UnreadableItem, Input]
+    """An item of a batch: its entry in the journal, and its input."""
 
 # An item in one of these states has ended when it is reported.
 _ENDED = frozenset({ItemState.FINISHED, ItemState.SAVED, ItemState.FAILED, ItemState.UNSURE})
@@ -57,22 +68,29 @@ _FIRST_WAIT, _LONGEST_WAIT = 30.0, 3_600.0
 class BatchRun:
     """One run over the items of a batch: what they share.
 
+    Args:
+        client: Submits the inputs and waits for the tasks.
+        journal: The journal, which is open when the outcomes are iterated over.
+        options: The options of the batch.
+        entries: Called with the run; returns its items.
+        ordered: Yield the outcomes in the order of the items.
+
     Attributes:
+        guard: Decides whether more is submitted.
+        claims: The claims on items, if several workers share the journal.
         outcomes: Yields what became of each item.
         counts: The number of items in each state, of those that were begun with.
         submitting: The items whose submits have not been answered yet.
     """
 
-    def __init__(  # noqa: PLR0913 - all are given by name, in one place
+    def __init__(
         self,
         client: KlingClient,
         journal: Journal,
         options: BatchOptions,
+        entries: Callable[[BatchRun], AsyncIterable[BatchItem]],
         *,
-        guard: SpendGuard,
-        claims: Claims | None,
-        entries: AsyncIterable[tuple[Entry, Input]],
-        ordered: bool,
+        ordered: bool = False,
     ) -> None:
         self.client = client
         self.journal = journal
@@ -80,20 +98,22 @@ class BatchRun:
         self.destination: Destination | None = (
             None if options.download_to is None else open_destination(options.download_to)
         )
-        self.guard = guard
-        self.claims = claims
+        self.guard: SpendGuard = SpendGuard(client, options)
+        self.claims: Claims | None = Claims(journal) if journal.shared else None
         self.counts: Counter[ItemState] = Counter()
         self.submitting: set[ItemRun] = set()
         self.downloads: asyncio.Semaphore = asyncio.Semaphore(options.downloads)
         self._fan_out = client.fan_out(
             self.run_item, in_flight=options.in_flight, ordered=ordered, on_abandoned=log_journaled
         )
-        self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries)
+        self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries(self))
         self._ending = asyncio.Lock()
 
-    async def run_item(self, work: WorkItem[tuple[Entry, Input]]) -> Outcome | None:
+    async def run_item(self, work: WorkItem[BatchItem]) -> Outcome | None:
         """Take the steps of an item, unless another worker does."""
-        entry, _ = work.item
+        entry, sent = work.item
+        if isinstance(entry, UnreadableItem):
+            return Outcome(work.index, sent, error=entry.error, key=entry.key)
         self.counts[entry.state] += 1
         if self.claims is None:
             return await ItemRun(self, work, entry, fresh=False).run()
@@ -143,7 +163,7 @@ class ItemRun:
     """The steps of one item in one run. It is the observer of its own submits."""
 
     def __init__(
-        self, run: BatchRun, work: WorkItem[tuple[Entry, Input]], entry: Entry, *, fresh: bool
+        self, run: BatchRun, work: WorkItem[BatchItem], entry: Entry, *, fresh: bool
     ) -> None:
         self.entry: Entry = entry
         self.patience: float | None = work.patience

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import frozen
 
-from kling_async.batch.batch import chunked, read_items
-from kling_async.batch.decisions import Item, plan_item
-from kling_async.errors import ConfigurationError, InputError
+from kling_async.batch.batch import read_chunks
+from kling_async.batch.decisions import Item, UnreadableItem, plan_item
+from kling_async.errors import ConfigurationError
 from kling_async.fleet.serialization import dump_item
+from kling_async.inputs.base import Input
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
     from kling_async.batch.batch import Items
     from kling_async.images.base import ImageStore
     from kling_async.images.fix import ImageFix
-    from kling_async.inputs.base import Input
 
 # Items that are planned and enqueued at once.
 _ENQUEUED_AT_ONCE = 500
@@ -122,14 +121,13 @@ class Queue:
         if self._open is None:
             raise ConfigurationError("the queue is not open: use it in `async with`")
         number = added = opened = 0
-        async with aclosing(chunked(items, _ENQUEUED_AT_ONCE)) as chunks:
+        async with aclosing(read_chunks(items, _ENQUEUED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                try:
-                    planned = list(map(plan_item, chunk))
-                except InputError:  # local images have not been read, unless it is raised again
-                    chunk = await read_items(chunk)  # noqa: PLW2901 - the same items
-                    planned = list(map(plan_item, chunk))
-                await self._store_images(chunk)
+                planned = [plan_item(_readable(given)) for given in chunk]
+                for given in chunk:  # they are stored where the workers find them
+                    sent = given if isinstance(given, Input) else given.input
+                    if sent.local_images:
+                        await self._images.prepare(sent)
                 entries = await self._journal.plan(planned)
                 payloads = [
                     (item.key, dump_item(item))
@@ -141,9 +139,8 @@ class Queue:
                 added += await self._jobs.enqueue(payloads) if payloads else 0
         return Enqueued(added, opened - added, number - opened)
 
-    async def _store_images(self, items: Iterable[Input | Item]) -> None:
-        """Store the local images of items where the workers find them."""
-        for given in items:
-            sent = given.input if isinstance(given, Item) else given
-            if sent.local_images:
-                await self._images.prepare(sent)
+
+def _readable(given: Input | Item | UnreadableItem) -> Input | Item:
+    if isinstance(given, UnreadableItem):
+        raise given.error
+    return given

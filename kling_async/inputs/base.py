@@ -91,8 +91,12 @@ class Input:
     @property
     def local_images(self) -> dict[str, LocalImage]:
         """The images that are pictures of this machine, by the names of their fields."""
-        images = {name: getattr(self, name, None) for name in IMAGE_FIELDS}
-        return {name: one for name, one in images.items() if not isinstance(one, str | None)}
+        images = {}
+        for name in IMAGE_FIELDS:
+            value = getattr(self, name, None)
+            if not isinstance(value, str | None):
+                images[name] = value
+        return images
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None.

@@ -23,7 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from kling_async._utils.text import format_value, printable
 from kling_async.errors import ConfigurationError, KlingError
@@ -118,25 +118,24 @@ class _Counters:
     changed: asyncio.Event = Factory(asyncio.Event)
 
 
+@define(eq=False)
 class WorkItem(Generic[_T]):
     """One item, as the work on it sees it. It is the observer of its own submit.
 
     Attributes:
         index: Its place among the items, from 0.
         item: The item.
-        ref: The remote task, as soon as there is one.
         patience: Seconds for which its submit is repeated during an outage.
+        ref: The remote task, as soon as there is one.
     """
 
-    def __init__(self, index: int, item: _T, counters: _Counters, patience: float) -> None:
-        self.index = index
-        self.item = item
-        self.patience = patience
-        self.ref: TaskRef | None = None
-        self._counters = counters
-        self._submitted = self._ended = False
-        counters.waiting += 1
-        counters.running += 1
+    index: int
+    item: _T
+    patience: float
+    _counters: _Counters
+    ref: TaskRef | None = field(default=None, init=False)
+    _submitted: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def submitted(self) -> None:
         """Record that it does not wait for the limits any more: the next item may be read."""
@@ -268,7 +267,9 @@ class FanOut(Generic[_T]):
                     # The iterable suppressed a cancellation, or the work on an item failed eagerly.
                     if self._stopped:
                         return  # pragma: no cover - coverage loses the frame after athrow()
-                    work_item = WorkItem(next(indices), item, counters, self._patience)
+                    work_item = WorkItem(next(indices), item, self._patience, counters)
+                    counters.waiting += 1
+                    counters.running += 1
                     running[work_item] = None
                     task = asyncio.create_task(self._run(work_item))
                     if work_item in running:  # pragma: no branch - an eager task may have ended

@@ -14,7 +14,9 @@ from kling_async import (
     Outcome,
     StandardImageToVideo,
     StorageError,
+    TaskTimeoutError,
 )
+from kling_async.batch.decisions import content_key
 from kling_async.journal.base import ItemState
 from tests.images.pictures import MemoryStore, picture
 from tests.images.test_preparer import SlowStore
@@ -109,12 +111,48 @@ async def test_another_picture(
         write("cat.jpg", DOG)
         with pytest.raises(JournalError, match="in the journal with another input"):
             await run(batch, items)
-        path.unlink()
-        with pytest.raises(InputError, match="must be a file that can be read"):
-            await run(batch, items)
         with pytest.raises(InputError, match="not an input"):
             await run(batch, [StandardImageToVideo("pan", DOG), "a fox"])  # type: ignore[list-item]
     assert len(emulator.ledger) == 1
+
+
+async def test_an_unreadable_picture(
+    emulate: Emulate, connect: Connect, tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    """A picture that cannot be read is the error of its item, also of one that has ended.
+
+    The other items are not concerned, and neither is the task of that item, which is waited for.
+    """
+    emulator = await emulate(uploads=True)
+    kling = await connect(emulator, image_store=emulator.image_store)
+    gone, kept = write("gone.jpg"), write("kept.jpg", DOG)
+    items: list[StandardImageToVideo | Item] = [
+        Item("named", StandardImageToVideo("pan", gone)),
+        StandardImageToVideo("pan", gone),
+        Item("kept", StandardImageToVideo("pan", kept)),
+    ]
+    journal = tmp_path / "run.sqlite"
+    async with Batch(kling, journal=journal, timeout=0.001) as batch:
+        for outcome in await run(batch, items):
+            assert isinstance(outcome.error, TaskTimeoutError)
+    gone.unlink()
+    async with Batch(kling, journal=journal) as batch:
+        first = await run(batch, items)
+        assert batch.counts == {ItemState.FINISHED: 3, ItemState.SUBMITTED: 0}
+        second = await run(batch, items)
+    assert {outcome.key: outcome.result is None for outcome in first[3:]} == {
+        "named": False,
+        content_key(first[4].input.to_dict()): False,
+    }
+    for outcomes in (first[:3], second):
+        named, unnamed, other = outcomes
+        for index, outcome in enumerate((named, unnamed)):
+            assert isinstance(outcome.error, InputError)
+            assert "must be a file that can be read" in str(outcome.error)
+            assert (outcome.index, outcome.result, outcome.task_ref) == (index, None, None)
+        assert (named.key, unnamed.key, unnamed.input) == ("named", None, items[1])
+        assert other.error is None
+    assert len(emulator.ledger) == 3
 
 
 async def test_a_failed_upload(emulate: Emulate, connect: Connect, tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ def test_what_is_planned() -> None:
     assert plan_item(Item("fox", fox)) == Planned("fox", fox.to_dict())
     with pytest.raises(InputError, match="not an input"):
         plan_item("a fox")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not an input"):
+        plan_item(Item("fox", "a fox"))  # type: ignore[arg-type]
 
 
 def test_the_key_of_a_content() -> None:

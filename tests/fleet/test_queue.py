@@ -125,9 +125,11 @@ async def test_images_are_stored_before_they_are_enqueued(
     """A worker on another machine, which has no file of an image, finds it in the store."""
     emulator = await emulate(uploads=True, speed=1000.0)
     path = tmp_path / "cat.gif"
-    path.write_bytes(picture("GIF"))
     put = [Item(name, StandardImageToVideo(name, path)) for name in ("pan", "up")]
     async with Queue(url) as queue:
+        with pytest.raises(InputError, match="must be a file that can be read"):
+            await queue.put(put)
+        path.write_bytes(picture("GIF"))
         with pytest.raises(InputError, match=r"image_store=.* KLING_IMAGE_STORE"):
             await queue.put(put)
     async with Queue(url, image_store=emulator.image_store) as queue:
