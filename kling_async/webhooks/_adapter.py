@@ -1,10 +1,9 @@
-"""What the adapters share: reading a callback's body, opening the client, reporting errors."""
+"""What the adapters share: opening the client, and reporting errors."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +12,6 @@ from kling_async.errors import ConfigurationError, KlingError
 from kling_async.webhooks.problem_details import ProblemResponse, to_response
 
 if TYPE_CHECKING:
-    from kling_async.webhooks.inbox import Inbox
     from kling_async.webhooks.relay.relay import Relay
 
 Client = KlingClient | Callable[[], KlingClient]
@@ -22,35 +20,7 @@ Client = KlingClient | Callable[[], KlingClient]
 HEADERS: Final[Mapping[int, Mapping[str, str]]] = {405: {"Allow": "POST"}}
 """The headers of a response to a callback, by its status."""
 
-# Seconds. A callback is a few hundred bytes, and arrives together with its headers.
-_BODY_TIMEOUT: Final = 10.0
-
 _log = logging.getLogger("kling_async")
-
-
-async def receive_callback(
-    inbox: Inbox, method: str, path: str, length: int | None, read: Callable[[], Awaitable[bytes]]
-) -> int:
-    """Pass a request to an inbox; return the HTTP status of the response.
-
-    The body is read only if the token is valid, and not beyond the inbox's limit. ``read`` returns
-    the next bytes of the body, and ``b""`` at its end; it raises `ConnectionError` if the body is
-    incomplete. ``length`` is the announced size, if any.
-    """
-    token = inbox.verify(method, path, length)
-    if isinstance(token, int):
-        return token
-    body = bytearray()
-    limit = inbox.max_body_bytes + 1  # from one byte too many the inbox sees that it is too large
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT):
-            while len(body) < limit and (chunk := await read()):
-                body += chunk[: limit - len(body)]
-    except TimeoutError:
-        return 408
-    except ConnectionError:  # the client will not receive this response
-        return 400
-    return inbox.deliver(token, bytes(body))
 
 
 @asynccontextmanager

@@ -43,9 +43,7 @@ def routes(inbox: Inbox, *, prefix: str = "") -> list[web.RouteDef]:
             except (web.RequestPayloadError, HttpProcessingError) as error:
                 raise ConnectionResetError("the body is incomplete") from error
 
-        status = await _adapter.receive_callback(
-            inbox, request.method, request.path, request.content_length, read
-        )
+        status = await inbox.receive(request.method, request.path, request.content_length, read)
         response = web.Response(status=status, headers=_adapter.HEADERS.get(status))
         if not request.content.is_eof():
             response.force_close()

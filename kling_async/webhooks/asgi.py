@@ -141,7 +141,7 @@ class _CallbackApp:
             return b""
 
         method, path = str(scope["method"]), str(scope["path"])
-        status = await _adapter.receive_callback(self._inbox, method, path, length, read)
+        status = await self._inbox.receive(method, path, length, read)
         headers = dict(_adapter.HEADERS.get(status, {}))
         unread = not complete and (length or b"transfer-encoding" in request_headers)
         # Otherwise servers continue to read the body. HTTP/2 and later have no such header.

@@ -9,9 +9,10 @@ and its content is not trusted: the client requests the task's status.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ _MIN_SECRET = 16
 
 # The documented body is below 1 KB.
 _MAX_BODY_BYTES = 65_536
+
+# Seconds in which a body is read. It is short, and arrives together with its headers.
+_BODY_TIMEOUT = 10.0
 
 # Callbacks of one task that are delivered. The service sends each four times at most, and a
 # stranger who learns a URL cannot cause more status requests than that.
@@ -152,6 +156,35 @@ class Inbox:
         """Deliver callbacks to a listener until it is garbage-collected. Clients call this."""
         with self._lock:
             self._listeners.add(listener)
+
+    async def receive(
+        self, method: str, path: str, length: int | None, read: Callable[[], Awaitable[bytes]]
+    ) -> int:
+        """Verify a request, read its body and deliver it; return the HTTP status to respond with.
+
+        The body is not read if the token is invalid, nor beyond ``max_body_bytes``.
+
+        Args:
+            method: The HTTP method.
+            path: The path of the URL, with or without that of ``public_url``.
+            length: The announced number of bytes of the body, if any.
+            read: Returns the next bytes of the body, and ``b""`` at its end. It raises
+                `ConnectionError` if the body is incomplete.
+        """
+        token = self.verify(method, path, length)
+        if isinstance(token, int):
+            return token
+        body = bytearray()
+        limit = self.max_body_bytes + 1  # one byte too many shows that it is too large
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT):
+                while len(body) < limit and (chunk := await read()):
+                    body += chunk[: limit - len(body)]
+        except TimeoutError:
+            return 408
+        except ConnectionError:  # the client will not receive this response
+            return 400
+        return self.deliver(token, bytes(body))
 
     def verify(self, method: str, path: str, length: int | None = None) -> tuple[str, str] | int:
         """Verify a request before its body is read.

@@ -23,7 +23,7 @@ from kling_async.testing.transport import answer
 from kling_async.webhooks.inbox import Counts, Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kling_async.protocol.callbacks import Callback
     from kling_async.testing.transport import Request, Response
@@ -319,6 +319,34 @@ def test_the_limit_of_a_body() -> None:
     whole = body()
     assert inbox(max_body_bytes=len(whole)).handle("POST", PATH, "", whole) == 200
     assert inbox(max_body_bytes=len(whole) - 1).handle("POST", PATH, "", whole) == 413
+
+
+def reader(*parts: bytes | Exception, pause: float = 0.0) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that reads the parts of a body, or raises one of them."""
+    left = iter(parts)
+
+    async def read() -> bytes:
+        await asyncio.sleep(pause)
+        part = next(left, b"")
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+    return read
+
+
+@pytest.mark.virtual_time
+async def test_a_body_in_parts() -> None:
+    """A body is read part by part, as far as it may be, and for ten seconds."""
+    whole = body()
+    box, listener = listening("task_1", max_body_bytes=len(whole))
+    assert await box.receive("POST", PATH, None, reader(whole[:9], whole[9:], pause=3)) == 200
+    assert [callback.snapshot.result_urls for callback in listener.received] == [tuple(URLS)]
+    assert await box.receive("POST", PATH, None, reader(*[whole] * 3, OSError())) == 413
+    assert await box.receive("POST", PATH, None, reader(*[b" "] * 9, pause=1.2)) == 408
+    assert await box.receive("POST", PATH, None, reader(b"{", ConnectionResetError())) == 400
+    assert await box.receive("POST", FORGED, None, reader(OSError())) == 404
+    assert box.counts == Counts(delivered=1, too_large=1, invalid_token=1)
 
 
 @settings(FREELY, max_examples=50)
