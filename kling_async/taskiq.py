@@ -5,13 +5,14 @@
     broker = AioPikaBroker("amqp://…")
     generate = kling_async.taskiq.install(broker, KlingClient, journal="postgresql://…")
 
-    sent = await generate.kiq("fox", MasterTextToVideo("a fox in fresh snow").to_dict())
+    sent = await generate.kiq("fox", MasterTextToVideo("a fox in fresh snow"))
 
-A message contains the key of an item of a batch and the fields of its input. All workers share
-the journal of the batch, so that an item is paid for once: a second worker that receives its
-message waits for the first, or attaches its task if the first has died. The task returns an
-``error`` as a value, because taskiq could only have the message delivered again. The message is
-acknowledged after that: if a worker is killed before, the broker delivers it to another.
+A message contains the key of an item of a batch and the fields of its input, whose local images
+have been stored. All workers share the journal of the batch, so that an item is paid for once: a
+second worker that receives its message waits for the first, or attaches its task if the first has
+died. The task returns an ``error`` as a value, because taskiq could only have the message delivered
+again. The message is acknowledged after that: if a worker is killed before, the broker delivers it
+to another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, TypeAlias, Unpack
+from typing import TYPE_CHECKING, TypeAlias, Unpack, cast
 
 from kling_async._utils.extras import missing_extra
 from kling_async.batch.batch import Batch
@@ -27,9 +28,20 @@ from kling_async.errors import ConfigurationError, JournalError, KlingError
 from kling_async.fleet.item_stream import ItemStream
 from kling_async.fleet.serialization import error_dict, outcome_dict, parse_item
 from kling_async.fleet.worker import worker_options
+from kling_async.images.preparer import create_preparer
+from kling_async.images.reading import read_images
+from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.local_image import is_image_text
 
 try:
-    from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
+    from taskiq import (
+        AsyncBroker,
+        AsyncTaskiqDecoratedTask,
+        TaskiqEvents,
+        TaskiqMessage,
+        TaskiqMiddleware,
+        TaskiqState,
+    )
 except ImportError:
     raise missing_extra("taskiq", "this needs taskiq") from None
 
@@ -37,6 +49,9 @@ if TYPE_CHECKING:
     from kling_async.batch.decisions import Item
     from kling_async.batch.options import BatchKeywords, BatchOptions
     from kling_async.client import KlingClient
+    from kling_async.images.base import ImageStore
+    from kling_async.images.fix import ImageFix
+    from kling_async.images.preparer import ImagePreparer
     from kling_async.journal.postgres.journal import PostgresJournal
     from kling_async.tasks.fan_out import Outcome
 
@@ -46,9 +61,9 @@ TASK = "kling_async:generate"
 """The name of the task, for programs that send messages without this module."""
 
 Generate: TypeAlias = AsyncTaskiqDecoratedTask[
-    [str, Mapping[str, object]], Coroutine[object, object, dict[str, object]]
+    [str, Input | Mapping[str, object]], Coroutine[object, object, dict[str, object]]
 ]
-"""The task; its arguments are a key and the fields of an input."""
+"""The task; its arguments are a key, and an input or its fields."""
 
 # Seconds until a batch that has ended is opened again.
 _REOPEN_AFTER = 1.0
@@ -62,6 +77,8 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     name: str | None = None,
     concurrency: int = 100,
     lease: float = 60.0,
+    image_store: ImageStore | str | None = None,
+    fix_images: ImageFix | bool = False,
     options: BatchOptions | None = None,
     **keywords: Unpack[BatchKeywords],
 ) -> Generate:
@@ -75,15 +92,21 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
         name: The name of the batch, unless the URL has it as ``?batch=``; by default ``default``.
         concurrency: How many tasks may run at one time in a worker.
         lease: Seconds after which a worker that does not renew its lease is considered dead.
+        image_store: As for :class:`~kling_async.KlingClient`, for the local images of inputs that
+            this process sends. They are uploaded before their messages are sent, since workers may
+            be on other machines. The clients of the workers need the same settings.
+        fix_images: The same, for their correction.
         options: The options of the batch; not ``in_flight``, ``max_tasks`` or ``resubmit_unsure``.
         **keywords: Single options, such as ``download_to="videos/"``. They replace those of
             ``options``; see :class:`~kling_async.BatchOptions`.
 
     Returns:
-        The task. ``await generate.kiq(key, input.to_dict())`` sends a message.
+        The task. ``await generate.kiq(key, input)`` sends a message. It raises
+        :class:`~kling_async.InputError` if a local image cannot be used or there is no image store,
+        and :class:`~kling_async.StorageError` if it cannot be stored. Then nothing was sent.
 
     Raises:
-        ConfigurationError: An argument is out of range, or the URL is invalid.
+        ConfigurationError: An argument is out of range, or a URL is invalid.
         MissingExtraError: psycopg is not installed.
     """
     from kling_async.journal.postgres.journal import PostgresJournal
@@ -98,12 +121,46 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     service = _Service(client, open_journal, checked)
 
     async def generate(key: str, input: Mapping[str, object]) -> dict[str, object]:
-        return await service.generate(key, input)
+        # An input, if it is called without the broker.
+        fields = input.to_dict() if isinstance(input, Input) else input
+        return await service.generate(key, fields)
 
+    broker.add_middlewares(_InputWriter(create_preparer(image_store, fix=fix_images)))
     broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, service.start)
     broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, service.stop)
     # A message that is acknowledged before its item has ended is lost if its worker is killed.
-    return broker.register_task(generate, TASK, ack_type="when_saved")
+    return cast("Generate", broker.register_task(generate, TASK, ack_type="when_saved"))
+
+
+class _InputWriter(TaskiqMiddleware):
+    """Writes the inputs of messages as their fields, after it has stored their local images."""
+
+    def __init__(self, images: ImagePreparer) -> None:
+        super().__init__()
+        self._images = images
+
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Replace the input of a message; raise instead of sending what no worker can use."""
+        if message.task_name == TASK:
+            message.args = [await self._write(value) for value in message.args]
+            message.kwargs = {
+                name: await self._write(value) for name, value in message.kwargs.items()
+            }
+        return message
+
+    async def shutdown(self) -> None:
+        """Close the connections to the image store."""
+        await self._images.close()
+
+    async def _write(self, value: object) -> object:
+        if isinstance(value, Mapping) and any(map(is_image_text, value.values())):
+            value = parse_input(value, local_images=True)
+        if not isinstance(value, Input):
+            return value
+        if value.local_images:
+            value = await read_images(value)
+            await self._images.prepare(value)
+        return value.to_dict()
 
 
 class _Service:

@@ -14,24 +14,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 import pytest
 from nats.js.api import ConsumerConfig
-from taskiq import AsyncBroker, InMemoryBroker
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq_aio_pika import AioPikaBroker
 from taskiq_nats import PullBasedJetStreamBroker
 
 from kling_async import (
     BatchOptions,
     ConfigurationError,
+    Input,
+    InputError,
     JournalError,
     KlingClient,
     Limits,
     MasterTextToVideo,
     Polling,
     Retry,
+    StandardImageToVideo,
 )
 from kling_async import taskiq as kling_taskiq
 from kling_async._utils.extras import install_command
+from kling_async.images import read_images
 from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.postgres.journal import PostgresJournal
+from tests.images.pictures import picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -178,6 +183,80 @@ async def test_invalid_messages(
     assert values["key"] == key
     assert values["ref"] is None
     assert await journaled(url) == {}
+
+
+async def test_local_images(
+    emulate: Emulate, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local images of an input are stored before its message is sent: workers have no file."""
+    emulator = await emulate(uploads=True, speed=300.0)
+    store, path = emulator.image_store, tmp_path / "cat.jpg"
+    path.write_bytes(picture())
+    at_hand = StandardImageToVideo("down", picture(color="brown"))
+    inputs: dict[str, Input | Mapping[str, object]] = {
+        "file": StandardImageToVideo("pan", path),
+        "bytes": StandardImageToVideo("up", picture()),
+        "fields": (await read_images(at_hand)).to_dict(),
+        "no image": FOX,
+    }
+    sender = InMemoryBroker()
+    generate = kling_taskiq.install(sender, client(emulator), journal=url, image_store=store)
+    messages: list[BrokerMessage] = []
+
+    async def keep(message: BrokerMessage) -> None:
+        messages.append(message)
+
+    sender.kick = keep  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="must be in the image store or given as a file"):
+        await generate.kiq("fields", inputs["fields"])
+    async with KlingClient(emulator.key, base_url=emulator.base_url, image_store=store) as kling:
+        await kling.submit(at_hand)
+    for key, sent in inputs.items():
+        await generate.kiq(key, sent)
+    await sender.shutdown()
+    path.unlink()
+    assert all(b"kling-image:" in message.message for message in messages[:3])
+    fields = [sender.formatter.loads(message.message).args for message in messages]
+    monkeypatch.setenv("KLING_IMAGE_STORE", store)
+    async with working(url, emulator) as send:
+        values = [await send(*each) for each in fields]
+    assert [each["key"] for each in values if each["result_urls"]] == list(inputs)
+    assert len(emulator.ledger) == 5
+
+
+async def test_local_images_without_a_store(
+    emulate: Emulate, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that no worker could use is not sent: there is no store, or no such file."""
+    monkeypatch.delenv("KLING_IMAGE_STORE", raising=False)
+    emulator = await emulate()
+    broker = InMemoryBroker()
+    generate = kling_taskiq.install(broker, client(emulator), journal=url)
+    unread = StandardImageToVideo("pan", picture())
+    with pytest.raises(InputError, match=r"image_store=.* KLING_IMAGE_STORE"):
+        await generate.kiq("cat", input=unread)  # type: ignore[call-overload]  # unnamed in its type
+    with pytest.raises(InputError, match="must be a file that can be read"):
+        await generate.kiq("cat", StandardImageToVideo("pan", tmp_path / "cat.jpg"))
+    with pytest.raises(InputError, match="image"):
+        await generate.kiq("cat", unread.to_dict())
+    values = await generate("cat", unread)
+    assert values["error"] == "InputError"
+    await broker.shutdown()
+    assert not emulator.ledger
+
+
+async def test_other_tasks_of_the_broker(emulate: Emulate, url: str) -> None:
+    """The messages of other tasks are sent as they are."""
+    broker = InMemoryBroker()
+    kling_taskiq.install(broker, client(await emulate()), journal=url)
+
+    @broker.task
+    async def echo(value: dict[str, str]) -> dict[str, str]:
+        return value
+
+    sent = await echo.kiq({"image_url": "kling-image:"})
+    assert (await sent.wait_result()).return_value == {"image_url": "kling-image:"}
+    await broker.shutdown()
 
 
 async def test_another_input_of_that_name(emulate: Emulate, work: Work) -> None:
