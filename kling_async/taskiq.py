@@ -31,7 +31,7 @@ from kling_async.fleet.worker import worker_options
 from kling_async.images.preparer import create_preparer
 from kling_async.images.reading import read_images
 from kling_async.inputs.base import Input, parse_input
-from kling_async.inputs.local_image import is_image_text
+from kling_async.inputs.local_image import SCHEME
 
 try:
     from taskiq import (
@@ -153,7 +153,7 @@ class _InputWriter(TaskiqMiddleware):
         await self._images.close()
 
     async def _write(self, value: object) -> object:
-        if isinstance(value, Mapping) and any(map(is_image_text, value.values())):
+        if isinstance(value, Mapping) and SCHEME in str(value):  # the text of a local image
             value = parse_input(value, local_images=True)
         if not isinstance(value, Input):
             return value

@@ -65,7 +65,7 @@ def plan_item(given: Input | Item) -> Planned:
 
 
 def content_key(fields: Mapping[str, object]) -> str:
-    """Return the key of an input that has none: a checksum of its fields.
+    """Return the key of an input that has no key: a checksum of its fields.
 
     A local image counts by its content: where it was found may differ from run to run.
     """

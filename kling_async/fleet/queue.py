@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from attrs import frozen
 
 from kling_async.batch.batch import read_chunks
-from kling_async.batch.decisions import Item, UnreadableItem, plan_item
+from kling_async.batch.decisions import UnreadableItem, plan_item
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.serialization import dump_item
 from kling_async.inputs.base import Input
@@ -123,10 +123,13 @@ class Queue:
         number = added = opened = 0
         async with aclosing(read_chunks(items, _ENQUEUED_AT_ONCE)) as chunks:
             async for chunk in chunks:
-                planned = [plan_item(_readable(given)) for given in chunk]
-                for given in chunk:  # they are stored where the workers find them
+                planned = []
+                for given in chunk:
+                    if isinstance(given, UnreadableItem):
+                        raise given.error
+                    planned.append(plan_item(given))
                     sent = given if isinstance(given, Input) else given.input
-                    if sent.local_images:
+                    if sent.local_images:  # stored where the workers find them
                         await self._images.prepare(sent)
                 entries = await self._journal.plan(planned)
                 payloads = [
@@ -138,9 +141,3 @@ class Queue:
                 opened += len(payloads)
                 added += await self._jobs.enqueue(payloads) if payloads else 0
         return Enqueued(added, opened - added, number - opened)
-
-
-def _readable(given: Input | Item | UnreadableItem) -> Input | Item:
-    if isinstance(given, UnreadableItem):
-        raise given.error
-    return given

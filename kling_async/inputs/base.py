@@ -72,9 +72,6 @@ class Input:
         cls.__repr__ = Input.__repr__  # type: ignore[method-assign] # attrs has made another one
 
     def __repr__(self) -> str:
-        return self._format()
-
-    def _format(self) -> str:
         # In the order in which they are passed: the prompt first, and what differs from a default.
         shown = [
             f"{field.name}={format_value(value)}" if field.kw_only else format_value(value)
@@ -91,12 +88,11 @@ class Input:
     @property
     def local_images(self) -> dict[str, LocalImage]:
         """The images that are pictures of this machine, by the names of their fields."""
-        images = {}
-        for name in IMAGE_FIELDS:
-            value = getattr(self, name, None)
-            if not isinstance(value, str | None):
-                images[name] = value
-        return images
+        return {
+            name: value
+            for name in IMAGE_FIELDS
+            if not isinstance(value := getattr(self, name, None), str | None)
+        }
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None.

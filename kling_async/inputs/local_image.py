@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from attrs import field, frozen
 
@@ -155,16 +155,11 @@ def broken_rule(value: object) -> str | None:
     return f"{rule}{FOR_PROGRAMS}"
 
 
-def is_image_text(value: object) -> TypeGuard[str]:
-    """Return whether a value is meant as the text of a local image."""
-    return isinstance(value, str) and value.startswith(SCHEME)
-
-
 def to_identity(value: object) -> object:
     """Return a value of an input's plain fields without the path of a local image.
 
     The path is where the picture was found. It may differ on another machine.
     """
-    if is_image_text(value) and _TEXT.fullmatch(value):
+    if isinstance(value, str) and value.startswith(SCHEME) and _TEXT.fullmatch(value):
         return value.partition("?")[0]
     return value

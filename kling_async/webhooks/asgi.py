@@ -64,15 +64,17 @@ def lifespan(client: _adapter.Client, app: App, *, relay: Relay | None = None) -
 
 def client(scope: Mapping[str, object]) -> KlingClient:
     """Return the client that :func:`lifespan` has opened, else raise `ConfigurationError`."""
+    return find_client(scope, "wrap the application in asgi.lifespan(kling, app)")
+
+
+def find_client(scope: Mapping[str, object], remedy: str) -> KlingClient:
+    """Return the open client, else raise `ConfigurationError` with the remedy and the cause."""
     state = scope.get("state")
     kling = state.get(STATE) if isinstance(state, Mapping) else None
-    remedy = "wrap the application in asgi.lifespan(kling, app)"
-    if kling is None:
-        remedy += lifespan_hint(scope)
-    return _adapter.require_client(kling, remedy)
+    return _adapter.require_client(kling, remedy if kling else remedy + _lifespan_hint(scope))
 
 
-def lifespan_hint(scope: Mapping[str, object]) -> str:
+def _lifespan_hint(scope: Mapping[str, object]) -> str:
     """Return why the lifespan may not have run, as far as a request shows it."""
     causes = []
     if "app_root_path" in scope:  # set by Starlette's Mount

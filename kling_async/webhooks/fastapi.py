@@ -75,11 +75,8 @@ async def client(connection: HTTPConnection) -> KlingClient:
 
     Use it as a dependency: ``Depends(client)``.
     """
-    kling = connection.scope.get("state", {}).get(asgi.STATE)
     remedy = "use FastAPI(lifespan=fastapi.lifespan(kling)), or yield its state"
-    if kling is None:
-        remedy += asgi.lifespan_hint(connection.scope)
-    return _adapter.require_client(kling, remedy)
+    return asgi.find_client(connection.scope, remedy)
 
 
 def answer_errors(app: FastAPI) -> None:
