@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, Unpack, cast
 
 from kling_async._utils.extras import missing_extra
@@ -111,9 +112,7 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     """
     from kling_async.journal.postgres.journal import PostgresJournal
 
-    def open_journal() -> PostgresJournal:
-        return PostgresJournal(journal, name=name, lease=lease)
-
+    open_journal = partial(PostgresJournal, journal, name=name, lease=lease)
     open_journal()  # raises at once, not in every worker
     checked = worker_options(options, keywords, concurrency)
     if checked.max_tasks is not None:
@@ -142,10 +141,8 @@ class _InputWriter(TaskiqMiddleware):
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         """Replace the input of a message; raise instead of sending what no worker can use."""
         if message.task_name == TASK:
-            message.args = [await self._write(value) for value in message.args]
-            message.kwargs = {
-                name: await self._write(value) for name, value in message.kwargs.items()
-            }
+            message.args = [await self._write(one) for one in message.args]
+            message.kwargs = {key: await self._write(one) for key, one in message.kwargs.items()}
         return message
 
     async def shutdown(self) -> None:

@@ -118,9 +118,8 @@ class Batch:
 
         Items that are finished according to the journal are yielded again and not repeated. Tasks
         that run according to the journal are waited for, whether or not their items are given. An
-        unsure item is yielded with an error whose ``may_have_charged`` is true. An item whose local
-        image cannot be read is yielded with an `InputError`, whatever the journal has of it: the
-        image is a part of the item.
+        unsure item is yielded with an error whose ``may_have_charged`` is true, and one whose local
+        image cannot be read with an `InputError`, whatever the journal has of it.
 
         If several workers share the journal, each item is processed by one of them. The others
         wait for it, without a place in ``in_flight`` and without a slot, and then yield the

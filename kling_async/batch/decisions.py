@@ -36,15 +36,9 @@ class Item:
 
 @frozen
 class UnreadableItem:
-    """In place of an entry: an item whose local image cannot be read.
+    """In place of an entry in the journal: an item whose local image cannot be read."""
 
-    Attributes:
-        key: The key of an `Item`; None for an input, whose key would be a checksum.
-        input: The input.
-        error: Why the image cannot be read.
-    """
-
-    key: str | None
+    key: str | None  # None for an input, whose key would be a checksum
     input: Input
     error: InputError
 

@@ -68,16 +68,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 30.0, 3_600.0
 class BatchRun:
     """One run over the items of a batch: what they share.
 
-    Args:
-        client: Submits the inputs and waits for the tasks.
-        journal: The journal, which is open when the outcomes are iterated over.
-        options: The options of the batch.
-        entries: Called with the run; returns its items.
-        ordered: Yield the outcomes in the order of the items.
+    Its items are what ``entries`` returns, which is called with the run.
 
     Attributes:
-        guard: Decides whether more is submitted.
-        claims: The claims on items, if several workers share the journal.
         outcomes: Yields what became of each item.
         counts: The number of items in each state, of those that were begun with.
         submitting: The items whose submits have not been answered yet.

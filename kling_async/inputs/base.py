@@ -88,11 +88,11 @@ class Input:
     @property
     def local_images(self) -> dict[str, LocalImage]:
         """The images that are pictures of this machine, by the names of their fields."""
-        return {
-            name: value
-            for name in IMAGE_FIELDS
-            if not isinstance(value := getattr(self, name, None), str | None)
-        }
+        images = {}
+        for name in IMAGE_FIELDS:
+            if not isinstance(value := getattr(self, name, None), str | None):
+                images[name] = value
+        return images
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the mode, and every field that is not None.

@@ -162,14 +162,9 @@ class Inbox:
     ) -> int:
         """Verify a request, read its body and deliver it; return the HTTP status to respond with.
 
-        The body is not read if the token is invalid, nor beyond ``max_body_bytes``.
-
-        Args:
-            method: The HTTP method.
-            path: The path of the URL, with or without that of ``public_url``.
-            length: The announced number of bytes of the body, if any.
-            read: Returns the next bytes of the body, and ``b""`` at its end. It raises
-                `ConnectionError` if the body is incomplete.
+        The body is not read if :meth:`verify` rejects the request, nor beyond ``max_body_bytes``.
+        ``read`` returns its next bytes, and ``b""`` at its end; it raises `ConnectionError` if the
+        body is incomplete.
         """
         token = self.verify(method, path, length)
         if isinstance(token, int):
