@@ -31,8 +31,9 @@ from kling_async.fleet.serialization import error_dict, outcome_dict, parse_item
 from kling_async.fleet.worker import worker_options
 from kling_async.images.preparer import create_preparer
 from kling_async.images.reading import read_images
-from kling_async.inputs.base import Input, parse_input
+from kling_async.inputs.base import Input
 from kling_async.inputs.local_image import SCHEME
+from kling_async.inputs.parsing import parse_input
 
 try:
     from taskiq import (

@@ -129,12 +129,9 @@ class Relay:
         return f"<Relay {self._label}>"
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        if self._session is not None and self._session.loop is loop:
-            raise ConfigurationError("this relay is open already: open it once in each process")
         if self._session is not None and self._session.loop.is_running():
             raise ConfigurationError(
-                "this relay is open on another event loop that is running: create one for each loop"
+                "this relay is open already: open it once, or create one for each event loop"
             )
         backend, owned = self._backend, False
         if isinstance(backend, str):

@@ -548,7 +548,7 @@ async def test_two_loops() -> None:
     here = Worker(Board())
 
     def elsewhere() -> None:
-        with pytest.raises(ConfigurationError, match="create one for each loop"):
+        with pytest.raises(ConfigurationError, match="create one for each event loop"):
             asyncio.run(here.relay.__aenter__())
 
     async with here.relay:
