@@ -148,6 +148,7 @@ class KlingClient:
             ("polling", polling, Polling),
             ("retry", retry, Retry),
             ("trust_env", trust_env, bool),
+            ("allow_http", allow_http, bool),
         ):
             check_kind(name, value, kind)
         check_methods("transport", transport, "send", "close")
@@ -349,7 +350,7 @@ class KlingClient:
         Raises:
             InputError: The text is not a reference.
         """
-        ref = TaskRef.parse(ref) if isinstance(ref, str) else ref
+        ref = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
         return "" if self._executor.events is None else self._executor.events.traceparent(ref)
 
     async def status(self, ref: TaskRef | str) -> Snapshot:

@@ -113,6 +113,8 @@ def install(  # noqa: PLR0913 - every one is a keyword with a default
     """
     from kling_async.journal.postgres.journal import PostgresJournal
 
+    if not callable(client):
+        raise ConfigurationError(f"client must be a function that returns one, not {client!r:.80}")
     open_journal = partial(PostgresJournal, journal, name=name, lease=lease)
     open_journal()  # raises at once, not in every worker
     checked = worker_options(options, keywords, concurrency)

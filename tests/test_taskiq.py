@@ -343,12 +343,12 @@ async def test_not_a_journal(emulate: Emulate) -> None:
 
 async def test_unsupported_options(emulate: Emulate, url: str) -> None:
     """Options that would leave messages unanswered or pay twice are refused."""
+    create = client(await emulate())
     unsupported: dict[str, Any] = {"max_tasks": 1, "resubmit_unsure": True, "concurrency": 0}
-    for name, value in unsupported.items():
+    for name, value in {**unsupported, "client": create()}.items():
+        arguments: dict[str, Any] = {"client": create, "journal": url, name: value}
         with pytest.raises(ConfigurationError, match=name):
-            kling_taskiq.install(
-                InMemoryBroker(), client(await emulate()), journal=url, **{name: value}
-            )
+            kling_taskiq.install(InMemoryBroker(), **arguments)
 
 
 async def test_rejections_in_a_row(emulate: Emulate, work: Work) -> None:

@@ -27,7 +27,7 @@ from kling_async.inputs.base import Input
 from kling_async.inputs.parsing import parse_input
 from kling_async.journal.base import Entry, ItemState, Journal, Summary
 from kling_async.journal.opening import journal_at
-from kling_async.tasks.arguments import check_inputs
+from kling_async.tasks.arguments import check_inputs, check_kind, check_methods
 from kling_async.tasks.fan_out import Outcome, iterate
 
 if TYPE_CHECKING:
@@ -72,9 +72,15 @@ class Batch:
         options: BatchOptions | None = None,
         **keywords: Unpack[BatchKeywords],
     ) -> None:
+        if options is not None:
+            check_kind("options", options, BatchOptions)
         self._options = evolve(options or BatchOptions(), **keywords)
+        if isinstance(journal, str | os.PathLike):
+            journal = journal_at(journal)
+        check_methods("client", client, "submit", "attach", "fan_out", optional=False)
+        check_methods("journal", journal, "plan", "record", optional=False)
         self._client = client
-        self._journal = journal_at(journal) if isinstance(journal, str | os.PathLike) else journal
+        self._journal = journal
         self._run: BatchRun | None = None  # the last one
         self._idle = asyncio.Event()  # set unless a run is in progress
         self._idle.set()

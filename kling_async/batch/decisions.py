@@ -32,6 +32,8 @@ class Item:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key or not self.key.isprintable():
             raise InputError(f"a key must be printable text, not {self.key!r:.80}")
+        if not isinstance(self.input, Input):
+            raise InputError(f"not an input such as MasterTextToVideo(...): {self.input!r:.80}")
 
 
 @frozen

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from math import isfinite
 from typing import Literal, TypeAlias, TypedDict, TypeGuard, get_args
 
 from attrs import frozen
 
+from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError
 from kling_async.results import FailReason
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
@@ -83,27 +83,34 @@ class BatchOptions:
             optional = name != "downloads"
             if not (value is None and optional) and (type(value) is not int or value < 1):
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
-        if type(self.resubmit_failed) is not int or self.resubmit_failed < 0:
-            raise ConfigurationError(
-                f"resubmit_failed must be at least 0, not {self.resubmit_failed!r}"
-            )
+        reasons: object = self.resubmit_reasons  # a text would be searched for a reason
+        several = isinstance(reasons, Collection) and not isinstance(reasons, str)
+        no_path = not isinstance(self.download_to, str | os.PathLike | None)
+        no_dollars = self.min_balance is not None and not is_number(self.min_balance)
+        kinds = get_args(ManifestKind)
+        for name, wrong, rule in (
+            ("resubmit_failed", type(self.resubmit_failed) is not int, "at least 0"),
+            ("resubmit_failed", self.resubmit_failed < 0, "at least 0"),
+            ("resubmit_unsure", not isinstance(self.resubmit_unsure, bool), "True or False"),
+            ("resubmit_rejected", not isinstance(self.resubmit_rejected, bool), "True or False"),
+            ("resubmit_reasons", not several, "several reasons"),
+            ("min_balance", no_dollars, "a number of US dollars"),
+            ("manifest", self.manifest not in kinds, f"one of {', '.join(kinds)}"),
+            ("download_to", no_path, "a path or a URL"),
+        ):
+            if wrong:
+                raise ConfigurationError(f"{name} must be {rule}, not {getattr(self, name)!r:.80}")
         if permanent := sorted(_PERMANENT_REASONS.intersection(self.resubmit_reasons)):
             raise ConfigurationError(
                 f"resubmit_reasons must not contain {permanent[0]!s}: the same input fails again"
             )
-        if self.min_balance is not None and not _is_number(self.min_balance):
-            raise ConfigurationError(
-                f"min_balance must be a number of US dollars, not {self.min_balance!r}"
-            )
-        check_timeout(self.timeout)
-        if self.manifest not in get_args(ManifestKind):
-            kinds = ", ".join(get_args(ManifestKind))
-            raise ConfigurationError(f"manifest must be one of {kinds}, not {self.manifest!r}")
+        if self.timeout != DEFAULT_TIMEOUT:
+            check_timeout(self.timeout)
         if self.manifest == "media":
             from kling_async.media.containers import import_av
 
             import_av()
-        if self.download_to is not None and is_archive_url(self.download_to):
+        if is_archive_url(self.download_to):
             from kling_async._storage.opening import check_store_url
 
             check_store_url(self.download_to)
@@ -129,7 +136,3 @@ class BatchKeywords(TypedDict, total=False):
 def is_archive_url(place: object) -> TypeGuard[str]:
     """Return whether ``download_to`` is the URL of an archive, and no folder."""
     return isinstance(place, str) and "://" in place
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

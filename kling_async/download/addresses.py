@@ -140,11 +140,13 @@ class HostPolicy:
             base_url: The URL of the service, if it is known.
             allow_hosts: Names or addresses of other hosts that are allowed.
         """
-        if isinstance(allow_hosts, str):
+        several = isinstance(allow_hosts, Iterable) and not isinstance(allow_hosts, str)
+        given = [*allow_hosts] if several else []
+        if not several or not all(isinstance(host, str) for host in given):
             raise ConfigurationError("allow_hosts must be several hosts, such as ['10.0.0.7']")
         service = "" if base_url is None else parse_url(base_url).raw_host or ""
         # The client connects to the service's own host anyway.
-        hosts = {host.strip("[]").lower() for host in allow_hosts} | {service}
+        hosts = {host.strip("[]").lower() for host in given} | {service}
         return cls(any_host=is_loopback(service), allowed=frozenset(hosts))
 
     def permits_internal(self, host: str) -> bool:

@@ -11,10 +11,10 @@ from kling_async._utils.shielding import run_in_thread
 from kling_async.download.addresses import HostPolicy
 from kling_async.download.connections import SessionPool
 from kling_async.download.fetch import FileDownload
-from kling_async.download.names import file_name
+from kling_async.download.names import file_name, stem
 from kling_async.download.parts import remove_stale
 from kling_async.download.source import DownloadJob
-from kling_async.errors import DownloadError, KlingError, ResultExpiredError
+from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
 from kling_async.policy.retry import Retry
 
 if TYPE_CHECKING:
@@ -76,11 +76,14 @@ class Downloader:
         before they are used. ``on_received`` is called with numbers of bytes that were received.
         """
         session = await self._sessions.session()
-        target = Path(folder)
         try:
+            target = Path(folder)
+            stem("" if name is None else name)
             await run_in_thread(lambda: target.mkdir(parents=True, exist_ok=True))
-        except OSError as error:
-            text = f"cannot create the folder {target}: {error}"
+        except TypeError as error:
+            raise ConfigurationError(f"the folder and the name must be text: {error}") from None
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            text = f"cannot create the folder {folder}: {error}"
             raise DownloadError(text, retryable=False, ref=result.ref) from None
         urls = result.result_urls
         moments = (result.completed_at, seen_at)

@@ -14,6 +14,7 @@ from kling_async.fleet.serialization import dump_item
 from kling_async.inputs.base import Input
 from kling_async.journal.address import Address
 from kling_async.journal.base import ItemState
+from kling_async.tasks.arguments import check_inputs
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -120,6 +121,7 @@ class Queue:
         """
         if self._open is None:
             raise ConfigurationError("the queue is not open: use it in `async with`")
+        check_inputs(items)
         number = added = opened = 0
         async with aclosing(read_chunks(items, _ENQUEUED_AT_ONCE)) as chunks:
             async for chunk in chunks:

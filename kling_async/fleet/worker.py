@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from attrs import evolve
 
+from kling_async._utils.numbers import is_number
 from kling_async.batch.batch import Batch
 from kling_async.batch.options import BatchKeywords, BatchOptions
 from kling_async.errors import ConfigurationError
 from kling_async.fleet.item_stream import ItemStream
 from kling_async.journal.address import Address
+from kling_async.tasks.arguments import check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +73,7 @@ class Worker:
         from kling_async.fleet.job_store import JobStore
         from kling_async.journal.postgres.journal import PostgresJournal
 
-        if not 0 <= drain < float("inf"):
+        if not is_number(drain) or drain < 0:
             raise ConfigurationError(f"drain must be a number of seconds, not {drain!r}")
         checked = worker_options(options, keywords, concurrency)
         self.handed_over: int = 0
@@ -123,6 +125,8 @@ class Worker:
         """
         from kling_async.fleet.worker_loop import WorkerLoop
 
+        if on_outcome is not None and not callable(on_outcome):
+            raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r:.80}")
         async with self._jobs as jobs:
             loop = WorkerLoop(
                 jobs,
@@ -149,6 +153,7 @@ def worker_options(
     """
     if type(concurrency) is not int or concurrency < 1:
         raise ConfigurationError(f"concurrency must be at least 1, not {concurrency!r}")
+    check_kind("options", options, BatchOptions)
     checked = evolve(options or BatchOptions(), **keywords)
     if checked.resubmit_unsure:
         raise ConfigurationError("resubmit_unsure is not for workers: use a Batch")

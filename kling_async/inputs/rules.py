@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TypeGuard
 
 from attrs import evolve, frozen
 
+from kling_async._utils.numbers import is_number
 from kling_async._utils.urls import split_web_url
 
 # Floats such as 0.1 + 0.2 differ from the tenth they mean by a few 1e-17.
 _STEP_TOLERANCE = 1e-9
-
-_LARGEST_FLOAT = sys.float_info.max
 
 NO_UNICODE = "must be valid Unicode, without lone surrogates"
 
@@ -93,8 +91,7 @@ def tenths(low: float, high: float) -> Rule:
     """Return the rule of numbers in a range, in steps of 0.1."""
 
     def check(value: object) -> str | None:
-        number = to_tenth(value) if _is_number(value) else None
-        # The chained comparison is false for NaN as well.
+        number = to_tenth(value) if is_number(value) else None
         if number is not None and low <= number <= high and _is_tenth(number):
             return None
         return f"must be a number from {low:g} to {high:g} in steps of 0.1"
@@ -104,14 +101,9 @@ def tenths(low: float, high: float) -> Rule:
 
 def to_tenth(value: float | None) -> float | None:
     """Round a number that means a tenth, such as 0.1 + 0.2; return any other value unchanged."""
-    # An integer may be larger than any float; NaN fails the comparison.
-    if _is_number(value) and abs(value) <= _LARGEST_FLOAT and _is_tenth(value):
+    if is_number(value) and _is_tenth(value):
         return round(float(value), 1) + 0.0  # which turns -0.0 into 0.0
     return value
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_tenth(value: float) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
 
+from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ class Limits:
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 raise ConfigurationError(f"limits need {name} >= 1, not {count!r}")
         lifetime: object = self.presumed_lifetime
-        if not isinstance(lifetime, int | float) or not 0 < lifetime < float("inf"):
-            raise ConfigurationError(
-                f"limits need presumed_lifetime > 0, not {self.presumed_lifetime!r}"
-            )
+        if not is_number(lifetime) or lifetime <= 0:
+            raise ConfigurationError(f"limits need presumed_lifetime > 0, not {lifetime!r}")
 
     @cached_property
     def connections(self) -> int:

@@ -10,6 +10,7 @@ from aiolimiter import AsyncLimiter
 from attrs import define, field
 
 from kling_async._utils.loops import PerLoop
+from kling_async.errors import ConfigurationError
 from kling_async.limits.base import Limits
 from kling_async.limits.slots import SlotQueue, SlotTable
 from kling_async.limits.window import RequestPause, RequestWindow
@@ -64,6 +65,8 @@ class LoopLimiter(Generic[StateT]):
     """
 
     def __init__(self, limits: Limits | None) -> None:
+        if not isinstance(limits, Limits | None):
+            raise ConfigurationError(f"limits must be a Limits, not {limits!r:.80}")
         self.limits: Limits = limits or Limits()
         self._state: StateT | None = None  # the last one
         self._loops = PerLoop("limiter", self._continue_on)

@@ -25,11 +25,12 @@ After the late mark, waits grow with the unknown time by which a task is late.
 from __future__ import annotations
 
 from collections import deque
-from math import inf, sqrt
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ _NEWEST = 0.02
 
 
 def _seconds(_: object, attribute: Attribute[float], value: object) -> None:
-    number = _finite(value)
-    if number is None or number <= 0:
+    if not is_number(value) or value <= 0:
         raise ConfigurationError(
             f"Polling({attribute.name}=...) must be a finite number of seconds greater than 0,"
             f" such as {attribute.default}, not {value!r:.80}"
@@ -83,21 +83,11 @@ def _seconds(_: object, attribute: Attribute[float], value: object) -> None:
 
 
 def _seconds_or_none(_: object, attribute: Attribute[float | None], value: object) -> None:
-    number = _finite(value)
-    if value is not None and (number is None or number < 0):
+    if value is not None and (not is_number(value) or value < 0):
         raise ConfigurationError(
             f"Polling({attribute.name}=...) must be a finite number of seconds, at least 0, such as"
             f" 5.0, or None to follow how long tasks take; not {value!r:.80}"
         )
-
-
-def _finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if -inf < float(value) < inf else None
-    except OverflowError:
-        return None
 
 
 @frozen

@@ -6,10 +6,9 @@ submit that may have started a task. Here it is decided how long to wait, and wh
 
 from __future__ import annotations
 
-from typing import cast
-
 from attrs import frozen
 
+from kling_async._utils.numbers import is_number
 from kling_async.errors import APIError, ConfigurationError, KlingError, RateLimitError
 
 
@@ -50,8 +49,7 @@ class Retry:
             raise ConfigurationError(f"retry needs attempts >= 1, not {self.attempts!r}")
         for name in ("base", "cap", "deadline", "request_timeout", "patience"):
             value: object = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < cast("float", value) < float("inf"):
+            if not is_number(value) or value <= 0:
                 raise ConfigurationError(
                     f"retry needs {name} > 0 as a number of seconds, not {value!r}"
                 )

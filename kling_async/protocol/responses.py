@@ -9,9 +9,7 @@ count as running. A value that cannot have the meaning of its field raises a
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from attrs import frozen
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
+from kling_async._utils.numbers import is_number
 from kling_async._utils.text import one_line
 from kling_async._utils.urls import split_web_url
 from kling_async.errors import BODY_EXCERPT, ContractError, InputError, TaskFailedError
@@ -78,10 +77,8 @@ def parse_balance(request: Request, response: Response, now: datetime) -> float:
         ContractError: The response has no number.
     """
     data = _parse_envelope(request, response, now)
-    if isinstance(data, int | float) and not isinstance(data, bool):
-        with suppress(OverflowError):  # an integer of hundreds of digits
-            if math.isfinite(dollars := float(data)):
-                return dollars
+    if is_number(data):
+        return float(data)
     raise contract_error(request, response, "its data is not a number")
 
 
@@ -160,11 +157,8 @@ def _structure_seconds(value: object, _: object) -> float | None:
     """Convert milliseconds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        seconds = value / 1000
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-    return seconds if _FIRST <= seconds < _LAST else None
+    # An integer of hundreds of digits cannot be divided.
+    return value / 1000 if _FIRST * 1000 <= value < _LAST * 1000 else None
 
 
 def _structure_urls(value: object, _: object) -> tuple[str, ...]:

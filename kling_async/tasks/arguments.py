@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
-from math import inf
+from inspect import iscoroutinefunction
 
+from kling_async._utils.numbers import is_number
 from kling_async._utils.urls import is_unencrypted
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
@@ -28,9 +29,9 @@ def check_kind(name: str, value: object, kind: type) -> None:
         )
 
 
-def check_methods(name: str, value: object, *methods: str) -> None:
-    """Raise ConfigurationError unless an argument is None or an object with all methods."""
-    for method in methods if value is not None else ():
+def check_methods(name: str, value: object, *methods: str, optional: bool = True) -> None:
+    """Raise ConfigurationError unless an argument is an object with all methods, or None."""
+    for method in () if optional and value is None else methods:
         if isinstance(value, type) or not callable(getattr(value, method, None)):
             raise ConfigurationError(f"{name} must be an object with {method}(), not {value!r:.80}")
 
@@ -39,9 +40,9 @@ def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[...,
     """Return hooks as a tuple; raise ConfigurationError if they are not functions."""
     if isinstance(hooks, Iterable) and not isinstance(hooks, str | bytes):
         given = tuple(hooks)
-        if all(map(callable, given)):
+        if all(callable(hook) and not iscoroutinefunction(hook) for hook in given):
             return given
-    raise ConfigurationError(f"hooks must be functions, as hooks=[print], not {hooks!r:.80}")
+    raise ConfigurationError(f"hooks must be functions, not async, as hooks=[print]: {hooks!r:.80}")
 
 
 def start_log() -> None:
@@ -54,8 +55,7 @@ def start_log() -> None:
 
 def check_timeout(timeout: float) -> None:
     """Raise ConfigurationError unless a timeout is a finite, positive number of seconds."""
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not number or not 0 < timeout < inf:
+    if not is_number(timeout) or timeout <= 0:
         raise ConfigurationError(
             f"a timeout must be a finite number of seconds > 0, such as 600.0, not {timeout!r}"
         )

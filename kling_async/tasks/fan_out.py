@@ -202,6 +202,8 @@ class FanOut(Generic[_T]):
         cleanups: Cleanups,
         patience: float,
     ) -> None:
+        if not callable(work):
+            raise ConfigurationError(f"work must be a function, not {work!r:.80}")
         if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
             raise ConfigurationError(f"in_flight must be at least 1, not {in_flight!r}")
         if not isinstance(ordered, bool):

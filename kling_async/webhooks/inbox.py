@@ -124,7 +124,9 @@ class Inbox:
         max_body_bytes: int = _MAX_BODY_BYTES,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        if not isinstance(max_body_bytes, int) or max_body_bytes < 1:
+        if not isinstance(confirm, bool):
+            raise ConfigurationError(f"confirm must be True or False, not {confirm!r:.80}")
+        if type(max_body_bytes) is not int or max_body_bytes < 1:
             raise ConfigurationError(f"an inbox needs max_body_bytes >= 1, not {max_body_bytes!r}")
         self.public_url: str = _checked_url(public_url)
         self.max_body_bytes: int = max_body_bytes

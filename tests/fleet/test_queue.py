@@ -101,7 +101,8 @@ async def test_not_open(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not open"):
         await queue.put(items(1))
     async with queue:
-        pass
+        with pytest.raises(InputError, match="pass an iterable of inputs"):
+            await queue.put(MasterTextToVideo("a fox"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="not open"):
         await queue.put(items(1))
     assert PASSWORD not in repr(queue)

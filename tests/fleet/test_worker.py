@@ -324,7 +324,13 @@ async def test_cancelled(emulate: Emulate, dial: Dial, url: str, jobs: ReadJobs)
 async def test_invalid_arguments(emulator: Emulator, dial: Dial, url: str) -> None:
     """Invalid arguments are refused, and the password is never shown."""
     kling = await dial(emulator)
-    wrong: dict[str, Any] = {"concurrency": 0, "drain": -1, "timeout": 0, "lease": 0}
+    wrong: dict[str, Any] = {
+        "concurrency": 0,
+        "drain": "30",
+        "timeout": 0,
+        "lease": 0,
+        "options": {"timeout": 5},
+    }
     for name, value in wrong.items():
         with pytest.raises(ConfigurationError, match=name):
             Worker(kling, url, **{name: value})
@@ -332,5 +338,8 @@ async def test_invalid_arguments(emulator: Emulator, dial: Dial, url: str) -> No
         Worker(kling, url, resubmit_unsure=True)
     with pytest.raises(ConfigurationError, match="postgresql://"):
         Worker(kling, "run.sqlite")
-    assert PASSWORD not in repr(Worker(kling, url))
+    worker: Any = Worker(kling, url)
+    with pytest.raises(ConfigurationError, match="on_outcome"):
+        await worker.run([])
+    assert PASSWORD not in repr(worker)
     assert "foxes" in repr(Worker(kling, url))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kling_async import Batch, KlingClient, MasterTextToVideo, Polling, TaskRef
-from kling_async.errors import ConfigurationError, InputError
+from kling_async import Batch, Item, KlingClient, MasterTextToVideo, Polling, Result, TaskRef
+from kling_async.errors import ConfigurationError, DownloadError, InputError
 from kling_async.policy.scaled_polling import scaled_polling
 from kling_async.tasks.arguments import find_polling
 from kling_async.testing import ScriptedTransport
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FOX = MasterTextToVideo("a fox")
 REF = TaskRef("kling-2-1", "task_1")
+
+
+async def async_hook(event: object) -> None:
+    """Receive nothing: a hook is not awaited."""
 
 
 @pytest.fixture
@@ -45,6 +49,10 @@ def kling(transport: ScriptedTransport) -> Iterator[KlingClient]:
         ("hooks", print, "hooks must be functions"),
         ("hooks", [1], "hooks must be functions"),
         ("hooks", "print", "hooks must be functions"),
+        ("hooks", [async_hook], "hooks must be functions, not async"),
+        ("allow_http", "false", "allow_http must be a bool"),
+        ("allow_hosts", 5, "allow_hosts must be several hosts"),
+        ("allow_hosts", [10], "allow_hosts must be several hosts"),
         ("session", 1, "session must be an aiohttp.ClientSession"),
         ("base_url", 1, "the base URL must be a text"),
         ("api_key", 12345, "api_key must be a text"),
@@ -72,7 +80,7 @@ async def test_what_is_no_input(wrong: Any, kling: KlingClient) -> None:  # noqa
             kling.attach(REF, input=wrong)
 
 
-@pytest.mark.parametrize("timeout", [None, "60", -1, 0, True, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout", [None, "60", -1, 0, True, float("inf"), float("nan"), 10**400])
 async def test_timeouts(timeout: Any, kling: KlingClient) -> None:  # noqa: ANN401
     """A timeout that is no finite, positive number of seconds is refused: there is always one."""
     with pytest.raises(ConfigurationError, match="a timeout must be"):
@@ -105,6 +113,17 @@ async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
         await kling.submit(FOX, observer=nothing)
     with pytest.raises(InputError, match="callback_url"):
         await kling.submit(FOX, callback_url=nothing)
+    with pytest.raises(InputError, match="ref"):
+        kling.traceparent(nothing)
+    with pytest.raises(ConfigurationError, match="work must be a function"):
+        kling.run_many(nothing, [FOX])
+    result = Result(REF, ("https://host/a.mp4",))
+    with pytest.raises(ConfigurationError, match="the folder and the name must be text"):
+        await kling.download(result, nothing)
+    with pytest.raises(ConfigurationError, match="the folder and the name must be text"):
+        await kling.download(result, tmp_path, name=nothing)
+    with pytest.raises(DownloadError, match="cannot create the folder"):
+        await kling.download(result, "\0")
 
 
 @pytest.mark.parametrize(
@@ -115,14 +134,33 @@ async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
         ("max_rejections", 2.5),
         ("min_balance", "5"),
         ("min_balance", float("nan")),
+        ("min_balance", 10**400),
         ("timeout", None),
+        ("resubmit_unsure", "false"),
+        ("resubmit_rejected", "no"),
+        ("resubmit_reasons", "timeout"),
+        ("resubmit_reasons", None),
+        ("resubmit_reasons", iter([])),
+        ("download_to", 5),
+        ("options", {"max_tasks": 5}),
     ],
 )
 def test_batches(name: str, value: object, kling: KlingClient, tmp_path: Path) -> None:
-    """A batch refuses numbers that make no sense."""
+    """A batch refuses options that make no sense, and texts in place of flags and reasons."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError, match=name):
         Batch(kling, journal=tmp_path / "run.sqlite", **options)
+
+
+def test_the_parts_of_a_batch(kling: KlingClient, tmp_path: Path) -> None:
+    """A batch refuses what is no client or no journal, and an item refuses what is no input."""
+    nothing: Any = None
+    with pytest.raises(ConfigurationError, match="client must be an object with submit"):
+        Batch(nothing, journal=tmp_path / "run.sqlite")
+    with pytest.raises(ConfigurationError, match="journal must be an object with plan"):
+        Batch(kling, journal=nothing)
+    with pytest.raises(InputError, match="not an input"):
+        Item("fox", nothing)
 
 
 def test_the_first_poll_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,11 +182,17 @@ def test_wrong_secrets(secret: object) -> None:
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, "1", None])
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "1", None, True])
 def test_wrong_body_limits(limit: object) -> None:
     """The largest body is a whole number of bytes, at least one."""
     with pytest.raises(ConfigurationError, match="max_body_bytes >= 1"):
         inbox(max_body_bytes=limit)
+
+
+def test_a_wrong_flag() -> None:
+    """Callbacks are believed without a status request only if that is chosen by False."""
+    with pytest.raises(ConfigurationError, match="confirm must be True or False"):
+        inbox(confirm=None)
 
 
 def test_the_secret_is_not_shown() -> None:

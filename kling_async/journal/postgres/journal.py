@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from kling_async._utils.extras import missing_extra
+from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 from kling_async.journal.address import Address
 from kling_async.journal.base import LostError
@@ -99,7 +100,7 @@ class PostgresJournal(ThreadedJournal[PostgresChanges]):
     def __init__(
         self, url: str, *, name: str | None = None, lease: float = LEASE, read_only: bool = False
     ) -> None:
-        if not 0 < lease < float("inf"):
+        if not is_number(lease) or lease <= 0:
             raise ConfigurationError(f"a lease must be a number of seconds, not {lease!r}")
         self._address = Address.parse(url, name)
         super().__init__(str(self._address), read_only=read_only)

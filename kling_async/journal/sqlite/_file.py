@@ -98,7 +98,8 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
     with path_errors(path):
         path = path.resolve()  # so that a file with several names has one lock
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
+        is_folder = path.is_dir()
+    if is_folder:
         raise JournalError(f"there cannot be a journal at {path}: it is a folder")
     with ExitStack() as stack:
         with sqlite_errors(path):

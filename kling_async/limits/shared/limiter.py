@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from attrs import define, evolve, field
 
+from kling_async._utils.numbers import is_number
 from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.base import Limits
@@ -84,8 +85,12 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
         if isinstance(backend, str):
             self._label = redact_url(backend)
             create_backend(backend, self._name)  # raises what is wrong with the URL
+        elif not hasattr(backend, "reserve"):
+            raise ConfigurationError(f"a backend is a URL or has reserve(), not {backend!r:.80}")
         else:
             self._label = type(backend).__name__
+        if settle is not None and not (is_number(settle) and settle >= 0):
+            raise ConfigurationError(f"settle must be a number of seconds, not {settle!r:.80}")
         self._settings = LeaseSettings(
             self.limits,
             RequestSchedule.for_limits(self.limits, settle),
@@ -200,19 +205,19 @@ def _check_name(name: str | None, backend: str | LimitsBackend) -> str:
         if not isinstance(backend, str):
             return ""
         raise ConfigurationError("whose limits are these? pass name=, or set APIXO_API_KEY")
-    if not name or not name.isprintable() or {"{", "}"} & {*name}:
+    if not isinstance(name, str) or not name or not name.isprintable() or {"{", "}"} & {*name}:
         raise ConfigurationError(f"the name of shared limits is a word or two, not {name!r}")
     return name
 
 
 def _local_share(limits: Limits, when_gone: str, share: float | None) -> LocalLimiter | None:
-    if when_gone not in {"wait", "raise", "local"}:
+    if when_gone not in ("wait", "raise", "local"):
         raise ConfigurationError(f'when_gone is "wait", "raise" or "local", not {when_gone!r}')
     if (when_gone == "local") != (share is not None):
         raise ConfigurationError('when_gone="local" needs share=, and nothing else takes it')
     if share is None:
         return None
-    if not 0 < share <= 1:
+    if not is_number(share) or not 0 < share <= 1:
         raise ConfigurationError(f"a share lies between 0 and 1, not {share!r}")
     return LocalLimiter(
         Limits(

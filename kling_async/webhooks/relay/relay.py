@@ -31,6 +31,7 @@ from attrs import frozen
 from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError
 from kling_async.policy.retry import backoff
+from kling_async.tasks.arguments import check_methods
 from kling_async.webhooks.relay._message import MAX_LENGTH, format_line, parse_line
 from kling_async.webhooks.relay.backends import READ_WAIT, RelayBackend, open_backend
 
@@ -111,6 +112,7 @@ class Relay:
     def __init__(
         self, inbox: Inbox, engine: str | RelayBackend, *, name: str | None = None
     ) -> None:
+        check_methods("inbox", inbox, "callback_url", "join", optional=False)
         self._inbox = inbox
         self._names = inbox.names if name is None else (_checked_name(name),)
         self._backend = engine
@@ -118,6 +120,7 @@ class Relay:
             self._label = redact_url(engine)
             open_backend(engine, self._names)  # raises now if the URL is invalid
         else:
+            check_methods("engine", engine, "publish", "read", optional=False)
             self._label = type(engine).__name__
         self._counts: Counter[str] = Counter()
         # How often the URL of a nonce was called; callbacks of running tasks count separately.

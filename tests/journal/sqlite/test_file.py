@@ -216,6 +216,13 @@ def test_a_folder(tmp_path: Path) -> None:
     """A folder is no journal."""
     with pytest.raises(JournalError, match="it is a folder"), open_to_write(tmp_path):
         pass
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    """A name that the file system refuses is an error that shows it."""
+    path = tmp_path / ("x" * 300)
+    with pytest.raises(JournalError, match="there cannot be a journal"), open_to_write(path):
+        pass
     with pytest.raises(JournalError, match="no journal"), open_to_read(tmp_path):
         pass
 

@@ -243,9 +243,15 @@ def test_repr() -> None:
         ({"share": 0.5}, "nothing else takes it"),
         ({"when_gone": "local", "share": 0.0}, "between 0 and 1"),
         ({"when_gone": "local", "share": 1.1}, "between 0 and 1"),
+        ({"when_gone": "local", "share": "1"}, "between 0 and 1"),
+        ({"when_gone": ["wait"]}, "when_gone is"),
+        ({"settle": -1}, "settle must be a number of seconds"),
+        ({"name": 5}, "a word or two"),
+        ({"limits": (10, 3)}, "limits must be a Limits"),
+        ({"backend": None}, "a backend is a URL or has reserve"),
     ],
 )
 def test_wrong_settings(options: dict[str, Any], words: str) -> None:
     """A setting that makes no sense is refused before anything is sent."""
     with pytest.raises(ConfigurationError, match=words):
-        SharedLimiter(MemoryLimitsBackend(), **options)
+        SharedLimiter(**{"backend": MemoryLimitsBackend(), **options})

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -290,6 +290,15 @@ def test_wrong_names(name: object) -> None:
     """A name is plain printable text."""
     with pytest.raises(ConfigurationError, match="a relay's name"):
         Worker(Board(), name=name)  # type: ignore[arg-type]
+
+
+def test_wrong_arguments() -> None:
+    """What is no inbox, or no backend, is refused by its name."""
+    inbox: Any = Worker(Board()).inbox
+    with pytest.raises(ConfigurationError, match="inbox must be an object with callback_url"):
+        Relay(inbox.names, "redis://cache")
+    with pytest.raises(ConfigurationError, match="engine must be an object with publish"):
+        Relay(inbox, inbox)
 
 
 # ------------------------------------------------------------------------------- trouble on the way
