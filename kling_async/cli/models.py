@@ -27,10 +27,10 @@ async def run_models(args: Namespace) -> int:
     models, remark = await _vendor_models()
     if args.model is None:
         _print_list(output, models)
-    else:
-        await _print_schema(output, models, args.model)
     if remark:
         output.print_status(remark)
+    if args.model is not None:
+        await _print_schema(output, models, args.model)
     return exit_codes.OK
 
 

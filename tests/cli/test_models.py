@@ -111,3 +111,16 @@ async def test_without_the_vendor(
     assert ("without the vendor's list" in ended.err) == bool(url)
     objects = (await command("models", "--json")).objects
     assert {one["listed"] for one in objects} == {None}
+
+
+async def test_unknown_model_without_the_vendor(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If the list could not be fetched, that is said before a model is called unknown."""
+    monkeypatch.setenv("APIXO_MODELS_URL", "http://127.0.0.1:1/index.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ended = await command("models", "kling-9")
+    assert ended.code == 2
+    missing, unknown = ended.err.splitlines()
+    assert missing.startswith("without the vendor's list of models")
+    assert "is not in the list of models" in unknown
