@@ -128,12 +128,17 @@ def check_image(data: bytes) -> ImageFacts:
             "must be a complete picture", f"{facts}: {error}", "save or download it again"
         ) from None
     facts = ImageFacts(media_type, len(data), width, height)
-    if width * height > MAX_PIXELS:
-        rule = f"must have at most {MAX_PIXELS // 1_000_000} million pixels"
-        raise ImageFault(rule, str(facts), "make it smaller")
+    check_pixels(facts)
     if len(data) > MAX_BYTES:
         raise too_large(facts)
     return facts
+
+
+def check_pixels(facts: ImageFacts) -> None:
+    """Raise ImageFault for a picture that has too many pixels."""
+    if facts.width * facts.height > MAX_PIXELS:
+        rule = f"must have at most {MAX_PIXELS // 1_000_000} million pixels"
+        raise ImageFault(rule, str(facts), "make it smaller")
 
 
 def unsupported(facts: ImageFacts) -> ImageFault:

@@ -16,10 +16,10 @@ from attrs import field, frozen
 from kling_async._utils.extras import missing_extra
 from kling_async.errors import ConfigurationError
 from kling_async.images.check import (
-    MAX_PIXELS,
     ImageFacts,
     ImageFault,
     check_image,
+    check_pixels,
     find_type,
 )
 from kling_async.inputs.local_image import MAX_BYTES, SUFFIXES
@@ -85,12 +85,15 @@ def can_decode() -> bool:
     return find_spec("PIL") is not None
 
 
-def check_decodable(data: bytes) -> None:
-    """Decode a picture that :func:`check_image` has accepted.
+def check_decoded(data: bytes) -> None:
+    """Check a picture, and decode it if Pillow is installed.
 
     Raises:
-        ImageFault: It cannot be decoded.
+        ImageFault: The service would not accept it, or it cannot be decoded.
     """
+    check_image(data)
+    if not can_decode():
+        return
     image = _open(data)
     # A JPEG is decoded at an eighth of its size, from all of its bytes; others ignore this.
     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
@@ -143,10 +146,7 @@ def _open(data: bytes) -> PillowImage:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Exception as error:  # noqa: BLE001 - broken files raise exceptions of any class
         raise _undecodable(data, error) from None
-    if image.width * image.height > MAX_PIXELS:
-        facts = ImageFacts(find_type(data), len(data), image.width, image.height)
-        rule = f"must have at most {MAX_PIXELS // 1_000_000} million pixels"
-        raise ImageFault(rule, str(facts), "make it smaller")
+    check_pixels(ImageFacts(find_type(data), len(data), image.width, image.height))
     return image
 
 

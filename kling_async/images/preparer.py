@@ -19,19 +19,14 @@ from kling_async._utils.shielding import run_in_thread
 from kling_async._utils.urls import redact_url
 from kling_async.errors import ConfigurationError
 from kling_async.images.base import Image, ImageStore, KnownNames
-from kling_async.images.check import ImageFault, check_image
-from kling_async.images.fix import ImageFix, can_decode, check_decodable, fix_image, output_type
+from kling_async.images.check import ImageFault
+from kling_async.images.fix import ImageFix, check_decoded, fix_image, output_type
 from kling_async.images.opening import VARIABLE, open_image_store
-from kling_async.images.reading import (
-    fault_error,
-    identify,
-    no_store_error,
-    read_content,
-)
+from kling_async.images.reading import fault_error, identify, no_store_error, read_content
 from kling_async.images.remote import RemoteImages
 from kling_async.images.shared_calls import SharedCalls
 from kling_async.inputs.base import IMAGE_FIELDS
-from kling_async.inputs.local_image import MAX_BYTES, MAX_READ, SUFFIXES, LocalImage
+from kling_async.inputs.local_image import MAX_BYTES, MAX_READ, LocalImage, find_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -49,8 +44,6 @@ _CHECKED_FOR: Final = 600.0
 
 # Seconds after which the URLs of an input are made again before its submit is sent.
 _FRESH: Final = 300.0
-
-_OTHER_SUFFIX: Final = ".bin"
 
 
 @define(eq=False)
@@ -179,7 +172,7 @@ class ImagePreparer:
         media_type, tag = image.media_type, ""
         if self._fix is not None:
             media_type, tag = output_type(media_type), self._fix.tag
-        stored = f"{image.sha256}{tag}{SUFFIXES.get(media_type, _OTHER_SUFFIX)}"
+        stored = f"{image.sha256}{tag}{find_suffix(media_type)}"
         put = partial(store.put, Image(stored, media_type, read))
         return await images.calls.run(stored, put)
 
@@ -192,9 +185,7 @@ class ImagePreparer:
         try:
             if self._fix is not None:
                 content = fix_image(content, self._fix)
-            check_image(content)
-            if can_decode():
-                check_decodable(content)
+            check_decoded(content)
         except ImageFault as fault:
             raise fault_error(name, image, fault) from None
         return content
@@ -214,14 +205,8 @@ class ImagePreparer:
         assert self._remote is not None  # noqa: S101 - only then a remote image is checked
         try:
             content = await self._remote.fetch(url)
-
-            def check() -> None:
-                check_image(content)
-                if can_decode():
-                    check_decodable(content)
-
             async with images.decoding:
-                await run_in_thread(check)
+                await run_in_thread(partial(check_decoded, content))
         except ImageFault as fault:
             raise fault_error(name, redact_url(url), fault) from None
         self._checked.add(url)

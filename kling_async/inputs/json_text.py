@@ -33,8 +33,7 @@ def to_json_text(value: object, name: str = "fields") -> JSONText:
     if isinstance(value, JSONText):  # of `attrs.evolve`
         return value
     if not isinstance(value, Mapping):
-        problem = Problem(name, "must be a mapping such as a JSON object", format_value(value))
-        raise InputError(problems=[problem])
+        raise _error(name, "must be a mapping such as a JSON object", value)
     plain = _Copier().copy_plain(value, name, 0)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     if len(text) > LONGEST:

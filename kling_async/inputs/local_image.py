@@ -30,9 +30,8 @@ MAX_READ = 64_000_000
 FOR_PROGRAMS = ", or a picture as a pathlib.Path, bytes or an open binary file"
 """The part of the rule that does not apply to what comes from elsewhere, such as a web request."""
 
-# The suffix of a type in the name of an image. Others are converted, or refused, before an upload.
+# The suffix of a type in the name of an image.
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
-_OTHER_SUFFIX = ".bin"
 
 # A name is the checksum and the suffix; a path may follow. Such a text is never a URL of the web.
 _TEXT = re.compile(
@@ -94,7 +93,7 @@ class LocalImage:
         Without a checksum, the text says only what the picture is, and cannot be parsed: it has to
         be read first.
         """
-        suffix = SUFFIXES.get(self.media_type, _OTHER_SUFFIX) if self.sha256 else ""
+        suffix = find_suffix(self.media_type) if self.sha256 else ""
         path = f"?path={self.source}" if isinstance(self.source, Path) else ""
         return f"{SCHEME}{self.sha256}{suffix}{path}"
 
@@ -106,14 +105,18 @@ class LocalImage:
             InputError: It is not such a text.
         """
         match = _TEXT.fullmatch(text)
-        if match is None and text.startswith(f"{SCHEME}?"):
-            raise InputError(problems=[Problem("image", NOT_READ, format_value(text))])
         if match is None:
-            raise InputError(problems=[Problem("image", _RULE, format_value(text))])
+            rule = NOT_READ if text.startswith(f"{SCHEME}?") else _RULE
+            raise InputError(problems=[Problem("image", rule, format_value(text))])
         kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
         path = match["path"]
         source = None if path is None else Path(path)
         return cls(source, match["sha256"], kinds.get(match["suffix"], ""))
+
+
+def find_suffix(media_type: str) -> str:
+    """Return the suffix of a type; other types are converted, or refused, before an upload."""
+    return SUFFIXES.get(media_type, ".bin")
 
 
 def make_image(value: object) -> LocalImage:

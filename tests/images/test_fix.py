@@ -10,7 +10,7 @@ from PIL import ImageCms
 from kling_async import ConfigurationError, MissingExtraError
 from kling_async.images import ImageFix
 from kling_async.images.check import ImageFault, check_image
-from kling_async.images.fix import check_decodable, fix_image
+from kling_async.images.fix import check_decoded, fix_image
 from kling_async.inputs.local_image import MAX_BYTES
 from tests.images.pictures import exif, noise, opened, picture
 from tests.images.test_check import png
@@ -25,7 +25,7 @@ def test_nothing_to_correct(kind: str) -> None:
     """A picture that the service accepts stays as it is, byte for byte, with its metadata."""
     content = picture(kind, exif=exif(gps="N"))
     assert fix_image(content, FIX) is content
-    check_decodable(content)
+    check_decoded(content)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
@@ -110,13 +110,13 @@ def test_too_large(kind: str, side: int) -> None:
 def test_hopeless(content: bytes, rule: str) -> None:
     """What cannot be corrected is a fault; a bomb is refused before its pixels are decoded."""
     with pytest.raises(ImageFault, match=rule):
-        check_decodable(fix_image(content, ImageFix(remove_location=True)))
+        check_decoded(fix_image(content, ImageFix(remove_location=True)))
 
 
 def test_decodable() -> None:
     """A picture with a valid structure and damaged pixels is found by decoding it."""
     with pytest.raises(ImageFault, match="can be decoded") as caught:
-        check_decodable(png(64, 48))
+        check_decoded(png(64, 48))
     assert caught.value.seen.startswith("PNG")
 
 
