@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from attrs import frozen
 
 from kling_async.media.containers import (
+    NO_FRAMES,
     find_video,
     is_truncated,
     open_video,
     stated_duration,
-    undecodable,
 )
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def read_clip(av: ModuleType, path: Path) -> Clip:
     """
     with open_video(av, path) as container:
         video = find_video(container)
-        first, packets = (None, []) if video is None else _read_packets(container, video)
-        if video is None or first is None:
-            raise undecodable(path, "it has no frames")
+        first, packets = _read_packets(container, video)
         base = video.time_base or Fraction(1)
         rate = video.average_rate or _USUAL_RATE
         rate = Fraction(rate) if _RATES[0] <= rate <= _RATES[1] else _USUAL_RATE
@@ -91,9 +89,9 @@ def read_clip(av: ModuleType, path: Path) -> Clip:
         end = max(pts + (duration or usual) for pts, _, duration in packets)
         length = (end - start) * base
         if length > _LONGEST or len(packets) > _MOST_FRAMES:
-            raise undecodable(path, f"it is longer than {_LONGEST:,} seconds")
+            raise ValueError(f"it is longer than {_LONGEST:,} seconds")
         if is_truncated(float(length), stated_duration(container, video)):
-            raise undecodable(path, "its end is missing")
+            raise ValueError("its end is missing")
         across, down = video.width, video.height
         return Clip(
             path,
@@ -131,10 +129,8 @@ def read_parts(av: ModuleType, clip: Clip, *, decoding: bool) -> Iterator[Pictur
 _Times = tuple[int, int | None, int | None]
 
 
-def _read_packets(
-    container: InputContainer, video: VideoStream
-) -> tuple[VideoFrame | None, list[_Times]]:
-    """Return the first frame, and the times of all packets."""
+def _read_packets(container: InputContainer, video: VideoStream) -> tuple[VideoFrame, list[_Times]]:
+    """Return the first frame, and the times of all packets; `ValueError` if there are none."""
     first: VideoFrame | None = None
     times: list[_Times] = []
     for packet in container.demux(video):
@@ -144,7 +140,9 @@ def _read_packets(
             times.append((packet.pts, packet.dts, packet.duration))
         if len(times) > _MOST_FRAMES:
             break
-    return first if times else None, times
+    if first is None or not times:
+        raise ValueError(NO_FRAMES)
+    return first, times
 
 
 def clip_form(video: VideoStream, packets: list[_Times], length: int) -> tuple[object, ...]:

@@ -31,6 +31,8 @@ _MOST_PIXELS = 8192 * 4320
 # A container counts its duration in so many parts of a second.
 _CONTAINER_UNITS = 1_000_000
 
+NO_FRAMES = "it has no frames"
+
 # A file is truncated if so many seconds at its end are missing.
 _MISSING = 0.25
 
@@ -62,25 +64,29 @@ def open_container(av: ModuleType, path: Path) -> InputContainer:
 
 @contextmanager
 def open_video(av: ModuleType, path: Path) -> Iterator[InputContainer]:
-    """Open a file; what PyAV raises meanwhile is raised as a DownloadError that names the file."""
+    """Open a file.
+
+    Raises:
+        DownloadError: The block raises an error of PyAV, or a `ValueError` with the reason why the
+            file cannot be decoded. It names the file.
+    """
     try:
         with open_container(av, path) as container:
             yield container
-    except (av.FFmpegError, ValueError) as error:  # the latter: sound that changes its form
-        raise undecodable(path, str(error)) from None
+    except (av.FFmpegError, ValueError) as error:  # PyAV's own: sound that changes its form
+        raise DownloadError(f"cannot decode {path}: {error}", retryable=False) from None
 
 
-def undecodable(path: Path, reason: str) -> DownloadError:
-    """Return the error for a video that cannot be decoded."""
-    return DownloadError(f"cannot decode {path}: {reason}", retryable=False)
-
-
-def find_video(container: InputContainer) -> VideoStream | None:
-    """Return the pictures of a file, or None if they cannot be decoded."""
+def find_video(container: InputContainer) -> VideoStream:
+    """Return the pictures of a file; raise `ValueError` if they cannot be decoded."""
     video = next(iter(container.streams.video), None)
-    if video is None or video.codec_context is None:  # of an unknown codec
-        return None
-    return video if 0 < video.width * video.height <= _MOST_PIXELS else None
+    if (
+        video is None
+        or video.codec_context is None  # of an unknown codec
+        or not 0 < video.width * video.height <= _MOST_PIXELS
+    ):
+        raise ValueError(NO_FRAMES)
+    return video
 
 
 def stated_duration(container: InputContainer, video: VideoStream) -> float:

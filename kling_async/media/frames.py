@@ -11,13 +11,13 @@ from kling_async._utils.replacing import replacing
 from kling_async._utils.shielding import run_in_thread
 from kling_async.errors import ConfigurationError
 from kling_async.media.containers import (
+    NO_FRAMES,
     find_video,
     import_av,
     is_truncated,
     open_video,
     stated_duration,
     to_seconds,
-    undecodable,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
     from PIL.Image import Image
 
 FrameTime: TypeAlias = float | Literal["first", "last"]
@@ -103,26 +104,22 @@ def _write_frame(path: Path, picture: Path, time: float, file_format: str, quali
 
 def _read_frame(av: ModuleType, path: Path, time: float) -> Image:
     with open_video(av, path) as container:
-        frame, end = _find_frame(container, time)
-        if frame is None:
-            raise undecodable(path, "it has no frames")
-        if time == inf and is_truncated(
-            end, stated_duration(container, container.streams.video[0])
-        ):
-            raise undecodable(path, "its end is missing")
+        frame = _find_frame(container, find_video(container), time)
         # PyAV 15 regards a frame's own colours only if those of the result differ, and a picture
         # has none of these.
         image: Image = frame.to_image(dst_colorspace="ITU601")  # type: ignore[no-untyped-call]
         return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
-def _find_frame(container: InputContainer, time: float) -> tuple[VideoFrame | None, float]:
-    """Return the first frame at a time or later, or the last one; and when it ends."""
-    video = find_video(container)
-    if video is None:
-        return None, 0.0
+def _find_frame(container: InputContainer, video: VideoStream, time: float) -> VideoFrame:
+    """Return the first frame at a time or later, or the last one.
+
+    Raises:
+        ValueError: There are no frames, or the last one is missing.
+    """
     start = to_seconds(video.start_time, video)
-    begin = min(time, stated_duration(container, video)) - _MARGIN
+    duration = stated_duration(container, video)
+    begin = min(time, duration) - _MARGIN
     if begin > 0 and video.time_base:
         container.seek(round((start + begin) / video.time_base), stream=video)
     latest: VideoFrame | None = None
@@ -131,5 +128,8 @@ def _find_frame(container: InputContainer, time: float) -> tuple[VideoFrame | No
         if frame.time is not None and frame.time - start >= time:
             break
     if latest is None:
-        return None, 0.0
-    return latest, to_seconds((latest.pts or 0) + (latest.duration or 0), video) - start
+        raise ValueError(NO_FRAMES)
+    end = to_seconds((latest.pts or 0) + (latest.duration or 0), video) - start
+    if time == inf and is_truncated(end, duration):
+        raise ValueError("its end is missing")
+    return latest

@@ -14,6 +14,7 @@ from attrs import define, evolve
 
 from kling_async._utils.shielding import run_in_thread
 from kling_async.media.containers import (
+    NO_FRAMES,
     find_video,
     import_av,
     is_truncated,
@@ -118,23 +119,19 @@ def _read_facts(av: ModuleType, path: Path, request: Input | None) -> MediaFacts
     try:  # a file that is no video is a fact; one that is not there, or not readable, an error
         with open_container(av, path) as container:
             facts = _read_container(av, container)
-    except (av.FFmpegError, ValueError):  # the latter: sound that changes its form
-        facts = None
-    if facts is None:
+    except (av.FFmpegError, ValueError):
         problems = (MediaProblem.UNREADABLE,)
         return MediaFacts(0.0, 0, 0, 0.0, has_sound=False, problems=problems)
     return evolve(facts, problems=(*facts.problems, *find_problems(facts, request)))
 
 
-def _read_container(av: ModuleType, container: InputContainer) -> MediaFacts | None:
-    """Return the facts of an open file, or None if it has no video that can be decoded."""
+def _read_container(av: ModuleType, container: InputContainer) -> MediaFacts:
+    """Return the facts of an open file; `ValueError` if no frame can be decoded."""
     video = find_video(container)
-    if video is None:
-        return None
     evidence = _Evidence()
     _read_packets(av, container, video, evidence)
     if not evidence.frames:
-        return None
+        raise ValueError(NO_FRAMES)
     duration = stated_duration(container, video)
     problems = {
         MediaProblem.TRUNCATED: is_truncated(evidence.seconds, duration),

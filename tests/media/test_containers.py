@@ -65,8 +65,8 @@ def test_pictures(tmp_path: Path) -> None:
         video = find_video(container)
         assert video is container.streams.video[0]
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    with open_video(av, path) as container:
-        assert find_video(container) is None
+    with pytest.raises(DownloadError, match="no frames"), open_video(av, path) as container:
+        find_video(container)
 
 
 def test_truncated() -> None:
