@@ -56,9 +56,10 @@ def open_container(av: ModuleType, path: Path) -> InputContainer:
     """
     with path.open("rb"):
         pass  # PyAV's errors do not show which of the two it is
-    container: InputContainer = av.open(
-        str(path.absolute()), options=_OPTIONS, metadata_errors="replace"
-    )
+    # Metadata that are not UTF-8: PyAV 19 has no parameter for them, and replaces what is wrong.
+    old = hasattr(av.container.Container, "metadata_errors")
+    metadata = {"metadata_errors": "replace"} if old else {}
+    container: InputContainer = av.open(str(path.absolute()), options=_OPTIONS, **metadata)
     return container
 
 
