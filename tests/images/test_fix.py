@@ -123,7 +123,7 @@ def test_decodable() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7)])
 def test_narrow_pictures(size: tuple[int, int]) -> None:
     """A JPEG with a side of a few pixels is decoded like any other."""
-    check_decodable(picture("JPEG", size))
+    check_decoded(picture("JPEG", size))
 
 
 def test_options() -> None:
