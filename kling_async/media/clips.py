@@ -130,7 +130,7 @@ _Times = tuple[int, int | None, int | None]
 
 
 def _read_packets(container: InputContainer, video: VideoStream) -> tuple[VideoFrame, list[_Times]]:
-    """Return the first frame, and the times of all packets; `ValueError` if there are none."""
+    """Return the first frame, and the times of all packets; `ValueError` unless there are any."""
     first: VideoFrame | None = None
     times: list[_Times] = []
     for packet in container.demux(video):
