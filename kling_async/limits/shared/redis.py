@@ -7,13 +7,9 @@ braces, so that they are in one slot of a cluster.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -25,6 +21,7 @@ from redis.exceptions import (
 )
 
 from kling_async._utils.backends import answer_timeout
+from kling_async._utils.redis_clients import create_client, disconnect
 from kling_async.errors import ConfigurationError, LimiterError
 from kling_async.limits.shared import _redis_scripts
 from kling_async.limits.shared._learned_cap import parse_learned_cap
@@ -49,7 +46,7 @@ _CALL_TIMEOUT = 1.5
 _PEEK_TIMEOUT = 10.0
 
 # Reservations and leases hardly ever need more than one connection each.
-_MAX_CONNECTIONS = 4
+_CONNECTIONS = 4
 
 # Seconds until a name that is not used is forgotten.
 _FORGET_AFTER = 30 * 24 * 3600
@@ -59,24 +56,13 @@ class RedisLimitsBackend:
     """A :class:`~kling_async.limits.shared.backend.LimitsBackend` in Redis or Valkey."""
 
     def __init__(self, url: str, name: str) -> None:
-        scheme, _, rest = url.partition("://")
-        tls = scheme in {"rediss", "valkeys"}
-        try:
-            # A pool that waits: the other kind raises when all connections are busy. Nothing is
-            # repeated by redis-py: a reservation made twice would be half lost. Its own timeout
-            # uses a function of asyncio that, in Python 3.11, sometimes loses a cancellation.
-            pool = BlockingConnectionPool.from_url(
-                f"{'rediss' if tls else 'redis'}://{rest}",
-                max_connections=_MAX_CONNECTIONS,
-                timeout=_PEEK_TIMEOUT,
-                socket_timeout=None,
-                socket_connect_timeout=_PEEK_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                decode_responses=True,
-            )
-        except ValueError:  # its message may show a password
-            raise ConfigurationError(f"invalid limiter URL, {scheme}://…") from None
-        self._redis = Redis(connection_pool=pool)
+        self._redis = create_client(
+            url,
+            "limiter",
+            connections=_CONNECTIONS,
+            timeout=_PEEK_TIMEOUT,
+            decode_responses=True,
+        )
         self._keys = [
             f"kling_async:{{{name}}}:{what}" for what in ("pace", "ends", "window", "leases")
         ]
@@ -118,13 +104,7 @@ class RedisLimitsBackend:
 
     async def close(self) -> None:
         """Close the connections."""
-        with suppress(RedisError, OSError):  # they are closed already
-            await self._redis.aclose()
-            await self._redis.connection_pool.disconnect()
-
-    async def _disconnect_idle(self) -> None:
-        with suppress(RedisError, OSError):
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+        await disconnect(self._redis)
 
     async def _call(
         self,
@@ -147,7 +127,7 @@ class RedisLimitsBackend:
                 ) from error
             # After a failover other connections, too, may lead to a server that does not write any
             # more (READONLY, MASTERDOWN): new ones lead to its successor.
-            await self._disconnect_idle()
+            await disconnect(self._redis, unused=True)
             raise LimiterError(f"{type(error).__name__}: {error}") from error
         result: dict[str, Any] = json.loads(answer)
         return result

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TypeAlias, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AskError, RedisError
 
+from kling_async._utils.redis_clients import create_client, disconnect
 from kling_async.errors import ConfigurationError
 from kling_async.webhooks.relay.backends import BACKLOG, READ_LIMIT, READ_WAIT, RelayBackendError
 
@@ -34,23 +31,8 @@ class RedisRelay:
     """A :class:`~kling_async.webhooks.relay.backends.RelayBackend` in Redis or Valkey."""
 
     def __init__(self, url: str, names: Sequence[str]) -> None:
-        scheme, _, rest = url.partition("://")
-        tls = scheme in {"rediss", "valkeys"}
-        try:
-            # One connection reads, one writes. Retries and timeouts are left to the relay: in
-            # Python 3.11, the timeouts of redis-py occasionally lose a cancellation.
-            pool = BlockingConnectionPool.from_url(
-                f"{'rediss' if tls else 'redis'}://{rest}",
-                max_connections=2,
-                timeout=_TIMEOUT,
-                socket_timeout=None,
-                socket_connect_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
-        except ValueError:  # its message may contain a password
-            raise ConfigurationError(f"invalid {scheme}:// URL of a relay's backend") from None
-        self._redis = Redis(connection_pool=pool)
+        # One connection reads, one writes.
+        self._redis = create_client(url, "relay", connections=2, timeout=_TIMEOUT, protocol=2)
         self._keys = [f"{_PREFIX}{name}" for name in names]
         self._last_ids: dict[str, str] = {}  # the last id read from each stream
         self._positioned = False
@@ -70,7 +52,7 @@ class RedisRelay:
             # After a failover this connection may still lead to the old server (READONLY), or to
             # one without its master (MASTERDOWN). A new connection may lead to the right one.
             self._reconnect = True
-            await self._disconnect()
+            await disconnect(self._redis, unused=True)
             raise _translate(error) from error
 
     async def read(self) -> list[str]:
@@ -78,7 +60,7 @@ class RedisRelay:
         try:
             if self._reconnect:
                 self._reconnect = False
-                await self._disconnect()
+                await disconnect(self._redis, unused=True)
             if not self._positioned:
                 await self._position()
             if self._idle:
@@ -102,13 +84,7 @@ class RedisRelay:
 
     async def close(self) -> None:
         """Close the connections."""
-        with suppress(RedisError, OSError):
-            await self._redis.connection_pool.disconnect()
-
-    async def _disconnect(self) -> None:
-        """Close the connections that are not in use."""
-        with suppress(RedisError, OSError):
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+        await disconnect(self._redis)
 
     async def _position(self) -> None:
         """Start at the last line read, or at the beginning of the backlog if that is earlier."""
