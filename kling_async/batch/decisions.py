@@ -48,8 +48,6 @@ class UnreadableItem:
 def plan_item(given: Input | Item) -> Planned:
     """Return what the journal stores of an item, or of an input, whose key is a checksum.
 
-    Its local images have been read.
-
     Raises:
         InputError: It is neither.
     """

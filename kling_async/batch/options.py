@@ -86,11 +86,12 @@ class BatchOptions:
         reasons: object = self.resubmit_reasons  # a text would be searched for a reason
         several = isinstance(reasons, Collection) and not isinstance(reasons, str)
         no_path = not isinstance(self.download_to, str | os.PathLike | None)
+        failed: object = self.resubmit_failed
+        no_count = type(failed) is not int or failed < 0
         no_dollars = self.min_balance is not None and not is_number(self.min_balance)
         kinds = get_args(ManifestKind)
         for name, wrong, rule in (
-            ("resubmit_failed", type(self.resubmit_failed) is not int, "at least 0"),
-            ("resubmit_failed", self.resubmit_failed < 0, "at least 0"),
+            ("resubmit_failed", no_count, "at least 0"),
             ("resubmit_unsure", not isinstance(self.resubmit_unsure, bool), "True or False"),
             ("resubmit_rejected", not isinstance(self.resubmit_rejected, bool), "True or False"),
             ("resubmit_reasons", not several, "several reasons"),

@@ -44,7 +44,6 @@ from kling_async.tasks.fan_out import Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
     from pathlib import Path
-    from typing import TypeAlias
 
     from kling_async.batch.destination import Destination
     from kling_async.batch.options import BatchOptions
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from kling_async.tasks.fan_out import WorkItem
     from kling_async.tasks.task import Task
 
-    BatchItem: TypeAlias = tuple[Entry | UnreadableItem, Input]
+    BatchItem = tuple[Entry | UnreadableItem, Input]
     """An item of a batch: its entry in the journal, and its input."""
 
 # An item in one of these states has ended when it is reported.

@@ -39,6 +39,7 @@ def test_keywords_are_the_fields() -> None:
         ("resubmit_failed", -1),
         ("resubmit_failed", 1.5),
         ("resubmit_failed", True),
+        ("resubmit_failed", "once"),
         ("min_balance", "5"),
         ("min_balance", float("nan")),
         ("timeout", 0),
