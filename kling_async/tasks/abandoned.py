@@ -8,6 +8,7 @@ awaits, which another cancellation may cut short.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -82,7 +83,7 @@ class AbandonedTasks:
             for receive in (self._emit, self._log) if claimed else ():
                 try:
                     receive(claimed)
-                except Exception:  # noqa: BLE001 - the clean-up that reports must be completed
+                except (Exception, CancelledError):  # noqa: BLE001 - the clean-up that reports must be completed
                     _log.exception("reporting failed: %s", describe(claimed))
         return new
 

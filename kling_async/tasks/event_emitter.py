@@ -229,5 +229,5 @@ class EventEmitter:
         for hook in self.hooks if hooks is None else hooks:
             try:
                 hook(event)  # type: ignore[arg-type]  # a detailed one if the event has details
-            except Exception:  # noqa: BLE001 - a hook is the user's code
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a hook is the user's code
                 _log.exception("a hook failed on %s", type(event).__name__)

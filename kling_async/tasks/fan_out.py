@@ -281,7 +281,9 @@ class FanOut(Generic[_T]):
                         await counters.changed.wait()
             self._outcomes.complete = True
             self._outcomes.changed.set()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # the event loop ends
+            raise
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
             if self._stopped and isinstance(error, Exception):
                 _log.exception("the iterable of the inputs failed while it was closed")
             self._fail(error)
@@ -298,7 +300,9 @@ class FanOut(Generic[_T]):
     async def _run(self, work_item: WorkItem[_T]) -> None:
         try:
             outcome = await self._work(work_item)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # the event loop ends
+            raise
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
             self._fail(error)
             return
         del self._running[work_item]

@@ -175,7 +175,7 @@ class Submitter:
             if events is not None and pending.response is None:
                 events.submit_withdrawn(request, sent)
             raise
-        except Exception as error:
+        except BaseException as error:
             self._settle(pending, error)
             raise
         finally:
@@ -334,15 +334,15 @@ class Submitter:
             if pending.observer is not None:
                 await _report(pending.observer, outcome)
                 pending.task = None
-        except asyncio.CancelledError:  # the loop itself is ending
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # the loop is ending
             self._interrupted(pending)
             response.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
-            if not response.done():
-                response.set_exception(error)
-            else:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            if response.done():
                 self._conclude(pending, error)
+            elif not isinstance(error, GeneratorExit):  # else the loop has ended
+                response.set_exception(error)
         else:
             if not response.done():
                 response.set_result(outcome)
@@ -445,7 +445,7 @@ class Submitter:
             if self._executor.events is not None:
                 self._executor.events.submit_failed(pending.request, pending.sent, error)
             may_run = error.may_have_charged
-        if pending.slot is None:
+        if pending.slot is None or isinstance(error, GeneratorExit):  # the loop has ended
             return
         if may_run:
             pending.slot.expire_in(self._scheduler.unsure_lifetime(kind_of(pending.sent)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -72,7 +73,7 @@ class UpdateCaller:
         expected = None if durations is None else durations.mean
         try:
             self._on_update(TaskUpdate(self._ref, state, elapsed, expected, snapshot))
-        except Exception:  # noqa: BLE001 - it is the user's code
+        except (Exception, CancelledError):  # noqa: BLE001 - it is the user's code
             _log.exception("on_update failed on %s of %s", state, self._ref)
 
 

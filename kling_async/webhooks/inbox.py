@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import CancelledError
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
@@ -267,7 +268,7 @@ class Inbox:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:  # noqa: BLE001 - a hook is the user's code
+            except (Exception, CancelledError):  # noqa: BLE001 - a hook is the user's code
                 _log.exception("a hook failed on a callback")
 
     def _record(self, outcome: str) -> int:

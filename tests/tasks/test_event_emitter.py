@@ -71,12 +71,16 @@ class FixedPermit:
         self.answers += 1
 
 
-def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises is logged with its traceback, and the others get the event."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+def test_a_hook_that_fails(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that raises is logged with its traceback, and the others get the event.
+
+    It may raise CancelledError, with the result of a future: that cancels no task.
+    """
     events: list[Event] = []
 
     def bad(_: Event) -> None:
-        raise ZeroDivisionError
+        raise error
 
     EventEmitter((bad, events.append), "", 1).paused(1.0)
     assert events == [Paused(1.0)]

@@ -458,6 +458,27 @@ async def test_an_error_in_the_iterable(
     await left_alone(emulator, events, leftovers, caplog)
 
 
+@pytest.mark.parametrize("where", ["iterable", "work"])
+async def test_an_error_that_is_not_an_exception(where: str, leftovers: Leftovers) -> None:
+    """What pytest.fail() raises, in the iterable or in the work, ends all like other errors."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(lambda _: answer(1)))
+
+    async def work(work_item: WorkItem[int]) -> Outcome | None:
+        if where == "work":
+            pytest.fail(f"item {work_item.index}")
+        await asyncio.sleep(1)
+        return None
+
+    def items() -> Iterator[int]:
+        yield 0
+        if where == "iterable":
+            pytest.fail("item 0")
+
+    with pytest.raises(pytest.fail.Exception, match="item 0"):
+        await anext(kling.run_many(work, items()))
+    assert not leftovers()
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_what_is_known_is_yielded_before_an_error(
     ordered: bool,  # noqa: FBT001

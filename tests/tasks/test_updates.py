@@ -72,13 +72,17 @@ async def test_updates_of_an_ended_task(emulate: Emulate, connect: Connect) -> N
     assert [update.state for update in updates] == [TaskState.SUCCESS]
 
 
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 async def test_errors_of_the_function(
-    emulate: Emulate, connect: Connect, caplog: pytest.LogCaptureFixture
+    error: type[BaseException],
+    emulate: Emulate,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What the function raises is logged, and ends nothing."""
 
     def fail(_: TaskUpdate) -> None:
-        raise ValueError
+        raise error
 
     kling = await connect(await emulate())
     with caplog.at_level(logging.ERROR, "kling_async"):
