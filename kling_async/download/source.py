@@ -59,7 +59,8 @@ _YOUNG = timedelta(minutes=10)
 
 _OK = 200
 _PARTIAL_CONTENT = 206
-_RANGE_NOT_SATISFIABLE = 416
+# The part belongs to another entity; 412 should not answer If-Range, but some servers send it.
+_RANGE_REFUSED = (412, 416)
 _GONE = 410  # the file was there
 # A URL that has expired or never existed. Object stores answer 403 for an expired signature.
 _DEAD = (403, 404, _GONE)
@@ -157,7 +158,7 @@ class Source:
         url, hosts = parse_url(self._url), self._job.hosts
         async with self._job.session.get(url, headers, hosts, timeout) as response:
             extend(timeout, PROGRESS_TIMEOUT)
-            if resuming and response.status in (_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE):
+            if resuming and response.status in (_PARTIAL_CONTENT, *_RANGE_REFUSED):
                 if not _continues(response, part):
                     return False
             else:

@@ -157,6 +157,7 @@ async def test_a_file_that_has_changed(serve_app: ServeApp, tmp_path: Path) -> N
         (206, {"Content-Range": f"bytes {'9' * 5000}-1048575/1048576"}),
         (206, {"Content-Range": "bytes 600000-1048575/1048576", "ETag": None}),
         (206, {"Content-Range": None}),
+        (412, {"Content-Range": None}),
         (416, {"Content-Range": "bytes */1048576"}),
         (416, {"Content-Range": "bytes 600000-1048575/1048576"}),
     ],
