@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _S = TypeVar("_S")
-_F = TypeVar("_F", bound="Callable[..., object]")
 
 
 def _same_as(
@@ -40,16 +39,6 @@ def _same_as(
 ) -> Callable[[Callable[Concatenate[_S, ...], _R]], Callable[Concatenate[_S, _P], _R]]:
     """Give a method the parameters and the docstring of an asynchronous one."""
     return wraps(method)
-
-
-def _documented_by(method: Callable[..., object]) -> Callable[[_F], _F]:
-    """Give a method with fewer parameters the docstring of an asynchronous one."""
-
-    def document(function: _F) -> _F:
-        function.__doc__ = method.__doc__
-        return function
-
-    return document
 
 
 class Task:
@@ -145,9 +134,9 @@ class KlingClient:
     def archive(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         return self.run(self.client.archive(*args, **kwargs))
 
-    @_documented_by(_async.KlingClient.submit)
-    def submit(self, input: Input, *, callback_url: str | None = None) -> Task:
-        return Task(self, self.run(self.client.submit(input, callback_url=callback_url)))
+    @_same_as(_async.KlingClient.submit)
+    def submit(self, *args: Any, **kwargs: Any) -> Task:
+        return Task(self, self.run(self.client.submit(*args, **kwargs)))
 
     @_same_as(_async.KlingClient.attach)
     def attach(self, *args: Any, **kwargs: Any) -> Task:
@@ -160,7 +149,6 @@ class KlingClient:
         """Wait for the result of a task: ``attach(ref).wait(timeout)``."""
         return self.attach(ref).wait(timeout)
 
-    @_documented_by(_async.KlingClient.generate_many)
     def generate_many(
         self,
         inputs: Iterable[Input],
@@ -172,6 +160,8 @@ class KlingClient:
         check_inputs(inputs)
         read, many = iterate_in_thread(inputs), self.client.generate_many
         return self._iterate(many(read, in_flight=in_flight, ordered=ordered, timeout=timeout))
+
+    generate_many.__doc__ = _async.KlingClient.generate_many.__doc__
 
     def _iterate(self, outcomes: AsyncGenerator[Outcome]) -> Generator[Outcome]:
         async def next_outcome() -> Outcome | None:
