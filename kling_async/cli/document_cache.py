@@ -15,14 +15,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final, NoReturn
 
 import aiohttp
 from aiohttp import hdrs
 from attrs import evolve, frozen
+from cattrs.preconf.json import make_converter
 
 from kling_async._network.proxies import through_environment_proxy
+from kling_async._utils.replacing import replacing
 from kling_async._utils.version import __version__
 
 LARGEST: Final = 2_000_000  # bytes of a document
@@ -33,6 +34,8 @@ _LONGEST_ETAG: Final = 200
 _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 
+_converter = make_converter(detailed_validation=False)
+
 
 @frozen
 class Document:
@@ -41,6 +44,7 @@ class Document:
     ``reason`` is empty if the document is current.
     """
 
+    url: str
     text: str
     etag: str
     checked_at: datetime
@@ -79,7 +83,8 @@ async def fetch_document(url: str, folder: Path | None) -> Document:
     Raises:
         UnavailableError: It can neither be fetched nor be found in the cache.
     """
-    kept = await asyncio.to_thread(_read_kept, url, folder)
+    path = None if folder is None else folder / f"{sha256(url.encode()).hexdigest()[:32]}.json"
+    kept = None if path is None else await asyncio.to_thread(_read_kept, url, path)
     try:
         async with asyncio.timeout(WITHIN):
             document = await _request(url, kept)
@@ -88,7 +93,8 @@ async def fetch_document(url: str, folder: Path | None) -> Document:
         if kept is None:
             raise UnavailableError(reason) from None
         return evolve(kept, reason=reason)
-    await asyncio.to_thread(_keep, url, folder, document)
+    if path is not None:
+        await asyncio.to_thread(_keep, path, document)
     return document
 
 
@@ -121,7 +127,7 @@ async def _request(url: str, kept: Document | None) -> Document:
         etag = response.headers.get(hdrs.ETAG, "")
     text = content.decode()
     _parse_json_text(text)  # an error page is not kept
-    return Document(text, etag if len(etag) <= _LONGEST_ETAG else "", datetime.now(UTC))
+    return Document(url, text, etag if len(etag) <= _LONGEST_ETAG else "", datetime.now(UTC))
 
 
 def _parse_json_text(text: str) -> object:
@@ -132,17 +138,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _path(url: str, folder: Path) -> Path:
-    return folder / f"{sha256(url.encode()).hexdigest()[:32]}.json"
-
-
-def _read_kept(url: str, folder: Path | None) -> Document | None:
+def _read_kept(url: str, path: Path) -> Document | None:
     """Return the document that was kept; None if it is damaged, or if others could write it."""
-    if folder is None:
-        return None
-    path = _path(url, folder)
     try:
-        for place in (folder, path):
+        for place in (path.parent, path):
             status = place.lstat()
             # Windows has neither: a profile's folders are the user's own there.
             shared = hasattr(os, "getuid") and (
@@ -154,35 +153,19 @@ def _read_kept(url: str, folder: Path | None) -> Document | None:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             return None
-        kept = json.loads(content)
-        document = Document(
-            str(kept["text"]), str(kept["etag"]), datetime.fromisoformat(kept["checked_at"])
-        )
+        document = _converter.loads(content, Document)
         _parse_json_text(document.text)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    valid = kept["url"] == url and document.checked_at.utcoffset() is not None
+    valid = document.url == url and document.checked_at.utcoffset() is not None
     return document if valid and document.etag.isprintable() else None
 
 
-def _keep(url: str, folder: Path | None, document: Document) -> None:
+def _keep(path: Path, document: Document) -> None:
     """Keep a document if the folder can be written; a reader finds the old or the new one."""
-    if folder is None:
-        return
-    kept = {
-        "url": url,
-        "text": document.text,
-        "etag": document.etag,
-        "checked_at": document.checked_at.isoformat(),
-    }
     with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only the user can write such a file, whatever the umask is: see _read_kept.
-        with NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            try:
-                json.dump(kept, file)
-                file.close()
-                Path(file.name).replace(_path(url, folder))
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with replacing(path) as file:
+            if hasattr(os, "fchmod"):  # pragma: no branch - not on Windows before Python 3.13
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask is: see _read_kept
+            file.write(_converter.dumps(document).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from kling_async.journal.base import ItemState
@@ -29,10 +28,3 @@ def format_states(counts: Mapping[ItemState, int]) -> str:
 def format_counts(counts: Mapping[str, int]) -> str:
     """Return the counts that are not zero, or ``nothing``."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
-
-
-def format_os_error(error: OSError) -> str:
-    """Return the reason of an operating system error, without its number and its path."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)  # asyncio adds the address to the text of its errors
-    return error.strerror or str(error)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
+from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import format_count
 from kling_async.batch.decisions import Item, Step, content_key, next_step
-from kling_async.cli.format import format_os_error
 from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, has_default_mode, row_input
 from kling_async.cli.text_file import temporary_file
 from kling_async.errors import ConfigurationError, InputError

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aiohttp import web
 from attrs import evolve
 
+from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import format_size, printable
 from kling_async.cli import exit_codes
 from kling_async.cli.callback_log import (
@@ -24,7 +25,6 @@ from kling_async.cli.callback_log import (
     entry_fields,
     read_callback,
 )
-from kling_async.cli.format import format_os_error
 from kling_async.cli.output import write_line
 from kling_async.cli.process import failure_of
 from kling_async.errors import ConfigurationError, ContractError

@@ -15,7 +15,7 @@ import sys
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,26 +23,18 @@ if TYPE_CHECKING:
 _CLOSED = "it is closed"
 
 
-class GuardedStream(io.TextIOBase):
-    """A text stream that does not raise: ``failure`` is why it cannot be written."""
+class GuardedStream:
+    """A text stream that can always be written to: ``failure`` is why the text is dropped.
+
+    Its other methods and attributes are those of the inner stream.
+    """
 
     def __init__(self, inner: TextIO | None) -> None:
         self._inner = io.StringIO() if inner is None else inner
         self.failure: str | None = None if inner is not None else _CLOSED
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
-        """The encoding of the inner stream."""
-        return getattr(self._inner, "encoding", None) or "utf-8"
-
-    def reconfigure(self, *, encoding: str) -> None:
-        """Change the encoding, if the inner stream has one."""
-        if self.failure is None and isinstance(self._inner, io.TextIOWrapper):
-            self._inner.reconfigure(encoding=encoding)
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of any type
+        return getattr(self._inner, name)
 
     def isatty(self) -> bool:
         """Return whether this is a terminal that can be written to."""
@@ -50,13 +42,10 @@ class GuardedStream(io.TextIOBase):
             return self.failure is None and self._inner.isatty()
         return False
 
-    def fileno(self) -> int:
-        """Return the descriptor; `OSError` without one."""
-        return self._inner.fileno()
-
     def write(self, text: str) -> int:
         """Write a text; characters that the encoding cannot represent are escaped."""
-        escaped = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        encoding = self._inner.encoding or "utf-8"
+        escaped = text.encode(encoding, "backslashreplace").decode(encoding)
         self._unless_failed(lambda: self._inner.write(escaped))
         return len(text)
 

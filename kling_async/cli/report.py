@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import sys
@@ -16,11 +15,12 @@ from attrs import evolve
 
 from kling_async._display.contact_sheet import Card, Fact, Video, render_page
 from kling_async._display.result_cards import input_pictures
+from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
-from kling_async.cli.format import STATE_NAMES, format_os_error
+from kling_async.cli.format import STATE_NAMES
 from kling_async.cli.output import Output
-from kling_async.cli.process import GuardedStream, failure_of
+from kling_async.cli.process import failure_of
 from kling_async.cli.row_files import write_csv_row
 from kling_async.cli.row_values import COLUMNS
 from kling_async.errors import ConfigurationError
@@ -195,8 +195,8 @@ def _video(link: str, file: SavedFile) -> Video:
 @contextmanager
 def _open_output(place: Path | None, *, is_csv: bool = False) -> Iterator[TextIO]:
     if place is None:
-        if is_csv and isinstance(sys.stdout, io.TextIOWrapper | GuardedStream):
-            sys.stdout.reconfigure(encoding="utf-8")
+        if is_csv and (reconfigure := getattr(sys.stdout, "reconfigure", None)):
+            reconfigure(encoding="utf-8")
         yield sys.stdout
         return
     try:

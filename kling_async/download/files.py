@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import format_size
 from kling_async.errors import ConfigurationError
 
@@ -168,7 +169,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         with TemporaryFile(dir=path, prefix=".kling-"):
             pass
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
+        reason = format_os_error(error)
         raise ConfigurationError(f"cannot save files to {path}: {reason}") from None
 
 

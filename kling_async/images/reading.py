@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve
 
+from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.shielding import run_in_thread
 from kling_async.errors import InputError, Problem
 from kling_async.images.check import (
@@ -118,9 +119,8 @@ def read_content(field: str, image: LocalImage, limit: int = MAX_READ) -> bytes:
         try:
             head, size, content = _read_file(source, limit)
         except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            reason = getattr(error, "strerror", None) or str(error)
             rule = "must be a file that can be read"
-            raise image_error(field, image, rule, reason) from None
+            raise image_error(field, image, rule, format_os_error(error)) from None
     if size > limit:
         raise fault_error(field, image, too_large(ImageFacts(find_type(head), size)))
     return content

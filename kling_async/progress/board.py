@@ -7,12 +7,12 @@ tasks there have been.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from kling_async._utils.clock import find_clock
 from kling_async._utils.text import format_duration, printable
 
 if TYPE_CHECKING:
@@ -188,15 +188,3 @@ class Board:
             left = self.seconds * (self.total - self.ended) / self.ended
             parts.append(f"about {format_duration(max(0.0, left))} left")
         return ", ".join(parts)
-
-
-def find_clock() -> Callable[[], float]:
-    """Return the clock of the running loop, if it has one of asyncio's, else Python's.
-
-    Displays read it from other threads, where the clock of uvloop stops while the loop waits.
-    """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return time.monotonic
-    return loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import define
 
+from kling_async._utils.clock import find_clock
 from kling_async._utils.text import printable
 from kling_async.errors import ConfigurationError
 from kling_async.events import (
@@ -23,7 +24,7 @@ from kling_async.events import (
     TasksAbandoned,
 )
 from kling_async.policy.durations import Durations, Kind, vendor_estimate
-from kling_async.progress.board import LEFT, ProgressLine, find_clock
+from kling_async.progress.board import LEFT, ProgressLine
 from kling_async.progress.opening import open_display
 from kling_async.results import Snapshot, TaskRef, TaskState
 from kling_async.tasks.task_registry import kind_of

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Self
 
+from kling_async._utils.clock import find_clock
 from kling_async._utils.text import format_duration, printable
 from kling_async.events import Event, Paused, Retrying
-from kling_async.progress.board import Board, find_clock
+from kling_async.progress.board import Board
 
 if TYPE_CHECKING:
     from kling_async.progress.board import ProgressLine

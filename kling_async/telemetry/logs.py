@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define, field
 
+from kling_async._utils.clock import find_clock
 from kling_async._utils.text import printable
 from kling_async.errors import ConfigurationError
 from kling_async.events import (
@@ -33,7 +34,6 @@ from kling_async.events import (
     TaskEnded,
 )
 from kling_async.results import Snapshot
-from kling_async.telemetry.clock import read_clock
 from kling_async.telemetry.log_lines import describe_event
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ class EventLog:
             case RequestAnswered(kind="submit", submit_id=submit):
                 return {"slot_wait": self._slot_waits.get(submit, 0.0)}
             case Submitted(ref=ref) | TaskAttached(ref=ref):
-                _remember(self._began, ref, read_clock())
+                _remember(self._began, ref, find_clock()())
             case TaskEnded(snapshot=Snapshot(ref=ref)) if ref in self._began:
-                return {"seconds": read_clock() - self._began.pop(ref)}
+                return {"seconds": find_clock()() - self._began.pop(ref)}
             case TaskDropped(ref=ref):
                 self._began.pop(ref, None)
         if isinstance(event, Submitted | SubmitFailed | SubmitWithdrawn):

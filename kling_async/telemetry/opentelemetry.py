@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from kling_async import events
+from kling_async._utils.clock import find_clock
 from kling_async._utils.extras import missing_extra
 from kling_async._utils.version import __version__
 from kling_async.results import TaskState
 from kling_async.telemetry.attributes import describe_model
-from kling_async.telemetry.clock import read_clock
 from kling_async.telemetry.log_lines import describe_error
 
 try:
@@ -221,7 +221,7 @@ class OpenTelemetry:
         self, model: str, sent: Input | None, parent: SpanContext | None = None
     ) -> Generation:
         span = self._spans.start_generation(model, sent, parent)
-        now = read_clock()
+        now = find_clock()()
         return Generation(span, describe_model(model, sent), now)
 
     def _start_running(self, generation: Generation, ref: TaskRef) -> None:
@@ -260,7 +260,7 @@ class OpenTelemetry:
         else:
             end_with_error(generation.span, error, description)
             attributes = {**attributes, "error.type": error}
-        seconds = read_clock() - generation.began
+        seconds = find_clock()() - generation.began
         self._metrics.duration.record(seconds, attributes)
         if generation.running:
             self._metrics.running.add(-1)

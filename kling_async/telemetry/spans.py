@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,9 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
-    TraceFlags,
     Tracer,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from kling_async.telemetry.attributes import OPERATION, describe_model, describe_request, template
 from kling_async.telemetry.log_lines import describe_error
@@ -30,25 +29,24 @@ if TYPE_CHECKING:
     from kling_async.events import DownloadEnded, RequestAnswered
     from kling_async.inputs.base import Input
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_HEADER = "traceparent"
+_propagator = TraceContextTextMapPropagator()
 
 _SECOND = 1_000_000_000  # in nanoseconds
 
 
 def format_traceparent(context: SpanContext | None) -> str:
     """Return a context in the format of W3C; "" if it is not that of a trace."""
-    if context is None or not context.is_valid:
-        return ""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    carrier: dict[str, str] = {}
+    if context is not None:
+        _propagator.inject(carrier, below(context))
+    return carrier.get(_HEADER, "")
 
 
 def parse_traceparent(text: str) -> SpanContext | None:
     """Return the context of another process from the format of W3C; None if it is not valid."""
-    match = _TRACEPARENT.fullmatch(text)
-    if match is None:
-        return None
-    trace_id, span_id, flags = (int(part, 16) for part in match.groups()[:3])
-    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    found = _propagator.extract({_HEADER: text})
+    context = trace.get_current_span(found).get_span_context()
     return context if context.is_valid else None
 
 
@@ -102,10 +100,7 @@ class Spans:
             attributes["http.request.resend_count"] = event.attempt - 1
         name = f"{event.method} {template(event)}"
         span = self._start_ended(name, parent, event.seconds, SpanKind.CLIENT, attributes)
-        if event.error is None:
-            span.end()
-        else:
-            end_with_error(span, type(event.error).__name__, describe_error(event.error))
+        _end(span, event.error)
 
     def add_download(self, parent: SpanContext | None, event: DownloadEnded) -> None:
         """Add the span of a download, which has ended."""
@@ -115,10 +110,7 @@ class Spans:
             "kling.received_bytes": event.received_bytes,
         }
         span = self._start_ended("download", parent, event.seconds, SpanKind.CLIENT, attributes)
-        if event.error is None:
-            span.end()
-        else:
-            end_with_error(span, type(event.error).__name__, describe_error(event.error))
+        _end(span, event.error)
 
     def _start_ended(
         self,
@@ -130,3 +122,10 @@ class Spans:
     ) -> Span:
         start = time.time_ns() - int(seconds * _SECOND)
         return self._tracer.start_span(name, below(parent), kind, attributes, start_time=start)
+
+
+def _end(span: Span, error: BaseException | None) -> None:
+    if error is None:
+        span.end()
+    else:
+        end_with_error(span, type(error).__name__, describe_error(error))

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import errno
-import os
-import socket
-
-from kling_async.cli.format import STATE_NAMES, format_counts, format_os_error, format_states
+from kling_async.cli.format import STATE_NAMES, format_counts, format_states
 from kling_async.journal.base import ItemState
 
 
@@ -19,11 +15,3 @@ def test_states_that_occur() -> None:
 def test_every_state_has_a_name() -> None:
     """No state is missing."""
     assert set(STATE_NAMES) == set(ItemState)
-
-
-def test_reason_of_an_os_error() -> None:
-    """The reason is the system's, or the error's text where it has none."""
-    listening = OSError(errno.EADDRINUSE, "error while attempting to bind on address ('::1', 5)")
-    assert format_os_error(listening) == os.strerror(errno.EADDRINUSE)
-    assert format_os_error(socket.gaierror(-2, "unknown name")) == "unknown name"
-    assert format_os_error(OSError("odd")) == "odd"

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from kling_async import Snapshot, TaskRef, TaskState, TaskUpdate
-from kling_async.progress.board import LEFT, Board, ProgressLine, find_clock
+from kling_async.progress.board import LEFT, Board, ProgressLine
 
 REF = TaskRef("kling-2-1", "task_1")
 
@@ -161,13 +160,3 @@ def test_more_tasks_than_expected() -> None:
 def test_fraction_without_a_total() -> None:
     """Without a total, how much has ended is not known."""
     assert Shown().board.fraction is None
-
-
-async def test_clock_of_the_loop() -> None:
-    """On virtual time, the clock is the loop's."""
-    assert find_clock()() == asyncio.get_running_loop().time()
-
-
-def test_clock_without_a_loop() -> None:
-    """Without a loop, the clock is Python's."""
-    assert find_clock() is time.monotonic
