@@ -107,6 +107,15 @@ def add_videos(card: Card, videos: Sequence[Video]) -> Iterator[Card]:
         yield evolve(card, label=label, video=video, failure=failure)
 
 
+def count_facts(cards: Sequence[Card]) -> list[Fact]:
+    """Return how many cards have a video, and how many have failed, for the header of a page."""
+    videos = sum(card.video is not None for card in cards)
+    facts = [Fact(f"{videos:,}", "video" if videos == 1 else "videos")]
+    if failed := len(cards) - videos:
+        facts.append(Fact(f"{failed:,}", "failed", bad=True))
+    return facts
+
+
 def image_urls(fields: Mapping[str, object]) -> list[str]:
     """Return the URLs of the images of an input, as ``Input.to_dict()`` returns it."""
     shown = _sent_fields(fields)

@@ -82,7 +82,7 @@ def input_pictures(
         if match is None:
             pictures.append(Picture(text, None, load=load))
         else:
-            pictures.append(Picture(match[1], _relative_path(Path(match[1]), folder)))
+            pictures.append(Picture(match[1], relative_path(Path(match[1]), folder)))
     return pictures
 
 
@@ -123,13 +123,13 @@ def _videos(urls: Sequence[str], files: Sequence[Path], folder: Path | None) -> 
 
 
 def _video(url: str, file: Path | None, folder: Path) -> Video:
-    path = None if file is None else _relative_path(file, folder)
+    path = None if file is None else relative_path(file, folder)
     if file is None or path is None:
         return Video(url=url)
     return Video(path, file.stat().st_size, url)
 
 
-def _relative_path(file: Path, folder: Path | None) -> str | None:
+def relative_path(file: Path, folder: Path | None) -> str | None:
     """Return the path of a file for a page in the folder, if the file exists."""
     try:
         if file.is_file():

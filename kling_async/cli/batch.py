@@ -60,7 +60,8 @@ async def run_batch(args: Namespace) -> int:
         if args.enqueue:
             return await _enqueue(args, rows)
         assert journal is not None  # noqa: S101 - only a dry run can be without
-        await check_destination(args.download_to)
+        if isinstance(args.download_to, Path):  # an archive is checked once, by the run
+            await check_destination(args.download_to)
         return await BatchCommand(args, rows, journal).run()
 
 

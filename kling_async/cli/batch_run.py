@@ -96,16 +96,9 @@ class BatchCommand:
             self._output.print_status(f"resuming {self._journal_name}: {format_states(journaled)}")
         for remark in self._rows.remarks():
             self._output.print_status(remark)
-        error: KlingError | None = None
         try:
             before = await _read_balance(kling)
-            try:
-                await self._process_items(batch)
-            except JournalError as failed:
-                self._report_lost_journal(failed)
-                raise
-            except KlingError as failed:
-                error = failed
+            error = await self._process_items(batch)
             balances = {"balance_before": before, "balance_after": await _read_balance(kling)}
         except asyncio.CancelledError:
             await self._report_interrupted(kling, batch)
@@ -137,13 +130,23 @@ class BatchCommand:
             return exit_codes.RUNNING
         return exit_codes.DOWNLOAD if self._outcomes["not saved"] else exit_codes.OK
 
-    async def _process_items(self, batch: Batch) -> None:
-        async with (
-            show_stats(self._stats, self._args.file.name, silent=self._args.json),
-            aclosing(batch.run(self._rows.items())) as outcomes,
-        ):
-            async for outcome in outcomes:
-                self._handle(outcome)
+    async def _process_items(self, batch: Batch) -> KlingError | None:
+        """Print the outcomes of all items; return the error that has ended the batch early."""
+        try:
+            async with (
+                show_stats(self._stats, self._args.file.name, silent=self._args.json),
+                aclosing(batch.run(self._rows.items())) as outcomes,
+            ):
+                async for outcome in outcomes:
+                    self._handle(outcome)
+        except JournalError as error:
+            self._report_lost_journal(error)
+            raise
+        except KlingError as error:
+            if not batch.counts:  # nothing has begun: the archive cannot be used
+                raise
+            return error
+        return None
 
     def _handle(self, outcome: Outcome) -> None:
         """Print an outcome of this run, and keep its error for the summary."""

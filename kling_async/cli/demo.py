@@ -18,6 +18,7 @@ from kling_async._display.contact_sheet import (
     Fact,
     Picture,
     Video,
+    count_facts,
     image_urls,
     render_page,
 )
@@ -54,9 +55,8 @@ if TYPE_CHECKING:
     from kling_async.progress.text_display import TextDisplay
     from kling_async.results import TaskRef
 
-# In any text of a row, this is replaced by the emulator's origin; by another one for a check.
+# In any text of a row, this is replaced by the emulator's origin.
 _PLACEHOLDER = "{emulator}"
-_SOME_ORIGIN = "http://127.0.0.1"
 
 # The vendor's figures in seconds: the fastest video, the usual one by its length, the slowest.
 _FASTEST = 60.0
@@ -83,7 +83,6 @@ async def run_demo(args: Namespace) -> int:
         rows = list(read_jsonl(path, file))
     if not rows:
         raise InputError(f"{path}: there are no rows in it")
-    _parse_rows(rows, _SOME_ORIGIN, path.parent)
     emulator = Emulator(
         speed=args.speed,
         balance=1_000_000.0,  # must not run out
@@ -95,23 +94,24 @@ async def run_demo(args: Namespace) -> int:
     output = Output(json=args.json)
     has_chain = args.file is None and film.can_render()  # which needs the same packages
     progress = open_display(silent=args.json, total=len(rows) + has_chain)
-    if args.video == "auto" and not film.can_render():
-        progress.print(
-            "Every video will be the same small clip. For videos of your own images and prompts,"
-            f" and a chain of two: {install_command('emulator')}"
-        )
     clock = asyncio.get_running_loop().time
     started = clock()
     try:
-        with _staging_folder(args.to) as staging:
-            async with emulator, _client(emulator, progress, args.speed, len(rows)) as kling:
-                inputs = _parse_rows(rows, emulator.origin, path.parent)
-                urls = await _image_urls(inputs, emulator.image_store)
-                demo_run = _DemoRun(kling, progress, args, staging)
-                cards = await demo_run.generate_all(inputs, urls, has_chain=has_chain)
-            seconds = clock() - started
-            html = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
-            index = await asyncio.to_thread(_write_page, args.to, html, staging)
+        async with emulator:
+            inputs = _parse_rows(rows, emulator.origin, path.parent)
+            if args.video == "auto" and not film.can_render():
+                progress.print(
+                    "Every video will be the same small clip. For videos of your own images and"
+                    f" prompts, and a chain of two: {install_command('emulator')}"
+                )
+            with _staging_folder(args.to) as staging:
+                async with _client(emulator, progress, args.speed, len(rows)) as kling:
+                    urls = await _image_urls(inputs, emulator.image_store)
+                    demo_run = _DemoRun(kling, progress, args, staging)
+                    cards = await demo_run.generate_all(inputs, urls, has_chain=has_chain)
+                seconds = clock() - started
+                html = render_page(cards, _facts(cards, seconds, args.speed), _FOOTER)
+                index = await asyncio.to_thread(_write_page, args.to, html, staging)
     except asyncio.CancelledError:
         progress.print(f"{PROGRAM}: interrupted; the emulator is stopped, {args.to} is incomplete")
         if args.json:
@@ -275,11 +275,8 @@ def _card_fields(card: Card) -> dict[str, object]:
 
 
 def _facts(cards: list[Card], seconds: float, speed: float) -> list[Fact]:
-    done = sum(card.video is not None for card in cards)
-    failed = len(cards) - done
     return [
-        Fact(str(done), "video" if done == 1 else "videos"),
-        *([Fact(str(failed), "failed", bad=True)] if failed else []),
+        *count_facts(cards),
         Fact(f"{seconds:.1f} s", "in all"),
         Fact(f"{speed:g}", "× the service's speed", before="emulator at"),
     ]

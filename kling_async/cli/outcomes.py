@@ -1,4 +1,4 @@
-"""How the outcomes of items are named and printed, by ``batch`` and ``worker``."""
+"""How the outcomes of items are named and printed, by ``batch``, ``worker`` and ``rescue``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import fields
 
 from kling_async._utils.text import printable
 from kling_async.batch.options import BatchOptions
-from kling_async.cli.output import Output, write_line
+from kling_async.cli.output import PROGRAM, Output, write_line
 from kling_async.errors import TaskFailedError
 from kling_async.fleet.serialization import outcome_dict
 
@@ -46,3 +46,10 @@ def print_outcome(output: Output, outcome: Outcome) -> None:
         urls = outcome.result.result_urls if outcome.result else ()
         words = (str(outcome.key), *map(str, outcome.files or outcome.archived or urls))
         write_line(sys.stdout, "\t".join(printable(word) for word in words))
+
+
+def print_outcome_or_error(output: Output, outcome: Outcome) -> None:
+    """Write an outcome as `print_outcome` does, and an error for a reader to stderr."""
+    print_outcome(output, outcome)
+    if outcome.error is not None:
+        output.print_status(f"{PROGRAM}: {outcome.key}: {outcome.error}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from attrs import evolve
 
 from kling_async._display.contact_sheet import Card, Fact, Video, render_page
-from kling_async._display.result_cards import input_pictures
+from kling_async._display.result_cards import input_pictures, relative_path
 from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from kling_async.journal.base import Journal
-    from kling_async.results import SavedFile
 
 # The order of the table and the page, which show only the first items.
 _ORDER = (
@@ -177,19 +175,14 @@ def _cards_of(entry: Entry, videos: Path, folder: Path) -> Iterator[Card]:
     if not entry.files:
         yield evolve(card, failure=_describe(entry), ended=entry.state in _BAD)
     for number, file in enumerate(entry.files, 1):
-        path = videos / file.name
         label = entry.key if number == 1 else f"{entry.key} ({number})"
-        if path.is_file():
-            link = os.path.relpath(path, folder).replace(os.sep, "/")
-            yield evolve(card, label=label, video=_video(link, file))
-        else:
+        path = relative_path(videos / file.name, folder)
+        if path is None:
             missing = f"{file.name} is not in {videos}: see --videos"
             yield evolve(card, label=label, failure=missing)
-
-
-def _video(link: str, file: SavedFile) -> Video:
-    media = None if file.media is None else file.media.to_dict()
-    return Video(link, file.size_bytes, media=media)
+        else:
+            media = None if file.media is None else file.media.to_dict()
+            yield evolve(card, label=label, video=Video(path, file.size_bytes, media=media))
 
 
 @contextmanager

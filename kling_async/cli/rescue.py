@@ -10,7 +10,7 @@ from kling_async._utils.text import format_count
 from kling_async.batch.batch import Batch
 from kling_async.cli import exit_codes
 from kling_async.cli.commands import client_from
-from kling_async.cli.outcomes import batch_options_from, print_outcome
+from kling_async.cli.outcomes import batch_options_from, print_outcome_or_error
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.errors import ConfigurationError, JournalError, ResultExpiredError
 from kling_async.journal.opening import journal_exists, redact_location
@@ -51,9 +51,7 @@ class _Rescue:
         async with aclosing(batch.rescue()) as outcomes:
             async for outcome in outcomes:
                 self._counts[_name_of(outcome)] += 1
-                print_outcome(self._output, outcome)
-                if outcome.error is not None:
-                    self._output.print_status(f"{PROGRAM}: {outcome.key}: {outcome.error}")
+                print_outcome_or_error(self._output, outcome)
 
     def skip(self, error: JournalError) -> None:
         """Leave out a journal: damaged, or in use by a batch, which saves its own videos."""

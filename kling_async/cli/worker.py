@@ -10,7 +10,7 @@ from kling_async._utils.text import format_count, format_duration
 from kling_async.cli import exit_codes
 from kling_async.cli.commands import client_from
 from kling_async.cli.format import format_counts
-from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome
+from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome_or_error
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.process import call_on_signals
 from kling_async.errors import KlingError
@@ -42,9 +42,7 @@ async def run_worker(args: Namespace) -> int:
     def handle(outcome: Outcome) -> None:
         counts[outcome_name(outcome)] += 1
         counts["by other workers"] += outcome.done_by_other
-        print_outcome(output, outcome)
-        if outcome.error is not None:
-            output.print_status(f"{PROGRAM}: {outcome.key}: {outcome.error}")
+        print_outcome_or_error(output, outcome)
 
     def stop() -> None:
         output.print_status(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kling_async._display.contact_sheet import Card, Fact, render_page, render_part
+from kling_async._display.contact_sheet import Card, count_facts, render_page, render_part
 from kling_async._display.result_cards import outcome_cards, result_cards
 from kling_async.download.names import file_name
 from kling_async.errors import InputError
@@ -67,11 +67,8 @@ class ContactSheet:
         """
         page = Path(path)
         cards = [card for item in self._items for card in self._cards(item, page.parent)]
-        videos = sum(card.video is not None for card in cards)
-        facts = [Fact(f"{videos:,}", "video" if videos == 1 else "videos")]
-        if failed := len(cards) - videos:
-            facts.append(Fact(f"{failed:,}", "failed", bad=True))
-        page.write_text(render_page(cards, facts, ""), encoding="utf-8", errors="replace")
+        html = render_page(cards, count_facts(cards), "")
+        page.write_text(html, encoding="utf-8", errors="replace")
         return page
 
     def _cards(self, item: Outcome | Result, page_folder: Path) -> Iterator[Card]:

@@ -8,6 +8,7 @@ from kling_async._display.contact_sheet import (
     Fact,
     Picture,
     Video,
+    count_facts,
     image_urls,
     render_page,
     render_part,
@@ -213,3 +214,11 @@ def test_urls_of_images() -> None:
     assert image_urls({"model": "x", "fields": {"image_urls": ["a", "b", ""]}}) == ["a", "b"]
     assert image_urls({"model": "x", "fields": {"image_urls": "a"}}) == []
     assert image_urls(TEXT) == []
+
+
+def test_numbers_of_cards() -> None:
+    """The header has the number of videos, and of failures if there are any."""
+    made = Card("1", video=Video("a.mp4"))
+    assert count_facts([made]) == [Fact("1", "video")]
+    failed = Fact("1,000", "failed", bad=True)
+    assert count_facts([Card("1")] * 1000) == [Fact("0", "videos"), failed]

@@ -11,12 +11,16 @@ import pytest
 from kling_async.journal.base import ItemState
 from kling_async.testing.emulator import PRICES
 from tests.cli.batches import counts_of, keys_in, keys_of, summary_of, write_rows
+from tests.engines.object_stores import forward, s3_server, s3_url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from aiohttp import web
+
     from tests.cli.conftest import Command, Serve
+    from tests.conftest import ServeApp
 
 
 async def test_failed_rows(serve: Serve, command: Command, tmp_path: Path) -> None:
@@ -342,3 +346,33 @@ async def test_rejected_rows_are_submitted_again_on_request(
     for options, code, paid in (((), 1, 0), ((), 1, 0), (("--resubmit-rejected",), 0, 1)):
         ended = await command("batch", rows, *options)
         assert (ended.code, len(emulator.ledger)) == (code, paid)
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+async def test_archive_is_probed_once(
+    serve: Serve,
+    command: Command,
+    tmp_path: Path,
+    s3_server: str,  # noqa: F811 - the fixture
+    s3_url: str,  # noqa: F811 - the fixture
+    serve_app: ServeApp,
+) -> None:
+    """An archive is probed once; with one that cannot be used, nothing is sent, in one line."""
+    emulator = await serve(duration=(0.1, 0.1))
+    probes: list[str] = []
+
+    async def count_probes(request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT" and "/.uploads/" in request.path:
+            probes.append(request.path)
+        return await forward(request, s3_server)
+
+    place = s3_url.replace(s3_server, await serve_app(count_probes))
+    argv = ("batch", write_rows(tmp_path, 1), "--first-poll", "0.1", "--download-to")
+    denied = await command(*argv, place.replace("//bucket", "//other"))
+    assert (denied.code, denied.out, len(emulator.ledger)) == (1, "", 0)
+    assert denied.err.count("kling-async: ") == 1
+    assert "Journal:" not in denied.err
+    probes.clear()
+    assert (await command(*argv, place)).code == 0
+    assert (len(probes), len(emulator.ledger)) == (1, 1)

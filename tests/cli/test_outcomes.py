@@ -17,7 +17,12 @@ from kling_async import (
     TaskTimeoutError,
 )
 from kling_async.batch.options import BatchOptions
-from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome
+from kling_async.cli.outcomes import (
+    batch_options_from,
+    outcome_name,
+    print_outcome,
+    print_outcome_or_error,
+)
 from kling_async.cli.output import Output
 
 FOX = MasterTextToVideo("a fox")
@@ -51,6 +56,15 @@ def test_outcomes_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
     print_outcome(output, Outcome(0, FOX, REF, RESULT, files=(Path("b.mp4"),), key="b"))
     print_outcome(output, Outcome(0, FOX, error=LOST, key="c"))
     assert capsys.readouterr() == ("a\\x1b\thttps://example.com/a.mp4\nb\tb.mp4\n", "")
+
+
+def test_errors_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is on stderr with its key; with JSON, it is in the object of its outcome."""
+    failed = Outcome(0, FOX, error=LOST, key="a")
+    print_outcome_or_error(Output(json=False), failed)
+    assert capsys.readouterr() == ("", "kling-async: a: no\n")
+    print_outcome_or_error(Output(json=True), failed)
+    assert capsys.readouterr().err == ""
 
 
 def test_options_of_a_batch() -> None:
