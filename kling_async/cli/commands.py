@@ -16,12 +16,13 @@ from kling_async.client import KlingClient
 from kling_async.errors import ConfigurationError, KlingError, TaskTimeoutError
 from kling_async.events import Event, Hook, SubmitFailed
 from kling_async.limits.base import Limits
-from kling_async.policy.durations import Kind, vendor_estimate
+from kling_async.policy.durations import vendor_estimate
 from kling_async.policy.polling import Polling
 from kling_async.progress.board import ProgressLine
 from kling_async.progress.opening import open_display
 from kling_async.protocol import responses
 from kling_async.results import Result, Snapshot, TaskRef, TaskState
+from kling_async.tasks.task_registry import kind_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -79,8 +80,7 @@ async def run_generate(args: Namespace) -> int:
     sent = await _read_input(args)
     await check_destination(args.download_to)
     progress = open_display(silent=args.json)
-    length = getattr(sent, "duration", None)
-    durations = vendor_estimate(Kind(sent.model, duration=length))
+    durations = vendor_estimate(kind_of(sent))
     usual = durations.mean if durations else None
     pending: dict[TaskRef, None] = {}
     async with open_client(args, progress, pending) as kling:

@@ -22,6 +22,7 @@ from kling_async.errors import ConfigurationError, InputError
 from kling_async.journal.base import ItemState
 from kling_async.journal.opening import journal_at
 from kling_async.policy.durations import Kind, vendor_estimate
+from kling_async.tasks.task_registry import kind_of
 
 if TYPE_CHECKING:
     from kling_async.batch.options import BatchOptions
@@ -168,7 +169,7 @@ class InputFile:
         if journaled is not None and step is Step.REPORT:
             self.states[journaled.state] += 1
         elif step is not Step.SAVE:
-            seconds = _usual_duration(item.input.model, getattr(item.input, "duration", None))
+            seconds = _usual_duration(kind_of(item.input))
             self._work += seconds
             self._longest = max(self._longest, seconds)
         pickle.dump(item, self._items)
@@ -200,6 +201,6 @@ def _check_row(
 
 
 @cache
-def _usual_duration(model: str, duration: int | None) -> float:
-    durations = vendor_estimate(Kind(model, duration=duration))
+def _usual_duration(kind: Kind) -> float:
+    durations = vendor_estimate(kind)
     return durations.mean if durations else _USUAL

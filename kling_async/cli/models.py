@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from kling_async._utils.text import format_value
 from kling_async._utils.urls import redact_url
 from kling_async.cli import exit_codes
-from kling_async.cli.document_cache import UnavailableError
+from kling_async.cli.document_cache import UnavailableError, cache_folder, fetch_document
 from kling_async.cli.output import Output
-from kling_async.cli.vendor_models import VendorModel, fetch_models, fetch_schema, index_url
+from kling_async.cli.vendor_models import VendorModel, index_url, parse_index
 from kling_async.errors import InputError, Problem
 from kling_async.inputs.json_schema import model_schema
 from kling_async.inputs.registry import DEFAULT_MODES, classes_of
@@ -18,13 +18,13 @@ from kling_async.inputs.registry import DEFAULT_MODES, classes_of
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from kling_async.cli.document_cache import Document
-
 
 async def run_models(args: Namespace) -> int:
     """Print the models, or the schema of one."""
     output = Output(json=args.json)
-    models, remark = await _vendor_models()
+    url = index_url()
+    listed, remark = await _fetch(url, "list of models")
+    models = {model.name: model for model in parse_index(listed, url)}
     if args.model is None:
         _print_list(output, models)
     if remark:
@@ -34,23 +34,19 @@ async def run_models(args: Namespace) -> int:
     return exit_codes.OK
 
 
-async def _vendor_models() -> tuple[dict[str, VendorModel], str]:
-    """Return the vendor's models, and a remark about where they come from."""
-    if not (url := index_url()):
-        return {}, ""
-    try:
-        models, document = await fetch_models(url)
-    except UnavailableError as error:
-        return {}, f"without the vendor's list of models, {redact_url(url)}: {error}"
-    return models, _format_origin(url, document)
-
-
-def _format_origin(url: str, document: Document) -> str:
+async def _fetch(url: str, name: str) -> tuple[object, str]:
+    """Return a document of the vendor's, or None, and a remark about where it comes from."""
+    if not url:
+        return None, ""
     place = redact_url(url)
+    try:
+        document = await fetch_document(url, cache_folder())
+    except UnavailableError as error:
+        return None, f"without the vendor's {name}, {place}: {error}"
     when = f"{document.checked_at:%Y-%m-%d %H:%M} UTC"
     if document.reason:
-        return f"{place}: as of {when}; it is not available now: {document.reason}"
-    return f"{place}: {when}"
+        when = f"as of {when}; it is not available now: {document.reason}"
+    return document.value, f"{place}: {when}"
 
 
 def _print_list(output: Output, models: dict[str, VendorModel]) -> None:
@@ -73,17 +69,9 @@ def _print_list(output: Output, models: dict[str, VendorModel]) -> None:
 async def _print_schema(output: Output, models: dict[str, VendorModel], name: str) -> None:
     """Print the vendor's schema of a model, or the one of its classes."""
     model = models.get(name, VendorModel(name))
-    schema: object = None
-    if model.schema_url:
-        try:
-            document = await fetch_schema(model)
-        except UnavailableError as error:
-            output.print_status(
-                f"without the vendor's schema, {redact_url(model.schema_url)}: {error}"
-            )
-        else:
-            schema = document.value
-            output.print_status(_format_origin(model.schema_url, document))
+    schema, remark = await _fetch(model.schema_url, "schema")
+    if remark:
+        output.print_status(remark)
     source = model.schema_url if schema is not None else None
     if schema is None and name in DEFAULT_MODES:
         schema = model_schema(name)

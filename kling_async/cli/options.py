@@ -75,19 +75,17 @@ _SPENDING: Options = {
     "--resubmit-failed COUNT=0": "resubmit up to COUNT times what failed for a temporary reason"
     " (timeout, unavailable); each attempt is charged",
 }
-_SAVED: Options = {  # also of rescue
+# Of batch, worker and rescue.
+_VIDEOS: Options = {
+    "--download-to DIR|URL": "save the videos there: a folder, or s3://, gs:// or az:// with the"
+    " extra storage",
+    "--downloads N=4": "concurrent downloads",
     "--manifest {none,basic,media}=basic": "basic: write a JSON file beside each video that says"
     " what it was made from; media: also whether it is black, still, cut, silent or too short,"
     " which requires the extra media",
 }
 _PROCESSING: Mapping[str, Options] = {
-    "videos": {
-        "--download-to DIR|URL": "save the videos there as tasks finish: a folder, or s3://,"
-        " gs:// or az:// with the extra storage",
-        "--downloads N=4": "concurrent downloads",
-        **_SAVED,
-        **_IMAGES,
-    },
+    "videos": _VIDEOS | _IMAGES,
     "waiting": _WAITING,
     "limits": {
         "--requests-per-minute N=10000": "limit of the account",
@@ -230,11 +228,7 @@ COMMANDS: Mapping[str, Command] = {
         "save the videos that batches have generated and not saved, before their URLs expire",
         {
             "batches": {"journals JOURNAL...": "a journal's path, or its postgresql:// URL"},
-            "videos": {
-                "--download-to DIR|URL": "save the videos there: a folder, or s3://, gs:// or az://",
-                "--downloads N=4": "concurrent downloads",
-                **_SAVED,
-            },
+            "videos": _VIDEOS,
             **_SERVICE,
         },
         "rescue clips.jsonl.journal.sqlite --download-to videos",

@@ -15,7 +15,6 @@ from urllib.parse import urljoin
 from attrs import frozen
 
 from kling_async._utils.urls import is_unencrypted, split_web_url
-from kling_async.cli.document_cache import Document, cache_folder, fetch_document
 from kling_async.errors import ConfigurationError
 from kling_async.results import MODEL_NAME
 
@@ -48,25 +47,6 @@ def index_url() -> str:
             f"{VARIABLE} must be an absolute https URL (plain http on loopback only): {url!r:.80}"
         )
     return url
-
-
-async def fetch_models(url: str) -> tuple[dict[str, VendorModel], Document]:
-    """Return the models of the list by name, and the document that lists them.
-
-    Raises:
-        UnavailableError: The list can neither be fetched nor be found in the cache.
-    """
-    document = await fetch_document(url, cache_folder())
-    return {model.name: model for model in parse_index(document.value, url)}, document
-
-
-async def fetch_schema(model: VendorModel) -> Document:
-    """Return the JSON schema of a model that has one.
-
-    Raises:
-        UnavailableError: It can neither be fetched nor be found in the cache.
-    """
-    return await fetch_document(model.schema_url, cache_folder())
 
 
 def parse_index(value: object, url: str) -> list[VendorModel]:
