@@ -106,11 +106,10 @@ class BatchCommand:
         counts = Counter(batch.counts)
         counts[ItemState.PLANNED] += max(0, self._rows.rows - counts.total())
         attempts = (await batch.summary()).attempts
-        if self._args.json:
-            shown = {state.value: count for state, count in counts.items() if count}
-            seconds = round(self._stats.elapsed, 1)
-            fields = {"counts": shown, "attempts": attempts, **balances, "seconds": seconds}
-            self._output.print_result([], fields)
+        shown = {state.value: count for state, count in counts.items() if count}
+        seconds = round(self._stats.elapsed, 1)
+        fields = {"counts": shown, "attempts": attempts, **balances, "seconds": seconds}
+        self._output.print_result([], fields)
         for line in self._summary(counts, attempts, *balances.values()):
             self._output.print_status(line)
         code = exit_codes.OK

@@ -120,9 +120,8 @@ async def run_demo(args: Namespace) -> int:
     done = sum(card.video is not None for card in cards)
     total, duration = format_count(len(cards), "video"), format_duration(seconds)
     progress.print(f"{done:,} of {total} in {duration}. Open in a browser:")
-    if args.json:
-        for card in cards:
-            output.print_result([], _card_fields(card))
+    for card in cards:
+        output.print_result([], _card_fields(card))
     page = {"page": str(index), "videos": done, "failed": len(cards) - done}
     output.print_result([str(index)], {**page, "seconds": round(seconds, 1)})
     return exit_codes.OK if done == len(cards) else exit_codes.FAILED

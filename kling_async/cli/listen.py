@@ -25,7 +25,7 @@ from kling_async.cli.callback_log import (
     entry_fields,
     read_callback,
 )
-from kling_async.cli.output import write_line
+from kling_async.cli.output import Output, write_line
 from kling_async.cli.process import failure_of
 from kling_async.errors import ConfigurationError, ContractError
 from kling_async.progress.opening import allows_escapes
@@ -59,10 +59,9 @@ async def run_listen(args: Namespace) -> int:
             ) from None
         host = f"[{args.host}]" if ":" in args.host else args.host
         origin = f"http://{host}:{runner.addresses[0][1]}"
-        if args.json:
-            write_line(sys.stdout, json.dumps({"listening": origin}))
-        else:
-            write_line(sys.stderr, f"Listening on {origin} until Ctrl-C.")
+        output = Output(json=args.json)
+        output.print_result([], {"listening": origin})
+        output.print_status(f"Listening on {origin} until Ctrl-C.")
         left: int | None = args.count
         while left != 0 and failure_of(sys.stdout) is None:
             entry = await server.entries.get()

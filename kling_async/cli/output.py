@@ -42,7 +42,7 @@ class Output:
     def print_result(
         self, lines: Iterable[str], fields: Mapping[str, object], *, new: TaskRef | None = None
     ) -> None:
-        """Write a result to stdout: lines for a reader, or fields as JSON.
+        """Write a result to stdout: lines for a reader, if there are any, or fields as JSON.
 
         If stdout cannot be written, the reference of a new task is written to stderr.
         """

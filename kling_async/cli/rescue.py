@@ -65,8 +65,7 @@ class _Rescue:
             f"{PROGRAM}: {format_count(counts['saved'], 'video')} saved,"
             f" {counts['not_saved']:,} not saved this time, {counts['lost']:,} lost"
         )
-        if self._output.json:
-            self._output.print_result([], {"counts": dict(counts)})
+        self._output.print_result([], {"counts": dict(counts)})
         if counts["unusable"]:
             return exit_codes.JOURNAL
         return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK

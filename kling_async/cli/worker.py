@@ -77,8 +77,7 @@ async def run_worker(args: Namespace) -> int:
     counts["handed over"] = queue_worker.handed_over
     seconds = clock() - started
     fields = {name.replace(" ", "_"): count for name, count in counts.items()}
-    if args.json:
-        output.print_result([], {"counts": {**fields, "seconds": round(seconds, 1)}})
+    output.print_result([], {"counts": {**fields, "seconds": round(seconds, 1)}})
     output.print_status(f"{PROGRAM}: {format_counts(counts)} in {format_duration(seconds)}")
     code = exit_codes.OK if error is None else output.print_error(error)
     if code == exit_codes.JOURNAL:

@@ -67,6 +67,19 @@ class ProgressLine:
         """The age of the task, at its end if it has ended."""
         return self._seconds if self.ended else self._clock() - self._started
 
+    @property
+    def fraction(self) -> float | None:
+        """How much of the expected time has passed, from 0 to 1; None if that is not known."""
+        if self.ended:
+            return 1.0
+        seconds, expected = self.seconds, None if self.state == WAITING else self.expected
+        return None if expected is None or seconds >= expected else seconds / expected
+
+    @property
+    def text(self) -> str:
+        """The label and the detail."""
+        return printable(f"{self.label}  {self.detail}".rstrip())
+
     def update(self, state: str, remark: str = "") -> None:
         """Show a state, if it is new; with a remark for displays that have room for it."""
         if state != self.state:

@@ -9,7 +9,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Protocol
 
 from kling_async._utils.text import format_duration, printable
-from kling_async.progress.board import WAITING
 from kling_async.progress.text_display import MAX_FAILURES, TextDisplay
 
 if TYPE_CHECKING:
@@ -130,8 +129,7 @@ class NotebookDisplay(TextDisplay):
         percent = "" if fraction is None else f"{fraction:.0%}"
         if fraction is None and not self._is_open:
             fraction = 1.0
-        value = None if fraction is None else (fraction, 1.0)
-        return _row("videos", "", percent, value, self.board.seconds)
+        return _row("videos", "", percent, fraction, self.board.seconds)
 
     def _tick(self) -> None:
         """Show how the time passes."""
@@ -149,17 +147,12 @@ class NotebookDisplay(TextDisplay):
 
 
 def _task_row(line: ProgressLine) -> str:
-    seconds, expected = line.seconds, None if line.state == WAITING else line.expected
-    known = None if expected is None or seconds >= expected else (seconds, expected)
-    label = printable(f"{line.label}  {line.detail}".rstrip())
-    return _row(label, line.state, line.state, (1.0, 1.0) if line.ended else known, seconds)
+    return _row(line.text, line.state, line.state, line.fraction, line.seconds)
 
 
-def _row(
-    label: str, style: str, state: str, value: tuple[float, float] | None, seconds: float
-) -> str:
-    """Return a row: without a value, the bar shows that the end cannot be estimated."""
-    shown = "" if value is None else f' value="{value[0]:.3f}" max="{value[1]:.3f}"'
+def _row(label: str, style: str, state: str, fraction: float | None, seconds: float) -> str:
+    """Return a row: without a fraction, the bar shows that the end cannot be estimated."""
+    shown = "" if fraction is None else f' value="{fraction:.3f}"'
     time = f"{seconds:.1f} s" if seconds < _LONG else format_duration(seconds)
     return (
         f'<li><span dir="auto" title="{escape(label)}">{escape(label)}</span>'

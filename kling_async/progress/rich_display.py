@@ -17,7 +17,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from kling_async._utils.text import printable
-from kling_async.progress.board import WAITING
 from kling_async.progress.text_display import TextDisplay
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class RichDisplay(TextDisplay):
         for line in lines:
             table.add_row(
                 Text(" ") if line.ended else self._spinner,
-                Text(printable(f"{line.label}  {line.detail}".rstrip())),
+                Text(line.text),
                 Text(line.state, style=_STYLES.get(line.state, "")),
                 *([_time_bar(line, bar)] if bar else []),
                 Text(f"{line.seconds:6.1f} s", style="dim"),
@@ -256,8 +255,5 @@ atexit.register(terminal.close)  # so that the cursor is visible again
 
 def _time_bar(line: ProgressLine, width: int) -> ProgressBar:
     """Return elapsed against expected seconds; a pulse if the end cannot be estimated."""
-    if line.ended:
-        style = "green" if line.state == "done" else "red"
-        return ProgressBar(1, 1, width, finished_style=style)
-    seconds, expected = line.seconds, None if line.state == WAITING else line.expected
-    return ProgressBar(expected, seconds, width, pulse=expected is None or seconds >= expected)
+    style, fraction = "green" if line.state == "done" else "red", line.fraction
+    return ProgressBar(1.0, fraction or 0.0, width, pulse=fraction is None, finished_style=style)

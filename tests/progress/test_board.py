@@ -42,6 +42,26 @@ async def test_a_line_has_the_age_of_its_task() -> None:
     assert line.seconds == pytest.approx(61.5)
 
 
+async def test_a_line_has_the_part_of_the_time_that_has_passed() -> None:
+    """It is known from the submit until the expected time has passed, and then at the end."""
+    line = ProgressLine(Shown(), "a", 60.0)
+    await asyncio.sleep(15)
+    assert line.fraction is None
+    line.update("submitted")
+    assert line.fraction == pytest.approx(0.25)
+    await asyncio.sleep(46)
+    assert line.fraction is None
+    line.finish("done", "done")
+    assert line.fraction == 1.0
+    assert ProgressLine(Shown(), "a").fraction is None
+
+
+def test_text_of_a_line() -> None:
+    """The text of a line is its label and its detail, printable."""
+    assert ProgressLine(Shown(), "a\x1b", detail="a fox").text == "a\\x1b  a fox"
+    assert ProgressLine(Shown(), "a").text == "a"
+
+
 def test_states_are_shown_once() -> None:
     """A state that is not new is not shown."""
     shown = Shown()
