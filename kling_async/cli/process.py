@@ -44,7 +44,7 @@ class GuardedStream:
 
     def write(self, text: str) -> int:
         """Write a text; characters that the encoding cannot represent are escaped."""
-        encoding = self._inner.encoding or "utf-8"
+        encoding = getattr(self._inner, "encoding", None) or "utf-8"
         escaped = text.encode(encoding, "backslashreplace").decode(encoding)
         self._unless_failed(lambda: self._inner.write(escaped))
         return len(text)

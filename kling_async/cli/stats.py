@@ -117,7 +117,7 @@ async def show_stats(stats: BatchStats, label: str, *, silent: bool = False) -> 
     progress = open_display()
 
     def show() -> None:
-        progress.show_summary(label, stats.fraction_done(), stats.to_text())
+        progress.show_summary(label, stats.fraction_done(), stats.elapsed, stats.to_text())
 
     async def repeat() -> None:
         while True:

@@ -54,7 +54,7 @@ class RichDisplay(TextDisplay):
     def __init__(self, total: int | None = None) -> None:
         capacity = max(1, min(_CAPACITY, terminal.console.height - _MARGIN))
         super().__init__(total=total, capacity=capacity)
-        self._summary: tuple[str, float, str] | None = None
+        self._summary: tuple[str, float, float, str] | None = None
         self._note = ""
         self._spinner = Spinner("dots", style="progress.spinner")
 
@@ -80,9 +80,9 @@ class RichDisplay(TextDisplay):
         else:
             super().show_note(text)
 
-    def show_summary(self, label: str, fraction: float, text: str) -> None:
+    def show_summary(self, label: str, fraction: float, seconds: float, text: str) -> None:
         """Show a bar, and a line of text below it."""
-        self._summary = (printable(label), fraction, printable(text))
+        self._summary = (printable(label), fraction, seconds, printable(text))
 
     def add(self, line: ProgressLine) -> None:
         """Show another task; what had its place is printed above the rows."""
@@ -105,18 +105,19 @@ class RichDisplay(TextDisplay):
         note = [Text(self._note, style="dim", no_wrap=True, overflow="ellipsis")]
         below = note if self._note else []
         if self._summary is not None:
-            label, fraction, text = self._summary
-            return Group(self._sum(label, fraction), Text(text, style="dim"), *below)
+            label, fraction, seconds, text = self._summary
+            return Group(self._sum(label, fraction, seconds), Text(text, style="dim"), *below)
         if self.board.is_crowded:
             summary = Text(self.board.summary(), style="dim")
-            return Group(self._sum("videos", self.board.fraction), summary, *below)
+            total = self._sum("videos", self.board.fraction, self.board.seconds)
+            return Group(total, summary, *below)
         return Group(self._table(self.board.rows), *below)
 
-    def _sum(self, label: str, fraction: float | None) -> Table:
+    def _sum(self, label: str, fraction: float | None, seconds: float) -> Table:
         columns = (Column(), Column(no_wrap=True), Column(ratio=1))
         bar = Table.grid(*columns, padding=(0, 1), expand=True)
         bar.width = min(terminal.console.width, _WIDEST)
-        elapsed = timedelta(seconds=int(self.board.seconds))
+        elapsed = timedelta(seconds=int(seconds))
         is_done = fraction == 1.0 or not self._is_open
         completed = fraction if fraction is not None else float(is_done)
         bar.add_row(

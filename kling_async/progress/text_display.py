@@ -85,8 +85,8 @@ class TextDisplay:
             self._noted_at = now
             self.print(text)
 
-    def show_summary(self, label: str, fraction: float, text: str) -> None:  # noqa: ARG002
-        """Show how far a batch is, from 0 to 1 and as text."""
+    def show_summary(self, label: str, fraction: float, seconds: float, text: str) -> None:  # noqa: ARG002
+        """Show how far a batch is, from 0 to 1 and as text, after how many seconds."""
         self.print(text)
 
     def add(self, line: ProgressLine) -> None:

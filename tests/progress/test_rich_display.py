@@ -356,9 +356,9 @@ def test_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far a batch is, is a bar and a line of text."""
     screen = _use_screen(monkeypatch)
     with RichDisplay() as display:
-        display.show_summary("rows.csv", 1.0, "2 of 2 done")
+        display.show_summary("rows.csv", 1.0, 3661.5, "2 of 2 done")
     bar, text = screen.text.rstrip().splitlines()[-2:]
-    assert re.fullmatch(r"  rows.csv ━+ +100% 0:00:00", bar)
+    assert re.fullmatch(r"  rows.csv ━+ +100% 1:01:01", bar)
     assert text.strip() == "2 of 2 done"
 
 

@@ -94,5 +94,5 @@ async def test_waits_are_explained(capsys: Capture) -> None:
 
 def test_summaries(capsys: Capture) -> None:
     """How far a batch is, is a line."""
-    TextDisplay().show_summary("rows.csv", 0.5, "1 of 2 done")
+    TextDisplay().show_summary("rows.csv", 0.5, 2.0, "1 of 2 done")
     assert capsys.readouterr().err == "1 of 2 done\n"
