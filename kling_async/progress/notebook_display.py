@@ -94,19 +94,6 @@ class NotebookDisplay(TextDisplay):
         super().add(line)
         self._draw_row()
 
-    def show_state(self, line: ProgressLine, remark: str) -> None:  # noqa: ARG002
-        """Show the new state of a task."""
-        self._note = ""
-        self._draw_row()
-
-    def show_end(self, line: ProgressLine, message: str) -> None:
-        """Count the end, and show it."""
-        self.board.count_end(line)
-        self._note = ""
-        if message and line.state == "failed":
-            self.show_failure(line, message)
-        self._draw_row()
-
     def to_html(self) -> str:
         """Return the block."""
         style = resources.files(__package__).joinpath("notebook.css").read_text(encoding="utf-8")
@@ -123,6 +110,10 @@ class NotebookDisplay(TextDisplay):
             "</div>",
         )
         return "\n".join(parts)
+
+    def _show_change(self, line: ProgressLine, text: str) -> None:  # noqa: ARG002
+        self._note = ""
+        self._draw_row()
 
     def _numbers_row(self) -> str:
         fraction = self.board.fraction

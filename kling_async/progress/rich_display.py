@@ -89,17 +89,6 @@ class RichDisplay(TextDisplay):
         for removed in self.board.add(line):
             terminal.print(self._table([removed]))
 
-    def show_state(self, line: ProgressLine, remark: str) -> None:  # noqa: ARG002
-        """Do nothing but forget the note: the next refresh shows the state."""
-        self._note = ""
-
-    def show_end(self, line: ProgressLine, message: str) -> None:
-        """Count the end; print why a task has failed."""
-        self.board.count_end(line)
-        self._note = ""
-        if message and line.state == "failed":
-            self.show_failure(line, message)
-
     def render(self) -> RenderableType:
         """Return what is drawn now. Called by the thread that draws."""
         note = [Text(self._note, style="dim", no_wrap=True, overflow="ellipsis")]
@@ -112,6 +101,9 @@ class RichDisplay(TextDisplay):
             total = self._sum("videos", self.board.fraction, self.board.seconds)
             return Group(total, summary, *below)
         return Group(self._table(self.board.rows), *below)
+
+    def _show_change(self, line: ProgressLine, text: str) -> None:  # noqa: ARG002
+        self._note = ""  # the next refresh shows the rest
 
     def _sum(self, label: str, fraction: float | None, seconds: float) -> Table:
         columns = (Column(), Column(no_wrap=True), Column(ratio=1))

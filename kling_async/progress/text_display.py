@@ -95,15 +95,15 @@ class TextDisplay:
 
     def show_state(self, line: ProgressLine, remark: str) -> None:
         """Show the new state of a task."""
-        self._print_line(line, f"{line.state} {remark}" if remark else line.state)
+        self._show_change(line, f"{line.state} {remark}".rstrip())
 
     def show_end(self, line: ProgressLine, message: str) -> None:
         """Show the end of a task."""
         self.board.count_end(line)
         if message and line.state == "failed":
             self.show_failure(line, message)
-        elif message:
-            self._print_line(line, f"{message} ({line.seconds:.1f} s)")
+            message = ""
+        self._show_change(line, message and f"{message} ({line.seconds:.1f} s)")
 
     def show_failure(self, line: ProgressLine, message: str) -> None:
         """Print why a task has failed; of many, only the first."""
@@ -111,7 +111,10 @@ class TextDisplay:
             seconds = f"{line.seconds:.1f} s"
             self.print(f"{shorten_label(line.label)}: FAILED: {message} ({seconds})")
 
-    def _print_line(self, line: ProgressLine, text: str) -> None:
+    def _show_change(self, line: ProgressLine, text: str) -> None:
+        """Show that a task has changed; without a text, that is printed elsewhere."""
+        if not text:
+            return
         if not self.board.is_crowded:
             self.print(f"{shorten_label(line.label)}: {text}")
         elif self.board.seconds - self._summarized_at >= _SUMMARY_INTERVAL:
