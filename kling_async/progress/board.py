@@ -76,8 +76,8 @@ class ProgressLine:
         return None if expected is None or seconds >= expected else seconds / expected
 
     @property
-    def text(self) -> str:
-        """The label and the detail."""
+    def full_label(self) -> str:
+        """The label and the detail, printable."""
         return printable(f"{self.label}  {self.detail}".rstrip())
 
     def update(self, state: str, remark: str = "") -> None:

@@ -138,7 +138,7 @@ class NotebookDisplay(TextDisplay):
 
 
 def _task_row(line: ProgressLine) -> str:
-    return _row(line.text, line.state, line.state, line.fraction, line.seconds)
+    return _row(line.full_label, line.state, line.state, line.fraction, line.seconds)
 
 
 def _row(label: str, style: str, state: str, fraction: float | None, seconds: float) -> str:

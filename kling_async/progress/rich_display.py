@@ -132,7 +132,7 @@ class RichDisplay(TextDisplay):
         for line in lines:
             table.add_row(
                 Text(" ") if line.ended else self._spinner,
-                Text(line.text),
+                Text(line.full_label),
                 Text(line.state, style=_STYLES.get(line.state, "")),
                 *([_time_bar(line, bar)] if bar else []),
                 Text(f"{line.seconds:6.1f} s", style="dim"),

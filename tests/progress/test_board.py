@@ -56,10 +56,10 @@ async def test_a_line_has_the_part_of_the_time_that_has_passed() -> None:
     assert ProgressLine(Shown(), "a").fraction is None
 
 
-def test_text_of_a_line() -> None:
-    """The text of a line is its label and its detail, printable."""
-    assert ProgressLine(Shown(), "a\x1b", detail="a fox").text == "a\\x1b  a fox"
-    assert ProgressLine(Shown(), "a").text == "a"
+def test_full_label() -> None:
+    """The full label of a line is its label and its detail, printable."""
+    assert ProgressLine(Shown(), "a\x1b", detail="a fox").full_label == "a\\x1b  a fox"
+    assert ProgressLine(Shown(), "a").full_label == "a"
 
 
 def test_states_are_shown_once() -> None:
