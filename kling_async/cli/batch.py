@@ -13,9 +13,8 @@ from kling_async.batch.decisions import Step
 from kling_async.cli import exit_codes
 from kling_async.cli.batch_run import BatchCommand, hinting_at_journal_option
 from kling_async.cli.commands import check_destination
-from kling_async.cli.format import format_states
 from kling_async.cli.input_file import InputFile, JournaledItem, read_journal
-from kling_async.cli.outcomes import batch_options_from
+from kling_async.cli.outcomes import batch_options_from, format_states
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.row_files import read_csv, read_jsonl
 from kling_async.cli.row_values import DEFAULT_MODE

@@ -14,8 +14,13 @@ from kling_async.batch.batch import Batch
 from kling_async.batch.options import TRANSIENT_REASONS
 from kling_async.cli import arguments, exit_codes
 from kling_async.cli.commands import client_from
-from kling_async.cli.format import STATE_NAMES, format_states
-from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome
+from kling_async.cli.outcomes import (
+    batch_options_from,
+    format_states,
+    outcome_name,
+    print_outcome,
+    state_lines,
+)
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.stats import BatchStats, show_stats
 from kling_async.cli.text_file import STDIN
@@ -167,9 +172,7 @@ class BatchCommand:
         args, rows = self._args, self._rows
         total = format_count(rows.rows, "row")
         yield f"{args.file}: {total} in {format_duration(self._stats.elapsed)}"
-        for state, name in STATE_NAMES.items():
-            if counts[state]:
-                yield f"  {name:<10} {counts[state]:>9,}"
+        yield from (f"  {line}" for line in state_lines(counts))
         if others := self._outcomes["by other workers"]:
             yield f"  {others:,} of them by other workers"
         if invalid := rows.invalid.messages:

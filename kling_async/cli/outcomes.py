@@ -1,4 +1,4 @@
-"""How the outcomes of items are named and printed, by ``batch``, ``worker`` and ``rescue``."""
+"""How the states and outcomes of items are named and printed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,40 @@ from kling_async.batch.options import BatchOptions
 from kling_async.cli.output import PROGRAM, Output, write_line
 from kling_async.errors import TaskFailedError
 from kling_async.fleet.serialization import outcome_dict
+from kling_async.journal.base import ItemState
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Mapping
 
     from kling_async.tasks.fan_out import Outcome
+
+STATE_NAMES: Mapping[ItemState, str] = {
+    ItemState.SAVED: "saved",
+    ItemState.FINISHED: "finished",
+    ItemState.SUBMITTED: "running",
+    ItemState.SUBMITTING: "being sent",
+    ItemState.PLANNED: "queued",
+    ItemState.FAILED: "failed",
+    ItemState.UNSURE: "unsure",
+}
+
+
+def format_states(counts: Mapping[ItemState, int]) -> str:
+    """Return the counts that are not zero, such as ``1,200 saved, 1 unsure``."""
+    return format_counts({name: counts.get(state, 0) for state, name in STATE_NAMES.items()})
+
+
+def state_lines(counts: Mapping[ItemState, int]) -> list[str]:
+    """Return a line for each state that has items, in columns."""
+    return [
+        f"{name:<10} {counts[state]:>9,}" for state, name in STATE_NAMES.items() if counts[state]
+    ]
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Return the counts that are not zero, or ``nothing``."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
 
 
 def batch_options_from(args: Namespace) -> BatchOptions:

@@ -17,7 +17,7 @@ from kling_async._display.result_cards import input_pictures, relative_path
 from kling_async._utils.os_errors import format_os_error
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
-from kling_async.cli.format import STATE_NAMES
+from kling_async.cli.outcomes import STATE_NAMES, state_lines
 from kling_async.cli.output import Output
 from kling_async.cli.process import failure_of
 from kling_async.cli.row_files import write_csv_row
@@ -82,9 +82,7 @@ async def run_report(args: Namespace) -> int:
 
 async def _write_table(journal: Journal, stream: TextIO) -> None:
     summary = await journal.summary()
-    for state, name in STATE_NAMES.items():
-        if summary.counts[state]:
-            stream.write(f"{name:<10} {summary.counts[state]:>9,}\n")
+    stream.writelines(f"{line}\n" for line in state_lines(summary.counts))
     stream.write(f"Tasks that may have cost money: {summary.attempts:,}\n\n")
     async for entry in _first_entries(journal, _MAX_LINES):
         key, text = printable(entry.key), printable(_describe(entry))

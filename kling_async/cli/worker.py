@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 from kling_async._utils.text import format_count, format_duration
 from kling_async.cli import exit_codes
 from kling_async.cli.commands import client_from
-from kling_async.cli.format import format_counts
-from kling_async.cli.outcomes import batch_options_from, outcome_name, print_outcome_or_error
+from kling_async.cli.outcomes import (
+    batch_options_from,
+    format_counts,
+    outcome_name,
+    print_outcome_or_error,
+)
 from kling_async.cli.output import PROGRAM, Output
 from kling_async.cli.process import call_on_signals
 from kling_async.errors import KlingError

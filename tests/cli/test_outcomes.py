@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,17 @@ from kling_async import (
 )
 from kling_async.batch.options import BatchOptions
 from kling_async.cli.outcomes import (
+    STATE_NAMES,
     batch_options_from,
+    format_counts,
+    format_states,
     outcome_name,
     print_outcome,
     print_outcome_or_error,
+    state_lines,
 )
 from kling_async.cli.output import Output
+from kling_async.journal.base import ItemState
 
 FOX = MasterTextToVideo("a fox")
 REF = TaskRef("kling-2-1", "task_1")
@@ -71,3 +77,17 @@ def test_options_of_a_batch() -> None:
     """Options that a command has replace the defaults."""
     args = argparse.Namespace(max_tasks=3, download_to=Path("v"), journal="other")
     assert batch_options_from(args) == BatchOptions(max_tasks=3, download_to=Path("v"))
+
+
+def test_states_that_occur() -> None:
+    """Only states with items are listed, the good ones first."""
+    counts = {ItemState.UNSURE: 1, ItemState.SAVED: 1200, ItemState.FAILED: 0}
+    assert format_states(counts) == "1,200 saved, 1 unsure"
+    assert format_states({}) == "nothing"
+    assert state_lines(Counter(counts)) == ["saved          1,200", "unsure             1"]
+    assert format_counts({"saved": 2, "failed": 0}) == "2 saved"
+
+
+def test_every_state_has_a_name() -> None:
+    """No state is missing."""
+    assert set(STATE_NAMES) == set(ItemState)
