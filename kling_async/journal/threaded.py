@@ -46,8 +46,8 @@ class ThreadedJournal(ABC, Generic[ChangesT]):
     """The base of a :class:`~kling_async.journal.base.Journal` whose engine runs in its own thread.
 
     A call that arrives during a commit is part of the next one, so that all callers wait for the
-    disk or the network once. The abstract methods are called in the thread. Who has which item is
-    left to the engines.
+    disk or the network once. The abstract methods are called in the thread. Subclasses add the
+    methods about claims.
 
     Args:
         name: The journal's name in errors.

@@ -10,7 +10,7 @@ from kling_async.journal.calls import Call
 from kling_async.results import Result, SavedFile, TaskRef
 
 if TYPE_CHECKING:
-    from kling_async.journal.base import Journal
+    from kling_async.journal.base import Journal, Ownership
 
 S = ItemState
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -44,3 +44,10 @@ def transitions(key: str, *states: ItemState) -> list[Transition]:
 async def read_entries(journal: Journal, *states: ItemState) -> list[Entry]:
     """Return all entries in these states."""
     return [entry async for entry in journal.entries(*states)]
+
+
+async def ownerships(journal: Journal, *, claim: bool = True) -> dict[str, tuple[Ownership, bool]]:
+    """Claim all items, or peek; return the ownership of each, and whether it has changed."""
+    found = await read_entries(journal)
+    claims = await (journal.claim if claim else journal.peek)(*found)
+    return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}

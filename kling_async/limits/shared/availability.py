@@ -79,8 +79,8 @@ class MonitoredBackend:
 
         Args:
             call: One of the backend's methods, called.
-            within: Seconds after which the answer is of no use. It is returned all the same,
-                unless several in a row are late.
+            within: Seconds after which the answer is of no use. A late answer is returned
+                nevertheless, but after several in a row an error is raised.
 
         Raises:
             LimiterError: The backend cannot be reached, or did not answer in time.
@@ -111,7 +111,7 @@ class MonitoredBackend:
             self.retry_at = clock() + _LONGEST_RETRY
             raise
         self.answered_at = clock()
-        # Calls that may be late say nothing about those that may not.
+        # After late answers, only one in time shows that the backend is available again.
         if self._failures and self._late <= (_MAX_LATE if within == inf else 0):
             _log.warning("the limits at %s are kept again", self._label)
             self._failures, self._has_refused, self.retry_at = 0, False, -inf

@@ -163,7 +163,7 @@ class RequestGrants:
             self._buffer.grants.appendleft(grant)
 
     def _serve(self) -> None:
-        """Give the grants that are due, and see to it that there will be more."""
+        """Give the grants that are due, and reserve more if necessary."""
         while self._waiters.purge() and (grant := self._buffer.pop(self._loop.time())):
             self._waiters.give(grant)
         if self._waiters and self.local is not None and self._backend.unavailable:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from kling_async.errors import ConfigurationError, JournalError
 from kling_async.journal.base import INTERRUPTED, ItemState, Ownership, Planned
 from kling_async.journal.postgres.journal import PostgresJournal
-from tests.journal.examples import REF, SUBMITTED, S, planned, read_entries, transitions
+from tests.journal.examples import REF, SUBMITTED, S, ownerships, planned, read_entries, transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from kling_async.journal.base import Journal
+    import psycopg
 
 MINE, OTHERS, DONE = Ownership
-
-
-@pytest.fixture
-def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Connect to the database."""
-    with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
-        yield db
-
-
-async def ownerships(journal: Journal, *, claim: bool = True) -> dict[str, tuple[Ownership, bool]]:
-    """Claim all items, or peek; return the ownership of each, and whether it has changed."""
-    found = await read_entries(journal)
-    claims = await (journal.claim if claim else journal.peek)(*found)
-    return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}
 
 
 @pytest.mark.parametrize("lease", [0, -1.0, float("inf"), float("nan")])

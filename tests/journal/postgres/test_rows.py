@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from kling_async.errors import JournalError
@@ -13,14 +12,7 @@ from kling_async.journal.postgres.journal import PostgresJournal
 from tests.journal.examples import S, planned, read_entries, transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Connect to the database."""
-    with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
-        yield db
+    import psycopg
 
 
 @pytest.mark.parametrize("damage", ["state = 'lost'", "input = '{'", "ref = 'x'", "files = '5'"])

@@ -7,34 +7,17 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from kling_async.errors import JournalError
 from kling_async.journal.base import LostError, Ownership
 from kling_async.journal.postgres.journal import LEASE, PostgresJournal
-from tests.journal.examples import NOW, SUBMITTED, S, planned, read_entries, transitions
+from tests.journal.examples import NOW, SUBMITTED, S, ownerships, planned, read_entries, transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from kling_async.journal.base import Journal
+    import psycopg
 
 MINE, OTHERS, DONE = Ownership
-
-
-@pytest.fixture
-def db(batch_url: str) -> Iterator[psycopg.Connection]:
-    """Connect to the database."""
-    with psycopg.connect(batch_url.partition("?")[0], autocommit=True) as db:
-        yield db
-
-
-async def ownerships(journal: Journal, *, claim: bool = True) -> dict[str, tuple[Ownership, bool]]:
-    """Claim all items, or peek; return the ownership of each, and whether it has changed."""
-    found = await read_entries(journal)
-    claims = await (journal.claim if claim else journal.peek)(*found)
-    return {claim.entry.key: (claim.ownership, claim.changed) for claim in claims}
 
 
 def expire(db: psycopg.Connection, place: int) -> None:

@@ -19,8 +19,8 @@ from kling_async.journal.sqlite._rows import (
     read_page,
     read_summary,
 )
-from kling_async.results import Result, SavedFile, TaskRef
-from tests.journal.examples import plan_call
+from kling_async.results import SavedFile
+from tests.journal.examples import FILES, LOST, NOW, REF, RESULT, S, plan_call
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SqliteCall: TypeAlias = Call[SqliteChanges]
-
-S = ItemState
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
-REF = TaskRef("kling-2-1", "task_1")
-RESULT = Result(REF, ("https://example.com/a.mp4",), NOW, NOW, 61.5)
-FILES = (SavedFile("https://example.com/a.mp4", "a.mp4", 10, "00"),)
-LOST = Failure("AnswerLostError", "gone", may_have_charged=True)
 
 
 @pytest.fixture
