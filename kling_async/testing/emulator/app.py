@@ -10,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import web
-from attrs import frozen
 
 from kling_async.testing.emulator import faults
-from kling_async.testing.emulator.background import Background
+from kling_async.testing.emulator.background import Background, Settings
 from kling_async.testing.emulator.callbacks import Outbox
 from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.files import file_response
 from kling_async.testing.emulator.page import ROUTES
 from kling_async.testing.emulator.records import Arrival
-from kling_async.testing.emulator.uploads import Uploads
 from kling_async.testing.media.film import SMALL_VIDEO
 
 if TYPE_CHECKING:
@@ -59,23 +56,6 @@ _SAMPLE_TYPES: Final = {
     ".jsonl": "application/jsonl",
     ".mp4": "video/mp4",
 }
-
-
-@frozen
-class Settings:
-    """How requests are answered: see `Emulator`.
-
-    `latency` returns the seconds that the next request or answer is under way; `decode` says
-    whether pictures can be decoded.
-    """
-
-    latency: Callable[[], float]
-    speed: float
-    retry_after: bool
-    rendered: bool
-    decode: bool
-    samples: Path | None
-    uploads: Uploads | None
 
 
 class Api:
@@ -128,16 +108,9 @@ class Api:
             # A connection for each request: no callback is lost to one that is just being closed.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
         )
-        settings = self._settings
         async with session:
-            app[_BACKGROUND] = self._background = Background(
-                session,
-                self._service,
-                self.outbox,
-                speed=settings.speed,
-                decode=settings.decode,
-                rendered=settings.rendered,
-            )
+            background = Background(session, self._service, self.outbox, self._settings)
+            app[_BACKGROUND] = self._background = background
             yield
             self._background = None
             await app[_BACKGROUND].close()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from attrs import frozen
 
 from kling_async.testing.emulator.callbacks import CallbackSender
 from kling_async.testing.emulator.faults import wait
 from kling_async.testing.emulator.files import Films
 from kling_async.testing.emulator.images import ImageProblem, ImageReader
+from kling_async.testing.emulator.uploads import Uploads
 
 if TYPE_CHECKING:
     import aiohttp
@@ -20,6 +25,23 @@ if TYPE_CHECKING:
     from kling_async.testing.emulator.tasks import EmulatedTask
 
 
+@frozen
+class Settings:
+    """How an emulator answers, and how fast: see `Emulator`.
+
+    `latency` returns the seconds that the next request or answer is under way; `decode` says
+    whether pictures can be decoded.
+    """
+
+    latency: Callable[[], float]
+    speed: float
+    retry_after: bool
+    rendered: bool
+    decode: bool
+    samples: Path | None
+    uploads: Uploads | None
+
+
 class Background:
     """What one running server does on its event loop; made when it starts, closed when it stops.
 
@@ -27,24 +49,21 @@ class Background:
     fixtures are, and a group belongs to the task that entered it.
     """
 
-    def __init__(  # noqa: PLR0913 - what the parts below need
+    def __init__(
         self,
         session: aiohttp.ClientSession,
         service: Service,
         outbox: Outbox,
-        *,
-        speed: float,
-        decode: bool,
-        rendered: bool,
+        settings: Settings,
     ) -> None:
         self._service = service
-        self._speed = speed
-        self._images = ImageReader(session, decode=decode)
-        self._callbacks = CallbackSender(session, outbox, speed)
+        self._speed = settings.speed
+        self._images = ImageReader(session, decode=settings.decode)
+        self._callbacks = CallbackSender(session, outbox, settings.speed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = time.time() - asyncio.get_running_loop().time()
         self._finishing = asyncio.Event()
-        self.films: Films = Films(self._images, rendered=rendered)
+        self.films: Films = Films(self._images, rendered=settings.rendered)
         self.closing: asyncio.Event = asyncio.Event()
 
     def start(self, task: EmulatedTask, origin: str) -> asyncio.Event:
