@@ -10,24 +10,26 @@ answered since the last one.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from attrs import define
 
 from kling_async.errors import KlingError, LimiterError
 from kling_async.limits.base import Permit
 from kling_async.limits.shared._call_loop import CLOSED, CallLoop
-from kling_async.limits.shared.schedule import ANSWER_LIFETIME, GRANT_LIFETIME
+from kling_async.limits.shared.schedule import (
+    ANSWER_LIFETIME,
+    GRANT_LIFETIME,
+    Grant,
+    GrantBuffer,
+)
 from kling_async.limits.shared.window import STEP, Ledger
 from kling_async.limits.waiters import Timer, WaitQueue
 from kling_async.limits.window import RequestPause
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kling_async.limits.local import LocalLimiter
     from kling_async.limits.shared.availability import MonitoredBackend
     from kling_async.limits.shared.schedule import RequestSchedule
@@ -44,14 +46,6 @@ _FULL_RETRY_PART = 1 / 20
 # Seconds after which a process reports what it has in flight or answered, if it has had no other
 # reason to call: often enough not to count as dead.
 REPORT_EVERY = 10.0
-
-
-class Grant(NamedTuple):
-    """The right to send one request."""
-
-    due: float
-    until: float  # afterwards it does not fit the schedule any more
-    local: Permit | None = None  # if it is of the process's own share
 
 
 @define(eq=False)
@@ -94,7 +88,7 @@ class RequestGrants:
         self.local = local
         self._local_task: asyncio.Task[None] | None = None
         self._waiters: WaitQueue[Grant] = WaitQueue(loop, self._give)
-        self._buffer = _GrantBuffer(Ledger(holder))
+        self._buffer = GrantBuffer(Ledger(holder))
         self._pause = RequestPause()
         self._unreported_pause: float | None = None  # when the refused request was granted
         self._reserve_at = -inf  # it is of no use to reserve earlier
@@ -236,26 +230,12 @@ class RequestGrants:
         self._pause.begin_elsewhere(now - reservation.paused_for)
         if reservation.pause:
             self._extend_pause(now + reservation.pause)
-        self._add_grants(reservation.delays, sent, now)
+        delays, resumed_at = reservation.delays, self._pause.ends_at
+        buffer.add(delays, sent, now, resumed_at)
+        if delays and now + delays[0] < resumed_at <= now + ANSWER_LIFETIME / 2:
+            self._reserve_at = resumed_at  # the backend does not know of this pause
         if self._local_task is not None:
             self._local_task.cancel()
-
-    def _add_grants(self, delays: Sequence[float], sent: float, now: float) -> None:
-        """Add the grants of a reservation that was called for at ``sent``, and is here ``now``.
-
-        The backend's time was between the two. A grant is never used too early, since it is due
-        so many seconds after ``now``, nor too late, since it ends so many after ``sent``.
-        """
-        self._buffer.usable_until = sent + ANSWER_LIFETIME
-        self._buffer.ledger.in_flight += len(delays)
-        for left in (max(0.0, delay) for delay in delays):
-            grant = Grant(now + left, sent + left + GRANT_LIFETIME)
-            if grant.until >= grant.due >= self._pause.ends_at:
-                self._buffer.grants.append(grant)
-            else:
-                self._buffer.drop(grant)
-        if delays and now + delays[0] < self._pause.ends_at <= now + ANSWER_LIFETIME / 2:
-            self._reserve_at = self._pause.ends_at  # the backend does not know of this pause
 
     async def _report_pause(self, granted_at: float) -> None:
         """Report a pause to the other processes, as long as it lasts."""
@@ -297,43 +277,3 @@ class RequestGrants:
                 permit = await local.request()
                 ledger.in_flight += 1  # the backend learns of it when it is back
                 self._give(Grant(permit.granted_at, permit.granted_at + GRANT_LIFETIME, permit))
-
-
-class _GrantBuffer:
-    """The grants that were reserved and not used yet. They count as in flight."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.grants: deque[Grant] = deque()
-        self.usable_until: float = -inf  # a grant that is due later has to be confirmed first
-
-    def pop(self, now: float) -> Grant | None:
-        """Return the first grant if it may be used now."""
-        self.drop_late(now)
-        if self.grants and self.grants[0].due <= min(now, self.usable_until):
-            return self.grants.popleft()
-        return None
-
-    def drop(self, grant: Grant) -> None:
-        """Note that a grant will not be used."""
-        self.ledger.in_flight -= 1
-        if grant.local is not None:
-            grant.local.answered()
-
-    def drop_late(self, now: float) -> None:
-        """Drop the grants that were not used in time."""
-        while self.grants and self.grants[0].until < now:
-            self.drop(self.grants.popleft())
-
-    def drop_before(self, time: float) -> None:
-        """Drop the grants that are due before a time."""
-        grants, self.grants = self.grants, deque()
-        for grant in grants:
-            if grant.due >= time:
-                self.grants.append(grant)
-            else:
-                self.drop(grant)
-
-    def clear(self) -> None:
-        """Drop all grants."""
-        self.drop_before(inf)
