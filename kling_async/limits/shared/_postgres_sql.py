@@ -108,7 +108,7 @@ INSERT INTO kling_async_limits_holders (name, holder) VALUES (%(name)s, %(holder
 ON CONFLICT DO NOTHING;
 WITH accepted AS (
     UPDATE kling_async_limits_holders h
-    SET sequence = %(sequence)s, under_way = %(under_way)s, ends_at = seen + {LEASE}
+    SET sequence = %(sequence)s, under_way = %(in_flight)s, ends_at = seen + {LEASE}
     FROM kling_async_limits l
     WHERE l.name = %(name)s AND h.name = l.name AND holder = %(holder)s AND sequence = %(since)s
     RETURNING seen
@@ -131,7 +131,7 @@ WITH own AS MATERIALIZED (
     SELECT step * {STEP}::float8 AS at, number FROM kling_async_limits_window, own
     WHERE kling_async_limits_window.name = own.name AND step * {STEP}::float8 > seen
 ), room AS MATERIALIZED (
-    SELECT '-infinity'::float8 AS at, %(requests)s::bigint
+    SELECT '-infinity'::float8 AS at, %(requests_per_minute)s::bigint
         - (SELECT coalesce(sum(number), 0) FROM later)
         - (SELECT sum(under_way) FROM kling_async_limits_holders WHERE name = %(name)s) AS room
 ), rooms AS MATERIALIZED (
@@ -151,7 +151,7 @@ WITH own AS MATERIALIZED (
     WHERE name = %(name)s AND holder = %(holder)s AND EXISTS (SELECT FROM grants)
 )
 UPDATE kling_async_limits l SET
-    requests_per_minute = %(requests)s,
+    requests_per_minute = %(requests_per_minute)s,
     next_at = coalesce((SELECT max(grant_at) + %(interval)s::float8 FROM grants), l.next_at)
 FROM own WHERE l.name = own.name
 RETURNING own.sequence, greatest(0, own.resume_at - own.seen), own.seen - own.paused_at, own.born,
@@ -187,7 +187,7 @@ WHERE kling_async_leases.holder = excluded.holder
 INSERT INTO kling_async_leases
 SELECT name, key, %(holder)s, seen, seen + %(lifetime)s::float8
 FROM unnest(%(acquire)s::text[]) WITH ORDINALITY AS requested (key, place), kling_async_limits
-WHERE name = %(name)s AND seen - born >= %(lease_delay)s::float8
+WHERE name = %(name)s AND seen - born >= %(settle)s::float8
     AND place <= %(cap)s::bigint - (SELECT count(*) FROM kling_async_leases WHERE name = %(name)s)
 RETURNING key;
 DELETE FROM kling_async_leases WHERE name = %(name)s AND key = ANY(%(release)s::text[]);

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import psycopg
+from attrs import asdict
 
 from kling_async._postgres.connection import ConnectionManager
 from kling_async._postgres.errors import UnreachableError, describe_error, is_refusal
@@ -52,15 +53,10 @@ class PostgresLimitsBackend:
     async def reserve(self, number: int, report: Report, schedule: RequestSchedule) -> Reservation:
         """Apply a report, and reserve the next grants."""
         values = {
+            **asdict(schedule),
+            **asdict(report),
             "grant_delay": schedule.settle,
-            "burst": schedule.burst,
             "number": number,
-            "interval": schedule.interval,
-            "requests": schedule.requests_per_minute,
-            "holder": report.holder,
-            "sequence": report.sequence,
-            "since": report.since,
-            "under_way": report.in_flight,
             "ages": [age for age, _ in report.answered],
             "numbers": [number for _, number in report.answered],
         }
@@ -85,12 +81,8 @@ class PostgresLimitsBackend:
         """Renew, acquire and release leases in one step."""
         old_learned, new_learned = update.learned or ("", "")
         values = {
+            **asdict(update, recurse=False),
             "grant_delay": update.schedule.settle,
-            "lease_delay": update.settle,
-            "limit": update.limit,
-            "cap": update.cap,
-            "lifetime": update.lifetime,
-            "holder": update.holder,
             "keys": [lease.key for lease in update.renew],
             "held_for": [lease.held_for for lease in update.renew],
             "ends_in": [lease.ends_in for lease in update.renew],
