@@ -67,7 +67,7 @@ class Progress:
     detailed: bool = True  # for the events of submits that wait
 
     def __init__(self, total: int | None = None) -> None:
-        if total is not None and (not isinstance(total, int) or isinstance(total, bool)):
+        if total is not None and (type(total) is not int or total < 0):
             raise ConfigurationError(f"total must be a number of tasks, not {total!r:.80}")
         self._total = total or 0
         self._display = open_display(total=total)

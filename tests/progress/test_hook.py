@@ -243,3 +243,5 @@ def test_what_is_no_total() -> None:
     """A total that is not a number is refused: a hook is an object, not the class."""
     with pytest.raises(ConfigurationError, match="total must be a number of tasks"):
         Progress(SubmitStarted(FOX))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="total must be a number of tasks, not -1"):
+        Progress(total=-1)
