@@ -191,7 +191,7 @@ class _DemoRun:
     async def generate_all(
         self, rows: list[tuple[int, Input]], images: list[list[str]], *, has_chain: bool
     ) -> list[Card]:
-        digits, ending = max(2, len(str(rows[-1][0]))), None
+        digits = max(2, len(str(rows[-1][0])))
         with self._progress:
             async with asyncio.TaskGroup() as group:
                 saving = group.create_task(save_images(chain(*images), self._folder))
@@ -199,8 +199,8 @@ class _DemoRun:
                     group.create_task(self._generate(f"{number:0{digits}}", sent))
                     for number, sent in rows
                 ]
-                if has_chain:
-                    ending = group.create_task(self._continue(tasks[0], len(rows) + 1))
+                number = len(rows) + 1
+                ending = group.create_task(self._continue(tasks[0], number)) if has_chain else None
         names, cards = saving.result(), list[Card]()
         for urls, task in zip(images, tasks, strict=True):
             pictures = [Picture(url, names.get(url)) for url in urls]
@@ -209,21 +209,25 @@ class _DemoRun:
 
     async def _continue(self, row: asyncio.Task[Card], number: int) -> list[Card]:
         """Make a chain: a video from the last frame of the row's one, and both as one file."""
-        first = await row
+        first, cards = await row, list[Card]()
         if first.video is None:
-            return []
-        frame = self._folder / f"{number:02}-image.png"
-        await save_frame(self._folder / first.video.file, frame, at="last")
-        second = await self._generate(f"{number:02}", StandardImageToVideo(_NEXT_PROMPT, frame))
-        second = evolve(second, pictures=[Picture(frame.name, frame.name)])
-        if second.video is None:
-            return [second]
+            return cards
+        label, frame = f"{number:02}", self._folder / f"{number:02}-image.png"
         target = self._folder / f"{number + 1:02}-chain.mp4"
-        parts = (self._folder / video.file for video in (first.video, second.video))
-        await join_videos(parts, target)
-        fields = {"mode": "chain", "prompt": f"{first.label} and {second.label} as one file"}
-        joined = Video(target.name, target.stat().st_size)
-        return [second, Card(f"{number + 1:02}", fields, video=joined)]
+        fields = {"mode": "chain", "prompt": f"{first.label} and {label} as one file"}
+        joint = Card(f"{number + 1:02}", fields)
+        try:
+            await save_frame(self._folder / first.video.file, frame, at="last")
+            second = await self._generate(label, StandardImageToVideo(_NEXT_PROMPT, frame))
+            cards.append(evolve(second, pictures=[Picture(frame.name, frame.name)]))
+            if second.video is not None:
+                parts = (self._folder / video.file for video in (first.video, second.video))
+                await join_videos(parts, target)
+                joined = Video(target.name, target.stat().st_size)
+                cards.append(evolve(joint, video=joined))
+        except (DownloadError, OSError) as error:
+            cards.append(evolve(joint, failure=str(error)))
+        return cards
 
     async def _generate(self, number: str, sent: Input) -> Card:
         fields = (await read_images(sent)).to_dict()

@@ -66,6 +66,15 @@ async def test_chain(command: Command, tmp_path: Path) -> None:
     assert joined.duration == sum(part.duration for part in parts)
 
 
+async def test_place_of_the_chain_that_is_taken(command: Command, tmp_path: Path) -> None:
+    """A chain that cannot be written is a failed card; all rows have their videos."""
+    (tmp_path / "14-image.png").mkdir()
+    ended = await command("demo", "--to", tmp_path, "--video", "small")
+    assert ended.code == 1
+    assert "13 of 14 videos" in ended.err
+    assert "Is a directory" in _sheet(tmp_path)
+
+
 @pytest.mark.parametrize(("failing", "made"), [(1, "12 of 13"), (14, "13 of 14")])
 async def test_chain_with_a_failed_clip(
     command: Command, tmp_path: Path, failing: int, made: str
