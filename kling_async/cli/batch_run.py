@@ -137,12 +137,10 @@ class BatchCommand:
     async def _process_items(self, batch: Batch) -> KlingError | None:
         """Print the outcomes of all items; return the error that has ended the batch early."""
         try:
-            async with (
-                show_stats(self._stats, self._args.file.name, silent=self._args.json),
-                aclosing(batch.run(self._rows.items())) as outcomes,
-            ):
-                async for outcome in outcomes:
-                    self._handle(outcome)
+            with show_stats(self._stats, self._args.file.name, silent=self._args.json):
+                async with aclosing(batch.run(self._rows.items())) as outcomes:
+                    async for outcome in outcomes:
+                        self._handle(outcome)
         except JournalError as error:
             self._report_lost_journal(error)
             raise

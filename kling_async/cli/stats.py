@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kling_async._utils.text import format_count, format_duration
@@ -14,7 +14,7 @@ from kling_async.journal.base import ItemState
 from kling_async.progress.opening import open_display
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
     from kling_async.errors import KlingError
 
@@ -108,28 +108,27 @@ class BatchStats:
         return (self._ended - before) / (now - then) if now > then else 0.0
 
 
-@asynccontextmanager
-async def show_stats(stats: BatchStats, label: str, *, silent: bool = False) -> AsyncIterator[None]:
+@contextmanager
+def show_stats(stats: BatchStats, label: str, *, silent: bool = False) -> Iterator[None]:
     """Show how far a batch is, now and then and at the end, unless it is silent."""
     if silent:
         yield
         return
-    progress = open_display()
+    progress, loop = open_display(), asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
     def show() -> None:
         progress.show_summary(label, stats.fraction_done(), stats.elapsed, stats.to_text())
 
-    async def repeat() -> None:
-        while True:
-            await asyncio.sleep(progress.summary_interval)
-            show()
+    def show_repeatedly() -> None:
+        nonlocal timer
+        show()
+        timer = loop.call_later(progress.summary_interval, show_repeatedly)
 
+    timer = loop.call_later(progress.summary_interval, show_repeatedly)
     with progress:
-        repeating = asyncio.create_task(repeat())
         try:
             yield
         finally:
-            repeating.cancel()
-            with suppress(asyncio.CancelledError):
-                await repeating
+            timer.cancel()
             show()

@@ -131,7 +131,7 @@ def _running_batch() -> BatchStats:
 
 async def test_a_line_now_and_then(capsys: Capture) -> None:
     """Where stderr is no terminal, there is a line every half minute, and one at the end."""
-    async with show_stats(_running_batch(), "clips.jsonl"):
+    with show_stats(_running_batch(), "clips.jsonl"):
         await asyncio.sleep(29)
         assert capsys.readouterr() == ("", "")
         await asyncio.sleep(32)
@@ -142,7 +142,7 @@ async def test_a_line_now_and_then(capsys: Capture) -> None:
 
 async def test_silence(capsys: Capture) -> None:
     """Silent, there is nothing."""
-    async with show_stats(_running_batch(), "clips.jsonl", silent=True):
+    with show_stats(_running_batch(), "clips.jsonl", silent=True):
         await asyncio.sleep(100)
     assert capsys.readouterr() == ("", "")
 
@@ -151,7 +151,7 @@ async def test_errors_pass_through() -> None:
     """What goes wrong meanwhile is not hidden, and nothing is left running."""
 
     async def fail() -> None:
-        async with show_stats(_running_batch(), "clips.jsonl"):
+        with show_stats(_running_batch(), "clips.jsonl"):
             await asyncio.sleep(1)
             raise ValueError("mine")
 
