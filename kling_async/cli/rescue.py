@@ -28,47 +28,28 @@ async def run_rescue(args: Namespace) -> int:
     for journal in args.journals:
         if not await journal_exists(journal):
             raise ConfigurationError(f"there is no journal at {redact_location(journal)}")
-    rescue = _Rescue(args)
+    output, counts = Output(json=args.json), Counter(saved=0, not_saved=0, lost=0)
     async with client_from(args) as kling:
         for journal in args.journals:
+            batch = Batch(kling, journal=journal, options=batch_options_from(args))
             try:
-                async with Batch(kling, journal=journal, options=batch_options_from(args)) as batch:
-                    await rescue.save_all(batch)
-            except JournalError as error:
-                rescue.skip(error)
-    return rescue.report()
-
-
-class _Rescue:
-    """What one call has saved, and what it has not."""
-
-    def __init__(self, args: Namespace) -> None:
-        self._output = Output(json=args.json)
-        self._counts: Counter[str] = Counter(saved=0, not_saved=0, lost=0)
-
-    async def save_all(self, batch: Batch) -> None:
-        """Save what a journal lists as finished."""
-        async with aclosing(batch.rescue()) as outcomes:
-            async for outcome in outcomes:
-                self._counts[_name_of(outcome)] += 1
-                print_outcome_or_error(self._output, outcome)
-
-    def skip(self, error: JournalError) -> None:
-        """Leave out a journal: damaged, or in use by a batch, which saves its own videos."""
-        self._counts["in_use" if error.retryable else "unusable"] += 1
-        self._output.print_status(f"{PROGRAM}: left out: {error}")
-
-    def report(self) -> int:
-        """Print what was saved and what is lost; return the exit code."""
-        counts = self._counts
-        self._output.print_status(
-            f"{PROGRAM}: {format_count(counts['saved'], 'video')} saved,"
-            f" {counts['not_saved']:,} not saved this time, {counts['lost']:,} lost"
-        )
-        self._output.print_result([], {"counts": dict(counts)})
-        if counts["unusable"]:
-            return exit_codes.JOURNAL
-        return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK
+                async with batch, aclosing(batch.rescue()) as outcomes:
+                    async for outcome in outcomes:
+                        counts[_name_of(outcome)] += 1
+                        print_outcome_or_error(output, outcome)
+            except (
+                JournalError
+            ) as error:  # damaged, or in use by a batch, which saves its own videos
+                counts["in_use" if error.retryable else "unusable"] += 1
+                output.print_status(f"{PROGRAM}: left out: {error}")
+    output.print_status(
+        f"{PROGRAM}: {format_count(counts['saved'], 'video')} saved,"
+        f" {counts['not_saved']:,} not saved this time, {counts['lost']:,} lost"
+    )
+    output.print_result([], {"counts": dict(counts)})
+    if counts["unusable"]:
+        return exit_codes.JOURNAL
+    return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK
 
 
 def _name_of(outcome: Outcome) -> str:
