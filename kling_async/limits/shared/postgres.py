@@ -7,8 +7,8 @@ be lost in a crash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 import psycopg
 from attrs import asdict
@@ -60,12 +60,11 @@ class PostgresLimitsBackend:
             "ages": [age for age, _ in report.answered],
             "numbers": [number for _, number in report.answered],
         }
-        *_, rows = await self._execute(_postgres_sql.RESERVE, values)
-        *numbers, delays = rows[0]
-        acknowledged, pause, paused_for, epoch, set_back = _numbers(numbers)
+        *_, (row,) = await self._execute(_postgres_sql.RESERVE, values)
+        acknowledged, pause, paused_for, epoch, set_back, delays = row
         return Reservation(
-            delays=tuple(_numbers(delays)),
-            acknowledged=int(acknowledged),
+            delays=tuple(delays),
+            acknowledged=acknowledged,
             pause=pause,
             paused_for=paused_for,
             epoch=str(epoch),
@@ -75,7 +74,7 @@ class PostgresLimitsBackend:
     async def pause(self, delay: float, age: float) -> float:
         """Grant no request for ``delay`` seconds; return for how long the pause lasts."""
         *_, ((remaining,),) = await self._execute(_postgres_sql.PAUSE, {"delay": delay, "age": age})
-        return float(remaining)
+        return cast("float", remaining)
 
     async def update_leases(self, update: LeaseUpdate) -> LeaseStatus:
         """Renew, acquire and release leases in one step."""
@@ -91,9 +90,9 @@ class PostgresLimitsBackend:
             "old_learned": old_learned,
             "new_learned": new_learned,
         }
-        *_, acquired, _, rows = await self._execute(_postgres_sql.UPDATE_LEASES, values)
+        *_, acquired, _, (row,) = await self._execute(_postgres_sql.UPDATE_LEASES, values)
         keys = {key for (key,) in acquired}
-        epoch, set_back, learned, held, confirmed = rows[0]
+        epoch, set_back, learned, held, confirmed = row
         return LeaseStatus(
             acquired=tuple(key for key in update.acquire if key in keys),
             epoch=str(epoch),
@@ -106,16 +105,14 @@ class PostgresLimitsBackend:
     async def peek(self) -> Usage:
         """Return what is in use."""
         (rows,) = await self._execute(_postgres_sql.USAGE, {}, _PEEK_TIMEOUT)
-        learned, *numbers = (rows[0] if rows else _UNUSED)[:5]
-        used, requests, tasks, pause = _numbers(numbers)
-        leases = tuple(Lease(row[5], row[6], *_numbers(row[7:])) for row in rows if row[5])
+        learned, used, requests, tasks, pause = (rows[0] if rows else _UNUSED)[:5]
         return Usage(
-            requests=int(used),
-            requests_per_minute=int(requests),
-            concurrent_tasks=int(tasks),
-            effective_tasks=parse_learned_cap(str(learned), int(tasks)),
+            requests=int(used),  # a sum is a Decimal
+            requests_per_minute=requests,
+            concurrent_tasks=tasks,
+            effective_tasks=parse_learned_cap(learned, tasks),
             pause=pause,
-            leases=leases,
+            leases=tuple(Lease(*row[5:]) for row in rows if row[5]),
         )
 
     async def close(self) -> None:
@@ -142,10 +139,6 @@ async def _create_tables(db: Connection) -> None:
     ((found,),) = await transact(db, _postgres_sql.TABLES_EXIST, timeout=_TIMEOUT)
     if None in found:
         await transact(db, _postgres_sql.TABLES, timeout=_TIMEOUT)
-
-
-def _numbers(row: Iterable[float]) -> list[float]:
-    return [float(value) for value in row]
 
 
 def create_backend(url: str, name: str) -> PostgresLimitsBackend:
