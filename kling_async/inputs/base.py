@@ -76,7 +76,7 @@ class Input:
         shown = [
             f"{field.name}={format_value(value)}" if field.kw_only else format_value(value)
             for field in sorted(attrs.fields(type(self)), key=lambda field: field.kw_only)
-            if (value := getattr(self, field.name)) != field.default
+            if (value := getattr(self, field.alias)) != field.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 

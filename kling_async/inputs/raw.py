@@ -68,10 +68,6 @@ class RawInput(Input):
         duration = self.fields.get("duration")
         return duration if type(duration) is int else None
 
-    def _format(self) -> str:
-        provider = "" if self.provider is None else f", provider={self.provider!r}"
-        return f"{type(self).__name__}({self.model!r}, {format_value(self.fields)}{provider})"
-
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: the model, the fields, and the provider if it is set."""
         provider = {} if self.provider is None else {"provider": self.provider}
