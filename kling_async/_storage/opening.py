@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kling_async._utils.extras import missing_extra
 from kling_async._utils.urls import is_unencrypted, redact_url, split_web_url
@@ -110,6 +110,8 @@ def _settings_of(url: str) -> tuple[str, dict[str, str], dict[str, object]]:
         raise _invalid_url(shown) from None
     if scheme not in SCHEMES or not bucket or parts.netloc.lower() != bucket or parts.fragment:
         raise _invalid_url(shown)
+    if {".", ".."} & {*unquote(parts.path).split("/")}:
+        raise ConfigurationError(f"the path of {shown} must have no segment . or ..")
     allow_http = query.pop(_ALLOW_HTTP, "false").lower() in {"1", "true", "yes", "on"}
     known = _SETTINGS[scheme]
     if unknown := sorted(query.keys() - known.keys()):

@@ -50,6 +50,8 @@ def test_what_obstore_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket:80/p", "not the URL of an object store"),
         ("s3://bucket/p#SECRET", "not the URL of an object store"),
         ("s3://bucket/p?SECRET", "not the URL of an object store"),
+        ("s3://bucket/p/../q", "must have no segment . or .."),
+        ("s3://bucket/%2e/p", "must have no segment . or .."),
         ("s3://[bucket/p?SECRET", "not the URL of an object store"),
         ("s3://bucket/p?secret_access_key=SECRET", "unknown setting 'secret_access_key'"),
         ("gs://bucket/p?region=x", "it may have endpoint, allow_http; credentials belong in"),
