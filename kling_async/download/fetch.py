@@ -158,9 +158,8 @@ class FileDownload:
                 return saved is not None and (
                     not files.is_media(path) or files.checksum(path) == saved
                 )
-            existing = files.find_complete(
-                path
-            )  # another download of this file may have ended first
+            # Another download of this file may have ended first.
+            existing = files.find_complete(path)
             return existing is None
 
         part.sync()

@@ -95,8 +95,7 @@ class RemoteImages:
             reason = describe(error) if str(error) else f"no answer in {_TIME_LIMIT:g} s"
             if advice(error, None):  # waiting does not help
                 raise _unreachable(reason) from None
-            text = f"the image {shown} could not be fetched to check it: {reason}"
-            raise DownloadError(text, url=shown, retryable=True) from None
+            raise _temporary(shown, reason) from None
         except ConfigurationError:  # also a ValueError
             raise
         except ValueError as error:
@@ -105,10 +104,14 @@ class RemoteImages:
 
 def _check_status(status: int, shown: str) -> None:
     if status in _TEMPORARY or status in _SERVER:
-        text = f"the image {shown} could not be fetched to check it: HTTP {status}"
-        raise DownloadError(text, url=shown, retryable=True)
+        raise _temporary(shown, f"HTTP {status}")
     if status != _OK:
         raise _unreachable(f"HTTP {status}")
+
+
+def _temporary(shown: str, reason: str) -> DownloadError:
+    text = f"the image {shown} could not be fetched to check it: {reason}"
+    return DownloadError(text, url=shown, retryable=True)
 
 
 def _unreachable(seen: str) -> ImageFault:
