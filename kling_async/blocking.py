@@ -72,7 +72,7 @@ class KlingClient:
     starts the background thread: a client made before a fork works in each process that makes its
     first call after the fork.
 
-    Hooks and ``on_update`` are called in the background thread.
+    Hooks, observers and ``on_update`` are called in the background thread.
 
     A call that Ctrl-C interrupts is cancelled. The references of paid tasks that still run are in
     the notes of the ``KeyboardInterrupt`` and in a warning of the log.

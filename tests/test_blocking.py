@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kling_async import Event, Input
+    from kling_async import Event, Input, KlingError, TaskRef
 
 FOX = MasterTextToVideo("a fox in fresh snow")
 
@@ -89,6 +89,30 @@ def test_submit_attach_wait(emulator: Emulator) -> None:
     with connect(emulator) as kling:
         assert kling.attach(task.ref).wait(10) == kling.wait(str(task.ref))
         assert kling.status(task.ref).state == kling.attach(task.ref).status().state == "success"
+
+
+class Observer:
+    """Notes the steps of a submit, and the threads in which they are called."""
+
+    def __init__(self) -> None:
+        self.steps: list[object] = []
+
+    async def before_send(self) -> None:
+        self.steps.append(type(threading.current_thread()))
+
+    async def on_rejected(self, error: KlingError) -> None:
+        raise AssertionError from error
+
+    async def on_accepted(self, ref: TaskRef) -> None:
+        self.steps.append(ref)
+
+
+def test_observed_submit(emulator: Emulator) -> None:
+    """A submit is observed in the background thread."""
+    observer = Observer()
+    with connect(emulator) as kling:
+        task = kling.submit(FOX, observer=observer)
+    assert observer.steps == [LoopThread, task.ref]
 
 
 @pytest.mark.slow
