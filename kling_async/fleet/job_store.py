@@ -35,8 +35,6 @@ except ImportError:
     raise missing_extra("queue", "a queue needs another package") from None
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from pgqueuer.queries import Queries
 
     from kling_async.journal.address import Address
@@ -94,12 +92,7 @@ class JobStore:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait([self._listener])

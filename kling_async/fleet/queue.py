@@ -17,8 +17,6 @@ from kling_async.journal.base import ItemState
 from kling_async.tasks.arguments import check_inputs
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kling_async.batch.batch import Items
     from kling_async.images.base import ImageStore
     from kling_async.images.fix import ImageFix
@@ -91,12 +89,7 @@ class Queue:
             self._open = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         stack, self._open = self._open, None
         assert stack is not None  # noqa: S101 - it is open
         await stack.aclose()
