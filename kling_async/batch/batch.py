@@ -235,13 +235,7 @@ class Batch:
         """
         if not streaming:
             for entry in await self._running(run, given):
-                assert entry.ref is not None  # noqa: S101 - a submitted item has one
-                self._client.attach(
-                    entry.ref,
-                    input=input_of(entry),
-                    submitted_at=entry.changed_at,
-                    traceparent=entry.traceparent,
-                )
+                run.attach(entry, input_of(entry))
         async with aclosing(self._planned(items)) as planned:
             async for found, item_input in planned:
                 if run.guard.stopped is not None:

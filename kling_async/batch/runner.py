@@ -126,6 +126,13 @@ class BatchRun:
         await self.claims.release(item.entry.key, ended=ended)
         return outcome
 
+    def attach(self, entry: Entry, sent: Input) -> Task:
+        """Return the task of a submitted item."""
+        assert entry.ref is not None  # noqa: S101 - a submitted item has one
+        return self.client.attach(
+            entry.ref, input=sent, submitted_at=entry.changed_at, traceparent=entry.traceparent
+        )
+
     async def close(self) -> None:
         """End the run. The loop over the outcomes and the end of the batch may both call this.
 
@@ -289,15 +296,9 @@ class ItemRun:
         return await self._submit()
 
     async def _wait_for_task(self) -> bool:
-        entry, client = self.entry, self._run.client
-        assert entry.ref is not None  # noqa: S101 - a submitted item has one
+        entry = self.entry
         # attach() does not find a task that has ended within its submit.
-        task = self._task or client.attach(
-            entry.ref,
-            input=self._input,
-            submitted_at=entry.changed_at,
-            traceparent=entry.traceparent,
-        )
+        task = self._task or self._run.attach(entry, self._input)
         self._work.ref = entry.ref
         self._work.submitted()
         try:

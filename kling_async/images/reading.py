@@ -34,8 +34,8 @@ _I = TypeVar("_I", bound="Input")
 async def read_images(sent: _I) -> _I:
     """Return an input whose local images have their checksums: ``to_dict`` can write it as text.
 
-    A batch and a queue do this themselves. Use it for messages of your own, such as taskiq's. The
-    pictures are read in a thread, and not kept in memory.
+    Batches, queues and :mod:`kling_async.taskiq` do this themselves. Use it for messages of your
+    own. The pictures are read in a thread, and not kept in memory.
 
     Raises:
         InputError: A picture cannot be read.
