@@ -61,10 +61,15 @@ def spawn(*command: str, environ: Mapping[str, str]) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def service(processes: list[subprocess.Popen[str]]) -> Service:
-    """Run ``kling-async emulate``, as the guides do; return the variables that it prints."""
+    """Run ``kling-async emulate``, as the guides do; return the variables that it prints.
+
+    Every video is the small one, unless options say otherwise: to render and to play others takes
+    seconds.
+    """
 
     def service(*options: str) -> Mapping[str, str]:
-        command = ("-m", "kling_async", "emulate", "--json", "--port", "0", *options)
+        small = ("--video", "small")
+        command = ("-m", "kling_async", "emulate", "--json", "--port", "0", *small, *options)
         process = spawn(*command, environ={})
         processes.append(process)
         assert process.stdout is not None

@@ -161,10 +161,10 @@ async def axe_violations(page: Page) -> list[str]:
 
 
 async def test_from_the_form_to_a_playing_video(
-    backend: Running, page: Page, artifacts: Path
+    start: Start, service: Service, page: Page, artifacts: Path
 ) -> None:
     """Prompt and shape are chosen, progress is seen, and the video plays by itself."""
-    await page.goto(backend.url)
+    await page.goto(start(service("--speed", "60", "--video", "rendered")).url)
     await expect(page.get_by_text("Nothing yet")).to_be_visible()
     await page.get_by_label("What should happen?").fill("waves at dusk")
     await page.get_by_label("1:1").check()

@@ -70,38 +70,44 @@ WORDS: dict[str, type[KlingError]] = {
 }
 
 
-def money() -> list[tuple[int, int | None, str]]:
-    """Give the cells of the table: status, code, and what is expected."""
+def money() -> list[tuple[int, dict[int | None, str]]]:
+    """Give the rows of the table: a status, and what is expected of each code."""
     head, *rows = (row.split() for row in MONEY.strip().splitlines())
     codes = [None if code == "-" else int(code) for code in head[1:]]
-    assert all(len(row) == len(head) for row in rows)
-    return [
-        (int(row[0]), code, cell) for row in rows for code, cell in zip(codes, row[1:], strict=True)
-    ]
+    return [(int(row[0]), dict(zip(codes, row[1:], strict=True))) for row in rows]
 
 
-@pytest.mark.parametrize(("status", "code", "cell"), money())
-def test_money(status: int, code: int | None, cell: str) -> None:
+def cell_of(error: KlingError) -> str:
+    """Write an error as a cell of the table."""
+    (word,) = (word for word, kind in WORDS.items() if type(error) is kind)
+    assert not (error.may_have_charged and error.retryable)
+    return word + "$" * error.may_have_charged + "+" * error.retryable
+
+
+@pytest.mark.parametrize(("status", "row"), money())
+def test_money(status: int, row: dict[int | None, str]) -> None:
     """A failed submit is classified by what the wire proves."""
-    for said in {code, None if code is None else str(code)}:
-        error = refusal("submit", answer(envelope(said), status))
-        assert type(error) is WORDS[cell.rstrip("$+")]
-        assert error.may_have_charged is cell.endswith("$")
-        assert error.retryable is cell.endswith("+")
-        assert ("a task may have been started and charged" in str(error)) is cell.endswith("$")
+    for as_said in (lambda code: code, lambda code: None if code is None else str(code)):
+        errors = {code: refusal("submit", answer(envelope(as_said(code)), status)) for code in row}
+        assert {code: cell_of(error) for code, error in errors.items()} == row
+        for error in errors.values():
+            warned = "a task may have been started and charged" in str(error)
+            assert warned is error.may_have_charged
 
 
-@pytest.mark.parametrize(("status", "code", "cell"), money())
+@pytest.mark.parametrize(("status", "row"), money())
 @pytest.mark.parametrize("kind", ["status", "balance"])
-def test_reads_cost_nothing(kind: str, status: int, code: int | None, cell: str) -> None:
+def test_reads_cost_nothing(kind: str, status: int, row: dict[int | None, str]) -> None:
     """A failed read is classified the same, may be repeated where waiting helps, and is free."""
     data = {"taskId": "task_1"} if kind == "balance" else None
-    error = refusal(kind, answer(envelope(code, data=data), status))
-    word = cell.rstrip("$+")
-    assert type(error) is WORDS[word]
-    assert not error.may_have_charged
-    assert error.retryable is (cell != word or word == "odd")  # else the service refused
-    assert error.ref == (REF if kind == "status" else None)
+    errors = {code: refusal(kind, answer(envelope(code, data=data), status)) for code in row}
+    expected = {}
+    for code, cell in row.items():
+        word = cell.rstrip("$+")
+        refused = cell == word and word != "odd"  # by the service
+        expected[code] = word + "+" * (not refused)
+    assert {code: cell_of(error) for code, error in errors.items()} == expected
+    assert {error.ref for error in errors.values()} == {REF if kind == "status" else None}
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 429, 500, 503])
