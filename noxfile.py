@@ -104,7 +104,8 @@ def wheel(session: nox.Session) -> None:
             session.run(python, "-X", "dev", "-W", "error", "-m", "pytest", external=True)
             # The types of optional packages are known only where those are.
             extras = f"{built}[all]"
-            session.run(python, "-m", "pip", "install", "--quiet", extras, external=True)
+            quick = ("--quiet", "--no-compile")  # they are read, and not run
+            session.run(python, "-m", "pip", "install", *quick, extras, external=True)
             # It looks for packages beside the first Python of PATH; its --pythonpath does not count
             # together with --verifytypes.
             env = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}

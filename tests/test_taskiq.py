@@ -37,6 +37,7 @@ from kling_async.images import read_images
 from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.postgres.journal import PostgresJournal
 from tests.images.pictures import picture
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -474,7 +475,9 @@ async def test_killed_workers(emulate: Emulate, url: str, server: tuple[str, str
 
     async def start() -> asyncio.subprocess.Process:
         worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WORKER, *arguments, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", WORKER, *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            env=unmeasured(),
         )
         assert worker.stdout is not None
         assert await worker.stdout.readline() == b"ready\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.images.pictures import picture
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ async def test_killed_during_an_upload(emulate: Emulate, tmp_path: Path) -> None
     (tmp_path / "cat.jpg").write_bytes(CAT)
     for hang, lines in (("hang", f"{SHA}.jpg"), ("", "None"), ("", "None")):
         process = await asyncio.create_subprocess_exec(
-            *command, hang, stdout=asyncio.subprocess.PIPE
+            *command, hang, stdout=asyncio.subprocess.PIPE, env=unmeasured()
         )
         assert process.stdout is not None
         line = (await process.stdout.readline()).decode().strip()

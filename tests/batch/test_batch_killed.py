@@ -17,6 +17,7 @@ import pytest
 from kling_async import TaskRef
 from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.sqlite.journal import SqliteJournal
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,6 +117,7 @@ async def test_killed_at_random_moments(emulate: Emulate, tmp_path: Path) -> Non
         *(sys.executable, "-c", NURSERY, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=unmeasured(),
     )
     assert nursery.stdin is not None
     assert nursery.stdout is not None

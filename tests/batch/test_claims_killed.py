@@ -17,6 +17,7 @@ import pytest
 from kling_async import TaskRef
 from kling_async.journal.base import ItemState
 from kling_async.journal.postgres.journal import PostgresJournal
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from kling_async.testing import Emulator
@@ -91,6 +92,7 @@ async def test_workers_killed_at_random_moments(emulate: Emulate, postgres_url: 
         *(emulator.base_url, emulator.key, postgres_url, str(ITEMS)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=unmeasured(),
     )
     assert nursery.stdin is not None
     assert nursery.stdout is not None

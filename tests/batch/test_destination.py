@@ -25,6 +25,7 @@ from kling_async.download.archive import Archive
 from kling_async.journal.base import ItemState
 from tests.engines.object_stores import forward, s3_server, s3_url  # noqa: F401 - fixtures
 from tests.patience import HANGS
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,6 +191,7 @@ async def test_killed(
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BATCH, emulator.base_url, emulator.key, str(path), place),
             stdout=asyncio.subprocess.PIPE,
+            env=unmeasured(),
         )
 
     process = await start(s3_url.replace(s3_server, await serve_app(stop_at_video)))

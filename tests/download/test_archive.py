@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 from hashlib import sha256
@@ -35,6 +34,7 @@ from tests.engines.object_stores import (  # noqa: F401 - fixtures
     store_url,
 )
 from tests.patience import HANGS
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -303,7 +303,7 @@ async def start(url: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PUT, url),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tempfile.gettempdir())},
+        env={**unmeasured(), "TMPDIR": str(tempfile.gettempdir())},
     )
 
 

@@ -17,6 +17,7 @@ from kling_async import Result, Retry, TaskRef
 from kling_async.download import MAX_BYTES, download
 from kling_async.download.files import DISK_SPACE
 from kling_async.errors import DownloadError, ResultExpiredError
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -293,7 +294,9 @@ asyncio.run(download(Result(TaskRef("kling-2-1", "task_1"), (url,)), folder))
 
 async def start(url: str, folder: Path) -> asyncio.subprocess.Process:
     """Start a process that downloads."""
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", SCRIPT, url, folder)
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SCRIPT, url, folder), env=unmeasured()
+    )
 
 
 class Halting(Store):

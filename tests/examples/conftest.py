@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from attrs import frozen
+
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,9 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def spawn(*command: str, environ: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a Python process with these variables of the service and the backend only."""
     own = {
-        name: value for name, value in os.environ.items() if not name.startswith(("APIXO", "KLING"))
+        name: value
+        for name, value in unmeasured().items()
+        if not name.startswith(("APIXO", "KLING"))
     }
     return subprocess.Popen(
         [sys.executable, *command],

@@ -24,6 +24,7 @@ from kling_async import (
     TaskRef,
 )
 from kling_async.testing import Emulator
+from tests.processes import unmeasured
 from tests.test_examples import ROOT
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ async def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     pytest.importorskip("ipykernel")
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
+    for name in os.environ.keys() - unmeasured().keys():  # the kernel inherits the environment
+        monkeypatch.delenv(name)
     # The files of IPython and Jupyter are the test's own.
     for name in ("HOME", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name))

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from kling_async.testing import Emulator
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def emulator() -> Iterator[Emulator]:
 def test_threads_share_one_client(emulator: Emulator) -> None:
     """Views on many threads submit and ask through one client, and closing ends its thread."""
     environ = {
-        **os.environ,
+        **unmeasured(),
         "APIXO_API_KEY": emulator.key,
         "APIXO_BASE_URL": emulator.origin,
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *sys.path]),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import HANGS
+from tests.processes import unmeasured
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "testing"
@@ -33,6 +34,12 @@ def test_the_guide(folder: str, number: int, tmp_path: Path) -> None:
     warnings = ["-W", "error", "-W", "ignore:Using `httpx` with"]
     command = [sys.executable, "-X", "dev", *warnings, "-m", "pytest", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=HANGS
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=unmeasured(),
+        check=False,
+        timeout=HANGS,
     )
     assert f"{number} passed" in done.stdout, done.stdout + done.stderr

@@ -10,6 +10,8 @@ import textwrap
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from tests.processes import unmeasured
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -89,6 +91,7 @@ class Workers:
             *(sys.executable, "-c", NURSERY, base_url, key, url, str(concurrency), str(lease)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env=unmeasured(),
         )
         self._reading = asyncio.create_task(self._read_lines())
         return self

@@ -28,6 +28,7 @@ from tests.engines.object_stores import (  # noqa: F401 - fixtures
     store_url,
 )
 from tests.images.pictures import picture
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -107,7 +108,7 @@ asyncio.run(main())
 def start(url: str, how: str = "") -> subprocess.Popen[str]:
     """Start a process that stores an image."""
     command = [sys.executable, "-c", PUT, url, "a picture", how]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=unmeasured())
 
 
 async def test_four_processes(s3_url: str) -> None:  # noqa: F811 - the fixture

@@ -14,6 +14,7 @@ import pytest
 
 from kling_async.media import inspect_video
 from kling_async.testing.sample_files import FOLDER
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from tests.conftest import Emulate
@@ -55,7 +56,7 @@ async def test_killed_between_clips(emulate: Emulate, tmp_path: Path) -> None:
     assert found is not None
     shutil.copy(FOLDER / "fox.jpg", tmp_path)
     environment = {
-        **os.environ,
+        **unmeasured(),
         "APIXO_API_KEY": emulator.key,
         "APIXO_BASE_URL": emulator.base_url,
         "KLING_IMAGE_STORE": emulator.image_store,

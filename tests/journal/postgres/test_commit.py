@@ -31,6 +31,7 @@ from tests.journal.examples import (
     transitions,
 )
 from tests.journal.postgres.lossy_proxy import LossyProxy
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -305,7 +306,9 @@ asyncio.run(main())
 async def test_a_process_that_is_suspended(batch_url: str, db: Database) -> None:
     """Whenever a process is suspended, it holds no lock in the server."""
     worker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", WORKER, batch_url), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", WORKER, batch_url),
+        stdout=asyncio.subprocess.PIPE,
+        env=unmeasured(),
     )
     assert worker.stdout is not None
     in_transaction = "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"

@@ -19,6 +19,7 @@ from kling_async.limits.shared.backend import create_backend
 from kling_async.limits.shared.schedule import RequestSchedule
 from kling_async.limits.shared.window import Report
 from tests.limits.conftest import change, granted, plain
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from kling_async.limits.shared.limiter import SharedLimiter
@@ -105,7 +106,9 @@ asyncio.run(main())
 async def test_a_process_that_is_stopped_in_the_middle(postgres_url: str) -> None:
     """Whenever a process is suspended, the others continue, and the server waits for nothing."""
     worker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", WORKER, postgres_url), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", WORKER, postgres_url),
+        stdout=asyncio.subprocess.PIPE,
+        env=unmeasured(),
     )
     assert worker.stdout is not None
     backend, dice = create_backend(postgres_url, "n"), Random(3)  # noqa: S311 - moments, not secrets

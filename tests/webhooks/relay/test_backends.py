@@ -29,6 +29,7 @@ from kling_async.webhooks.relay.backends import (
 from kling_async.webhooks.relay.relay import Relay
 from tests.engines import redis as redis_servers
 from tests.engines.relay import disconnect_all, opened, read_lines
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from kling_async.protocol.callbacks import Callback
@@ -230,7 +231,9 @@ asyncio.run(main())
 async def test_a_process_that_is_suspended_in_mid_call(url: str) -> None:
     """Whenever a process is suspended while it publishes, others publish at once."""
     publisher = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PUBLISHER, url, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", PUBLISHER, url),
+        stdout=asyncio.subprocess.PIPE,
+        env=unmeasured(),
     )
     assert publisher.stdout is not None
     try:
