@@ -18,6 +18,7 @@ from kling_async.cli.main import run
 from kling_async.testing import Emulator, Scenario
 from kling_async.testing.clock import VirtualLoop
 from kling_async.testing.sample_files import FOLDER
+from tests.processes import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -130,12 +131,16 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(*argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            process = subprocess.Popen((*COMMAND, *argv), **{**pipes, **options})
-            stack.callback(_end, process)
-            return process
+            return _start(stack, *argv, **options)
 
         yield start
+
+
+def _start(stack: ExitStack, *argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen((*COMMAND, *argv), **{**pipes, **options})
+    stack.callback(_end, process)
+    return process
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -168,17 +173,20 @@ class Emulate(Protocol):
     def __call__(self, *options: str) -> dict[str, str]: ...
 
 
+def start_emulator(stack: ExitStack, *options: str) -> dict[str, str]:
+    """Start `kling-async emulate` until the stack is left; return the environment for clients."""
+    argv = ("emulate", "--port", "0", "--video", "small", *options)
+    process = _start(stack, *argv, env=unmeasured())
+    env = dict(os.environ)
+    for _ in range(2):
+        assert process.stdout is not None
+        name, _, value = process.stdout.readline().removeprefix("export ").partition("=")
+        env[name] = value.strip()
+    return env
+
+
 @pytest.fixture
-def emulate(start: Start) -> Emulate:
+def emulate() -> Iterator[Emulate]:
     """Start `kling-async emulate` with options; give the environment for its clients."""
-
-    def emulate(*options: str) -> dict[str, str]:
-        process = start("emulate", "--port", "0", "--video", "small", *options)
-        env = dict(os.environ)
-        for _ in range(2):
-            assert process.stdout is not None
-            name, _, value = process.stdout.readline().removeprefix("export ").partition("=")
-            env[name] = value.strip()
-        return env
-
-    return emulate
+    with ExitStack() as stack:
+        yield lambda *options: start_emulator(stack, *options)

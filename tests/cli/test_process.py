@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +18,14 @@ import pytest
 from kling_async.cli.output import Output, write_line
 from kling_async.cli.process import GuardedStream, failure_of, guarded_streams
 from kling_async.results import TaskRef
-from tests.cli.conftest import COMMAND, Ended
+from tests.cli.conftest import COMMAND, Ended, start_emulator
 from tests.patience import HANGS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.cli.conftest import Emulate, Execute
+    from tests.cli.conftest import Execute
 
 ROW = {"mode": "master-text-to-video", "prompt": "a fox"}
 KEY = "лиса 🦊"
@@ -52,10 +54,11 @@ def rows(folder: Path, *keys: str) -> None:
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
 
 
-@pytest.fixture
-def env(emulate: Emulate) -> dict[str, str]:
-    """Start a quick emulator; give the environment for its clients."""
-    return emulate("--speed", "1000")
+@pytest.fixture(scope="module")
+def env() -> Iterator[dict[str, str]]:
+    """Start a quick emulator for all tests; give the environment for its clients."""
+    with ExitStack() as stack:
+        yield start_emulator(stack, "--speed", "1000")
 
 
 @pytest.mark.slow
@@ -125,7 +128,6 @@ def test_code_of_the_work_comes_first(env: dict[str, str], tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -135,19 +137,19 @@ def test_code_of_the_work_comes_first(env: dict[str, str], tmp_path: Path) -> No
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
 )
-@pytest.mark.parametrize("option", ["", "--json"])
 def test_key_that_the_encoding_does_not_have(
-    env: dict[str, str], tmp_path: Path, variables: dict[str, str], option: str
+    env: dict[str, str], tmp_path: Path, variables: dict[str, str]
 ) -> None:
     """A batch with any key ends well for any encoding, and so does its report."""
     rows(tmp_path, KEY)
     env = {**env, **variables}
-    batch = shell(f'kling batch rows.jsonl --first-poll 0.1 {option} 2>"$ERR"', env, tmp_path)
+    command = "kling batch rows.jsonl --first-poll 0.1"
+    batch = shell(f'{command} 2>"$ERR"', env, tmp_path)
     assert (batch.code, batch.out.isascii()) == (0, True)
-    if option:
-        assert batch.objects[0]["key"] == KEY
-    else:
-        assert batch.out.startswith(r"\u043b\u0438\u0441\u0430 \U0001f98a" + "\t")
+    assert batch.out.startswith(r"\u043b\u0438\u0441\u0430 \U0001f98a" + "\t")
+    batch = shell(f'{command} --journal second.sqlite --json 2>"$ERR"', env, tmp_path)
+    assert (batch.code, batch.out.isascii()) == (0, True)
+    assert batch.objects[0]["key"] == KEY
     report = "kling report rows.jsonl.journal.sqlite --format"
     assert shell(f"{report} table", env, tmp_path).code == 0
     (row,) = shell(f"{report} json", env, tmp_path).objects
@@ -156,7 +158,6 @@ def test_key_that_the_encoding_does_not_have(
     assert list(csv.reader(io.StringIO(table.out)))[1][0] == KEY
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_report_ends_with_its_reader(env: dict[str, str], tmp_path: Path) -> None:
     """A report of very many rows is not read to its end for a stdout that is lost."""
