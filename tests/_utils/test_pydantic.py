@@ -187,15 +187,20 @@ def test_broken_answers() -> None:
     ]
 
 
+# Made once: to make one takes longer than an example.
+MAPPINGS: TypeAdapter[dict[TaskRef, TaskRef]] = TypeAdapter(dict[TaskRef, TaskRef])
+REFERENCE = TypeAdapter(TaskRef)
+PATTERN = Draft202012Validator(REFERENCE.json_schema())
+
+
 @FREELY
 @given(REFS)
 def test_references_are_text(ref: TaskRef) -> None:
     """A reference is its text in JSON, by itself and as a key, and comes back from it."""
-    adapter: TypeAdapter[dict[TaskRef, TaskRef]] = TypeAdapter(dict[TaskRef, TaskRef])
-    text = adapter.dump_json({ref: ref})
+    text = MAPPINGS.dump_json({ref: ref})
     assert json.loads(text) == {str(ref): str(ref)}
-    assert adapter.validate_json(text) == {ref: ref}
-    assert adapter.dump_python({ref: ref}) == {ref: ref}  # in Python it stays what it is
+    assert MAPPINGS.validate_json(text) == {ref: ref}
+    assert MAPPINGS.dump_python({ref: ref}) == {ref: ref}  # in Python it stays what it is
 
 
 @FREELY
@@ -207,12 +212,11 @@ def test_references_are_text(ref: TaskRef) -> None:
 )
 def test_the_pattern_of_references(text: str) -> None:
     """The schema of a reference admits what the class takes, but for white space around it."""
-    schema = Draft202012Validator(TypeAdapter(TaskRef).json_schema())
     try:
-        taken = str(TypeAdapter(TaskRef).validate_python(text)) == text
+        taken = str(REFERENCE.validate_python(text)) == text
     except ValidationError:
         taken = False
-    assert schema.is_valid(text) == taken
+    assert PATTERN.is_valid(text) == taken
 
 
 NEST: list[object] = []
