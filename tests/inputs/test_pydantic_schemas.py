@@ -117,24 +117,21 @@ def schema_of(cls: type[Input], mode: Any = "validation") -> dict[str, Any]:  # 
     return schema
 
 
-@cache
-def adapter(cls: type[Input]) -> TypeAdapter[Input]:
-    """Return pydantic's adapter of a class."""
-    return TypeAdapter(cls)
+ADAPTERS: dict[type[Input], TypeAdapter[Input]] = {cls: TypeAdapter(cls) for cls in CLASSES}
 
 
-@cache  # made when it is used: all of them take half a second
-def validator(cls: type[Input], mode: str = "validation") -> Any:  # noqa: ANN401
-    """Return the validator of a class's JSON schema."""
-    return Validator(schema_of(cls, mode))
+@cache  # made when they are used: all of them take half a second
+def validators(mode: str = "validation") -> dict[type[Input], Any]:
+    """Return the validators of the classes' JSON schemas."""
+    return {cls: Validator(schema_of(cls, mode)) for cls in CLASSES}
 
 
 def read(cls: type[Input], body: object, *, as_text: bool = False) -> Input | None:
     """Read a body as pydantic does, from Python's values or from text."""
     try:
         if as_text:
-            return adapter(cls).validate_json(json.dumps(body))
-        return adapter(cls).validate_python(body)
+            return ADAPTERS[cls].validate_json(json.dumps(body))
+        return ADAPTERS[cls].validate_python(body)
     except Refusal:
         return None
 
@@ -147,7 +144,7 @@ def read(cls: type[Input], body: object, *, as_text: bool = False) -> Input | No
 @example({**BARE, "mode": "pro-image-to-video"}, Input)
 def test_schema_and_class_agree(body: dict[str, object], cls: type[Input]) -> None:
     """What the schema admits the class takes, and what it does not is refused."""
-    taken = validator(cls).is_valid(body)
+    taken = validators()[cls].is_valid(body)
     assert (read(cls, body) is not None) == taken
     assert (read(cls, body, as_text=True) is not None) == taken
 
@@ -156,7 +153,7 @@ def test_schema_and_class_agree(body: dict[str, object], cls: type[Input]) -> No
 @given(JSON, st.sampled_from(CLASSES))
 def test_what_is_taken_is_in_the_schema(body: object, cls: type[Input]) -> None:
     """Nothing is taken that the schema does not admit, and nothing makes the reading stumble."""
-    assert read(cls, body) is None or validator(cls).is_valid(body)
+    assert read(cls, body) is None or validators()[cls].is_valid(body)
 
 
 @pytest.mark.parametrize("one", EXAMPLES)
@@ -166,7 +163,8 @@ def test_every_border(one: Input) -> None:
         for value in values:
             body = changed(one, [(key, value)])
             for cls in (Input, type(one)) if key in {"model", "mode", "fields"} else (type(one),):
-                assert (read(cls, body) is not None) == validator(cls).is_valid(body), (key, value)
+                admitted = validators()[cls].is_valid(body)
+                assert (read(cls, body) is not None) == admitted, (key, value)
 
 
 @FREELY
@@ -185,11 +183,11 @@ def test_what_is_written(body: dict[str, object], cls: type[Input]) -> None:
     """What is written is `to_dict`, fits both schemas of its class, and comes back."""
     if (one := read(cls, body)) is None:
         return
-    written = adapter(cls).dump_python(one, mode="json")
-    assert written == adapter(cls).dump_python(one) == one.to_dict()
-    assert json.loads(adapter(cls).dump_json(one)) == written
-    assert validator(cls, "serialization").is_valid(written)
-    assert validator(cls).is_valid(written)
+    written = ADAPTERS[cls].dump_python(one, mode="json")
+    assert written == ADAPTERS[cls].dump_python(one) == one.to_dict()
+    assert json.loads(ADAPTERS[cls].dump_json(one)) == written
+    assert validators("serialization")[cls].is_valid(written)
+    assert validators()[cls].is_valid(written)
     assert read(cls, written) == read(cls, written, as_text=True) == one
 
 
@@ -339,12 +337,12 @@ def test_raw_inputs(mode: str) -> None:
 def test_what_a_pattern_cannot_say(url: str) -> None:
     """The finer rules of URLs are left to the word `uri`; the class knows them."""
     body = {"prompt": "x", "image_url": url}
-    assert validator(StandardImageToVideo).is_valid(body)
+    assert validators()[StandardImageToVideo].is_valid(body)
     assert read(Input, body) is None
 
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1 - 0.9, 0.7 + 0.1, 1.0000000000000002])
 def test_tenths_of_binary_fractions(value: float) -> None:
     """What means a tenth is taken for it, though it is no multiple of one in JSON."""
-    one = adapter(MasterTextToVideo).validate_json(f'{{"prompt": "x", "cfg_scale": {value!r}}}')
+    one = ADAPTERS[MasterTextToVideo].validate_json(f'{{"prompt": "x", "cfg_scale": {value!r}}}')
     assert Decimal(str(one.to_dict()["cfg_scale"])) % Decimal("0.1") == 0
