@@ -25,6 +25,7 @@ from kling_async.webhooks.inbox import Counts, Inbox
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kling_async.events import CallbackReceived
     from kling_async.protocol.callbacks import Callback
     from kling_async.testing.transport import Request, Response
 
@@ -459,7 +460,23 @@ def test_a_listener_that_is_deleted() -> None:
     assert box.counts == Counts(unknown=1)
 
 
-# ------------------------------------------------------------------------------------------ the log
+# --------------------------------------------------------------------------- the events and the log
+
+
+def test_hooks(caplog: pytest.LogCaptureFixture) -> None:
+    """Hooks receive an event for each delivered callback; one that fails changes nothing."""
+    received: list[CallbackReceived] = []
+
+    def fail(_: object) -> None:
+        raise ValueError("no")
+
+    box, _ear = listening("task_1", hooks=[fail, received.append])
+    assert box.handle("POST", PATH, body()) == 200
+    assert box.handle("POST", PATH, body(state="processing")) == 200
+    assert box.handle("POST", FORGED, body()) == 404
+    assert [event.outcome for event in received] == ["delivered", "still_running"]
+    assert received[0].snapshot.result_urls == tuple(URLS)
+    assert caplog.text.count("a hook failed on a callback") == 2
 
 
 def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
