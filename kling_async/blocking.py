@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from kling_async import client as _async
 from kling_async._utils.loop_thread import LoopThread, iterate_in_thread
-from kling_async.errors import ClientClosedError
+from kling_async.errors import ClientClosedError, ConfigurationError
 from kling_async.tasks import task as _async_task
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
 
@@ -97,6 +97,8 @@ class KlingClient:
 
     def run(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
         """Run a coroutine, such as a batch with :attr:`client`, on the client's event loop."""
+        if not asyncio.iscoroutine(coroutine):
+            raise ConfigurationError(f"run() needs a coroutine, not {coroutine!r:.80}")
         with self._lock:
             if self._closed:
                 coroutine.close()

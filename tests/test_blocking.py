@@ -18,6 +18,7 @@ from kling_async import (
     InputError,
     MasterTextToVideo,
     StandardImageToVideo,
+    Submitted,
     TaskFailedError,
     TaskTimeoutError,
     blocking,
@@ -165,6 +166,38 @@ def test_a_loop_over_a_closed_client(emulator: Emulator) -> None:
     kling.close()
     with pytest.raises(ClientClosedError):
         list(outcomes)
+
+
+def test_inputs_that_exit(emulator: Emulator) -> None:
+    """An exit in the inputs ends the loop over the outcomes, and the client can still be used."""
+
+    def inputs() -> Iterator[Input]:
+        yield FOX
+        sys.exit(4)
+
+    with connect(emulator) as kling:
+        with pytest.raises(SystemExit):
+            list(kling.generate_many(inputs()))
+        assert kling.balance() > 0
+
+
+def test_a_hook_that_exits(emulator: Emulator) -> None:
+    """A call whose hook exits ends, and the client can still be used."""
+
+    def leave(event: Event) -> None:
+        if isinstance(event, Submitted):
+            sys.exit(4)
+
+    with connect(emulator, hooks=[leave]) as kling:
+        with pytest.raises(asyncio.CancelledError):
+            kling.submit(FOX)
+        assert kling.balance() > 0
+
+
+def test_what_is_no_coroutine(emulator: Emulator) -> None:
+    """What cannot be awaited is refused."""
+    with connect(emulator) as kling, pytest.raises(ConfigurationError, match="needs a coroutine"):
+        kling.run(kling.balance)  # type: ignore[arg-type]
 
 
 def test_single_inputs_are_refused(emulator: Emulator) -> None:

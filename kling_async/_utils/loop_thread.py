@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kling_async.errors import ConfigurationError
@@ -32,7 +33,11 @@ class LoopThread(threading.Thread):
     def run(self) -> None:
         """Run the loop in the new thread."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
+            loop = runner.get_loop()
+            while not self._stopped:
+                # A task that raises one of these interrupts the loop; its caller gets it.
+                with suppress(KeyboardInterrupt, SystemExit):
+                    loop.run_forever()
 
     def stop(self) -> None:
         """End the loop, which cancels what still runs there, and wait for the thread."""

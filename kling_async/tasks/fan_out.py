@@ -281,8 +281,6 @@ class FanOut(Generic[_T]):
                         await counters.changed.wait()
             self._outcomes.complete = True
             self._outcomes.changed.set()
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # the event loop ends
-            raise
         except BaseException as error:  # noqa: BLE001 - the caller gets it
             if self._stopped and isinstance(error, Exception):
                 _log.exception("the iterable of the inputs failed while it was closed")
@@ -300,8 +298,6 @@ class FanOut(Generic[_T]):
     async def _run(self, work_item: WorkItem[_T]) -> None:
         try:
             outcome = await self._work(work_item)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # the event loop ends
-            raise
         except BaseException as error:  # noqa: BLE001 - the caller gets it
             self._fail(error)
             return
@@ -312,10 +308,14 @@ class FanOut(Generic[_T]):
 
     def _fail(self, error: BaseException) -> None:
         """Stop the run; the caller gets the error when it asks for the next outcome."""
+        if isinstance(error, GeneratorExit):  # the event loop has ended
+            return
         if not self._stopped:  # else it is the cancellation by `_stop`, or follows from it
             self._stop()
             self._outcomes.error = error
             self._outcomes.changed.set()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
 
     def _stop(self) -> None:
         """Cancel the reader and the work, once: a second time would interrupt their clean-up."""

@@ -335,8 +335,8 @@ class Submitter:
                 await _report(pending.observer, outcome)
                 pending.task = None
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # the loop is ending
-            self._interrupted(pending)
             response.cancel()
+            self._interrupted(pending)
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if response.done():

@@ -39,6 +39,18 @@ def test_results_and_errors(thread: LoopThread) -> None:
         thread.call(fail())
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_an_exit(error: type[BaseException], thread: LoopThread) -> None:
+    """A coroutine that exits the program does so in its caller; other calls still return."""
+
+    async def leave() -> None:
+        raise error
+
+    with pytest.raises(error):
+        thread.call(leave())
+    assert thread.call(where()) is thread
+
+
 def test_a_cancelled_coroutine(thread: LoopThread) -> None:
     """A coroutine that is cancelled from inside raises that, with its notes."""
 
