@@ -28,7 +28,7 @@ from tests.engines.rabbitmq import rabbitmq_url  # noqa: F401 - a fixture
 from tests.engines.redis import redis_server, redis_url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 
 # No test depends on how fast the machine is.
@@ -74,6 +74,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     named = {one for one in callspec.params.values() if isinstance(one, str)} if callspec else set()
     if SERVERS.intersection(getattr(item, "fixturenames", ())) or ENGINES & named:
         item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Leave what is marked as repeating out of the coverage.
+
+    Python runs two to four times slower while its lines are measured.
+    """
+    tracer = sys.gettrace() if item.get_closest_marker("repeating") else None
+    if tracer is None:
+        return (yield)
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

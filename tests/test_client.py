@@ -618,6 +618,7 @@ async def test_a_page_that_proves_nothing(status: int, serve_app: ServeApp) -> N
         assert len(paths) == limiter.slots_in_use == 1
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 408, 409, 423, 425, 499, 502, 522])
 @pytest.mark.parametrize("page", [b"<html>maintenance</html>", b"\x00\xff garbage", b""])
 async def test_pages_while_a_task_is_waited_for(

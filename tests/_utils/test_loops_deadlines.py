@@ -121,6 +121,7 @@ async def life(make: Callable[[], object], begin: float, take: float) -> tuple[s
     return "done", now()
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @given(
     st.lists(

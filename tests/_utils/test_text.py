@@ -106,6 +106,7 @@ def test_nests_deeper_than_python_goes() -> None:
     assert format_value(nest) == "list too large to show"
 
 
+@pytest.mark.repeating
 @FREELY
 @given(ANYTHING)
 def test_anything_can_be_shown(value: object) -> None:

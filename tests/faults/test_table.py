@@ -41,6 +41,7 @@ async def test_submits(case: Case) -> None:
     await check_kind("submit", case, case.submit)
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @cases
 async def test_fan_outs(case: Case) -> None:
@@ -64,6 +65,7 @@ async def test_batches(case: Case) -> None:
     assert seen.started <= 1
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["status", "balance"])
 @cases
@@ -72,6 +74,7 @@ async def test_reads(case: Case, kind: str) -> None:
     await check_kind(kind, case, case.read)
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @cases
 async def test_waiting_callers(case: Case) -> None:

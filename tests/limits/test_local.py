@@ -106,6 +106,7 @@ def test_no_minute_is_over_the_limit(
     assert fullest(moments) <= requests_per_minute
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("requests_per_minute", [10, 30, 60, 120])
 @pytest.mark.parametrize("latency", [(0.0, 0.0), (0.0, 3.0), (0.0, 20.0), (5.0, 90.0)])
 @pytest.mark.parametrize("seed", [1, 2])
@@ -128,6 +129,7 @@ def test_slow_ones_and_then_quick_ones(requests_per_minute: int) -> None:
     assert fullest(counted) <= requests_per_minute
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize(
     "requests_per_minute",
     [10, 60, 1_200, pytest.param(10_000, marks=pytest.mark.slow)],

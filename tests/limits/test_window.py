@@ -35,6 +35,7 @@ SENDS = st.lists(
 )
 
 
+@pytest.mark.repeating
 @given(limit=st.integers(1, 12), sends=SENDS)
 @settings(max_examples=300, deadline=None)
 def test_no_minute_at_the_service_is_over_the_limit(

@@ -145,6 +145,7 @@ def test_unknown_tasks_are_found_at_most_five_percent_late(lasts: float) -> None
     assert age - lasts <= lasts * 0.05 + 1e-9
 
 
+@pytest.mark.repeating
 @FREELY
 @given(st.floats(60, 300))
 def test_known_tasks_are_found_a_tenth_of_their_lateness_late(lasts: float) -> None:
@@ -302,6 +303,7 @@ def test_the_whole_limit(limit: int) -> None:
     assert limit * 10 * 0.99 - 12 <= number <= limit * 10 * 1.001 + 10
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("limit", [600, 10_000])
 def test_submits_come_first(limit: int) -> None:
     """Polls get what submits leave, but at least a quarter of the limit."""

@@ -260,6 +260,7 @@ async def test_a_slow_caller(ordered: bool, emulate: Emulate, connect: Connect) 
     await many.aclose()
 
 
+@pytest.mark.repeating
 async def test_one_that_lags(emulate: Emulate, connect: Connect) -> None:
     """In order, a first one that lags stops the drawing; out of order it stops nothing."""
     for ordered, most in ((True, 10), (False, 100)):
@@ -296,6 +297,7 @@ async def peak(number: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 async def test_memory_is_flat() -> None:
     """Ten times as many inputs need no more memory."""

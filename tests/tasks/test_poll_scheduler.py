@@ -77,6 +77,7 @@ async def test_the_first_come_are_served_first() -> None:
     assert order == list(range(20))
 
 
+@pytest.mark.repeating
 def test_timers_without_a_time() -> None:
     """As with uvloop, a timer that is due at once may be a handle that does not know its time."""
 
@@ -163,6 +164,7 @@ def watched(main: Callable[[Watched], Coroutine[object, object, None]]) -> None:
         runner.run(main(loop))
 
 
+@pytest.mark.repeating
 def test_one_timer() -> None:
     """However many wait, and whenever each of them began, one timer is set."""
 

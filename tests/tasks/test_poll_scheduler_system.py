@@ -96,6 +96,7 @@ def evenly(low: float, high: float) -> Callable[[int], float]:
     return lambda number: dice.uniform(low, high)
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 def test_a_hundred_slots() -> None:
     """With room in the limit, ends are found half a second late, at 17 polls a task at most."""
@@ -109,6 +110,7 @@ def test_a_hundred_slots() -> None:
     assert service.fullest_minute < 10_000
 
 
+@pytest.mark.repeating
 def test_a_full_limit() -> None:
     """Where polls fill the limit, it is never passed, and ends are found a second or two late."""
     service = Service(evenly(60, 90))
@@ -119,6 +121,7 @@ def test_a_full_limit() -> None:
     assert mean(service.scheduler.values()) < 12
 
 
+@pytest.mark.repeating
 def test_a_tiny_limit() -> None:
     """At 10 requests a minute and 3 tasks, all finish, and no submit waits long."""
     service = Service(evenly(60, 90))
@@ -131,6 +134,7 @@ def test_a_tiny_limit() -> None:
     assert mean(waited) < 10
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("factor", [2.0, pytest.param(10.0, marks=pytest.mark.slow)])
 def test_a_service_in_trouble(factor: float) -> None:
     """A service that becomes much slower, and recovers, is followed both ways."""
@@ -142,6 +146,7 @@ def test_a_service_in_trouble(factor: float) -> None:
     assert max(service.scheduler.values()) < 300
 
 
+@pytest.mark.repeating
 def test_stuck_tasks_among_others() -> None:
     """A tenth that hangs for twenty minutes does not keep the others from being found."""
     usual = evenly(60, 90)

@@ -192,6 +192,7 @@ async def test_a_pause_without_the_backend(share: Share) -> None:
     assert now() - begun == pytest.approx(7, abs=0.1)
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("processes", [1, 3])
 def test_the_bound_with_local_shares(processes: int) -> None:
     """Falling back to shares that are 1 together, and coming back, costs 2 % at most."""
@@ -381,6 +382,7 @@ async def test_a_slow_backend_while_slots_are_held(share: Share, when_gone: When
     waiting.cancel()
 
 
+@pytest.mark.repeating
 def test_a_backend_that_is_slow_now_and_then() -> None:
     """However slow single answers are, no minute is over the limit, and requests are granted."""
 

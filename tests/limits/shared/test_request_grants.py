@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.virtual_time
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("requests_per_minute", [10_000, 1_000, 150, 10])
 def test_four_processes_keep_one_limit(requests_per_minute: int) -> None:
     """Four busy processes stay within the limit in any minute, use 97 % and get equal shares."""
@@ -66,6 +67,7 @@ def test_calls_do_not_grow_with_the_waiters() -> None:
     assert calls / admitted < 0.1
 
 
+@pytest.mark.repeating
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_round_trip_costs_no_throughput(processes: int) -> None:
     """A round trip of 30 ms costs no throughput."""
@@ -77,6 +79,7 @@ def test_a_round_trip_costs_no_throughput(processes: int) -> None:
     assert run(main(0.03)) >= 0.995 * run(main(0.0))
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 def test_a_far_process_gets_its_share() -> None:
     """A process with a round trip of 50 ms gets as much as the others."""
@@ -348,6 +351,7 @@ async def test_a_pause_that_is_over_is_not_reported(share: Share) -> None:
     assert backend.calls == calls
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @given(seconds=st.lists(st.floats(0.1, 25), min_size=1, max_size=4))
 @settings(max_examples=6, deadline=None)

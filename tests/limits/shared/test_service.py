@@ -87,6 +87,7 @@ def run(traffic: Traffic, *lives: tuple[float, float], waiters: int) -> None:
         runner.run(main())
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @pytest.mark.parametrize("longest", [0.3, 5.0, 30.0])
 @pytest.mark.parametrize("limit", [10, 60, 600])
@@ -99,6 +100,7 @@ def test_requests_that_take_seconds(limit: int, longest: float) -> None:
     assert len(traffic.arrivals) >= 0.85 * limit * 200 / (60 + longest)
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 def test_short_requests_use_the_limit() -> None:
     """At 50 to 300 ms four processes use 98 % of the limit, in equal shares, with few calls."""
@@ -111,6 +113,7 @@ def test_short_requests_use_the_limit() -> None:
     assert traffic.backend.calls <= 0.13 * len(traffic.arrivals)
 
 
+@pytest.mark.repeating
 def test_processes_that_are_killed_and_begin_again() -> None:
     """Processes that die with requests under way, and their successors, keep the limit."""
     traffic = Traffic(Limits(120), lambda dice: dice.uniform(0.1, 8.0))
@@ -120,6 +123,7 @@ def test_processes_that_are_killed_and_begin_again() -> None:
     assert len(traffic.arrivals) > 150
 
 
+@pytest.mark.repeating
 @pytest.mark.slow
 @pytest.mark.parametrize("skew", [7.0, 70.0, -7.0, -7_000.0])
 def test_a_clock_that_is_set(skew: float, caplog: pytest.LogCaptureFixture) -> None:
