@@ -74,6 +74,7 @@ class Restarting:
                 videos: list[dict[str, Any]] = await self.get("/videos")
                 if len(videos) == number and all(video["state"] in states for video in videos):
                     return videos
+                await asyncio.sleep(0.05)  # the backend has work to do
 
 
 @pytest.fixture

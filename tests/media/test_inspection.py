@@ -193,7 +193,7 @@ async def test_batch(tmp_path: Path, emulate: Emulate, connect: Connect) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.soak)])
 async def test_the_emulators_videos(count: int, tmp_path: Path) -> None:
     """None of the emulator's videos, from texts and pictures, has a problem."""
     pictures = sorted(path for path in FOLDER.iterdir() if path.suffix in {".jpg", ".png", ".webp"})
