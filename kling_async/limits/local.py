@@ -58,13 +58,11 @@ StateT = TypeVar("StateT", bound=LoopState)
 class LoopLimiter(Generic[StateT]):
     """A `Limiter` with one state for each event loop. Its methods are described there.
 
-    All of them raise ConfigurationError if the limiter is in use on another loop that is running.
-
     Attributes:
         limits: The limits that it keeps.
     """
 
-    def __init__(self, limits: Limits | None) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         if not isinstance(limits, Limits | None):
             raise ConfigurationError(f"limits must be a Limits, not {limits!r:.80}")
         self.limits: Limits = limits or Limits()
@@ -137,9 +135,6 @@ class LocalLimiter(LoopLimiter[LoopState]):
     Args:
         limits: The limits to keep.
     """
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        super().__init__(limits)
 
     def __repr__(self) -> str:
         return f"<LocalLimiter {self.limits!r} slots in use: {self.slots_in_use}>"

@@ -58,22 +58,18 @@ class WaitQueue(Generic[_T]):
 
     def give(self, value: _T) -> bool:
         """Give something to the first one that waits; return whether there was one."""
-        future = self._pop()
-        if future is not None:
-            future.set_result(value)
-        return future is not None
+        if not self.purge():
+            return False
+        self._pop().set_result(value)
+        return True
 
     def set_exception(self, error: Exception) -> None:
         """Raise an error in all who wait, each time another copy: a caller may add notes to it."""
-        while (future := self._pop()) is not None:
-            future.set_exception(copy_for_waiter(error))
+        while self.purge():
+            self._pop().set_exception(copy_for_waiter(error))
 
-    def _pop(self) -> asyncio.Future[_T] | None:
-        while queue := self.urgent or self.normal:
-            future, _ = queue.popitem(last=False)
-            if not future.done():
-                return future
-        return None
+    def _pop(self) -> asyncio.Future[_T]:
+        return (self.urgent or self.normal).popitem(last=False)[0]
 
 
 class Timer:

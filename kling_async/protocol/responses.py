@@ -21,7 +21,6 @@ from kling_async._utils.numbers import is_number
 from kling_async._utils.text import one_line
 from kling_async._utils.urls import split_web_url
 from kling_async.errors import BODY_EXCERPT, ContractError, InputError, TaskFailedError
-from kling_async.protocol.failures import advice_for, reason_for
 from kling_async.protocol.rejections import check_envelope, contract_error
 from kling_async.protocol.verdicts import Verdict
 from kling_async.results import FailReason, Result, Snapshot, TaskRef, TaskState
@@ -114,7 +113,11 @@ def parse_snapshot(
     for url in urls:
         if split_web_url(url.replace(" ", "%20")) is None:  # spaces are quoted for the download
             raise ValueError("a result URL is not an absolute http(s) URL")
-    created, completed = read.created, read.completed
+    created, completed, reason = read.created, read.completed, None
+    if state is TaskState.FAILED:
+        from kling_async.protocol.failures import reason_for
+
+        reason = reason_for(read.fail_code)
     return Snapshot(
         ref=ref,
         state=state,
@@ -125,7 +128,7 @@ def parse_snapshot(
         result_urls=urls,
         fail_code=one_line(read.fail_code, secret) if read.fail_code else "",
         fail_message=one_line(read.fail_message, secret) if read.fail_message else "",
-        reason=reason_for(read.fail_code) if state is TaskState.FAILED else None,
+        reason=reason,
     )
 
 
@@ -210,6 +213,8 @@ def result_from(snapshot: Snapshot) -> Result:
     """
     ref = snapshot.ref
     if snapshot.state is TaskState.FAILED:
+        from kling_async.protocol.failures import advice_for
+
         reason = snapshot.reason or FailReason.UNKNOWN
         failure = ": ".join(filter(None, (snapshot.fail_code or "no code", snapshot.fail_message)))
         raise TaskFailedError(

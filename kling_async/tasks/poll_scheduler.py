@@ -154,11 +154,12 @@ class TrackedTask:
     turn: _Turn | None = None  # from the wait for a poll until the poll is recorded
     wakes: WakeRequests = Factory(WakeRequests)
 
-    def is_younger_than(self, seconds: float) -> bool:
-        """Whether the task is known to have begun less than so many seconds ago."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the task began; infinite if that is not known."""
         if self.age is Age.UNKNOWN or self.loop is None:
-            return False
-        return self.loop.time() - self.started_at < seconds
+            return inf
+        return max(0.0, self.loop.time() - self.started_at)
 
 
 @define(eq=False)
@@ -189,10 +190,6 @@ class PollQueue:
         self._room = max(1, limits.connections * 3 // 4)
         # With its time: a handle of uvloop has none if that is less than half a millisecond away.
         self._timer: tuple[float, asyncio.Handle] | None = None
-
-    def lateness(self, now: float) -> float:
-        """Return how late the first poll of the queue is, in seconds."""
-        return max(0.0, now - self.entries[0][0]) if self.entries else 0.0
 
     def remove(self, turn: _Turn) -> None:
         """Forget a waiter that was cancelled; rebuild the queue when most entries are of such."""
@@ -264,14 +261,8 @@ class PollScheduler:
             history = self._histories[kind] = KindHistory(kind)
         if age is None:
             return TrackedTask(history, Age.UNKNOWN, expects_callback)
-        loop = asyncio.get_running_loop()
-        tracked = TrackedTask(
-            history,
-            Age.ESTIMATED if age else Age.EXACT,
-            expects_callback,
-            loop,
-            loop.time() - age,
-        )
+        loop, known = asyncio.get_running_loop(), Age.ESTIMATED if age else Age.EXACT
+        tracked = TrackedTask(history, known, expects_callback, loop, loop.time() - age)
         tracked.pending = _Pending(tracked)
         history.pending.append(tracked.pending)
         return tracked
@@ -404,7 +395,7 @@ class PollScheduler:
         # takes longer than the wait is left alone for at least half of it.
         polled_at, shortest = tracked.polled_at, self._polling.shortest
         tracked.not_before = max(polled_at + shortest, now + shortest / 2)
-        late = min(_AHEAD, queue.lateness(now))
+        late = min(_AHEAD, max(0.0, now - queue.entries[0][0])) if queue.entries else 0.0
         tracked.due = due = max(polled_at + wait, now + wait / 2) - late
         return due
 

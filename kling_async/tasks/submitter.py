@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     # attrs does not read the annotations of PendingSubmit and _LoopSubmits.
     from kling_async.tasks.callback_router import CallbackRouter, PendingCallback  # noqa: TC004
     from kling_async.tasks.outage import Attempt, OutageGate  # noqa: TC004
-    from kling_async.tasks.poll_scheduler import PollScheduler
+    from kling_async.tasks.poll_scheduler import PollQueue, PollScheduler  # noqa: TC004
     from kling_async.tasks.request_executor import RequestExecutor
     from kling_async.tasks.task_registry import TaskRegistry
 
@@ -110,6 +110,7 @@ class PendingSubmit:
 class _LoopSubmits:
     """The submits on one event loop."""
 
+    polls: PollQueue
     outage: OutageGate | None = None  # of fan-outs and batches
     pending: set[PendingSubmit] = Factory(set)
     sending: set[asyncio.Task[None]] = Factory(set)
@@ -136,7 +137,7 @@ class Submitter:
         self._router = router
         self._limit = executor.limits.concurrent_tasks  # the effective one, last seen
         self._closing = False
-        self._submits = PerLoop("client", lambda _: _LoopSubmits())
+        self._submits = PerLoop("client", lambda _: _LoopSubmits(scheduler.queues.get()))
 
     async def submit(
         self, sent: Input, callback_url: str | None = None, observer: SubmitObserver | None = None
@@ -154,14 +155,14 @@ class Submitter:
         caller = asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine that awaits runs in one
         pending = PendingSubmit(sent, request, observer, callback, caller, caller.cancelling())
-        prepare: Callable[[int], Awaitable[None]] = partial(self._acquire, pending)
+        prepare: Callable[[int], Awaitable[None]] = partial(self._acquire, submits, pending)
         if request.body is None or (self.images is not None and self.images.needs(sent)):
-            prepare = self._preparing_images(pending, callback_url)
+            prepare = self._preparing_images(submits, pending, callback_url)
         submits.pending.add(pending)
         try:
             return await self._executor.execute(
                 request,
-                partial(self._send_once, pending),
+                partial(self._send_once, submits, pending),
                 prepare=prepare,
                 patience=getattr(observer, "patience", None),
             )
@@ -218,12 +219,11 @@ class Submitter:
             )
             await asyncio.wait(waiting)
 
-    async def _acquire(self, pending: PendingSubmit, attempt: int) -> None:
+    async def _acquire(self, submits: _LoopSubmits, pending: PendingSubmit, attempt: int) -> None:
         """Wait for a slot and, in a fan-out, the end of an outage."""
         if self._closing:
             raise ClientClosedError(_CLOSED)
-        submits, limiter = self._submits.get(), self._executor.limiter
-        loop = asyncio.get_running_loop()
+        limiter, loop = self._executor.limiter, submits.polls.loop
         if pending.slot is None:  # the service may have refused the one of the last attempt
             submits.waiting_for_slot += 1
             if submits.sweep_timer is None:  # most submits have their slots long before it expires
@@ -243,11 +243,11 @@ class Submitter:
             if submits.outage is None:
                 from kling_async.tasks.outage import OutageGate
 
-                submits.outage = OutageGate(asyncio.get_running_loop())
+                submits.outage = OutageGate(loop)
             pending.attempt = await submits.outage.wait()
 
     def _preparing_images(
-        self, pending: PendingSubmit, callback_url: str | None
+        self, submits: _LoopSubmits, pending: PendingSubmit, callback_url: str | None
     ) -> Callable[[int], Awaitable[None]]:
         """Return what prepares the images of an input while a slot is waited for."""
         images = self.images
@@ -257,7 +257,7 @@ class Submitter:
             raise no_store_error(pending.sent)
 
         async def prepare(attempt: int) -> None:
-            acquire = partial(self._acquire, pending, attempt)
+            acquire = partial(self._acquire, submits, pending, attempt)
             prepared = await images.prepare_during(pending.sent, acquire)
             submit_id = pending.request.submit_id
             pending.request = requests.build_submit(prepared, callback_url, submit_id)
@@ -280,11 +280,13 @@ class Submitter:
                 attended = set(running)
                 await asyncio.sleep(_SWEEP_EVERY)
 
-    async def _send_once(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:
+    async def _send_once(
+        self, submits: _LoopSubmits, pending: PendingSubmit, permit: Permit
+    ) -> Task | Failed:
         """Start sending the request, and wait for the outcome."""
-        loop, sending = asyncio.get_running_loop(), self._submits.get().sending
+        loop = submits.polls.loop
         # It takes its share of the request limit from the polls.
-        self._scheduler.queues.get().submits.append(loop.time())
+        submits.polls.submits.append(permit.granted_at)
         if pending.observer is not None:
             try:
                 await pending.observer.before_send()
@@ -295,7 +297,7 @@ class Submitter:
         pending.response, pending.may_run = response, True
         if pending.callback is not None and pending.slot is not None and self._router is not None:
             self._router.start(pending.callback, pending.slot)
-        work = self._send(pending, permit, response, sending)
+        work = self._send(pending, permit, response, submits.sending)
         # An eager start costs less than one in the loop's next iteration, in which all callers
         # would release their last answers before they use new memory.
         if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
@@ -303,7 +305,7 @@ class Submitter:
         else:
             task = loop.create_task(work)
         if not task.done():  # pragma: no branch - it may be from Python 3.12 on
-            sending.add(task)
+            submits.sending.add(task)
         outcome = await response
         pending.response = pending.task = pending.attempt = None
         if isinstance(outcome, Failed) and pending.slot is not None:

@@ -105,7 +105,7 @@ class Task:
     @property
     def may_appear(self) -> bool:
         """Whether the task is so young that a 404 does not mean that it does not exist."""
-        return self._tracked.is_younger_than(_UNSEEN_GRACE)
+        return self._tracked.elapsed < _UNSEEN_GRACE
 
     @property
     def snapshot(self) -> Snapshot | None:

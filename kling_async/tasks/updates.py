@@ -6,13 +6,13 @@ import inspect
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import frozen
 
 from kling_async.errors import ConfigurationError
 from kling_async.results import Snapshot, TaskRef, TaskState
-from kling_async.tasks.poll_scheduler import Age
 
 if TYPE_CHECKING:
     from kling_async.tasks.poll_scheduler import TrackedTask
@@ -66,9 +66,7 @@ class UpdateCaller:
         if state is self._state:
             return
         self._state, tracked = state, self._tracked
-        elapsed = None
-        if tracked.age is not Age.UNKNOWN and tracked.loop is not None:
-            elapsed = max(0.0, tracked.loop.time() - tracked.started_at)
+        elapsed = None if tracked.elapsed == inf else tracked.elapsed
         durations = tracked.history.durations
         expected = None if durations is None else durations.mean
         try:

@@ -235,6 +235,29 @@ def test_closing_from_another_loop() -> None:
     left.close()
 
 
+async def test_clean_up_after_the_deadline() -> None:
+    """A block that cleans up for long after its deadline does not extend other deadlines."""
+    deadlines = Deadlines()
+
+    async def clean_up() -> None:
+        with Deadline(deadlines, now() + 5):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(20)
+
+    async def late(deadline: float) -> float:
+        with pytest.raises(TimeoutError):
+            await wait(deadlines, 60, deadline)
+        return now()
+
+    cleaning = asyncio.create_task(clean_up())
+    assert await asyncio.gather(*map(late, (8.0, 9.0))) == pytest.approx([8.0, 9.0], abs=0.01)
+    with pytest.raises(TimeoutError):
+        await cleaning
+    assert now() == pytest.approx(25, abs=0.01)
+
+
 # ------------------------------------------------------------------------------------- what is left
 
 
