@@ -9,8 +9,10 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 from contextlib import contextmanager, suppress
+from errno import EINVAL
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 # Bytes from the beginning of a file that are examined. Pages may begin with comments.
 HEAD_BYTES = 512
@@ -91,7 +94,7 @@ def is_media(path: Path) -> bool:
 
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -106,7 +109,7 @@ def find_complete(path: Path) -> tuple[int, str] | None:
 def is_beginning(path: Path, whole: Path) -> bool:
     """Return whether a file is the beginning of another one: cut off, empty, or the same."""
     try:
-        with path.open("rb") as part, whole.open("rb") as file:
+        with open_regular(path) as part, whole.open("rb") as file:
             while data := part.read(_READ_BYTES):
                 if data != file.read(len(data)):
                     return False
@@ -206,6 +209,14 @@ class DiskSpace:
 DISK_SPACE = DiskSpace()
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read it. A pipe is an `OSError`: opening it would wait for a writer."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # that is an error in any case
+        raise OSError(EINVAL, "not a regular file", str(path))
+    return path.open("rb")
+
+
 def _read_head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(HEAD_BYTES)

@@ -27,7 +27,12 @@ from typing import TYPE_CHECKING
 from attrs import asdict, field, frozen
 from attrs.validators import instance_of, matches_re
 
-from kling_async.download.files import is_beginning, lock_folder, rename_exclusively
+from kling_async.download.files import (
+    is_beginning,
+    lock_folder,
+    open_regular,
+    rename_exclusively,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +67,8 @@ class _Note:
     def read(cls, path: Path) -> _Note | None:
         """Read a note; return None if it is missing or invalid."""
         try:
-            return cls(**json.loads(path.read_bytes()))
+            with open_regular(path) as file:
+                return cls(**json.loads(file.read()))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
 

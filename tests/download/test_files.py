@@ -58,6 +58,18 @@ def test_beginnings(other: bytes, begins: bool, tmp_path: Path) -> None:  # noqa
     assert is_beginning(tmp_path / "other", tmp_path / "whole") is begins
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe(tmp_path: Path) -> None:
+    """A pipe is an error at once: opening it would wait for a writer, and cannot be cancelled."""
+    pipe, video = tmp_path / "pipe.mp4", tmp_path / "a.mp4"
+    os.mkfifo(pipe)
+    video.write_bytes(VIDEO)
+    for read in (is_spoiled, is_media, checksum, find_complete):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(pipe)
+    assert not is_beginning(pipe, video)
+
+
 def test_the_beginnings_of_other_things(tmp_path: Path) -> None:
     """A link that leads nowhere can be replaced; a folder cannot."""
     (tmp_path / "whole").write_bytes(VIDEO)
