@@ -308,9 +308,8 @@ class FanOut(Generic[_T]):
 
     def _fail(self, error: BaseException) -> None:
         """Stop the run; the caller gets the error when it asks for the next outcome."""
-        if isinstance(error, GeneratorExit):  # the event loop has ended
-            return
-        if not self._stopped:  # else it is the cancellation by `_stop`, or follows from it
+        ended = self._stopped or isinstance(error, GeneratorExit)  # or the event loop has
+        if not ended:  # else it is the cancellation by `_stop`, or follows from it
             self._stop()
             self._outcomes.error = error
             self._outcomes.changed.set()

@@ -343,7 +343,7 @@ class Submitter:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if response.done():
                 self._conclude(pending, error)
-            elif not isinstance(error, GeneratorExit):  # else the loop has ended
+            else:
                 response.set_exception(error)
         else:
             if not response.done():
