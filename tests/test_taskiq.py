@@ -37,6 +37,7 @@ from kling_async.images import read_images
 from kling_async.journal.base import Entry, ItemState
 from kling_async.journal.postgres.journal import PostgresJournal
 from tests.images.pictures import picture
+from tests.patience import HANGS
 from tests.processes import unmeasured
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ async def working(url: str, emulator: Emulator, **options: Any) -> AsyncIterator
 
     async def send(key: str, fields: Mapping[str, object]) -> dict[str, object]:
         sent = await generate.kiq(key, fields)
-        result = await sent.wait_result(check_interval=0.02, timeout=30)
+        result = await sent.wait_result(check_interval=0.02, timeout=HANGS)
         assert not result.is_err
         return result.return_value
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async.cli.options import COMMANDS
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +83,6 @@ def _typed(home: Path, shell: str, keys: str) -> str:
         input=keys.encode(),
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=HANGS,
     )
     return done.stdout.decode().replace("\r\n", "\n")

@@ -27,6 +27,8 @@ from urllib.parse import unquote
 import pytest
 from aiohttp import web
 
+from tests.patience import HANGS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -43,7 +45,7 @@ def send(method: str, url: str, headers: dict[str, str] | None = None) -> int:
     """Send a request; return the status."""
     request = urllib.request.Request(url, method=method, headers=headers or {})  # noqa: S310 - ours
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - ours
+        with urllib.request.urlopen(request, timeout=HANGS) as response:  # noqa: S310 - ours
             return int(response.status)
     except HTTPError as error:
         error.close()
@@ -112,7 +114,7 @@ def google_front(inner: str) -> Iterator[str]:  # noqa: C901 - a class with its 
             url = f"{inner}{self.path.partition('?')[0]}"
             request = urllib.request.Request(url, content, headers, method=method)  # noqa: S310
             try:
-                with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+                with urllib.request.urlopen(request, timeout=HANGS) as response:  # noqa: S310
                     self.answer(*self.in_range(response.status, response.read()))
             except HTTPError as error:
                 self.answer(error.code, error.read())
@@ -246,7 +248,7 @@ async def forward(request: web.Request, endpoint: str) -> web.StreamResponse:
 
     def send_on() -> web.Response:
         try:
-            answer = urllib.request.urlopen(sent, timeout=10)  # noqa: S310 - ours
+            answer = urllib.request.urlopen(sent, timeout=HANGS)  # noqa: S310 - ours
         except HTTPError as error:
             answer = error
         with answer:
@@ -261,7 +263,7 @@ async def fetch(url: str) -> tuple[int, str, bytes]:
 
     def get() -> tuple[int, str, bytes]:
         try:
-            with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - of a store
+            with urllib.request.urlopen(url, timeout=HANGS) as response:  # noqa: S310 - of a store
                 return response.status, response.headers["Content-Type"], response.read()
         except HTTPError as error:
             with error:

@@ -13,6 +13,8 @@ from urllib.request import Request, urlopen
 import pytest
 import pytest_asyncio
 
+from tests.patience import HANGS
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -76,10 +78,10 @@ def small_list(start: Start, service: Service) -> Running:
         video = {"mode": "master-text-to-video", "prompt": f"take {number} of a fox in fresh snow"}
         request = Request(f"{backend.url}/videos", json.dumps(video).encode())  # noqa: S310
         request.add_header("Content-Type", "application/json")
-        urlopen(request, timeout=30).close()  # noqa: S310 - our own server
+        urlopen(request, timeout=HANGS).close()  # noqa: S310 - our own server
         states: list[str] = []
         while len(states) <= number or states[-1] in {"waiting", "sending"}:
-            with urlopen(f"{backend.url}/videos", timeout=30) as response:  # noqa: S310
+            with urlopen(f"{backend.url}/videos", timeout=HANGS) as response:  # noqa: S310
                 states = [video["state"] for video in json.load(response)]
     return backend
 

@@ -13,6 +13,7 @@ import pytest
 from kling_async import ConfigurationError, InputError, JournalError
 from kling_async.fleet.job_store import JobStore
 from kling_async.journal.address import Address
+from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,7 +228,7 @@ async def test_cancelled_while_the_server_hangs(address: Address, postgres_url: 
             counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
             counting.cancel()
-            done, _ = await asyncio.wait((counting,), timeout=20)
+            done, _ = await asyncio.wait((counting,), timeout=HANGS)
             assert done
             assert counting.cancelled()
         assert await jobs.count_open() == 5
@@ -244,7 +245,7 @@ async def test_cancelled_while_the_server_is_busy(address: Address, postgres_url
             counting = asyncio.create_task(jobs.count_open())
             await asyncio.sleep(0.1)
             counting.cancel()
-            await asyncio.wait((counting,), timeout=20)
+            await asyncio.wait((counting,), timeout=HANGS)
             assert counting.cancelled()
         assert await jobs.count_open() == 5
         async with await psycopg.AsyncConnection.connect(postgres_url) as db:
