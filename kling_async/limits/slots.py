@@ -245,7 +245,13 @@ class SlotQueue(SlotTable[HeldSlot, TaskCap]):
         if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
             self.serve()
 
-    give_back = expire = release
+    def give_back(self, slot: HeldSlot) -> None:
+        """Free a slot that was given to a waiter as it was cancelled."""
+        self.release(slot)
+
+    def expire(self, slot: HeldSlot) -> None:
+        """Free a slot whose lifetime is over."""
+        self.release(slot)
 
     def serve(self) -> None:
         """Give as many slots as the cap allows to those who wait."""
