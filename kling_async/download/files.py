@@ -183,21 +183,27 @@ class DiskSpace:
         self._lock = threading.Lock()
         self._reserved: dict[object, tuple[int, int]] = {}  # by owner: the device, and bytes
 
-    def reserve(self, owner: object, folder: Path, missing: int, writing: int = 0) -> None:
+    def reserve(self, owner: object, folder: Path, missing: int) -> None:
         """Reserve the bytes that are missing, in place of what this owner has reserved before.
 
-        The bytes in ``writing`` will be written right after this call: they count only now. If
-        there is too little space, `NoSpaceError` is raised and the old reservation is unchanged.
+        If there is too little space, `NoSpaceError` is raised and the old reservation is unchanged.
         """
-        device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
+        device = folder.stat().st_dev
         with self._lock:
+            free = shutil.disk_usage(folder).free  # with what others have reserved and not written
             needed = missing + RESERVE_BYTES
             for other, (disk, size) in self._reserved.items():
                 if other is not owner and disk == device:
                     needed += size
             if free < needed:
                 raise NoSpaceError(needed, free)
-            self._reserved[owner] = device, missing - writing
+            self._reserved[owner] = device, missing
+
+    def written(self, owner: object, size: int) -> None:
+        """Note that an owner has written some of the bytes: they are no longer free."""
+        with self._lock:
+            device, missing = self._reserved[owner]
+            self._reserved[owner] = device, missing - size
 
     def release(self, owner: object) -> None:
         """Release a reservation, if there is one."""

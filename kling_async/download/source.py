@@ -227,8 +227,9 @@ class Source:
     async def _write_chunk(self, part: Part, data: bytearray) -> None:
         def write() -> None:
             missing = max((part.total or 0) - part.size, len(data))
-            DISK_SPACE.reserve(part, self._folder, missing, writing=len(data))
+            DISK_SPACE.reserve(part, self._folder, missing)
             part.write(data)
+            DISK_SPACE.written(part, len(data))
 
         if data:
             await run_in_thread(write)

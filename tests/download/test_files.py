@@ -219,7 +219,7 @@ def test_claims_add_up(tmp_path: Path) -> None:
     space.reserve("one", tmp_path, half)  # the same once more
     with pytest.raises(NoSpaceError, match=r"\d+.* more are needed, \d+.* are free"):
         space.reserve("two", tmp_path, half)
-    space.reserve("one", tmp_path, half, writing=half)
+    space.written("one", half)
     space.reserve("two", tmp_path, half)
     space.release("two")
     space.release("two")
