@@ -9,21 +9,19 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import threading
 from contextlib import contextmanager, suppress
-from errno import EINVAL
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.regular_files import open_regular
 from kling_async._utils.text import format_size
 from kling_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import BufferedReader
 
 # Bytes from the beginning of a file that are examined. Pages may begin with comments.
 HEAD_BYTES = 512
@@ -213,14 +211,6 @@ class DiskSpace:
 
 # Disks are shared by all clients and event loops of a process.
 DISK_SPACE = DiskSpace()
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read it. A pipe is an `OSError`: opening it would wait for a writer."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # that is an error in any case
-        raise OSError(EINVAL, "not a regular file", str(path))
-    return path.open("rb")
 
 
 def _read_head(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kling_async._utils.extras import missing_extra
+from kling_async._utils.regular_files import open_regular
 from kling_async.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def open_container(av: ModuleType, path: Path) -> InputContainer:
     """Return an open file.
 
     Raises:
-        OSError: The file does not exist, or is not readable for this user.
+        OSError: The file does not exist, is a pipe, or is not readable for this user.
         FFmpegError: PyAV's. It is no video.
     """
-    with path.open("rb"):
+    with open_regular(path):
         pass  # PyAV's errors do not show which of the two it is
     # Metadata that are not UTF-8: PyAV 19 has no parameter for them, and replaces what is wrong.
     old = hasattr(av.container.Container, "metadata_errors")

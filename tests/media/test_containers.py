@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,14 @@ async def test_metadata(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"VideoHandler", b"Video\xffandler"))
     assert (await inspect_video(path)).problems == ()
     await join_videos([path], tmp_path / "b.mp4")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe(tmp_path: Path) -> None:
+    """A pipe is an error at once: opening it would wait for a writer."""
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(OSError, match="regular"), open_video(import_av(), tmp_path / "a.mp4"):
+        raise AssertionError
 
 
 def test_missing_file(tmp_path: Path) -> None:
