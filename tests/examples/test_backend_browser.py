@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +19,7 @@ from tests.patience import HANGS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from playwright.async_api import Browser, Locator, Page
+    from playwright.async_api import Browser, Locator, Page, Route
 
     from tests.examples.conftest import Running, Service, Start
 
@@ -320,7 +321,8 @@ async def test_page_recovers_from_a_killed_backend(
     backend = start(emulated)
     await page.goto(backend.url)
     card = await ask(page, "survives")
-    await expect(card.get_by_text("Running")).to_be_visible()
+    # The task has a reference; before, it may have been paid, and is not continued.
+    await expect(card.locator(".facts")).to_have_text(re.compile(r"\w"))
     backend.process.kill()
     lost = page.get_by_role("status")
     await expect(lost).to_contain_text("The connection to the backend is lost")
@@ -338,12 +340,28 @@ async def test_page_recovers_from_a_killed_backend(
 
 
 async def test_unsure_video_says_what_to_do(start: Start, service: Service, page: Page) -> None:
-    """A submit whose answer was lost is shown as what may have been paid."""
+    """A submit whose answer was lost is shown as what may have been paid.
+
+    It stays so when the backend's answer, of when the video was waiting, is the last to arrive.
+    """
     emulated = service("--fault", "submit:*=502")
     await page.goto(start(emulated).url)
-    card = await ask(page, "lost on the way")
-    await expect(card.get_by_text("It may have been paid")).to_be_visible()
+    card = page.locator(".card").filter(has_text="lost on the way")
+    unsure = card.get_by_text("It may have been paid")
+    answers: list[int] = []
+
+    async def answer_late(route: Route) -> None:
+        answer = await route.fetch()
+        await expect(unsure).to_be_visible()
+        await route.fulfill(response=answer)
+        answers.append(answer.status)
+
+    await page.route("**/videos", answer_late)
+    await ask(page, "lost on the way")
+    await expect(page.get_by_role("button", name="Make video")).not_to_be_disabled()
+    await expect(unsure).to_be_visible()
     await expect(card.get_by_text("list of tasks")).to_be_visible()
+    assert answers == [202]
 
 
 async def test_any_input_has_a_card(backend: Running, page: Page) -> None:

@@ -57,6 +57,7 @@ class Video(BaseModel):
     error: dict[str, object] | None = None  # a problem as in RFC 9457
     seconds: float  # that it took, or has been running
     usual: float  # seconds that such a video usually takes
+    version: int  # increases with each change: an answer may arrive after a newer event
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Self:
@@ -70,6 +71,7 @@ class Video(BaseModel):
             error=row["error"] and json.loads(row["error"]),
             seconds=max(0.0, (row["ended_at"] or time.time()) - row["asked_at"]),
             usual=row["usual"],
+            version=row["version"],
         )
 
 

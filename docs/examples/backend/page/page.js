@@ -183,9 +183,8 @@ function make(video) {
 function show(video, { quietly = false } = {}) {
   const card = cards.get(video.id) ?? make(video);
   const before = card.video?.state;
-  // An end is the end; and the answer to a request may come after the news that it has begun.
-  if (before === "done" || before === "failed") return;
-  if (before === "running" && PENDING.has(video.state)) return;
+  // The answer to a request may come after the events of what was done since.
+  if (video.version <= card.video?.version) return;
   cards.set(video.id, card);
   card.video = video;
   card.begun = performance.now() - video.seconds * 1000;
