@@ -11,7 +11,7 @@ import logging
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from kling_async._utils.replacing import replacing
+from kling_async._utils.files import replacing
 from kling_async._utils.version import __version__
 from kling_async.errors import StorageError
 

@@ -23,7 +23,7 @@ from kling_async._display.contact_sheet import (
     render_page,
 )
 from kling_async._utils.extras import install_command
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async._utils.text import format_count, format_duration
 from kling_async.batch.manifest import write_manifests
 from kling_async.cli import exit_codes

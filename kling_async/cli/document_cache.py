@@ -23,7 +23,7 @@ from attrs import evolve, frozen
 from cattrs.preconf.json import make_converter
 
 from kling_async._network.proxies import through_environment_proxy
-from kling_async._utils.replacing import replacing
+from kling_async._utils.files import replacing
 from kling_async._utils.version import __version__
 
 LARGEST: Final = 2_000_000  # bytes of a document

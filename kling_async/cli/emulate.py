@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from errno import EADDRINUSE
 from typing import TYPE_CHECKING
 
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async.cli.output import Output
 from kling_async.errors import ConfigurationError
 from kling_async.testing import Emulator, Scenario

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve, frozen
 
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async._utils.text import format_count
 from kling_async.batch.decisions import Item, Step, content_key, next_step
 from kling_async.cli.row_values import DEFAULT_MODE, InvalidRows, has_default_mode, row_input

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aiohttp import web
 from attrs import evolve
 
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async._utils.text import format_size, printable
 from kling_async.cli import exit_codes
 from kling_async.cli.callback_log import (

@@ -14,7 +14,7 @@ from attrs import evolve
 
 from kling_async._display.contact_sheet import Card, Fact, Video, render_page
 from kling_async._display.result_cards import input_pictures, relative_path
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async._utils.text import printable
 from kling_async.cli import exit_codes
 from kling_async.cli.outcomes import STATE_NAMES, state_lines

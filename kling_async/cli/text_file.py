@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from kling_async._utils.os_errors import format_os_error
-from kling_async._utils.regular_files import open_regular
+from kling_async._utils.files import format_os_error, open_regular
 from kling_async._utils.text import format_size
 from kling_async.errors import ConfigurationError
 

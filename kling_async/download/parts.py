@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from attrs import asdict, field, frozen
 from attrs.validators import instance_of, matches_re
 
-from kling_async._utils.regular_files import open_regular
+from kling_async._utils.files import open_regular
 from kling_async.download.files import (
     is_beginning,
     lock_folder,

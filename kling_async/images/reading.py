@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve
 
-from kling_async._utils.os_errors import format_os_error
+from kling_async._utils.files import format_os_error
 from kling_async._utils.shielding import run_in_thread
 from kling_async.errors import InputError, Problem
 from kling_async.images.check import (

@@ -186,17 +186,17 @@ class SlotTable(Generic[SlotT, CapT]):
     def release(self, slot: SlotT) -> None:
         """Free a slot."""
 
-    @abstractmethod
     def give_back(self, slot: SlotT) -> None:
-        """Take back the slot of a waiter that was cancelled."""
+        """Take back a slot that was given to a waiter as it was cancelled."""
+        self.release(slot)
+
+    def expire(self, slot: SlotT) -> None:
+        """Free a slot whose lifetime is over."""
+        self.release(slot)
 
     @abstractmethod
     def serve(self) -> None:
         """Give slots to those who wait."""
-
-    @abstractmethod
-    def expire(self, slot: SlotT) -> None:
-        """Remove a slot whose time is over."""
 
     def _expire_due(self) -> None:
         now = self.loop.time() + _EARLY
@@ -244,14 +244,6 @@ class SlotQueue(SlotTable[HeldSlot, TaskCap]):
             self.cap.probing = False
         if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
             self.serve()
-
-    def give_back(self, slot: HeldSlot) -> None:
-        """Free a slot that was given to a waiter as it was cancelled."""
-        self.release(slot)
-
-    def expire(self, slot: HeldSlot) -> None:
-        """Free a slot whose lifetime is over."""
-        self.release(slot)
 
     def serve(self) -> None:
         """Give as many slots as the cap allows to those who wait."""

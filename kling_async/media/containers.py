@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kling_async._utils.extras import missing_extra
-from kling_async._utils.regular_files import open_regular
+from kling_async._utils.files import open_regular
 from kling_async.errors import DownloadError
 
 if TYPE_CHECKING:

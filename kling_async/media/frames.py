@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from kling_async._utils.replacing import replacing
+from kling_async._utils.files import replacing
 from kling_async._utils.shielding import run_in_thread
 from kling_async.errors import ConfigurationError
 from kling_async.media.containers import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, cast
 
-from kling_async._utils.replacing import replacing
+from kling_async._utils.files import replacing
 from kling_async._utils.shielding import await_uncancelled
 from kling_async.errors import ConfigurationError
 from kling_async.media.clips import read_clip, read_parts

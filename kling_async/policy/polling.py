@@ -19,7 +19,10 @@ The polls of all tasks
     together have the same age and the same claim.
 
 While a callback is expected, a task is not polled until the callback is overdue, and rarely then.
-After the late mark, waits grow with the unknown time by which a task is late.
+A single lost callback concerns one task. If the callback URL does not work any more (a deploy, an
+expired tunnel, a changed address), several tasks end without a callback, and none arrives since:
+then all tasks are polled as without callbacks; see :class:`CallbackHealth`. After the late mark,
+waits grow with the unknown time by which a task is late.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from collections import deque
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError
@@ -54,6 +57,10 @@ _FIRST = 120.0
 # A callback is overdue after the late mark and this share of it, or so many seconds, if longer.
 _OVERDUE = 0.1
 _TRAVEL = 5.0
+
+# With one callback in five lost, so many are missed in a row by chance once in 125 times. That
+# costs a few polls until the next callback arrives.
+_MOST_MISSED = 3
 
 # The least share of the limit for polls, since ends that are not found keep slots.
 _POLLS = 0.25
@@ -178,6 +185,31 @@ class Polling:
         if known is None:
             return self.safety_net
         return known.late + max(_TRAVEL, known.late * _OVERDUE)
+
+
+@frozen
+class CallbackHealth:
+    """The state of one client's callbacks; each that is received begins a new one.
+
+    Moments are in seconds, of any one clock.
+
+    Attributes:
+        received_at: When the last callback was received.
+        missed: How many tasks in a row have ended since then without a callback.
+    """
+
+    received_at: float = float("-inf")
+    missed: int = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether to poll as if no callbacks were expected."""
+        return self.missed >= _MOST_MISSED
+
+    def missed_end(self, ended_at: float) -> CallbackHealth:
+        """Return the state after a poll found the end of a task without a callback."""
+        # If several tasks end together, polls may find some of them after the callbacks of others.
+        return evolve(self, missed=self.missed + 1) if ended_at > self.received_at else self
 
 
 class PollBudget:

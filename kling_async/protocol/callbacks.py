@@ -7,7 +7,8 @@ others is the URL. Each submit has its own, whose last segment is a token::
     model     nonce           HMAC-SHA256 of both
 
 The token contains the model, since a callback does not name it and a status request needs it. If
-the submit is traced, the nonce carries its trace context; see `trace_context`.
+the submit is traced, its W3C trace context follows the random part of the nonce. It is signed with
+the rest, so that a stranger cannot add one, and it is not secret.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -31,6 +32,12 @@ _TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})~([A-Za-z0-9_-]{16,64})~[
 _PURPOSE = b"kling_async callback 1"
 
 _MAC_BYTES = 24
+
+# Characters of a nonce that are random, and of the trace context that may follow them.
+_RANDOM = 16
+_PACKED = 34
+
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 @frozen
@@ -73,6 +80,21 @@ def verify_token(token: str, secrets: Sequence[bytes]) -> tuple[str, str] | None
     for secret in secrets:  # all, and in constant time, so that the duration reveals nothing
         valid |= hmac.compare_digest(token, write_token(model, nonce, secret))
     return (model, nonce) if valid else None
+
+
+def pack_traceparent(traceparent: str) -> str:
+    """Return a W3C trace context as characters to be appended to a nonce; "" if it is invalid."""
+    if (match := _TRACEPARENT.fullmatch(traceparent)) is None:
+        return ""
+    return urlsafe_b64encode(bytes.fromhex("".join(match.groups()))).decode().rstrip("=")
+
+
+def unpack_traceparent(nonce: str) -> str:
+    """Return the trace context that a nonce carries, or "" if it carries no trace context."""
+    if len(nonce) != _RANDOM + _PACKED:
+        return ""
+    text = urlsafe_b64decode(f"{nonce[_RANDOM:]}==").hex()
+    return f"00-{text[:32]}-{text[32:48]}-{text[48:]}"
 
 
 def parse_callback(body: bytes, model: str) -> Snapshot:

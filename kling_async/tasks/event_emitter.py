@@ -16,7 +16,7 @@ from attrs import define
 from kling_async import events
 from kling_async.limits.base import Permit
 from kling_async.protocol import requests
-from kling_async.protocol.trace_context import pack_traceparent
+from kling_async.protocol.callbacks import pack_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

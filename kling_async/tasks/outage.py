@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict
 from math import inf
 from random import random
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
@@ -22,7 +22,6 @@ from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _log = logging.getLogger("kling_async")
 
@@ -91,25 +90,11 @@ class OutageGate:
 
 @define(eq=False)
 class Attempt:
-    """The admission of one request, which must be given the outcome. The first one counts.
-
-    As a context manager, it is withdrawn if there is no outcome.
-    """
+    """The admission of one request, to be recorded or withdrawn. The first call counts."""
 
     _gate: OutageGate
     _admission: Admission
     _settled: bool = field(default=False, init=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.withdraw()
 
     def record(self, error: KlingError | None) -> None:
         """Record the outcome of the request: the error, or None if it was accepted."""

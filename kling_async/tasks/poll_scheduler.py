@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define
 
 from kling_async._utils.loops import Deadlines, PerLoop
-from kling_async.policy.callback_health import CallbackHealth
 from kling_async.policy.durations import (
     Durations,
     Kind,
@@ -29,7 +28,7 @@ from kling_async.policy.durations import (
     unsure_lifetime,
     vendor_estimate,
 )
-from kling_async.policy.polling import PollBudget
+from kling_async.policy.polling import CallbackHealth, PollBudget
 from kling_async.results import TaskState
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from kling_async.events import CallbackReceived
 from kling_async.protocol.callbacks import (
     Callback,
     parse_callback,
+    unpack_traceparent,
     verify_token,
     write_token,
 )
-from kling_async.protocol.trace_context import unpack_traceparent
 from kling_async.tasks.arguments import checked_hooks
 
 if TYPE_CHECKING:

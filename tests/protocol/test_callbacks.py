@@ -6,13 +6,20 @@ import re
 import string
 from base64 import urlsafe_b64encode
 from itertools import pairwise
+from secrets import token_urlsafe
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from kling_async.errors import ContractError
-from kling_async.protocol.callbacks import parse_callback, verify_token, write_token
+from kling_async.protocol.callbacks import (
+    pack_traceparent,
+    parse_callback,
+    unpack_traceparent,
+    verify_token,
+    write_token,
+)
 from kling_async.results import FailReason, TaskRef, TaskState
 
 # No property depends on how fast the machine is, or on luck.
@@ -30,6 +37,7 @@ LETTERS = string.ascii_letters + string.digits
 
 models = st.builds(str.__add__, st.sampled_from(LETTERS), st.text(f"{LETTERS}._-", max_size=99))
 nonces = st.text(f"{LETTERS}_-", min_size=16, max_size=64)
+parents = st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True)
 secrets = st.binary(min_size=1, max_size=100)
 
 
@@ -257,3 +265,27 @@ def test_any_bytes(what: bytes) -> None:
         return
     assert said.ref.model == MODEL
     assert said.ref.task_id
+
+
+# --------------------------------------------------------------------------- the trace context
+
+
+@FREELY
+@given(parents)
+def test_a_token_carries_a_trace_context(traceparent: str) -> None:
+    """A trace context behind the nonce of a token is read as it was written, and is signed."""
+    nonce = token_urlsafe(12) + pack_traceparent(traceparent)
+    token = write_token("kling-2-1", nonce, SECRET)
+    assert verify_token(token, [SECRET]) == ("kling-2-1", nonce)
+    assert unpack_traceparent(nonce) == traceparent
+
+
+@pytest.mark.parametrize("text", ["", "00-ab-cd-01", "01-" + "a" * 32 + "-" + "b" * 16 + "-01"])
+def test_what_is_no_trace_context(text: str) -> None:
+    """A nonce has nothing added for what is not a trace context of the known version."""
+    assert pack_traceparent(text) == ""
+
+
+def test_a_nonce_without_a_trace_context() -> None:
+    """A nonce of 16 characters, as submits without a trace have, carries no context."""
+    assert unpack_traceparent(token_urlsafe(12)) == ""
