@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, get_args
 import attrs
 
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.base import IMAGE_FIELDS, VENDOR_LISTS
 from kling_async.inputs.fields import AspectRatio
 from kling_async.inputs.parsing import parse_input
 from kling_async.inputs.registry import DEFAULT_MODEL, DEFAULT_MODES, all_classes
+from kling_async.inputs.rules import IMAGE_FIELDS, VENDOR_LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

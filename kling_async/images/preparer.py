@@ -25,8 +25,8 @@ from kling_async.images.opening import VARIABLE, open_image_store
 from kling_async.images.reading import fault_error, identify, no_store_error, read_content
 from kling_async.images.remote import RemoteImages
 from kling_async.images.shared_calls import SharedCalls
-from kling_async.inputs.base import IMAGE_FIELDS
 from kling_async.inputs.local_image import MAX_BYTES, MAX_READ, LocalImage, find_suffix
+from kling_async.inputs.rules import IMAGE_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from kling_async._utils.text import format_value
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.rules import Rule
+from kling_async.inputs.rules import IMAGE_FIELDS, Rule, broken_rules
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 
 _RULE = "kling_async.rule"  # the key of a field's rule in its attrs metadata
-
-# The vendor has lists instead of these fields.
-IMAGE_FIELDS = ("image_url", "end_image_url")
-VENDOR_LISTS = {"image_urls": IMAGE_FIELDS, "video_urls": ("video_url",)}
 
 
 def ruled(rule: Rule) -> dict[str, Rule]:
@@ -82,7 +78,7 @@ class Input:
 
     def __attrs_post_init__(self) -> None:
         values = {name: getattr(self, name) for name in self._rules}
-        if problems := _broken_rules(self._rules, values):
+        if problems := broken_rules(self._rules, values):
             raise InputError(problems=problems)
 
     @property
@@ -121,44 +117,18 @@ class Input:
             InputError: A key is unknown, a field is missing, or a value breaks its rule. The
                 error names all problems.
         """
-        values, problems = dict(mapping), []
-        for key, names in VENDOR_LISTS.items():
-            urls = [name for name in names if name in cls._rules]
-            if urls and key in values:  # otherwise it is an unknown key
-                problems += _unpack_list(cls.mode, values, key, urls)
-        if images := values.keys() & cls._rules.keys() & set(IMAGE_FIELDS):
-            from kling_async.inputs.local_image import parse_image
+        from kling_async.inputs.mappings import unpack_mapping
 
-            values |= {name: parse_image(values[name], texts=local_images) for name in images}
-        return cls._build(values, problems)
+        return cls._build(*unpack_mapping(cls, mapping, local_images=local_images))
 
     @classmethod
     def _build(cls, values: dict[str, object], problems: list[Problem]) -> Self:
-        """Return the input with these values of fields, which are removed from the dictionary.
+        """Return the input with these values of fields, or raise InputError for all problems."""
+        from kling_async.inputs.mappings import checked_fields
 
-        Raises:
-            InputError: ``problems`` is not empty, a key is unknown, a field is missing, or a value
-                breaks its rule.
-        """
-        # A problem with image_urls leaves image_url without a value.
-        optional = {VENDOR_LISTS[problem.field][0] for problem in problems}
-        for name, expected in (("model", cls.model), ("mode", cls.mode)):
-            if (value := values.pop(name, expected)) != expected:
-                problems.append(_problem(name, f"must be {expected!r}", value))
-        known = {name: values.pop(name) for name in cls._rules if name in values}
-        problems += [
-            _problem(str(key), f"unknown key for {cls.mode}", values[key]) for key in values
-        ]
-        problems += [
-            Problem(field.name, "is required", "nothing")
-            for field in attrs.fields(cls)
-            if field.default is attrs.NOTHING and field.name not in known.keys() | optional
-        ]
-        problems += _broken_rules(cls._rules, known)
-        if problems:
-            raise InputError(problems=problems)
+        fields = checked_fields(cls, values, problems)
         # The rules have proven the types of the parameters.
-        return cast("Callable[..., Self]", cls)(**known)
+        return cast("Callable[..., Self]", cls)(**fields)
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -176,27 +146,3 @@ class Input:
         from kling_async.inputs._pydantic import input_json_schema
 
         return input_json_schema(cls, core_schema, handler)
-
-
-def _unpack_list(mode: str, values: dict[str, object], key: str, names: list[str]) -> list[Problem]:
-    """Replace one of the vendor's lists by the fields of its URLs."""
-    urls = values.pop(key)
-    if not isinstance(urls, list | tuple) or not 1 <= len(urls) <= len(names):
-        number = "exactly 1 URL" if len(names) == 1 else "1 or 2 URLs"
-        return [_problem(key, f"{mode} takes {number}", urls)]
-    if any(name in values for name in names):
-        return [_problem(key, f"give either {key} or {names[0]}, not both", urls)]
-    values.update(zip(names, urls, strict=False))
-    return []
-
-
-def _broken_rules(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[Problem]:
-    return [
-        _problem(name, broken, value)
-        for name, value in values.items()
-        if (broken := rules[name](value)) is not None
-    ]
-
-
-def _problem(field: str, rule: str, value: object) -> Problem:
-    return Problem(field, rule, format_value(value))

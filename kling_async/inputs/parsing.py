@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kling_async._utils.text import format_value
 from kling_async.errors import InputError, Problem
-from kling_async.inputs.registry import find_class, raw_class
+from kling_async.inputs.registry import find_class
 
 if TYPE_CHECKING:
     from kling_async.inputs.base import Input
@@ -33,6 +33,11 @@ def parse_input(mapping: Mapping[str, object], *, local_images: bool = False) ->
     if not isinstance(mapping, Mapping):
         rule = "must be a mapping such as a JSON object"
         raise InputError(problems=[Problem("input", rule, format_value(mapping))])
-    find = raw_class if "fields" in mapping else find_class
-    cls: type[Input] = find(mapping)
+    cls: type[Input]
+    if "fields" in mapping:
+        from kling_async.inputs.raw import RawInput
+
+        cls = RawInput
+    else:
+        cls = find_class(mapping)
     return cls.from_dict(mapping, local_images=local_images)

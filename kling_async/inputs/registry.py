@@ -43,12 +43,6 @@ def required_tags(cls: type[Any]) -> list[str]:
     return [name for name, default in defaults.items() if getattr(cls, name) != default]
 
 
-def raw_class(_: object = None) -> type[Any]:
-    """Return the class of inputs for models without classes."""
-    cls: type[Any] = import_module("kling_async.inputs.raw").RawInput
-    return cls
-
-
 def find_class(mapping: Mapping[str, object]) -> type[Any]:
     """Return the class that ``model`` and ``mode`` of a mapping select.
 

@@ -1,4 +1,4 @@
-"""The rules that validate the fields of inputs.
+"""The rules that validate the fields of inputs, and the fields that the vendor has lists for.
 
 A rule also describes in JSON Schema what it accepts, so that validation and schema agree. The
 module of a model says which field has which rule.
@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from attrs import evolve, frozen
 
 from kling_async._utils.numbers import is_number
+from kling_async._utils.text import format_value
 from kling_async._utils.urls import split_web_url
+from kling_async.errors import Problem
+
+# The vendor has lists instead of these fields.
+IMAGE_FIELDS = ("image_url", "end_image_url")
+VENDOR_LISTS = {"image_urls": IMAGE_FIELDS, "video_urls": ("video_url",)}
 
 # Floats such as 0.1 + 0.2 differ from the tenth they mean by a few 1e-17.
 _STEP_TOLERANCE = 1e-9
@@ -46,6 +52,15 @@ class Rule:
         if self.optional:
             return {"anyOf": [{**self.accepted}, {"type": "null"}]}
         return {**self.accepted}
+
+
+def broken_rules(rules: Mapping[str, Rule], values: Mapping[str, object]) -> list[Problem]:
+    """Return a problem for each value that breaks the rule of its field."""
+    return [
+        Problem(name, broken, format_value(value))
+        for name, value in values.items()
+        if (broken := rules[name](value)) is not None
+    ]
 
 
 def or_none(rule: Rule) -> Rule:

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from kling_async._utils.text import redact
 from kling_async._utils.urls import is_unencrypted, split_web_url
 from kling_async.errors import BODY_EXCERPT, ConfigurationError, InputError, Problem
-from kling_async.inputs.base import VENDOR_LISTS
+from kling_async.inputs.rules import VENDOR_LISTS
 from kling_async.results import TaskRef
 
 if TYPE_CHECKING:

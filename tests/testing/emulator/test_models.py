@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kling_async.errors import InputError
-from kling_async.inputs.base import VENDOR_LISTS, Input
 from kling_async.inputs.parsing import parse_input
+from kling_async.inputs.rules import VENDOR_LISTS
 from kling_async.protocol.requests import build_submit
 from kling_async.testing.emulator.checks import Refusal
 from kling_async.testing.emulator.models import MODELS, usual_seconds
 from kling_async.testing.emulator.rules import read_order
 from tests.inputs.strategies import CAT, DANCE, EXAMPLES, FREELY, INPUTS, SCALARS
+
+if TYPE_CHECKING:
+    from kling_async.inputs.base import Input
 
 # Of each class, and values of every type near the borders of the rules.
 NAMES = (
