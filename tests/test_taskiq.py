@@ -288,7 +288,7 @@ async def test_the_lease_is_lost(
     emulate: Emulate, url: str, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that has lost its lease opens the journal again, and attaches its tasks."""
-    emulator = await emulate(speed=60.0)  # a video takes a second
+    emulator = await emulate("submit:1=slow:1", speed=60.0)  # a video takes a second
     async with working(url, emulator) as send:
         sent = asyncio.create_task(send("fox", FOX.to_dict()))
         await accepted(emulator, 1)

@@ -38,7 +38,7 @@ from kling_async.media.inspection import inspected_files
 from kling_async.policy.retry import backoff
 from kling_async.protocol import verdicts
 from kling_async.protocol.verdicts import ItemFate, Verdict
-from kling_async.tasks.abandoned import log_journaled
+from kling_async.tasks.abandoned import log_journaled, log_warning
 from kling_async.tasks.fan_out import Outcome
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ class BatchRun:
         self.submitting: set[ItemRun] = set()
         self.downloads: asyncio.Semaphore = asyncio.Semaphore(options.downloads)
         self._fan_out = client.fan_out(
-            self.run_item, in_flight=options.in_flight, ordered=ordered, on_abandoned=log_journaled
+            self.run_item,
+            in_flight=options.in_flight,
+            ordered=ordered,
+            on_abandoned=self._log_abandoned,
         )
         self.outcomes: AsyncGenerator[Outcome] = self._fan_out.outcomes(entries(self))
         self._ending = asyncio.Lock()
@@ -147,6 +150,14 @@ class BatchRun:
             if self.claims is not None:
                 await self.claims.close()
 
+    def _log_abandoned(self, refs: tuple[TaskRef, ...]) -> None:
+        """Log how many tasks the journal has, and the references of the others."""
+        failed = {item.unrecorded for item in self.submitting}
+        if unrecorded := tuple(ref for ref in refs if ref in failed):
+            log_warning(unrecorded)
+        if recorded := tuple(ref for ref in refs if ref not in failed):
+            log_journaled(recorded)
+
     async def _claim(self, claims: Claims, entry: Entry) -> Claim:
         """Claim an item if there is anything left to do for it."""
         if next_step(entry, self.options, fresh=False) is Step.REPORT:
@@ -159,7 +170,11 @@ class BatchRun:
 
 
 class ItemRun:
-    """The steps of one item in one run. It is the observer of its own submits."""
+    """The steps of one item in one run. It is the observer of its own submits.
+
+    Attributes:
+        unrecorded: The reference of its task, if it could not be written in the journal.
+    """
 
     def __init__(
         self, run: BatchRun, work: WorkItem[BatchItem], entry: Entry, *, fresh: bool
@@ -167,6 +182,7 @@ class ItemRun:
         self.entry: Entry = entry
         self.patience: float | None = work.patience
         self.traceparent: str = ""
+        self.unrecorded: TaskRef | None = None
         self._run = run
         self._work = work
         self._input = work.item[1]
@@ -239,6 +255,9 @@ class ItemRun:
                 raise
             self.entry = evolve(self.entry, state=ItemState.UNSURE)
             await self._record_state(ItemState.SUBMITTED, ref=ref, traceparent=trace)
+        except JournalError:
+            self.unrecorded = ref
+            raise
 
     async def answer_lost(self) -> None:
         """Record the item as unsure: the run ends before its submit was answered."""

@@ -595,8 +595,10 @@ async def test_a_journal_that_fails(
     path: Path,
     run: RunBatch,
     leftovers: Leftovers,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """When the journal fails the batch ends at once, names what runs, and loses no money."""
+    caplog.set_level(logging.INFO, "kling_async")
     emulator = await emulate()
     events: list[Event] = []
     kling = await connect(emulator, hooks=[events.append])
@@ -610,6 +612,14 @@ async def test_a_journal_that_fails(
     if named:
         notes = "".join(caught.value.__notes__)
         assert all(notes.count(str(ref)) == 1 for ref in named)
+    async with SqliteJournal(path) as journal:
+        stored = {str(entry.ref) async for entry in journal.entries()}
+    logged: dict[int, set[str]] = {logging.INFO: set(), logging.WARNING: set()}
+    for record in caplog.records:
+        logged[record.levelno].update(getattr(record, "kling_refs", ()))
+    assert logged[logging.INFO] <= stored
+    assert not logged[logging.WARNING] & stored
+    assert logged[logging.INFO] | logged[logging.WARNING] == set(map(str, named))
     before = len(emulator.requests)
     await asyncio.sleep(1000)
     assert len(emulator.requests) == before

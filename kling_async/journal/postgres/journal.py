@@ -13,7 +13,7 @@ from kling_async._utils.extras import missing_extra
 from kling_async._utils.numbers import is_number
 from kling_async.errors import ConfigurationError, JournalError, copy_for_waiter
 from kling_async.journal.address import Address
-from kling_async.journal.base import LostError
+from kling_async.journal.base import ItemState, LostError
 from kling_async.journal.serialization import DamageError
 from kling_async.journal.threaded import KEY, ThreadedJournal
 
@@ -23,6 +23,7 @@ try:
     from kling_async._postgres.connection import ConnectionManager, timeout_for_lease
     from kling_async._postgres.errors import UnreachableError, explain_error
     from kling_async.journal.postgres._commit import GroupCommit, PostgresChanges
+    from kling_async.journal.postgres._late_references import record_late
     from kling_async.journal.postgres._rows import read_history, read_page, read_summary
     from kling_async.journal.postgres._schema import Database, create_tables, has_tables
     from kling_async.journal.postgres._workers import (
@@ -39,7 +40,7 @@ except ImportError as _error:
 
 if TYPE_CHECKING:
     from kling_async._postgres.transaction import Connection
-    from kling_async.journal.base import Claim, Entry, ItemState, Summary, Transition
+    from kling_async.journal.base import Claim, Entry, Summary, Transition
     from kling_async.journal.calls import Call
 
 _T = TypeVar("_T")
@@ -128,6 +129,20 @@ class PostgresJournal(ThreadedJournal[PostgresChanges]):
             self._renewing = asyncio.create_task(self._renew_lease())
         return self
 
+    async def record(self, *transitions: Transition) -> None:
+        """Write transitions, all or none; see :meth:`.Journal.record`.
+
+        The reference of a task is recorded even if this worker's lease has expired.
+        """
+        try:
+            await super().record(*transitions)
+        except LostError:
+            proven = transitions[0]
+            if len(transitions) > 1 or proven.state is not ItemState.SUBMITTED:
+                raise
+            if not await self._run(partial(self._record_late, proven)):
+                raise
+
     async def claim(self, *entries: Entry) -> list[Claim]:
         """Claim items; see :meth:`.Journal.claim`.
 
@@ -215,6 +230,9 @@ class PostgresJournal(ThreadedJournal[PostgresChanges]):
     def _commit(self, calls: list[Call[PostgresChanges]]) -> list[object]:
         assert self._session is not None  # noqa: S101 - it is open
         return self._run_work(GroupCommit(self._session, calls))
+
+    def _record_late(self, transition: Transition) -> bool:
+        return self._run_work(partial(record_late, batch=self._batch, transition=transition))
 
     def _read_page(self, states: Sequence[ItemState], after: int) -> tuple[int, list[Entry]]:
         return self._run_work(partial(read_page, batch=self._batch, states=states, after=after))
