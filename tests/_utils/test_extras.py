@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from kling_async.errors import MissingExtraError
 
 HERE = Path(kling_async.__file__).resolve().parent.parent
 
+# Extras for work on the project itself.
+DEVELOPMENT = {"dev", "docs", "lint", "stores", "test", "types"}
+
 
 def test_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a checkout, an extra is installed from it, wherever the shell is."""
@@ -21,6 +26,19 @@ def test_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert install_command("cli") == "pip install -e '.[cli]'"
     monkeypatch.chdir(tmp_path)
     assert install_command("cli") == f"pip install -e '{HERE}[cli]'"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+def test_every_extra_is_described(page: str) -> None:
+    """The tables of extras have all that users choose from; README's text has ``all``."""
+    extras = tomllib.loads((HERE / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    text = (HERE / page).read_text()
+    rows = "".join(line for line in text.splitlines() if line.startswith("| `"))
+    described = set(re.findall(r"`(\w+)`", rows))
+    assert extras.keys() - DEVELOPMENT - {"all"} <= described
+    assert "`all`" in text
 
 
 def test_error_has_the_command() -> None:
