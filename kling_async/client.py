@@ -454,7 +454,7 @@ class KlingClient:
         fan_out = FanOut(
             work,
             in_flight=executor.limits.concurrent_tasks if in_flight is None else in_flight,
-            max_waiting=executor.max_connections,
+            max_waiting=executor.limits.connections,
             ordered=ordered,
             wait_answered=self._submitter.wait_answered,
             abandoned=self._registry.abandoned_tasks(on_abandoned),

@@ -1,18 +1,61 @@
-"""The values that the service returns: task references, states, snapshots, results."""
+"""The values that the service returns: task references, states, snapshots, results.
+
+What makes their schemas is imported when pydantic asks for them.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
 
+import attrs
 from attrs import field, frozen
 
 from kling_async._base import MODEL_NAME as MODEL_NAME  # noqa: PLC0414 - what TaskRef.model matches
 from kling_async._base import TaskRef as TaskRef  # noqa: PLC0414 - a public name of this module
-from kling_async._utils.values import Value, in_schema
 
-_URL = in_schema(format="uri")
-_URLS = in_schema(items={"type": "string", "format": "uri"})
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+# The key of a field's JSON schema in its attrs metadata.
+_SCHEMA = "kling_async.schema"
+
+
+def _in_schema(**keywords: object) -> dict[str, object]:
+    """Return the attrs metadata that adds keywords to a field's JSON schema."""
+    return {_SCHEMA: keywords}
+
+
+_URL = _in_schema(format="uri")
+_URLS = _in_schema(items={"type": "string", "format": "uri"})
+
+
+@frozen
+class _Value:
+    """Base class of values with a schema for pydantic and a form for JSON."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON: times in ISO 8601, references as text."""
+        return {field.name: _plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from kling_async._utils.pydantic import value_core_schema
+
+        return value_core_schema(cls, handler)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        from kling_async._utils.pydantic import value_json_schema
+
+        return value_json_schema(cls, core, handler, _SCHEMA)
 
 
 class TaskState(StrEnum):
@@ -49,7 +92,7 @@ class FailReason(StrEnum):
 
 
 @frozen
-class Snapshot(Value):
+class Snapshot(_Value):
     """The state of a task in one status answer or callback.
 
     Attributes:
@@ -78,7 +121,7 @@ class Snapshot(Value):
 
 
 @frozen
-class Result(Value):
+class Result(_Value):
     """The result of a successful task. Download promptly: URLs are valid for at most 15 days.
 
     Attributes:
@@ -123,7 +166,7 @@ class MediaProblem(StrEnum):
 
 
 @frozen
-class MediaFacts(Value):
+class MediaFacts(_Value):
     """What a saved video contains; see :func:`kling_async.media.inspect_video`.
 
     Attributes:
@@ -144,7 +187,7 @@ class MediaFacts(Value):
 
 
 @frozen
-class SavedFile(Value):
+class SavedFile(_Value):
     """A file of a result that was saved completely.
 
     Attributes:
@@ -160,3 +203,19 @@ class SavedFile(Value):
     size_bytes: int
     sha256: str
     media: MediaFacts | None = None
+
+
+def _plain(value: object) -> object:
+    match value:
+        case tuple():
+            return [_plain(item) for item in value]
+        case _Value():
+            return value.to_dict()
+        case Enum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case None | str() | int() | float():
+            return value
+        case _:
+            return str(value)

@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -145,3 +147,10 @@ def test_text_of_a_snapshot() -> None:
     """A snapshot begins with the reference and the state."""
     shown = repr(Snapshot(TaskRef("kling-2-1", "a"), TaskState.FAILED, "failed"))
     assert shown.startswith("Snapshot(ref=kling-2-1/a, state=failed, ")
+
+
+def test_schemas_are_made_on_request() -> None:
+    """Neither pydantic nor what speaks to it is imported before pydantic asks for a schema."""
+    code = "import kling_async.results, sys; print('kling_async._utils.pydantic' in sys.modules)"
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, check=True, text=True)
+    assert done.stdout == "False\n"

@@ -18,7 +18,7 @@ from kling_async._utils.loops import PerLoop
 from kling_async.errors import KlingError
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
-from kling_async.protocol.callbacks import Callback
+from kling_async.protocol.callbacks import Callback, pack_traceparent
 from kling_async.results import TaskRef, TaskState
 from kling_async.tasks.task import poll_unattended
 from kling_async.tasks.task_registry import kind_of
@@ -96,7 +96,7 @@ class CallbackRouter:
         """
         nonce = token_urlsafe(_NONCE_BYTES)
         if self._executor.events is not None:
-            nonce += self._executor.events.packed_traceparent(submit_id)
+            nonce += pack_traceparent(self._executor.events.traceparent(submit_id))
         url = self._inbox.callback_url(sent.model, nonce)
         return PendingCallback(sent, nonce, url, on_accepted, submit_id)
 

@@ -16,7 +16,6 @@ from attrs import define
 from kling_async import events
 from kling_async.limits.base import Permit
 from kling_async.protocol import requests
-from kling_async.protocol.callbacks import pack_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,10 +78,6 @@ class EventEmitter:
             if find is not None and (found := find(subject)):
                 return str(found)
         return ""
-
-    def packed_traceparent(self, submit_id: int) -> str:
-        """Return the trace context of a submit as characters for the token of a callback URL."""
-        return pack_traceparent(self.traceparent(submit_id))
 
     # Submits.
 

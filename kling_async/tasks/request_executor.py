@@ -58,8 +58,7 @@ class RequestExecutor:
         self.events: EventEmitter | None = None
         self._logs = False
         self.limits: Limits = limiter.limits
-        self.max_connections: int = self.limits.connections
-        self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.max_connections))
+        self._connections = PerLoop("client", lambda _: asyncio.Semaphore(self.limits.connections))
         self._interruptions = 0
         if hooks:
             self._emit_to(hooks)

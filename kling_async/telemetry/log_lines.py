@@ -6,6 +6,7 @@ No line has a key, a token, the query of a result URL, or a prompt.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from functools import singledispatch
 from typing import TYPE_CHECKING
@@ -16,10 +17,20 @@ from kling_async import events
 from kling_async._utils.text import format_size, printable
 from kling_async.inputs.base import Input
 from kling_async.results import TaskState
-from kling_async.telemetry.redaction import hide_secrets
 
 if TYPE_CHECKING:
     from kling_async.results import TaskRef
+
+# What follows the path of a URL: the signature of a result URL, for example. A URL in a message
+# ends at white space, a quotation mark or a bracket.
+_QUERY = re.compile(r"(\bhttps?://[^\s?#'\"<>]*)[?#][^\s'\"<>)\]]*")
+# A user and a password.
+_USER = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]*@", re.IGNORECASE)
+# The token of a callback URL: the model, a tilde, and the secret.
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])([A-Za-z0-9][A-Za-z0-9._-]{0,99})~[A-Za-z0-9._~%-]+")
+
+# Characters of a message that are shown: it may have a URL of any length.
+_LONGEST = 2_000
 
 
 @frozen
@@ -44,6 +55,12 @@ def describe_error(error: BaseException) -> str:
     """Return an error as one printable line without secrets."""
     text = str(error)
     return hide_secrets(printable(f"{type(error).__name__}: {text}" if text else repr(error)))
+
+
+def hide_secrets(text: str) -> str:
+    """Return a message without the queries and passwords of its URLs, and without tokens."""
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return _TOKEN.sub(r"\1~…", _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", shown)))
 
 
 @singledispatch

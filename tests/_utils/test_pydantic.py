@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kling_async import FailReason, Result, SavedFile, Snapshot, TaskRef, TaskState
-from kling_async._utils.values import Value
+from kling_async.results import _Value as Value
 from tests.patience import HANGS
 
 # No property depends on how fast the machine is, or on luck.

@@ -104,7 +104,6 @@ def test_the_trace_context_is_that_of_the_first_hook_that_has_one() -> None:
     emitter = EventEmitter((plain, Plain(), Recorder(), Recorder("00-a"), Recorder("00-b")), "", 1)
     assert emitter.traceparent(1) == "00-a"
     assert EventEmitter((plain, Plain()), "", 1).traceparent(1) == ""
-    assert emitter.packed_traceparent(1) == ""  # it is not one
 
 
 def test_without_details() -> None:

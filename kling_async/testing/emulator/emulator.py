@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
-from kling_async._network.local_address import reachable_origin
 from kling_async._utils.extras import missing_extra
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.errors import ConfigurationError
 from kling_async.testing.emulator.active_faults import ActiveFaults
 from kling_async.testing.emulator.app import API, Api
 from kling_async.testing.emulator.background import Settings
-from kling_async.testing.emulator.environment import client_environment
+from kling_async.testing.emulator.environment import client_environment, reachable_origin
 from kling_async.testing.emulator.page import Page
 from kling_async.testing.emulator.records import Arrival, Delivery, RequestLog, Submission
 from kling_async.testing.emulator.service import Service
