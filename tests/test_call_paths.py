@@ -77,8 +77,8 @@ class Trace:
         for code in self._codes:
             path = Path(code.co_filename)
             if path.is_relative_to(HOME) and not path.is_relative_to(HOME / "testing"):
-                name = getattr(code, "co_qualname", code.co_name)
-                found.append((str(path.relative_to(HOME)), f"{name}, line {code.co_firstlineno}"))
+                name = f"{code.co_qualname}, line {code.co_firstlineno}"
+                found.append((str(path.relative_to(HOME)), name))
         return found
 
     def check(self, operation: str, figure: Figure) -> None:

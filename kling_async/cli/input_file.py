@@ -107,13 +107,15 @@ class InputFile:
                 if count % _SLICE == 0:
                     await asyncio.sleep(0)
                 try:
+                    if isinstance(row, InputError):
+                        raise row
                     item = _check_row(number, row, await self._parse(row), journal, numbers)
                 except InputError as error:
                     self.invalid.add(number, error)
                     continue
                 if limit is None or self.rows < limit:
                     self._add(item, journal.get(hash(item.key)))
-                    self.without_mode += isinstance(row, dict) and has_default_mode(row)
+                    self.without_mode += has_default_mode(row)
             self._items.flush()
         except OSError as error:
             raise ConfigurationError(
@@ -148,10 +150,8 @@ class InputFile:
         waves = self._work / slots if tasks > slots else 0.0
         return max(waves, tasks * _REQUESTS * 60 / limits.requests_per_minute) + self._longest
 
-    async def _parse(self, row: dict[str, object] | InputError) -> Input:
+    async def _parse(self, row: Mapping[str, object]) -> Input:
         """Return the input of a row; its local images have been read and checked."""
-        if isinstance(row, InputError):
-            raise row
         fields = {name: value for name, value in row.items() if name != "key"}
         sent = row_input(fields, self._folder)
         if not sent.local_images:
@@ -177,13 +177,12 @@ class InputFile:
 
 def _check_row(
     number: int,
-    row: dict[str, object] | InputError,
+    row: Mapping[str, object],
     sent: Input,
     journal: Mapping[int, JournaledItem],
     numbers: dict[int, int],
 ) -> Item:
     """Return the item of a row, and store the row's number under the hash of its key."""
-    assert isinstance(row, dict)  # noqa: S101 - it has been parsed
     content = content_key(sent.to_dict())
     item = Item(row.get("key", content), sent)  # type: ignore[arg-type]  # Item checks the key
     key = hash(item.key)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from itertools import count
 from random import random
 from typing import TYPE_CHECKING, TypeVar
 
@@ -86,7 +85,9 @@ class RequestExecutor:
         clock = asyncio.get_running_loop().time
         interruptions = self._interruptions
         started: float | None = None
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             if prepare is not None:
                 await prepare(attempt)
             asked_at = 0.0 if self.events is None else clock()
@@ -120,7 +121,6 @@ class RequestExecutor:
                 self.events.retrying(request, error, attempt, delay)
             if not refused:  # the limiter delays the repetition of a 429
                 await asyncio.sleep(delay)
-        raise AssertionError  # pragma: no cover - count() does not end
 
     async def send(self, request: Request, parse: Callable[..., _T], permit: Permit) -> _T | Failed:
         """Send a request once; return what ``parse(response, now=...)`` returns, or the failure.
