@@ -335,9 +335,10 @@ class KlingClient:
         if submitted_at is not None:
             age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
         task = self._registry.attach(ref, kind, age)
+        runs = age is not None and age < self._executor.limits.presumed_lifetime
         if self._executor.events is not None:
-            self._executor.events.task_attached(ref, input, submitted_at, traceparent)
-        if age is not None and age < self._executor.limits.presumed_lifetime:
+            self._executor.events.task_attached(ref, input, submitted_at, traceparent, runs)
+        if runs:
             self._registry.adopt(task)
         return task
 

@@ -99,7 +99,10 @@ class SubmitFailed:
 
 @frozen
 class SubmitWithdrawn:
-    """A submit ended before it was sent, since its caller was cancelled. Nothing was charged."""
+    """A submit was given up: its caller was cancelled, or a part of the program has failed.
+
+    The service has not accepted it, and nothing was charged.
+    """
 
     input: Input
     submit_id: int = field(default=0, eq=False, repr=False, kw_only=True)
@@ -115,12 +118,15 @@ class TaskAttached:
         submitted_at: When the service accepted it, if the caller knows it.
         traceparent: The trace context that the caller has passed; see
             :meth:`kling_async.KlingClient.traceparent`.
+        holds_slot: It is presumed to run, so that its end is reported. Without, it may never be
+            asked for.
     """
 
     ref: TaskRef
     input: Input | None = None
     submitted_at: datetime | None = None
     traceparent: str = ""
+    holds_slot: bool = field(default=False, kw_only=True)
 
 
 @frozen

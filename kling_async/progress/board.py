@@ -96,9 +96,9 @@ class ProgressLine:
                 self._started = self._clock() - update.elapsed
             self.update("submitted" if known is None else printable(known.vendor_state))
 
-    def count_from_now(self) -> None:
-        """Count the seconds from now."""
-        self._started = self._clock()
+    def count_from(self, seconds: float) -> None:
+        """Count its age from so many seconds on."""
+        self._started = self._clock() - seconds
 
     def finish(self, state: str, message: str = "") -> None:
         """Show the end: one of `ENDS`. Without a message, its reason is printed elsewhere."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from attrs import define
@@ -19,6 +21,7 @@ from kling_async.events import (
     SubmitStarted,
     Submitted,
     SubmitWithdrawn,
+    TaskAttached,
     TaskDropped,
     TaskEnded,
     TasksAbandoned,
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 # Seconds without an event after which a task is not shown any more: nothing waits for it.
 _STALE = 600.0
+
+# Tasks that may be shown later and are remembered; the oldest are forgotten first.
+_REMEMBERED = 10_000
 
 
 @define(eq=False)
@@ -74,6 +80,8 @@ class Progress:
         # By the numbers of submits, and the references of their tasks. The one without an event for
         # the longest time is the first.
         self._shown: dict[int | TaskRef, _Shown] = {}
+        # Tasks without a line that are shown when a poll says that they run, and their inputs.
+        self._followed: OrderedDict[TaskRef, Input | None] = OrderedDict()
         self._durations: dict[Kind, Durations | None] = {}
         self._lock = threading.RLock()
 
@@ -98,6 +106,8 @@ class Progress:
                     self._begin(event.submit_id, event.input)
                 case Submitted():
                     self._accept(event)
+                case TaskAttached():
+                    self._attach(event)
                 case SubmitFailed():
                     self._finish(event.submit_id, "failed")
                 case SubmitWithdrawn():
@@ -108,11 +118,12 @@ class Progress:
                     self._end(event.snapshot)
                 case TaskDropped(reason="not_found"):
                     self._finish(event.ref, "failed")
+                    self._followed.pop(event.ref, None)
                 case TaskDropped():
-                    self._finish(event.ref, LEFT)
+                    self._leave(event.ref)
                 case TasksAbandoned():
                     for ref in event.refs:
-                        self._finish(ref, LEFT)
+                        self._leave(ref)
                 case Retrying() | Paused():
                     self._display.on_event(event)
                     return
@@ -128,16 +139,19 @@ class Progress:
                 self._finish(key, LEFT)
             self._display.close()
 
-    def _begin(self, key: int | TaskRef, sent: Input | None) -> _Shown:
+    def _begin(self, key: int | TaskRef, sent: Input | None, age: float | None = 0.0) -> _Shown:
+        """Show a submit or a task that is ``age`` seconds old; None: its age is not known."""
         if not self._shown:
             self._display.open()
         kind, expected, label = None, None, str(key)
         if sent is not None:
+            label = str(getattr(sent, "prompt", sent.mode))
+        if sent is not None and age is not None:
             kind = kind_of(sent)
             durations = self._durations.setdefault(kind, vendor_estimate(kind))
             expected = None if durations is None else durations.mean
-            label = str(getattr(sent, "prompt", kind.mode))
         line = ProgressLine(self._display, label, expected)
+        line.count_from(age or 0.0)
         shown = self._shown[key] = _Shown(line, kind, find_clock()())
         return shown
 
@@ -145,22 +159,48 @@ class Progress:
         shown = self._shown.pop(event.submit_id, None) or self._begin(event.ref, event.input)
         shown.seen = find_clock()()
         self._shown[event.ref] = shown
-        shown.line.count_from_now()
+        shown.line.count_from(0.0)
         shown.line.update("submitted", str(event.ref))
 
+    def _attach(self, event: TaskAttached) -> None:
+        """Show a task that was submitted elsewhere: now, or when a poll says that it runs."""
+        if event.ref in self._shown:
+            return
+        if not event.holds_slot or event.submitted_at is None:
+            self._follow(event.ref, event.input)
+            return
+        age = (datetime.now(UTC) - event.submitted_at).total_seconds()
+        shown = self._begin(event.ref, event.input, max(0.0, age))
+        shown.line.update("attached", str(event.ref))
+
+    def _follow(self, ref: TaskRef, sent: Input | None = None) -> None:
+        self._followed[ref] = sent
+        if len(self._followed) > _REMEMBERED:
+            self._followed.popitem(last=False)
+
     def _update(self, snapshot: Snapshot) -> None:
-        """Show a state. A task that is shown for the first time was submitted elsewhere."""
+        """Show a state. An answer that is older than the end of its task is not shown."""
+        ref = snapshot.ref
         if snapshot.state.ended:
             return
-        shown = self._shown.pop(snapshot.ref, None) or self._begin(snapshot.ref, None)
+        shown = self._shown.pop(ref, None)
+        if shown is None:
+            if ref not in self._followed:
+                return
+            shown = self._begin(ref, self._followed.pop(ref), None)
         shown.seen = find_clock()()
-        self._shown[snapshot.ref] = shown  # the last
+        self._shown[ref] = shown  # the last
         shown.line.update(printable(snapshot.vendor_state))
         key, first = next(iter(self._shown.items()))
         if shown.seen - first.seen > _STALE:
-            self._finish(key, LEFT)
+            if isinstance(key, TaskRef):
+                self._leave(key)
+            else:  # a submit that waits for a slot: its end is always reported
+                first.seen = shown.seen
+                self._shown[key] = self._shown.pop(key)
 
     def _end(self, snapshot: Snapshot) -> None:
+        self._followed.pop(snapshot.ref, None)
         shown = self._shown.pop(snapshot.ref, None)
         if shown is None:
             return
@@ -174,6 +214,12 @@ class Progress:
             before = self._durations[kind]
             after = before.observe(line.seconds) if before else Durations((line.seconds,))
             self._durations[kind] = after
+
+    def _leave(self, ref: TaskRef) -> None:
+        """Show that a task continues without a waiter. If one comes, it is shown again."""
+        if ref in self._shown:
+            self._follow(ref)
+        self._finish(ref, LEFT)
 
     def _finish(self, key: int | TaskRef, state: str) -> None:
         """Show the end of what raises an error, or continues at the service without a waiter."""

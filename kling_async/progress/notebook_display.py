@@ -48,12 +48,13 @@ class _Html:
 class NotebookDisplay(TextDisplay):
     """A block with a row for each task, or one that counts them if there are many."""
 
+    is_live: bool = True
+
     def __init__(self, total: int | None = None) -> None:
         super().__init__(total=total, capacity=_CAPACITY)
         self._handle: _Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lines: deque[str] = deque(maxlen=MAX_FAILURES)  # below the rows: messages
-        self._note = ""
 
     def open(self) -> None:
         """Begin a block below the cell that runs."""
@@ -67,7 +68,7 @@ class NotebookDisplay(TextDisplay):
 
     def close(self) -> None:
         """Update the block for the last time."""
-        self._is_open, self._note = False, ""
+        self._is_open = False
         if self._timer is not None:
             self._timer.cancel()
             self._draw()
@@ -82,13 +83,6 @@ class NotebookDisplay(TextDisplay):
         else:
             self._lines.append(printable(text))
 
-    def show_note(self, text: str) -> None:
-        """Show why requests wait, below the rows while there are any."""
-        if self._handle is None:
-            super().show_note(text)
-        else:
-            self._note = printable(text)
-
     def add(self, line: ProgressLine) -> None:
         """Show another task; what had its place is only counted."""
         super().add(line)
@@ -97,7 +91,7 @@ class NotebookDisplay(TextDisplay):
     def to_html(self) -> str:
         """Return the block."""
         style = resources.files(__package__).joinpath("notebook.css").read_text(encoding="utf-8")
-        board, below = self.board, [*self._lines, self._note]
+        board, below = self.board, [*self._lines, self.note]
         if board.is_crowded:
             rows = [self._numbers_row()]
             below.insert(0, board.summary())
@@ -112,7 +106,6 @@ class NotebookDisplay(TextDisplay):
         return "\n".join(parts)
 
     def _show_change(self, line: ProgressLine, text: str) -> None:  # noqa: ARG002
-        self._note = ""
         self._draw_row()
 
     def _numbers_row(self) -> str:

@@ -50,12 +50,12 @@ class RichDisplay(TextDisplay):
     """A row with a bar for each task, or one that counts them if there is no room for all."""
 
     summary_interval: float = 0.5
+    is_live: bool = True
 
     def __init__(self, total: int | None = None) -> None:
         capacity = max(1, min(_CAPACITY, terminal.console.height - _MARGIN))
         super().__init__(total=total, capacity=capacity)
         self._summary: tuple[str, float, float, str] | None = None
-        self._note = ""
         self._spinner = Spinner("dots", style="progress.spinner")
 
     def open(self) -> None:
@@ -65,20 +65,13 @@ class RichDisplay(TextDisplay):
 
     def close(self) -> None:
         """Draw for the last time."""
-        self._is_open, self._note = False, ""
+        self._is_open = False
         terminal.hide(self)
         self.board.clear()
 
     def print(self, text: str) -> None:
         """Print a line above the rows."""
         terminal.print(Text(printable(text)))
-
-    def show_note(self, text: str) -> None:
-        """Show why requests wait, below the rows while there are any."""
-        if self._is_open:
-            self._note = printable(text)
-        else:
-            super().show_note(text)
 
     def show_summary(self, label: str, fraction: float, seconds: float, text: str) -> None:
         """Show a bar, and a line of text below it."""
@@ -91,8 +84,8 @@ class RichDisplay(TextDisplay):
 
     def render(self) -> RenderableType:
         """Return what is drawn now. Called by the thread that draws."""
-        note = [Text(self._note, style="dim", no_wrap=True, overflow="ellipsis")]
-        below = note if self._note else []
+        note = [Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")]
+        below = note if note[0] else []
         if self._summary is not None:
             label, fraction, seconds, text = self._summary
             return Group(self._sum(label, fraction, seconds), Text(text, style="dim"), *below)
@@ -102,8 +95,8 @@ class RichDisplay(TextDisplay):
             return Group(total, summary, *below)
         return Group(self._table(self.board.rows), *below)
 
-    def _show_change(self, line: ProgressLine, text: str) -> None:  # noqa: ARG002
-        self._note = ""  # the next refresh shows the rest
+    def _show_change(self, line: ProgressLine, text: str) -> None:
+        """Do nothing: the next refresh shows it."""
 
     def _sum(self, label: str, fraction: float | None, seconds: float) -> Table:
         columns = (Column(), Column(no_wrap=True), Column(ratio=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Self
 
 from kling_async._utils.clock import find_clock
@@ -11,6 +12,8 @@ from kling_async.events import Event, Paused, Retrying
 from kling_async.progress.board import Board
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kling_async.progress.board import ProgressLine
 
 _LABEL_LENGTH = 60
@@ -36,6 +39,7 @@ class TextDisplay:
     """
 
     summary_interval: float = _SUMMARY_INTERVAL
+    is_live: bool = False  # what it shows is drawn again and again
 
     def __init__(
         self, *, silent: bool = False, total: int | None = None, capacity: int = _CAPACITY
@@ -44,7 +48,9 @@ class TextDisplay:
         self._silent = silent
         self._is_open = False
         self._summarized_at = 0.0  # in seconds since the first task was added
-        self._noted_at = float("-inf")
+        self._note = ""
+        self._note_ends = float("-inf")
+        self._clock: Callable[[], float] = time.monotonic
 
     def __enter__(self) -> Self:
         self.open()
@@ -71,18 +77,25 @@ class TextDisplay:
             sys.stderr.write(f"{printable(text)}\n")
             sys.stderr.flush()
 
-    def on_event(self, event: Event) -> None:
-        """Show why requests wait: a hook of the client."""
-        if isinstance(event, Retrying):
-            self.show_note(f"again in {event.delay:.1f} s: {event.error}")
-        elif isinstance(event, Paused):
-            self.show_note(f"over the limit: all requests wait for {event.delay:.1f} s")
+    @property
+    def note(self) -> str:
+        """Why requests wait, if they do: for the rows of a live display."""
+        return self._note if self._is_open and self._clock() < self._note_ends else ""
 
-    def show_note(self, text: str) -> None:
-        """Show why requests wait, but not each time."""
-        now = find_clock()()
-        if now - self._noted_at >= _NOTES_APART:
-            self._noted_at = now
+    def on_event(self, event: Event) -> None:
+        """Show why requests wait, below the rows or in a line now and then: a client's hook."""
+        if isinstance(event, Retrying):
+            text = f"again in {event.delay:.1f} s: {event.error}"
+        elif isinstance(event, Paused):
+            text = f"over the limit: all requests wait for {event.delay:.1f} s"
+        else:
+            return
+        self._clock = find_clock()
+        ends, self._note = self._note_ends, printable(text)
+        if self.is_live and self._is_open:
+            self._note_ends = self._clock() + max(event.delay, _NOTES_APART)
+        elif self._clock() >= ends:
+            self._note_ends = self._clock() + _NOTES_APART
             self.print(text)
 
     def show_summary(self, label: str, fraction: float, seconds: float, text: str) -> None:  # noqa: ARG002

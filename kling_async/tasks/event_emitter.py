@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Literal
 from attrs import define
 
 from kling_async import events
+from kling_async.errors import AnswerLostError, KlingError
 from kling_async.limits.base import Permit
 from kling_async.protocol import requests
+from kling_async.protocol.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from kling_async.errors import KlingError
     from kling_async.events import DetailedEvent, Hook
+    from kling_async.images.preparer import ImagePreparer
     from kling_async.inputs.base import Input
     from kling_async.protocol.requests import Request
     from kling_async.results import SavedFile, Snapshot, TaskRef
@@ -81,12 +83,18 @@ class EventEmitter:
 
     # Submits.
 
-    def submit_started(self, sent: Input, callback_url: str | None) -> int:
+    def submit_started(
+        self, sent: Input, callback_url: str | None, images: ImagePreparer | None
+    ) -> int:
         """Emit that a submit began, and return its number."""
         if not self._detailed:
             return 0
         if callback_url is not None:
             requests.build_submit(sent, callback_url)  # raises if it is invalid
+        if images is None and sent.local_images:
+            from kling_async.images.reading import no_store_error
+
+            raise no_store_error(sent)
         submit_id = next(_submit_ids)
         self._emit_detail(events.SubmitStarted(sent, submit_id=submit_id))
         return submit_id
@@ -99,13 +107,23 @@ class EventEmitter:
         """Emit that the service has accepted a submit."""
         self._deliver(events.Submitted(ref, sent, submit_id=submit_id))
 
-    def submit_failed(self, request: Request, sent: Input, error: KlingError) -> None:
-        """Emit that a submit has failed."""
-        self._deliver(events.SubmitFailed(sent, error, submit_id=request.submit_id))
-
-    def submit_withdrawn(self, request: Request, sent: Input) -> None:
-        """Emit that a submit was cancelled before it was sent."""
-        self._emit_detail(events.SubmitWithdrawn(sent, submit_id=request.submit_id))
+    def submit_concluded(
+        self,
+        request: Request,
+        sent: Input,
+        error: BaseException | None = None,
+        *,
+        may_run: bool = False,
+    ) -> None:
+        """Emit that a submit has failed, or was given up without an error of ours, at no cost."""
+        if may_run and not isinstance(error, KlingError):
+            text = f"a submit ended with {type(error).__name__}: a task may have been charged"
+            lost = AnswerLostError(text, may_have_charged=True, verdict=Verdict.UNKNOWN)
+            lost.__cause__, error = error, lost
+        if isinstance(error, KlingError):
+            self._deliver(events.SubmitFailed(sent, error, submit_id=request.submit_id))
+        else:
+            self._emit_detail(events.SubmitWithdrawn(sent, submit_id=request.submit_id))
 
     # Requests.
 
@@ -156,10 +174,17 @@ class EventEmitter:
     # Tasks.
 
     def task_attached(
-        self, ref: TaskRef, sent: Input | None, submitted_at: datetime | None, traceparent: str
+        self,
+        ref: TaskRef,
+        sent: Input | None,
+        submitted_at: datetime | None,
+        traceparent: str,
+        holds_slot: bool,  # noqa: FBT001 - one of the event's values
     ) -> None:
         """Emit that a task is followed."""
-        self._emit_detail(events.TaskAttached(ref, sent, submitted_at, traceparent))
+        self._emit_detail(
+            events.TaskAttached(ref, sent, submitted_at, traceparent, holds_slot=holds_slot)
+        )
 
     def polled(self, snapshot: Snapshot) -> None:
         """Emit that a status request was answered."""

@@ -146,7 +146,7 @@ class Submitter:
         submits = self._submits.get()
         callback, submit_id = None, 0
         if (events := self._executor.events) is not None:
-            submit_id = events.submit_started(sent, callback_url)
+            submit_id = events.submit_started(sent, callback_url, self.images)
         if callback_url is None and self._router is not None:
             report = observer.on_accepted if observer else None
             callback = self._router.expect(sent, report, submit_id)
@@ -171,10 +171,10 @@ class Submitter:
             if pending.closed and caller.uncancel() <= pending.cancelling:
                 closed = ClientClosedError(_CLOSED)
                 if events is not None:
-                    events.submit_failed(request, sent, closed)
+                    events.submit_concluded(request, sent, closed)
                 raise closed from None
             if events is not None and pending.response is None:
-                events.submit_withdrawn(request, sent)
+                events.submit_concluded(request, sent)
             raise
         except BaseException as error:
             self._settle(pending, error)
@@ -423,7 +423,7 @@ class Submitter:
             assert pending.slot is not None  # noqa: S101 - the caller has left and not released it
             pending.slot.release()
             if self._executor.events is not None:
-                self._executor.events.submit_withdrawn(pending.request, pending.sent)
+                self._executor.events.submit_concluded(pending.request, pending.sent)
             return
         lost = AnswerLostError(
             "the event loop ended before a submit was answered; a task may have been started and"
@@ -440,13 +440,11 @@ class Submitter:
 
         What else a transport raises proves nothing once the request was under way.
         """
-        may_run = pending.may_run
-        if isinstance(error, KlingError):
-            if error.ref is not None:  # it was accepted
-                return
-            if self._executor.events is not None:
-                self._executor.events.submit_failed(pending.request, pending.sent, error)
-            may_run = error.may_have_charged
+        if pending.task is not None:  # it was accepted, and its observer has failed
+            return
+        may_run = error.may_have_charged if isinstance(error, KlingError) else pending.may_run
+        if (events := self._executor.events) is not None:
+            events.submit_concluded(pending.request, pending.sent, error, may_run=may_run)
         if pending.slot is None or isinstance(error, GeneratorExit):  # the loop has ended
             return
         if may_run:

@@ -30,7 +30,7 @@ class Generation:
         began: The loop's time at which it began.
         attached: Whether another process, or an earlier call, has submitted its task.
         waiting: Whether it waits for a slot.
-        running: Whether its task runs.
+        running: Whether its task is counted as running.
         callback: The span of a callback that was not confirmed yet.
     """
 

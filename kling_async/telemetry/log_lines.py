@@ -130,7 +130,7 @@ def _(event: events.SubmitFailed) -> LogLine:
 
 @describe_event.register
 def _(event: events.SubmitWithdrawn) -> LogLine:
-    text = f"a submit of {_name(event.input)} was cancelled before it was sent"
+    text = f"a submit of {_name(event.input)} was given up; nothing was charged"
     return LogLine(logging.INFO, text, _submit_fields(event), event.input)
 
 

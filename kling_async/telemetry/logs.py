@@ -12,6 +12,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Hashable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define, field
@@ -134,8 +135,11 @@ class EventLog:
                 _remember(self._slot_waits, submit, waited)
             case RequestAnswered(kind="submit", submit_id=submit):
                 return {"slot_wait": self._slot_waits.get(submit, 0.0)}
-            case Submitted(ref=ref) | TaskAttached(ref=ref):
+            case Submitted(ref=ref):
                 _remember(self._began, ref, find_clock()())
+            case TaskAttached(ref=ref, submitted_at=datetime() as moment):
+                age = (datetime.now(UTC) - moment).total_seconds()
+                _remember(self._began, ref, find_clock()() - max(0.0, age))
             case TaskEnded(snapshot=Snapshot(ref=ref)) if ref in self._began:
                 return {"seconds": find_clock()() - self._began.pop(ref)}
             case TaskDropped(ref=ref):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Observation
 
-from kling_async.telemetry.attributes import describe_request
+from kling_async.telemetry.spans import describe_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ _MINUTE = 60.0
 
 
 class RequestBudget:
-    """The share of the request limit that the last minute has used, by seconds.
+    """The share of the request limit that the last minute has used.
 
     Metrics are read in a thread of their own.
     """
@@ -41,24 +41,21 @@ class RequestBudget:
     def __init__(self) -> None:
         self._lock = Lock()
         self._limit = 0
-        self._counts: deque[tuple[int, int]] = deque()  # seconds, and the requests in each
+        self._moments: deque[float] = deque()
 
     def count(self, now: float, limit: int) -> None:
         """Count a request that was answered now."""
-        second = int(now)
         with self._lock:
             self._limit = limit
-            while self._counts and self._counts[0][0] <= now - _MINUTE:
-                self._counts.popleft()
-            known = bool(self._counts) and self._counts[-1][0] == second
-            number = self._counts.pop()[1] if known else 0
-            self._counts.append((second, number + 1))
+            self._moments.append(now)
+        self.share(now)
 
     def share(self, now: float) -> float:
         """Return the share of the limit that the last minute has used."""
         with self._lock:
-            used = sum(number for second, number in self._counts if second > now - _MINUTE)
-            return used / self._limit if self._limit else 0.0
+            while self._moments and self._moments[0] <= now - _MINUTE:
+                self._moments.popleft()
+            return len(self._moments) / self._limit if self._limit else 0.0
 
 
 class Metrics:

@@ -15,7 +15,6 @@ from kling_async._utils.clock import find_clock
 from kling_async._utils.extras import missing_extra
 from kling_async._utils.version import __version__
 from kling_async.results import TaskState
-from kling_async.telemetry.attributes import describe_model
 from kling_async.telemetry.log_lines import describe_error
 
 try:
@@ -25,6 +24,7 @@ try:
     from kling_async.telemetry.metrics import Metrics
     from kling_async.telemetry.spans import (
         Spans,
+        describe_model,
         end_with_error,
         format_traceparent,
         parse_traceparent,
@@ -106,7 +106,7 @@ class OpenTelemetry:
         """Trace what happens to a generation between its beginning and its end."""
         match event:
             case events.Polled(snapshot=snapshot):
-                self._add_event(snapshot.ref, "poll", {"kling.task.state": snapshot.vendor_state})
+                self._polled(snapshot)
             case events.CalledBack(snapshot=snapshot):
                 self._called_back(snapshot)
             case events.CallbackReceived():
@@ -153,7 +153,8 @@ class OpenTelemetry:
             lost = self._generations.context(event.submit_id)
             generation = self._start(event.input.model, event.input, lost)
             self._generations.add(event.ref, generation)
-        self._start_running(generation, event.ref)
+        generation.span.set_attribute("gen_ai.response.id", event.ref.task_id)
+        self._start_running(generation)
 
     def _submit_ended(self, event: events.SubmitFailed | events.SubmitWithdrawn) -> None:
         generation = self._generations.remove(event.submit_id)
@@ -175,9 +176,17 @@ class OpenTelemetry:
             parent = parse_traceparent(event.traceparent) or self._generations.context(ref)
             generation = self._start(ref.model, event.input, parent)
             generation.attached = True
+            generation.span.set_attribute("gen_ai.response.id", ref.task_id)
             generation.span.set_attribute("kling.attached", value=True)
             self._generations.add(ref, generation)
-            self._start_running(generation, ref)
+            if event.holds_slot:
+                self._start_running(generation)
+
+    def _polled(self, snapshot: Snapshot) -> None:
+        generation = self._generations.find(snapshot.ref)
+        if generation is not None and not snapshot.state.ended:
+            self._start_running(generation)
+        self._add_event(snapshot.ref, "poll", {"kling.task.state": snapshot.vendor_state})
 
     def _called_back(self, snapshot: Snapshot) -> None:
         generation = self._generations.find(snapshot.ref)
@@ -224,10 +233,11 @@ class OpenTelemetry:
         now = find_clock()()
         return Generation(span, describe_model(model, sent), now)
 
-    def _start_running(self, generation: Generation, ref: TaskRef) -> None:
-        generation.span.set_attribute("gen_ai.response.id", ref.task_id)
-        generation.running = True
-        self._metrics.running.add(1)
+    def _start_running(self, generation: Generation) -> None:
+        """Count a task that runs: an attached one only when that is known, as it may have ended."""
+        if not generation.running:
+            generation.running = True
+            self._metrics.running.add(1)
 
     def _stop_waiting(self, generation: Generation) -> None:
         if generation.waiting:
@@ -264,6 +274,7 @@ class OpenTelemetry:
         self._metrics.duration.record(seconds, attributes)
         if generation.running:
             self._metrics.running.add(-1)
+        if generation.running or generation.attached:
             state = state or error or "success"
             self._metrics.tasks.add(1, {**attributes, "kling.task.state": state})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.trace import (
@@ -17,7 +18,6 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from kling_async.telemetry.attributes import OPERATION, describe_model, describe_request, template
 from kling_async.telemetry.log_lines import describe_error
 
 if TYPE_CHECKING:
@@ -29,10 +29,47 @@ if TYPE_CHECKING:
     from kling_async.events import DownloadEnded, RequestAnswered
     from kling_async.inputs.base import Input
 
+_PROVIDER = "apixo"
+_OPERATION = "generate_content"
+
+# The path of each kind of request, without what differs from task to task.
+_TEMPLATES = {
+    "submit": "/generateTask/{model}",
+    "status": "/statusTask/{model}",
+    "balance": "/apikeys/current-balance",
+}
+
 _HEADER = "traceparent"
 _propagator = TraceContextTextMapPropagator()
 
 _SECOND = 1_000_000_000  # in nanoseconds
+
+
+def describe_model(model: str, sent: Input | None) -> dict[str, str]:
+    """Return the attributes of a generation, for spans and metrics."""
+    found = {
+        "gen_ai.operation.name": _OPERATION,
+        "gen_ai.provider.name": _PROVIDER,
+        "gen_ai.request.model": model,
+    }
+    return {**found, "kling.mode": sent.mode} if sent is not None and sent.mode else found
+
+
+def describe_request(event: RequestAnswered) -> dict[str, str | int]:
+    """Return the attributes of a request, for spans and metrics."""
+    server = urlsplit(event.url)
+    found: dict[str, str | int] = {
+        "http.request.method": event.method,
+        "url.template": _TEMPLATES[event.kind],
+    }
+    if server.hostname:
+        found["server.address"] = server.hostname
+        found["server.port"] = server.port or (443 if server.scheme == "https" else 80)
+    if event.status is not None:
+        found["http.response.status_code"] = event.status
+    if event.error is not None:
+        found["error.type"] = type(event.error).__name__
+    return found
 
 
 def format_traceparent(context: SpanContext | None) -> str:
@@ -78,7 +115,7 @@ class Spans:
         """Start the span of a generation, below that of the caller unless it has a parent."""
         attributes = {**describe_model(model, sent), "gen_ai.output.type": "video"}
         return self._tracer.start_span(
-            f"{OPERATION} {model}", below(parent), SpanKind.CLIENT, attributes
+            f"{_OPERATION} {model}", below(parent), SpanKind.CLIENT, attributes
         )
 
     def start_callback(self, parent: SpanContext) -> Span:
@@ -98,7 +135,7 @@ class Spans:
         }
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
-        name = f"{event.method} {template(event)}"
+        name = f"{event.method} {_TEMPLATES[event.kind]}"
         span = self._start_ended(name, parent, event.seconds, SpanKind.CLIENT, attributes)
         _end(span, event.error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from kling_async import (
     KlingClient,
     MasterTextToVideo,
+    Retry,
     Snapshot,
     TaskFailedError,
     TaskRef,
@@ -25,10 +27,12 @@ from kling_async.events import (
     SubmitStarted,
     Submitted,
     SubmitWithdrawn,
+    TaskAttached,
     TaskDropped,
     TaskEnded,
     TasksAbandoned,
 )
+from kling_async.progress import hook
 from kling_async.progress.hook import Progress
 
 if TYPE_CHECKING:
@@ -92,6 +96,80 @@ async def test_attached_task(emulate: Emulate, connect: Connect, capsys: Capture
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first == f"{ref}: processing"
     assert last.startswith(f"{ref}: done (")
+
+
+async def test_task_of_known_age(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """A task that was submitted a while ago, as one of a batch that is resumed, is shown at once.
+
+    Its prompt is, if that is known, and its age is that of the task.
+    """
+    progress, emulator = Progress(), await emulate(duration=(90.0, 90.0))
+    ref = (await (await connect(emulator)).submit(FOX)).ref
+    kling = await connect(emulator, hooks=[progress])
+    task = kling.attach(
+        ref, input=FOX, submitted_at=datetime.now(UTC) - timedelta(seconds=30, milliseconds=1)
+    )
+    assert kling.attach(ref) is task
+    assert capsys.readouterr().err == f"a fox: attached {ref}\n"
+    assert 30 < progress.lines[ref].seconds < 31
+    assert progress.lines[ref].expected == 75.0
+    await task
+    assert capsys.readouterr().err.splitlines()[-1].startswith("a fox: done (1")
+
+
+def test_tasks_that_are_not_followed(capsys: Capture) -> None:
+    """One status call for a task, or an answer that is older than its end, does not show it."""
+    progress = Progress()
+    progress(_polled(REFS[0]))
+    assert progress.lines == {}
+    progress(TaskAttached(REFS[0]))
+    progress(_polled(REFS[0]))
+    assert list(progress.lines) == REFS[:1]
+    progress(TaskAttached(REFS[0]))
+    progress(_ended(REFS[0]))
+    progress(_polled(REFS[0]))
+    assert progress.lines == {}
+
+
+async def test_late_answer(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
+    """A status call that is answered after the end of its task does not begin the display again."""
+    progress = Progress()
+    retry = Retry(request_timeout=200)
+    kling = await connect(await emulate("status:1=slow:100"), hooks=[progress], retry=retry)
+    task = await kling.submit(FOX)
+    late = asyncio.create_task(kling.status(task.ref))
+    await task
+    assert not late.done()
+    assert not (await late).state.ended
+    assert progress.lines == {}
+    assert capsys.readouterr().err.splitlines()[-1].startswith("a fox: done (6")
+
+
+def test_tasks_that_are_waited_for_again(capsys: Capture) -> None:
+    """A task that was abandoned is shown again once it is polled again."""
+    progress = Progress()
+    progress(Submitted(REFS[0], FOX))
+    progress(TasksAbandoned(tuple(REFS[:2])))
+    assert progress.lines == {}
+    progress(_polled(REFS[0]))
+    progress(_polled(REFS[1]))
+    assert list(progress.lines) == REFS[:1]
+    progress.close()
+    progress(_polled(REFS[0]))
+    assert progress.lines == {}
+
+
+def test_memory_for_attached_tasks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are attached and never polled are forgotten, the oldest first."""
+    monkeypatch.setattr(hook, "_REMEMBERED", 2)
+    progress = Progress()
+    for ref in REFS[:3]:
+        progress(TaskAttached(ref))
+    progress(TaskDropped(REFS[2], "not_found"))
+    for ref in REFS[:3]:
+        progress(_polled(ref))
+    assert list(progress.lines) == REFS[1:2]
+    progress.close()
 
 
 async def test_many(emulate: Emulate, connect: Connect, capsys: Capture) -> None:
@@ -158,6 +236,21 @@ async def test_tasks_without_news(capsys: Capture) -> None:
     assert list(progress.lines) == REFS[1:2]
     progress(_ended(REFS[1], ok=False))
     assert "a fox: FAILED: NSFW: no (650.0 s)" in capsys.readouterr().err
+
+
+async def test_submits_that_wait_long(capsys: Capture) -> None:
+    """A submit that waits for a slot for more than ten minutes is still shown as waiting."""
+    progress = Progress()
+    progress(SubmitStarted(FOX, submit_id=1))
+    progress(Submitted(REFS[0], FOX))
+    for _ in range(13):
+        await asyncio.sleep(50)
+        progress(_polled(REFS[0]))
+    assert {*progress.lines} == {REFS[0], 1}
+    progress(Submitted(REFS[1], FOX, submit_id=1))
+    assert {*progress.lines} == {*REFS[:2]}
+    assert "left running" not in capsys.readouterr().err
+    progress.close()
 
 
 def test_kind_without_an_estimate(capsys: Capture) -> None:

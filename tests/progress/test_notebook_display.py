@@ -174,5 +174,8 @@ async def test_notes(output: Output, capsys: pytest.CaptureFixture[str]) -> None
     progress(BUSY)
     await asyncio.sleep(1.5)
     assert "again in 2.2 s: busy" in output.words
+    await asyncio.sleep(5)
+    assert "again" not in output.words
+    progress(BUSY)
     progress(_ended(REFS[0]))
     assert "again" not in output.words

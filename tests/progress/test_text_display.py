@@ -92,6 +92,27 @@ async def test_waits_are_explained(capsys: Capture) -> None:
     )
 
 
+async def test_note_of_a_live_display(capsys: Capture) -> None:
+    """A live display has a note until the requests are sent again, for at least five seconds."""
+
+    class LiveDisplay(TextDisplay):
+        is_live = True
+
+    with LiveDisplay() as shown:
+        for event, seconds in (
+            (Retrying("submit", ServerError("busy"), 1, 2.0), 5),
+            (Paused(9), 9),
+        ):
+            shown.on_event(event)
+            await asyncio.sleep(seconds - 0.1)
+            assert shown.note
+            await asyncio.sleep(0.2)
+            assert not shown.note
+        shown.on_event(Paused(9))
+    assert not shown.note
+    assert capsys.readouterr().err == ""
+
+
 def test_summaries(capsys: Capture) -> None:
     """How far a batch is, is a line."""
     TextDisplay().show_summary("rows.csv", 0.5, 2.0, "1 of 2 done")

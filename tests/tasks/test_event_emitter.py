@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient
-from kling_async.errors import ConfigurationError, InputError, NotFoundError
+from kling_async import KlingClient, StandardImageToVideo
+from kling_async.errors import ConfigurationError, InputError, KlingError, NotFoundError
 from kling_async.events import (
     DetailedEvent,
     DownloadEnded,
@@ -16,6 +17,7 @@ from kling_async.events import (
     RequestAnswered,
     Retrying,
     SlotAcquired,
+    SubmitFailed,
     SubmitStarted,
     SubmitWithdrawn,
     TaskAttached,
@@ -110,7 +112,7 @@ def test_without_details() -> None:
     """For plain hooks submits have no numbers, and permits stay as they are."""
     events: list[Event] = []
     emitter, permit = EventEmitter((events.append,), "", 1), FixedPermit()
-    assert emitter.submit_started(FOX, None) == 0
+    assert emitter.submit_started(FOX, None, None) == 0
     assert emitter.observe(permit, 1, 0.0) is permit
     emitter.task_limit_changed(1, 2)
     assert events == [TaskLimitChanged(1, 2)]
@@ -222,6 +224,84 @@ async def test_an_invalid_callback_url(emulate: Emulate, connect: Connect) -> No
     with pytest.raises(InputError, match="callback_url"):
         await kling.submit(FOX, callback_url="http://example.com/")
     assert recorder.events == []
+
+
+async def test_local_images_without_a_store(emulate: Emulate, connect: Connect) -> None:
+    """A submit that is refused since no store can have its image has not begun."""
+    recorder = Recorder()
+    kling = await connect(await emulate(), hooks=[recorder])
+    with pytest.raises(InputError, match="image store"):
+        await kling.submit(StandardImageToVideo("pan left", b"\x89PNG"))
+    assert recorder.events == []
+
+
+class FailingObserver:
+    """Raises an exception that is not ours, in one of its methods."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    async def _call(self, name: str) -> None:
+        if name == self._method:
+            raise ZeroDivisionError
+
+    async def before_send(self) -> None:
+        await self._call("before_send")
+
+    async def on_rejected(self, _: KlingError) -> None:
+        await self._call("on_rejected")
+
+    async def on_accepted(self, _: TaskRef) -> None:
+        await self._call("on_accepted")
+
+
+@pytest.mark.parametrize(
+    ("method", "end"),
+    [
+        ("before_send", "SubmitWithdrawn"),
+        ("on_rejected", "SubmitWithdrawn"),
+        ("on_accepted", "Submitted"),
+    ],
+)
+async def test_an_observer_that_fails(
+    method: str, end: str, emulate: Emulate, connect: Connect
+) -> None:
+    """A submit that an exception of the program's own ends has an end in the events, too."""
+    recorder = Recorder()
+    kling = await connect(await emulate("submit:1=503"), hooks=[recorder])
+    with pytest.raises(ZeroDivisionError):
+        await kling.submit(FOX, observer=FailingObserver(method))
+    assert recorder.kinds()[0] == "SubmitStarted"
+    assert recorder.kinds()[-1] == end
+    assert len({"SubmitFailed", "SubmitWithdrawn", "Submitted"} & {*recorder.kinds()}) == 1
+
+
+async def test_a_transport_that_fails() -> None:
+    """An exception of a transport proves nothing: the submit may have charged."""
+
+    def fail(_: Request) -> Response:
+        raise ZeroDivisionError
+
+    recorder = Recorder()
+    async with KlingClient(KEY, transport=ScriptedTransport(fail), hooks=[recorder]) as kling:
+        with pytest.raises(ZeroDivisionError):
+            await kling.submit(FOX)
+    (failed,) = [event for event in recorder.events if isinstance(event, SubmitFailed)]
+    assert failed.error.may_have_charged
+    assert isinstance(failed.error.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("age", "holds_slot"), [(60, True), (7200, False)])
+async def test_a_task_of_known_age(
+    age: int, *, holds_slot: bool, emulate: Emulate, connect: Connect
+) -> None:
+    """The event of an attached task says whether the task is presumed to run."""
+    recorder = Recorder()
+    kling = await connect(await emulate(), hooks=[recorder])
+    kling.attach(REF, submitted_at=datetime.now(UTC) - timedelta(seconds=age))
+    (attached,) = recorder.events
+    assert isinstance(attached, TaskAttached)
+    assert attached.holds_slot is holds_slot
 
 
 async def test_a_task_that_is_attached(emulate: Emulate, connect: Connect) -> None:

@@ -43,7 +43,7 @@ LINES = {
     " https://host/a.mp4?… was lost; a task may have been started and charged": "WARNING",
     "a submit of kling-2-1 master-text-to-video failed: ServerError: no answer of"
     " https://host/a.mp4?…": "INFO",
-    "a submit of kling-2-1 master-text-to-video was cancelled before it was sent": "INFO",
+    "a submit of kling-2-1 master-text-to-video was given up; nothing was charged": "INFO",
     "attached kling-2-1/task_1": "INFO",
     "kling-2-1/task_1 is not followed any more: the service does not know it": "INFO",
     "20 of 1000 tasks may run at one time": "INFO",

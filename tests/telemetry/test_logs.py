@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kling_async.errors import ConfigurationError
-from kling_async.events import SlotAcquired, Submitted, TaskEnded
+from kling_async.events import SlotAcquired, Submitted, TaskAttached, TaskEnded
 from kling_async.results import TaskRef
 from kling_async.tasks.abandoned import log_warning
 from kling_async.telemetry import logs
@@ -108,6 +109,20 @@ async def test_a_generation(
     assert submitted.getMessage() == f"submitted {result.ref} (kling-2-1 master-text-to-video)"
     assert finished.getMessage().startswith(f"finished {result.ref} after 6")
     assert 60 < vars(finished)["kling_seconds"] < 70
+
+
+@pytest.mark.parametrize(("age", "text"), [(90, " after 90."), (None, "")])
+async def test_an_attached_task(
+    age: int | None, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The duration of a task that was submitted elsewhere is logged if its beginning is known."""
+    log = EventLog()
+    submitted_at = None if age is None else datetime.now(UTC) - timedelta(seconds=age)
+    with caplog.at_level("INFO", "kling_async"):
+        log(TaskAttached(REF, submitted_at=submitted_at))
+        log(TaskEnded(SUCCESS))
+    assert caplog.messages[1].startswith(f"finished {REF}{text}")
+    assert hasattr(caplog.records[1], "kling_seconds") is (age is not None)
 
 
 async def test_memory_is_bounded(

@@ -14,7 +14,8 @@ def test_the_share_of_the_budget() -> None:
     for moment in (100.2, 100.9, 101.1, 159.5):
         budget.count(moment, 10)
     assert budget.share(159.9) == 0.4
-    assert budget.share(160.5) == 0.2  # the requests of the second 100 are older
+    assert budget.share(160.5) == 0.3
+    assert budget.share(160.9) == 0.2
     assert budget.share(300.0) == 0.0
     budget.count(300.0, 10)
     assert budget.share(300.0) == 0.1

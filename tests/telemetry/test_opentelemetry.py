@@ -264,11 +264,24 @@ async def test_ends(sdk: Sdk, event: events.DetailedEvent, error: str, state: st
     assert sdk.total("kling.tasks.running") == 0
 
 
+@pytest.mark.parametrize("holds_slot", [True, False])
+async def test_tasks_that_are_attached(sdk: Sdk, *, holds_slot: bool) -> None:
+    """An attached task is counted as running once it is known to run, until its end."""
+    sdk.hook(events.TaskAttached(REF, holds_slot=holds_slot))
+    assert sdk.total("kling.tasks.running") == holds_slot
+    for _ in range(2):
+        sdk.hook(events.Polled(Snapshot(REF, TaskState.PROCESSING, "processing")))
+        assert sdk.total("kling.tasks.running") == 1
+    sdk.hook(events.TaskEnded(SUCCESS))
+    assert sdk.total("kling.tasks.running") == 0
+    assert sdk.total("kling.tasks") == 1
+
+
 async def test_too_many_tasks(sdk: Sdk) -> None:
     """Memory is bounded: the span of a task whose end is never reported ends for newer ones."""
     sdk.hook._generations.limit = 2  # noqa: SLF001 - 10,000 would take seconds
     for number in range(5):
-        sdk.hook(events.TaskAttached(TaskRef("kling-2-1", f"task_{number}")))
+        sdk.hook(events.TaskAttached(TaskRef("kling-2-1", f"task_{number}"), holds_slot=True))
     assert [attributes(span)["error.type"] for span in sdk.spans()] == ["forgotten"] * 3
     assert sdk.total("kling.tasks.running") == 2
 
