@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +19,7 @@ from kling_async._postgres.errors import UnreachableError
 from kling_async._postgres.transaction import Connection, Rows, next_notification, transact
 from kling_async.errors import ConfigurationError
 from tests._postgres.connections import connection_to
+from tests.engines.postgres import suspended
 from tests.patience import HANGS
 
 if TYPE_CHECKING:
@@ -130,27 +128,11 @@ def test_invalid_urls(url: str) -> None:
     assert "p@ss" not in str(caught.value)
 
 
-@contextmanager
-def suspended(db: psycopg.Connection) -> Iterator[None]:
-    """Suspend the server's processes for the other connections to the database."""
-    found = db.execute(
-        "SELECT pid FROM pg_stat_activity"
-        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    ).fetchall()
-    for (process,) in found:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for (process,) in found:
-            os.kill(process, signal.SIGCONT)
-
-
-async def test_a_server_that_hangs(postgres_url: str, db: psycopg.Connection) -> None:
+async def test_a_server_that_hangs(postgres_url: str) -> None:
     """Work is repeated on another connection if the server does not answer."""
     async with connection_to(postgres_url, timeout=0.5, patience=60.0) as connection:
         await connection.transact("SELECT 1")
-        with suspended(db):
+        with suspended(postgres_url):
             assert await connection.transact("SELECT 1") == [[(1,)]]
 
 
@@ -181,7 +163,7 @@ async def test_a_hurry(postgres_url: str, db: psycopg.Connection) -> None:
     """A hurry shortens the wait that is under way; the work is repeated once."""
     async with connection_to(postgres_url, timeout=600.0, patience=600.0) as connection:
         await connection.transact("SELECT 1")
-        with suspended(db):
+        with suspended(postgres_url):
             call = asyncio.create_task(connection.transact("SELECT 1"))
             await asyncio.sleep(0.1)
             connection.hurry(1.0)
@@ -209,13 +191,11 @@ async def test_a_cancelled_statement(postgres_url: str, db: psycopg.Connection) 
     assert db.execute(running + " AND pid <> pg_backend_pid()").fetchall() == []
 
 
-async def test_a_cancelled_caller_whose_server_hangs(
-    postgres_url: str, db: psycopg.Connection
-) -> None:
+async def test_a_cancelled_caller_whose_server_hangs(postgres_url: str) -> None:
     """The connection is cut, and the next call makes another one."""
     async with connection_to(postgres_url) as connection:
         await connection.transact("SELECT 1")
-        with suspended(db):
+        with suspended(postgres_url):
             call = asyncio.create_task(connection.transact("SELECT 1"))
             await asyncio.sleep(0.1)
             call.cancel()

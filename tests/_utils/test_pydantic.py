@@ -2,7 +2,7 @@ import json
 import pickle
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any
 
 import httpx
@@ -110,28 +110,6 @@ def test_answers_come_back(cls: type[Written]) -> None:
         assert adapter.validate_python(answer) is answer
 
     come_back()
-
-
-def test_a_snapshot_as_json() -> None:
-    """A snapshot gives plain values: the reference and states as text, times in ISO 8601."""
-    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    failed = Snapshot(
-        REF, TaskState.FAILED, "failed", moment, fail_code="NSFW", reason=FailReason.CONTENT
-    )
-    plain: dict[str, object] = {
-        "ref": "kling-2-1/task_12345678",
-        "state": "failed",
-        "vendor_state": "failed",
-        "created_at": "2026-01-02T03:04:05+00:00",
-        "completed_at": None,
-        "cost_time": None,
-        "result_urls": [],
-        "fail_code": "NSFW",
-        "fail_message": "",
-        "reason": "content",
-    }
-    assert failed.to_dict() == plain
-    assert [type(value) for value in failed.to_dict().values()] == [*map(type, plain.values())]
 
 
 @pytest.mark.parametrize("cls", ANSWERS)

@@ -6,7 +6,6 @@ import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from kling_async._utils.text import (
     format_count,
@@ -17,26 +16,10 @@ from kling_async._utils.text import (
     printable,
     redact,
 )
+from tests.anything import ANYTHING, HUGE
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-HUGE = 10**5000  # more digits than Python agrees to write
-
-ANYTHING = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(),
-    st.text(st.characters()),
-    st.binary(),
-    st.lists(st.integers()),
-    st.complex_numbers(),
-    st.decimals(),
-    st.just(HUGE),
-    st.just(-HUGE),
-)
 
 
 @pytest.mark.parametrize(

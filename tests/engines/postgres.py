@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,7 +29,15 @@ from tests.patience import STARTS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PASSWORD", "Server", "batch_url", "postgres_server", "postgres_url", "serving"]
+__all__ = [
+    "PASSWORD",
+    "Server",
+    "batch_url",
+    "postgres_server",
+    "postgres_url",
+    "serving",
+    "suspended",
+]
 
 # Not a word that occurs in a message by chance.
 PASSWORD: Final = "tr0ub4dor-and-3"
@@ -196,3 +205,20 @@ def journal_database(postgres_server: Server) -> Iterator[str]:
 def batch_url(journal_database: str) -> str:
     """Give the URL of a batch that is not there yet."""
     return f"{journal_database}?batch={next(_numbers)}"
+
+
+@contextmanager
+def suspended(url: str) -> Iterator[None]:
+    """Suspend the processes of the server that serve the database of a URL now."""
+    with psycopg.connect(url, autocommit=True) as db:
+        found = db.execute(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        ).fetchall()
+    for (process,) in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for (process,) in found:
+            os.kill(process, signal.SIGCONT)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,11 +10,10 @@ import pytest
 from kling_async import ConfigurationError, InputError, JournalError
 from kling_async.fleet.job_store import JobStore
 from kling_async.journal.address import Address
+from tests.engines.postgres import suspended
 from tests.patience import HANGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.fleet.conftest import ReadJobs
 
 ROWS = [(f"key {number}", b"{}") for number in range(5)]
@@ -189,23 +185,6 @@ async def test_the_connection_is_lost(address: Address, postgres_url: str) -> No
         await one.enqueue([("another", b"{}")])
         async with asyncio.timeout(10):
             await waiting
-
-
-@contextmanager
-def suspended(url: str) -> Iterator[None]:
-    """Suspend the processes of the server that serve the database now."""
-    with psycopg.connect(url, autocommit=True) as db:
-        found = db.execute(
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        ).fetchall()
-    for (process,) in found:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for (process,) in found:
-            os.kill(process, signal.SIGCONT)
 
 
 async def test_a_server_that_hangs(address: Address, postgres_url: str) -> None:

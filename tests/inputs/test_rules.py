@@ -9,26 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async.inputs.rules import WEB_URL, one_of, or_none, tenths, text, to_tenth
+from tests.anything import ANYTHING, HUGE
 
 # No property depends on how fast the machine is, or on luck.
 FREELY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-HUGE = 10**5000  # more digits than Python agrees to write
-
-ANYTHING = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(),
-    st.text(st.characters()),
-    st.binary(),
-    st.lists(st.integers()),
-    st.complex_numbers(),
-    st.decimals(),
-    st.just(HUGE),
-    st.just(-HUGE),
-)
 
 
 @pytest.mark.parametrize("character", ["a", "é", "語", "👩", "\n"])
