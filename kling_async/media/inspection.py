@@ -2,7 +2,7 @@
 
 A video is decoded only until it is proven to be neither black nor frozen, and its sound until it
 is proven not to be silent: a second or less for most videos. The rest is read without decoding, to
-see whether frames are missing at the end.
+see whether frames are missing at the end. Frames that no other frame needs are not decoded either.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
     from kling_async.inputs.base import Input
@@ -45,6 +46,13 @@ _WIDTH, _HEIGHT = 64, 36
 _BLACK = 24
 _CHANGE = 6
 
+# Not done while decoding: the smoothing of edges between blocks. It leaves their mean as it is.
+_DECODER = {"skip_loop_filter": "all"}
+
+# Frames that no other frame needs are left out: half of them, or three of four, with usual encoders.
+# If fewer than one of so many is returned, all are decoded from there on.
+_PACKETS_PER_FRAME = 8
+
 # Of the largest sample; -60 dB.
 _SILENCE = 33
 
@@ -55,8 +63,8 @@ _MOST_FRAMES = 600
 async def inspect_video(path: str | os.PathLike[str], request: Input | None = None) -> MediaFacts:
     """Return the facts of a video file, and what is wrong with it.
 
-    It is read in a thread. A clip of 5 seconds takes a tenth of a second or less. One that is black
-    or frozen is decoded to its end, which takes half a second in 1080p.
+    It is read in a thread. A clip of 5 seconds in 1080p takes a tenth of a second of CPU time. One
+    that is black or frozen is decoded to its end, which takes a quarter of a second or less.
 
     Args:
         path: A file that was saved from a result.
@@ -92,7 +100,8 @@ class _Evidence:
     is_black: bool = True
     is_frozen: bool = True
     is_silent: bool = True
-    frames: int = 0
+    packets: int = 0  # given to the decoder
+    frames: int = 0  # that it returned
     seconds: float = 0.0  # where the last frame ends
     is_turned: bool = False  # by a quarter
 
@@ -100,20 +109,33 @@ class _Evidence:
     def needs_frames(self) -> bool:
         return (self.is_black or self.is_frozen) and self.frames < _MOST_FRAMES
 
-    def add_frame(self, frame: VideoFrame) -> None:
+    @property
+    def skips_too_many(self) -> bool:
+        """Return whether more frames were left out than usual encoders allow."""
+        return self.packets > (self.frames + 1) * _PACKETS_PER_FRAME
+
+    def add_frame(self, frame: VideoFrame, reformatter: VideoReformatter) -> None:
         """Compare a frame with the first one, and with black."""
         self.frames += 1
         self.is_turned = frame.rotation % 180 != 0
-        pixels = bytes(frame.reformat(_WIDTH, _HEIGHT, "gray").planes[0])
+        # The mean of the pixels that become one: faster than the default, and nothing is missed.
+        small = reformatter.reformat(frame, _WIDTH, _HEIGHT, "gray", interpolation="AREA")
+        pixels = bytes(small.planes[0])
         self.first = self.first or pixels
         self.is_black = self.is_black and max(pixels) <= _BLACK
-        change = max(abs(a - b) for a, b in zip(self.first, pixels, strict=True))
-        self.is_frozen = self.is_frozen and change < _CHANGE
+        self.is_frozen = self.is_frozen and _is_similar(self.first, pixels)
 
     def add_sound(self, frame: AudioFrame) -> None:
         """Compare the samples, which are 16-bit numbers, with silence."""
         samples = memoryview(bytes(frame.planes[0])).cast("h")[: frame.samples]
         self.is_silent = self.is_silent and max(map(abs, samples), default=0) < _SILENCE
+
+
+def _is_similar(first: bytes, pixels: bytes) -> bool:
+    """Return whether two pictures differ by no more than the encoding of a still one causes."""
+    if first == pixels:  # usual in a still video, and a hundred times faster
+        return True
+    return max(abs(a - b) for a, b in zip(first, pixels, strict=True)) < _CHANGE
 
 
 def _read_facts(av: ModuleType, path: Path, request: Input | None) -> MediaFacts:
@@ -155,8 +177,11 @@ def _read_packets(
 ) -> None:
     """Read the whole file; decode as much as is needed."""
     sound = container.streams.audio[:1]
+    reformatter = av.video.reformatter.VideoReformatter()
     resampler = av.AudioResampler(format="s16", layout="mono", rate=8000)
     start = to_seconds(video.start_time, video)
+    video.codec_context.options = dict(_DECODER)
+    video.codec_context.skip_frame = "NONREF"
     for packet in container.demux(video, *sound):
         if packet.stream is not video:
             if evidence.is_silent:
@@ -168,5 +193,8 @@ def _read_packets(
             end = to_seconds(packet.pts + (packet.duration or 0), video) - start
             evidence.seconds = max(evidence.seconds, end)
         if evidence.needs_frames:
+            evidence.packets += 1
+            if evidence.skips_too_many:
+                video.codec_context.skip_frame = "DEFAULT"
             for frame in packet.decode():
-                evidence.add_frame(cast("VideoFrame", frame))
+                evidence.add_frame(cast("VideoFrame", frame), reformatter)

@@ -14,7 +14,7 @@ from kling_async.results import MediaFacts, MediaProblem, SavedFile
 from kling_async.testing.media.encoder import render
 from kling_async.testing.media.film import Film
 from kling_async.testing.sample_files import FOLDER
-from tests.media.videos import make_video, moving, noise, plain
+from tests.media.videos import b_frames, make_video, moving, noise, plain, ramp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,50 @@ async def test_late_change(tmp_path: Path) -> None:
 
     path = make_video(tmp_path / "a.mp4", paint)
     assert (await inspect_video(path)).problems == ()
+
+
+@pytest.mark.parametrize("first", [0, 90], ids=["black", "still"])
+@pytest.mark.parametrize("last", [1, 2, 3])
+async def test_change_at_the_end(first: int, last: int, tmp_path: Path) -> None:
+    """The last frames count, also where only some of the frames refer to others."""
+
+    def paint(number: int) -> Image.Image:
+        return plain(200 if number >= 60 - last else first)(number)
+
+    path = make_video(tmp_path / "a.mp4", paint, codec={"preset": "medium"})
+    assert (await inspect_video(path)).problems == ()
+
+
+async def test_fade(tmp_path: Path) -> None:
+    """A clip that fades slowly from black is neither black nor still."""
+    path = make_video(tmp_path / "a.mp4", ramp(0, 1), codec={"preset": "medium"})
+    assert (await inspect_video(path)).problems == ()
+
+
+@pytest.mark.parametrize(("number", "problems"), [(4, ()), (6, (P.BLACK,))])
+async def test_frames_not_decoded(
+    number: int, problems: tuple[MediaProblem, ...], tmp_path: Path
+) -> None:
+    """Frames to which no other refers are not decoded: here, all but every fourth one."""
+
+    def paint(shown: int) -> Image.Image:
+        return plain(200 if shown == number else 0)(shown)
+
+    path = make_video(tmp_path / "a.mp4", paint, codec=b_frames(3))
+    assert (await inspect_video(path)).problems == problems
+
+
+@pytest.mark.parametrize(("number", "problems"), [(2, (P.BLACK,)), (30, ())])
+async def test_few_frames_are_needed(
+    number: int, problems: tuple[MediaProblem, ...], tmp_path: Path
+) -> None:
+    """All frames are decoded after the first ones of a clip in which few refer to others."""
+
+    def paint(shown: int) -> Image.Image:
+        return plain(200 if shown == number else 0)(shown)
+
+    path = make_video(tmp_path / "a.mp4", paint, codec=b_frames(16))
+    assert (await inspect_video(path)).problems == problems
 
 
 @pytest.mark.slow

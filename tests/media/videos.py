@@ -86,6 +86,12 @@ def make_video(
     return path
 
 
+def b_frames(number: int) -> dict[str, str]:
+    """Return options of libx264 with which so many frames in a row are needed by no other one."""
+    fixed = f"bframes={number}:b-pyramid=none:b-adapt=0:scenecut=0"
+    return {"preset": "medium", "x264-params": fixed}
+
+
 def ramp(first: int, step: int = 4) -> Paint:
     """Return frames whose shade is their number times ``step``, from ``first``."""
     return lambda number: Image.new("RGB", (96, 54), (first + step * number,) * 3)
