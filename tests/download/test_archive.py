@@ -345,7 +345,9 @@ def test_blocking_client(s3_url: str) -> None:  # noqa: F811 - the fixture
     """The blocking client archives a result, too."""
     with (
         Emulator(video="small", speed=1000.0) as emulator,
-        blocking.KlingClient(emulator.key, base_url=emulator.base_url) as kling,
+        blocking.KlingClient(
+            emulator.key, base_url=emulator.base_url, polling=Polling(first=0.02)
+        ) as kling,
     ):
         result = kling.generate(MasterTextToVideo("a fox"))
         assert kling.archive(result, s3_url, name="fox") == (f"{s3_url.partition('?')[0]}/fox.mp4",)
