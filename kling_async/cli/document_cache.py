@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import aiohttp
 from aiohttp import hdrs
@@ -25,6 +25,11 @@ from cattrs.preconf.json import make_converter
 from kling_async._network.proxies import through_environment_proxy
 from kling_async._utils.files import replacing
 from kling_async._utils.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Check = Callable[[object], object]
 
 LARGEST: Final = 2_000_000  # bytes of a document
 WITHIN: Final = 10.0  # seconds
@@ -73,21 +78,23 @@ def cache_folder() -> Path | None:
     return None
 
 
-async def fetch_document(url: str, folder: Path | None) -> Document:
+async def fetch_document(url: str, folder: Path | None, check: Check) -> Document:
     """Return a document of the web, or the one that was kept if it cannot be fetched.
 
     Args:
         url: Its URL, which is requested directly: redirects are not followed.
         folder: The folder of the cache, or None.
+        check: Called with the value of the document; raises `ValueError` with the reason if it is
+            not what is wanted, such as the JSON text "under maintenance". It is not kept then.
 
     Raises:
         UnavailableError: It can neither be fetched nor be found in the cache.
     """
     path = None if folder is None else folder / f"{sha256(url.encode()).hexdigest()[:32]}.json"
-    kept = None if path is None else await asyncio.to_thread(_read_kept, url, path)
+    kept = None if path is None else await asyncio.to_thread(_read_kept, url, path, check)
     try:
         async with asyncio.timeout(WITHIN):
-            document = await _request(url, kept)
+            document = await _request(url, kept, check)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
         reason = str(error) or f"no answer within {WITHIN:g} s"
         if kept is None:
@@ -98,7 +105,7 @@ async def fetch_document(url: str, folder: Path | None) -> Document:
     return document
 
 
-async def _request(url: str, kept: Document | None) -> Document:
+async def _request(url: str, kept: Document | None, check: Check) -> Document:
     """Request a document. Raises one of several exceptions, `ValueError` for a wrong answer."""
     headers = {hdrs.USER_AGENT: f"kling-async/{__version__}", hdrs.ACCEPT_ENCODING: "identity"}
     if kept is not None and kept.etag:
@@ -126,7 +133,7 @@ async def _request(url: str, kept: Document | None) -> Document:
                 raise ValueError(f"more than {LARGEST:,} bytes")
         etag = response.headers.get(hdrs.ETAG, "")
     text = content.decode()
-    _parse_json_text(text)  # an error page is not kept
+    check(_parse_json_text(text))  # an error page is not kept
     return Document(url, text, etag if len(etag) <= _LONGEST_ETAG else "", datetime.now(UTC))
 
 
@@ -138,7 +145,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _read_kept(url: str, path: Path) -> Document | None:
+def _read_kept(url: str, path: Path, check: Check) -> Document | None:
     """Return the document that was kept; None if it is damaged, or if others could write it."""
     try:
         for place in (path.parent, path):
@@ -154,7 +161,7 @@ def _read_kept(url: str, path: Path) -> Document | None:
         if len(content) > _LARGEST_FILE:
             return None
         document = _converter.loads(content, Document)
-        _parse_json_text(document.text)
+        check(document.value)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     valid = document.url == url and document.checked_at.utcoffset() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kling_async._utils.text import format_value
@@ -10,21 +11,22 @@ from kling_async._utils.urls import redact_url
 from kling_async.cli import exit_codes
 from kling_async.cli.document_cache import UnavailableError, cache_folder, fetch_document
 from kling_async.cli.output import Output
-from kling_async.cli.vendor_models import VendorModel, index_url, parse_index
+from kling_async.cli.vendor_models import VendorModel, check_schema, index_url, parse_index
 from kling_async.errors import InputError, Problem
 from kling_async.inputs.json_schema import model_schema
 from kling_async.inputs.registry import DEFAULT_MODES, classes_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
 
 
 async def run_models(args: Namespace) -> int:
     """Print the models, or the schema of one."""
     output = Output(json=args.json)
     url = index_url()
-    listed, remark = await _fetch(url, "list of models")
-    models = {model.name: model for model in parse_index(listed, url)}
+    listed, remark = await _fetch(url, "list of models", partial(parse_index, url=url))
+    models = {} if listed is None else {model.name: model for model in parse_index(listed, url)}
     if args.model is None:
         _print_list(output, models)
     if remark:
@@ -34,13 +36,13 @@ async def run_models(args: Namespace) -> int:
     return exit_codes.OK
 
 
-async def _fetch(url: str, name: str) -> tuple[object, str]:
+async def _fetch(url: str, name: str, check: Callable[[object], object]) -> tuple[object, str]:
     """Return a document of the vendor's, or None, and a remark about where it comes from."""
     if not url:
         return None, ""
     place = redact_url(url)
     try:
-        document = await fetch_document(url, cache_folder())
+        document = await fetch_document(url, cache_folder(), check)
     except UnavailableError as error:
         return None, f"without the vendor's {name}, {place}: {error}"
     when = f"{document.checked_at:%Y-%m-%d %H:%M} UTC"
@@ -69,7 +71,7 @@ def _print_list(output: Output, models: dict[str, VendorModel]) -> None:
 async def _print_schema(output: Output, models: dict[str, VendorModel], name: str) -> None:
     """Print the vendor's schema of a model, or the one of its classes."""
     model = models.get(name, VendorModel(name))
-    schema, remark = await _fetch(model.schema_url, "schema")
+    schema, remark = await _fetch(model.schema_url, "schema", check_schema)
     if remark:
         output.print_status(remark)
     source = model.schema_url if schema is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 from urllib.parse import urljoin
 
@@ -50,11 +50,24 @@ def index_url() -> str:
 
 
 def parse_index(value: object, url: str) -> list[VendorModel]:
-    """Return the models of a list, which is an array, or an object that contains one."""
+    """Return the models of a list, which is an array, or an object that contains one.
+
+    Raises:
+        ValueError: It has no models.
+    """
     lists = [value, *(value.values() if isinstance(value, Mapping) else ())]
-    entries = next((one for one in lists if isinstance(one, list)), [])
-    models = (_parse_entry(entry, url) for entry in entries if isinstance(entry, Mapping))
-    return list(islice((model for model in models if model is not None), _MOST_MODELS))
+    entries = chain.from_iterable(one for one in lists if isinstance(one, list))
+    found = (_parse_entry(entry, url) for entry in entries if isinstance(entry, Mapping))
+    models = list(islice((model for model in found if model is not None), _MOST_MODELS))
+    if not models:
+        raise ValueError("it lists no models")
+    return models
+
+
+def check_schema(value: object) -> None:
+    """Raise `ValueError` if a value cannot be a schema of inputs."""
+    if not isinstance(value, Mapping):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - of the vendor, not of the caller
 
 
 def _parse_entry(entry: Mapping[str, object], url: str) -> VendorModel | None:

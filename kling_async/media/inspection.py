@@ -49,8 +49,8 @@ _CHANGE = 6
 # Not done while decoding: the smoothing of edges between blocks. It leaves their mean as it is.
 _DECODER = {"skip_loop_filter": "all"}
 
-# Frames that no other frame needs are left out: half of them, or three of four, with usual encoders.
-# If fewer than one of so many is returned, all are decoded from there on.
+# Frames that no other frame needs are left out: half of them or more, with usual encoders. If fewer
+# than one of so many is returned, all are decoded from there on.
 _PACKETS_PER_FRAME = 8
 
 # Of the largest sample; -60 dB.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tests.conftest import ServeApp
 
 
+def accept(_: object) -> None:
+    """Accept any document."""
+
+
 @define
 class Site:
     """A server of one document, which counts requests, and what it answers."""
@@ -60,13 +64,13 @@ def folder(tmp_path: Path) -> Path:
 
 async def test_a_document_is_kept(site: Site, folder: Path) -> None:
     """A document is requested each time, and sent only if it has changed."""
-    first = await fetch_document(site.url, folder)
+    first = await fetch_document(site.url, folder, accept)
     assert (first.value, first.etag, first.reason) == ([1], '"one"', "")
-    again = await fetch_document(site.url, folder)
+    again = await fetch_document(site.url, folder, accept)
     assert again.value == [1]
     assert again.checked_at >= first.checked_at
     site.body, site.etag = b"[2]", '"two"'
-    assert (await fetch_document(site.url, folder)).value == [2]
+    assert (await fetch_document(site.url, folder, accept)).value == [2]
     assert site.seen == [None, '"one"', '"one"']
     if os.name == "posix":
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -91,21 +95,21 @@ async def test_the_kept_document_is_used(
 ) -> None:
     """If a document is not available, the kept one is returned, with the reason; or none is."""
     site.etag = ""
-    kept = await fetch_document(site.url, folder)
+    kept = await fetch_document(site.url, folder, accept)
     for name, value in changes.items():
         setattr(site, name, value)
-    again = await fetch_document(site.url, folder)
+    again = await fetch_document(site.url, folder, accept)
     assert (again.value, again.checked_at) == ([1], kept.checked_at)
     assert reason.lower() in again.reason.lower()
     for other in (None, folder / "other"):
         with pytest.raises(UnavailableError, match=f"(?i){reason}"):
-            await fetch_document(site.url, other)
+            await fetch_document(site.url, other, accept)
 
 
 async def test_nothing_listens(folder: Path) -> None:
     """Without a network there is no document."""
     with pytest.raises(UnavailableError, match="Cannot connect"):
-        await fetch_document("http://127.0.0.1:1/index.json", folder)
+        await fetch_document("http://127.0.0.1:1/index.json", folder, accept)
 
 
 async def test_small_answers_stay_small(site: Site, folder: Path) -> None:
@@ -113,7 +117,7 @@ async def test_small_answers_stay_small(site: Site, folder: Path) -> None:
     site.headers = {"Content-Encoding": "gzip"}
     site.body = b"\x1f\x8b\x08\x00"
     with pytest.raises(UnavailableError, match="utf-8"):
-        await fetch_document(site.url, folder)
+        await fetch_document(site.url, folder, accept)
 
 
 def _change(path: Path, **changes: object) -> None:
@@ -137,10 +141,10 @@ def _change(path: Path, **changes: object) -> None:
 )
 async def test_damaged_files(site: Site, folder: Path, changes: dict[str, object]) -> None:
     """A file of the cache that is damaged or of another URL is ignored, and replaced."""
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     (path,) = folder.iterdir()
     _change(path, **changes)
-    assert (await fetch_document(site.url, folder)).value == [1]
+    assert (await fetch_document(site.url, folder, accept)).value == [1]
     assert site.seen == [None, None]
     assert json.loads(path.read_text())["url"] == site.url
 
@@ -148,52 +152,52 @@ async def test_damaged_files(site: Site, folder: Path, changes: dict[str, object
 @pytest.mark.parametrize("content", [b"", b"5", b"[]", b"{}", b"\xff", b"[" * 100_000])
 async def test_files_of_another_form(site: Site, folder: Path, content: bytes) -> None:
     """A file that is no document is ignored, and replaced."""
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     (path,) = folder.iterdir()
     path.write_bytes(content)
-    assert (await fetch_document(site.url, folder)).value == [1]
+    assert (await fetch_document(site.url, folder, accept)).value == [1]
     assert site.seen == [None, None]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
 async def test_files_that_others_could_write(site: Site, folder: Path, tmp_path: Path) -> None:
     """A file or folder that others may write, or a link, is not read."""
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     (path,) = folder.iterdir()
     path.chmod(0o666)
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     assert site.seen == [None, None]
     folder.chmod(0o777)
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     assert site.seen == [None, None, None]
     folder.chmod(0o700)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
     assert site.seen == [None] * 4
     assert not path.is_symlink()
 
 
 async def test_a_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> None:
     """Without a usable folder, documents are fetched and not kept."""
-    assert (await fetch_document(site.url, None)).value == [1]
+    assert (await fetch_document(site.url, None, accept)).value == [1]
     (tmp_path / "file").write_text("x")
-    assert (await fetch_document(site.url, tmp_path / "file" / "cache")).value == [1]
+    assert (await fetch_document(site.url, tmp_path / "file" / "cache", accept)).value == [1]
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
-    document = await fetch_document(site.url, folder)
+    document = await fetch_document(site.url, folder, accept)
     (path,) = folder.iterdir()
     path.unlink()
     path.mkdir()  # so that the file cannot replace it
-    assert await fetch_document(site.url, folder) != document
+    assert await fetch_document(site.url, folder, accept) != document
     assert [*folder.iterdir()] == [path]  # the temporary file is removed
 
 
 async def test_long_etags_are_not_kept(site: Site, folder: Path) -> None:
     """An ETag of any length is accepted, and a long one is not sent back."""
     site.etag = f'"{"x" * 300}"'
-    await fetch_document(site.url, folder)
-    await fetch_document(site.url, folder)
+    await fetch_document(site.url, folder, accept)
+    await fetch_document(site.url, folder, accept)
     assert site.seen == [None, None]
 
 

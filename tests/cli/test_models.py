@@ -98,6 +98,28 @@ async def test_the_kept_list(command: Command, vendor: dict[str, bytes]) -> None
     assert "it is not available now: HTTP 404" in ended.err
 
 
+@pytest.mark.parametrize("listed", [b"[]", b'"maintenance"', b'{"error": "busy"}', b"[{}]"])
+async def test_a_list_without_models(
+    command: Command, vendor: dict[str, bytes], listed: bytes
+) -> None:
+    """A list without models does not replace the kept one."""
+    await command("models")
+    vendor["/index.json"] = listed
+    for _ in range(2):
+        ended = await command("models")
+        assert "kling-9" in ended.out
+        assert "it is not available now: it lists no models" in ended.err
+
+
+async def test_what_is_no_schema(command: Command, vendor: dict[str, bytes]) -> None:
+    """What is no schema does not replace the kept one."""
+    await command("models", "kling-9")
+    vendor["/9.json"] = b'"maintenance"'
+    ended = await command("models", "kling-9")
+    assert json.loads(ended.out) == SCHEMA
+    assert "it is not available now: it is not a JSON object" in ended.err
+
+
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:1/index.json"])
 async def test_without_the_vendor(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str

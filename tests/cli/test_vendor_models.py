@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from kling_async.cli.vendor_models import INDEX_URL, VendorModel, index_url, parse_index
+from kling_async.cli.vendor_models import (
+    INDEX_URL,
+    VendorModel,
+    check_schema,
+    index_url,
+    parse_index,
+)
 from kling_async.errors import ConfigurationError
 
 ENTRY = {
@@ -23,6 +29,7 @@ MODEL = VendorModel("kling-9", "Kling 9", "video", f"{SCHEMAS}/kling-9.json")
     [
         [ENTRY],
         {"models": [ENTRY]},
+        {"errors": [], "models": [ENTRY]},
         {"version": 1, "models": [ENTRY, 5, None, {}]},
         [{**ENTRY, "model_id": "a/b"}, {**ENTRY, "model_id": 5}, ENTRY],
     ],
@@ -34,8 +41,17 @@ def test_lists(value: object) -> None:
 
 @pytest.mark.parametrize("value", [None, 5, "x", {}, [], {"models": {}}, [[]]])
 def test_what_is_no_list(value: object) -> None:
-    """Any other value has no models."""
-    assert parse_index(value, INDEX_URL) == []
+    """Any other value has no models, which is an error."""
+    with pytest.raises(ValueError, match="it lists no models"):
+        parse_index(value, INDEX_URL)
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], True])
+def test_what_is_no_schema(value: object) -> None:
+    """The schema of a model's inputs is a JSON object."""
+    check_schema({})
+    with pytest.raises(ValueError, match="not a JSON object"):
+        check_schema(value)
 
 
 def test_long_lists() -> None:
