@@ -40,7 +40,7 @@ pytestmark = pytest.mark.virtual_time
 LIMITS = {
     "submit": (34, 14),
     "generate": (65, 18),
-    "callback": (57, 19),
+    "callback": (56, 19),
     "batch of one": (136, 32),
 }
 

@@ -139,16 +139,25 @@ class CallbackRouter:
         loop = self._scheduler.queues.loop or current
         if loop is None:  # no loop runs on which a caller could wait
             return False
-        known = callback.nonce in self._pending or (
-            self._registry.find(callback.snapshot.ref, callback.nonce) is not None
-        )
-        if loop is current:
-            self._route(callback)
-        else:
+        snapshot = callback.snapshot
+        pending = self._pending.get(callback.nonce)
+        task = self._registry.find(snapshot.ref, callback.nonce) if pending is None else None
+        known = pending is not None or task is not None
+        if loop is not current:
             try:
-                loop.call_soon_threadsafe(self._route, callback)
+                loop.call_soon_threadsafe(self.handle, callback)
             except RuntimeError:  # it was closed in this moment
                 return False
+            return known
+        self._scheduler.record_callback()
+        if pending is not None:
+            # Callbacks may arrive out of order.
+            if pending.callback is None or snapshot.state.ended:
+                pending.callback = callback
+            if pending.lost and self._recover(pending, callback) is not None:
+                self._start_attendant(_report_recovered(pending, snapshot.ref))
+        elif task is not None:
+            self._wake(task, callback)
         return known
 
     async def close(self) -> None:
@@ -159,18 +168,6 @@ class CallbackRouter:
             attendant.cancel()
         if attendants:
             await asyncio.wait(attendants)
-
-    def _route(self, callback: Callback) -> None:
-        self._scheduler.record_callback()
-        snapshot = callback.snapshot
-        if (pending := self._pending.get(callback.nonce)) is not None:
-            # Callbacks may arrive out of order.
-            if pending.callback is None or snapshot.state.ended:
-                pending.callback = callback
-            if pending.lost and self._recover(pending, callback) is not None:
-                self._start_attendant(_report_recovered(pending, snapshot.ref))
-        elif (task := self._registry.find(snapshot.ref, callback.nonce)) is not None:
-            self._wake(task, callback)
 
     def _recover(self, pending: PendingCallback, callback: Callback) -> Task | None:
         """Adopt a task whose reference was lost with the answer to its submit."""
