@@ -25,6 +25,7 @@ from kling_async.batch.runner import BatchRun
 from kling_async.errors import ConfigurationError, InputError
 from kling_async.inputs.base import Input
 from kling_async.inputs.parsing import parse_input
+from kling_async.inputs.raw import RawInput
 from kling_async.journal.base import Entry, ItemState, Journal, Summary
 from kling_async.journal.opening import journal_at
 from kling_async.tasks.arguments import check_inputs, check_kind, check_methods
@@ -187,7 +188,7 @@ class Batch:
         """Yield the items that are finished and not saved, the oldest first."""
         finished = [entry async for entry in self._journal.entries(ItemState.FINISHED)]
         for entry in sorted(finished, key=attrgetter("changed_at")):
-            yield entry, input_of(entry)
+            yield entry, _input_or_raw(entry)
 
     async def _outcomes(self, run: BatchRun, in_progress: set[int]) -> AsyncGenerator[Outcome]:
         if not self._idle.is_set():
@@ -272,6 +273,18 @@ class Batch:
 def input_of(entry: Entry) -> Input:
     """Return the input of an entry. A journal has local images as text, which is accepted here."""
     return parse_input(entry.input, local_images=True)
+
+
+def _input_or_raw(entry: Entry) -> Input:
+    """Return the input of an item that is not submitted again.
+
+    One that this version does not accept, such as another version has written, is a raw input.
+    """
+    try:
+        return input_of(entry)
+    except InputError:
+        assert entry.ref is not None  # noqa: S101 - it was submitted
+        return RawInput(entry.ref.model, entry.input)
 
 
 async def read_chunks(

@@ -25,21 +25,21 @@ async def run_rescue(args: Namespace) -> int:
     """Save the videos of each journal in turn; one that cannot be used does not prevent others."""
     if args.download_to is None:
         raise ConfigurationError("name the folder for the videos with --download-to")
-    for journal in args.journals:
-        if not await journal_exists(journal):
-            raise ConfigurationError(f"there is no journal at {redact_location(journal)}")
     output, counts = Output(json=args.json), Counter(saved=0, not_saved=0, lost=0)
+    missing = []
     async with client_from(args) as kling:
         for journal in args.journals:
-            batch = Batch(kling, journal=journal, options=batch_options_from(args))
             try:
+                if not await journal_exists(journal):
+                    missing.append(redact_location(journal))
+                    continue
+                batch = Batch(kling, journal=journal, options=batch_options_from(args))
                 async with batch, aclosing(batch.rescue()) as outcomes:
                     async for outcome in outcomes:
                         counts[_name_of(outcome)] += 1
                         print_outcome_or_error(output, outcome)
-            except (
-                JournalError
-            ) as error:  # damaged, or in use by a batch, which saves its own videos
+            # Damaged, out of reach, or in use by a batch, which saves its own videos.
+            except JournalError as error:
                 counts["in_use" if error.retryable else "unusable"] += 1
                 output.print_status(f"{PROGRAM}: left out: {error}")
     output.print_status(
@@ -47,6 +47,8 @@ async def run_rescue(args: Namespace) -> int:
         f" {counts['not_saved']:,} not saved this time, {counts['lost']:,} lost"
     )
     output.print_result([], {"counts": dict(counts)})
+    if missing:
+        raise ConfigurationError(f"there is no journal at {', '.join(missing)}")
     if counts["unusable"]:
         return exit_codes.JOURNAL
     return exit_codes.DOWNLOAD if counts["not_saved"] or counts["lost"] else exit_codes.OK

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import Batch, Item, KlingClient, MasterTextToVideo, StandardImageToVideo
+from kling_async import (
+    Batch,
+    Item,
+    KlingClient,
+    MasterTextToVideo,
+    RawInput,
+    StandardImageToVideo,
+)
 from kling_async.errors import ConfigurationError, DownloadError, ResultExpiredError
 from kling_async.journal.base import ItemState, Planned, Transition
 from kling_async.journal.sqlite.journal import SqliteJournal
@@ -72,6 +81,25 @@ async def test_an_input_with_a_local_image(
     await run(client, [Item("fox", StandardImageToVideo("pan left", image))])
     (outcome,) = await rescue(client, path, tmp_path / "videos")
     assert [file.name for file in outcome.files] == ["fox.mp4"]
+
+
+async def test_an_input_of_another_version(
+    tmp_path: Path, path: Path, run: RunBatch, emulate: Emulate, connect: Connect
+) -> None:
+    """A result is saved though this version does not accept its input any more."""
+    client = await connect(await emulate())
+    await run(client, items("a", "b"))
+    with closing(sqlite3.connect(path)) as journal:
+        journal.execute("UPDATE items SET input = json_set(input, '$.prompt', '') WHERE key = 'a'")
+        journal.commit()
+    outcomes = await rescue(client, path, tmp_path / "videos")
+    assert {outcome.key: outcome.files[0].name for outcome in outcomes} == {
+        "a": "a.mp4",
+        "b": "b.mp4",
+    }
+    (raw,) = (outcome.input for outcome in outcomes if outcome.key == "a")
+    assert isinstance(raw, RawInput)
+    assert raw.fields["prompt"] == ""
 
 
 async def finish(path: Path, ages: dict[str, int], url: str) -> None:

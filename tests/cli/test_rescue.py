@@ -76,6 +76,28 @@ async def test_wrong_arguments(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("other", "code", "message"),
+    [
+        ("none.sqlite", 2, "there is no journal at "),
+        ("postgresql://127.0.0.1:1/x?batch=a", 6, "left out: the journal postgresql://127.0.0.1:1"),
+    ],
+    ids=["missing", "out of reach"],
+)
+async def test_a_journal_beside_others(
+    other: str, code: int, message: str, serve: Serve, command: Command, tmp_path: Path
+) -> None:
+    """A journal that is missing or out of reach is reported, and does not prevent others."""
+    await serve()
+    await generate(tmp_path / "good.sqlite", "a")
+    place = other if "://" in other else str(tmp_path / other)
+    argv = ("rescue", place, tmp_path / "good.sqlite", "--download-to", tmp_path / "videos")
+    ended = await command(*argv)
+    assert ended.code == code
+    assert message in ended.err
+    assert [path.name for path in (tmp_path / "videos").glob("*.mp4")] == ["a.mp4"]
+
+
 async def test_damaged_journal(serve: Serve, command: Command, tmp_path: Path) -> None:
     """A journal that cannot be read is reported, and the videos of the others are saved."""
     await serve()
