@@ -115,9 +115,10 @@ class CallbackRouter:
     def failed(self, pending: PendingCallback, error: BaseException) -> Task | None:
         """Expect no callback any more, unless a task may have been started.
 
-        Returns that task, if its callback has arrived already.
+        Returns that task, if its callback has arrived already: it proves more than any answer.
         """
-        if isinstance(error, KlingError) and not error.may_have_charged:
+        free = isinstance(error, KlingError) and not error.may_have_charged
+        if free and pending.callback is None:
             del self._pending[pending.nonce]
             return None
         pending.lost = True

@@ -13,8 +13,11 @@ from kling_async import KlingClient, Limits, TaskRef
 from kling_async.errors import (
     AnswerLostError,
     BadRequestError,
+    ContractError,
     JournalError,
     KlingError,
+    RateLimitError,
+    ServerError,
     TaskFailedError,
 )
 from kling_async.events import (
@@ -511,6 +514,31 @@ async def test_a_lost_answer_whose_callback_was_first(error: Exception) -> None:
         assert (await result).ref == TaskRef(MODEL, "task_1")
         assert not service.events_of(SubmitFailed)
         assert service.limiter.slots_in_use == 0
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ServerError("unavailable", status=503, retryable=True),
+        RateLimitError("busy", status=429, retryable=True),
+        ContractError("a gateway's page", status=404, retryable=True),
+        BadRequestError("no", status=400),
+    ],
+    ids=repr,
+)
+async def test_a_refusal_whose_callback_was_first(refusal: Exception) -> None:
+    """A callback of its task proves more than a refusal: the submit is not sent, nor paid, again."""
+    service = Service()
+    service.refuses = [refusal]
+    service.submit_takes = 5.0
+    async with service.client() as kling:
+        result = asyncio.create_task(kling.generate(FOX))
+        await asyncio.sleep(1)
+        service.end()
+        assert (await result).ref == TaskRef(MODEL, "task_1")
+    assert len(service.bodies) == 1
+    assert service.limiter.slots_in_use == 0
+    assert service.limiter.effective_tasks == 50
 
 
 async def test_a_lost_answer_and_another_submits_task() -> None:
