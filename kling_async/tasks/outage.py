@@ -33,6 +33,7 @@ class OutageGate:
         loop: The event loop on which it is used.
         breaker: The circuit breaker; None creates one.
         chance: Returns an even random number from 0 up to 1.
+        longest_wait: The longest ``Retry-After`` that is obeyed, in seconds.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class OutageGate:
         loop: asyncio.AbstractEventLoop,
         breaker: CircuitBreaker | None = None,
         chance: Callable[[], float] = random,
+        longest_wait: float = inf,
     ) -> None:
         self.loop = loop
+        self.longest_wait = longest_wait
         self.breaker: CircuitBreaker = breaker or CircuitBreaker()
         self.chance = chance
         self._waiting: OrderedDict[asyncio.Future[Admission], None] = OrderedDict()
@@ -108,8 +111,9 @@ class Attempt:
         if verdict is Verdict.UNKNOWN:
             breaker.undecided(admission, gate.loop.time(), gate.chance())
         elif verdict and verdicts.CONSEQUENCES[verdict].systemic and error and error.retryable:
-            asked = error.retry_after if isinstance(error, APIError) else None
-            breaker.failed(admission, gate.loop.time(), gate.chance(), asked or 0.0)
+            asked = (isinstance(error, APIError) and error.retry_after) or 0.0
+            wait = min(asked, gate.longest_wait)
+            breaker.failed(admission, gate.loop.time(), gate.chance(), wait)
         else:
             breaker.succeeded(admission)
         gate.admit_waiting(error)

@@ -243,7 +243,7 @@ class Submitter:
             if submits.outage is None:
                 from kling_async.tasks.outage import OutageGate
 
-                submits.outage = OutageGate(loop)
+                submits.outage = OutageGate(loop, longest_wait=self._executor.retry.cap)
             pending.attempt = await submits.outage.wait()
 
     def _preparing_images(
@@ -351,6 +351,8 @@ class Submitter:
             else:
                 self._conclude(pending, outcome.error if isinstance(outcome, Failed) else None)
         finally:
+            if pending.attempt is not None:  # the transport has raised a foreign error
+                pending.attempt.withdraw()
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - this runs in one
             sending.discard(task)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome
+from kling_async import KlingClient, Limits, MasterTextToVideo, Outcome, Retry
 from kling_async.errors import AnswerLostError, ConnectError, ServerError
 from kling_async.policy.circuit_breaker import CircuitBreaker
 from kling_async.tasks.outage import OutageGate
@@ -19,8 +20,10 @@ from kling_async.testing.transport import answer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kling_async.results import TaskRef
     from kling_async.tasks.fan_out import WorkItem
     from kling_async.tasks.outage import Attempt
+    from kling_async.testing.transport import Request, Response
 
 pytestmark = pytest.mark.virtual_time
 
@@ -32,6 +35,12 @@ LOST = AnswerLostError("lost", may_have_charged=True)
 def unavailable(retry_after: float) -> ServerError:
     """Create the error of a 503."""
     return ServerError("503", retryable=True, retry_after=retry_after, verdict="unavailable")
+
+
+def succeeded(ref: TaskRef) -> Response:
+    """Create the answer to a status call for a task that has a result."""
+    urls = json.dumps({"resultUrls": ["https://example.com/a.mp4"]})
+    return answer({"taskId": ref.task_id, "state": "success", "resultJson": urls})
 
 
 class Service:
@@ -194,6 +203,43 @@ async def test_the_service_asks_to_wait() -> None:
     (await gate.wait()).record(unavailable(50.0))
     await gate.wait()
     assert asyncio.get_running_loop().time() == pytest.approx(50.0, abs=0.01)
+
+
+@pytest.mark.parametrize("asked", [100.0, 86_400.0, 1e9])
+async def test_the_service_asks_to_wait_for_too_long(asked: float) -> None:
+    """No Retry-After delays the next probe of a fan-out by more than `Retry.cap`."""
+    refusals = iter([unavailable(asked)] * 8)
+
+    def script(request: Request) -> Response:
+        if request.ref is not None:
+            return succeeded(request.ref)
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return answer({"taskId": "task_1"})
+
+    retry = Retry(cap=40.0)
+    kling = KlingClient("a-key", transport=ScriptedTransport(script), retry=retry)
+    (outcome,) = [one async for one in kling.generate_many([MasterTextToVideo("a fox")])]
+    assert outcome.result is not None
+    assert asyncio.get_running_loop().time() == pytest.approx(8 * 40.0 + 60.0, abs=10.0)
+
+
+async def test_a_probe_that_raises_a_foreign_error() -> None:
+    """What a transport of the user's raises at a probe ends one fan-out, not the next one."""
+    outcomes = iter([*[REFUSED] * 5, ZeroDivisionError()])
+
+    def script(request: Request) -> Response:
+        if request.ref is not None:
+            return succeeded(request.ref)
+        if (error := next(outcomes, None)) is not None:
+            raise error
+        return answer({"taskId": "task_1"})
+
+    kling = KlingClient("a-key", transport=ScriptedTransport(script))
+    with pytest.raises(ZeroDivisionError):
+        await anext(kling.generate_many([MasterTextToVideo("a fox")]))
+    (outcome,) = [one async for one in kling.generate_many([MasterTextToVideo("a fox")])]
+    assert outcome.result is not None
 
 
 def test_several_loops() -> None:
