@@ -351,8 +351,6 @@ class Submitter:
             else:
                 self._conclude(pending, outcome.error if isinstance(outcome, Failed) else None)
         finally:
-            if pending.attempt is not None:  # the transport has raised a foreign error
-                pending.attempt.withdraw()
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - this runs in one
             sending.discard(task)
@@ -366,6 +364,8 @@ class Submitter:
             found = self._recover(pending, error)
             if found is not None and isinstance(error, Exception):
                 return found
+            if pending.attempt is not None:  # the transport's own error proves nothing
+                pending.attempt.withdraw()
             raise
         if isinstance(outcome, Failed):
             return self._recover(pending, outcome.error) or outcome

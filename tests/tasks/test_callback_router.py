@@ -527,7 +527,7 @@ async def test_a_lost_answer_whose_callback_was_first(error: Exception) -> None:
     ids=repr,
 )
 async def test_a_refusal_whose_callback_was_first(refusal: Exception) -> None:
-    """A callback of its task proves more than a refusal: the submit is not sent, nor paid, again."""
+    """A callback of its task proves more than a refusal: the submit is not sent or paid again."""
     service = Service()
     service.refuses = [refusal]
     service.submit_takes = 5.0
