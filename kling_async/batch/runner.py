@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
 from typing import TYPE_CHECKING
@@ -72,7 +71,8 @@ class BatchRun:
     Attributes:
         outcomes: Yields what became of each item.
         counts: The number of items in each state, of those that were begun with.
-        submitting: The items whose submits have not been answered yet.
+        submitting: The items whose submits have not been answered yet, or whose answers the journal
+            does not have.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class BatchRun:
             await self.outcomes.aclose()
             await self._fan_out.finished()  # a loop that was cancelled has not waited for this
             lost, self.submitting = self.submitting, set()
-            await asyncio.gather(*map(ItemRun.answer_lost, lost))
+            await asyncio.gather(*map(ItemRun.end_submit, lost))
             if self.claims is not None:
                 await self.claims.close()
 
@@ -189,6 +189,7 @@ class ItemRun:
         self._error = None if entry.failure is None else to_error(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of a submit of this run
+        self._unrecorded: Transition | None = None  # the latest one, until the journal has it
 
     async def run(self) -> Outcome | None:
         """Take step after step until nothing is left to do, or a step fails."""
@@ -259,10 +260,22 @@ class ItemRun:
             self.unrecorded = ref
             raise
 
-    async def answer_lost(self) -> None:
-        """Record the item as unsure: the run ends before its submit was answered."""
-        with suppress(JournalError):  # then the next process that opens the journal does so
-            await self._record_state(ItemState.UNSURE, failure=INTERRUPTED)
+    async def end_submit(self) -> None:
+        """Record the answer to a submit that the journal does not have, when the run ends.
+
+        It could not be written when it came. Without an answer, the item is unsure.
+        """
+        answer = self._unrecorded
+        try:
+            if answer is None:
+                await self._record_state(ItemState.UNSURE, failure=INTERRUPTED)
+            elif answer.ref is None:
+                await self._record_state(answer.state, failure=answer.failure)
+            else:
+                await self.on_accepted(answer.ref)
+        except JournalError:  # the next process that opens the journal finds it unsure
+            if answer is not None and answer.ref is not None:
+                log_warning((answer.ref,))
 
     # The steps. Each returns whether the item may take another step in this run.
 
@@ -395,7 +408,9 @@ class ItemRun:
             traceparent=traceparent,
         )
         run = self._run
+        self._unrecorded = transition
         await run.journal.record(transition)
+        self._unrecorded = None
         run.counts[self.entry.state] -= 1
         run.counts[state] += 1
         self.entry = apply(self.entry, transition)

@@ -606,6 +606,63 @@ async def test_an_illegal_transition(
     assert posts(emulator) == 0
 
 
+class FullJournal(SqliteJournal):
+    """Refuses the first transitions to a state, as if the disk were full meanwhile."""
+
+    def __init__(self, path: Path, state: ItemState, times: int) -> None:
+        super().__init__(path)
+        self.state, self.times = state, times
+
+    async def record(self, *moves: Transition) -> None:
+        if self.times and moves[0].state is self.state:
+            self.times -= 1
+            raise JournalError("the disk is full")
+        await super().record(*moves)
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "then"),
+    [
+        ("submit:9=reset", S.SUBMITTED, S.FINISHED),
+        ("submit:1=503", S.PLANNED, S.FINISHED),
+        ("submit:1=422", S.PLANNED, S.FINISHED),
+        ("submit:1=lost-answer", S.UNSURE, S.UNSURE),
+    ],
+)
+async def test_an_answer_that_could_not_be_recorded(
+    fault: str, state: ItemState, then: ItemState, emulate: Emulate, connect: Connect, path: Path
+) -> None:
+    """What the answer to a submit has shown is recorded at the end of the run, if not before."""
+    emulator = await emulate(fault)
+    journal = FullJournal(path, state, times=1)
+    for ended in (False, True):
+        async with Batch(await connect(emulator), journal=journal) as batch:
+            if not ended:
+                with pytest.raises(JournalError, match="disk is full"):
+                    await anext(batch.run(items(1)))
+            else:
+                (entry,) = [entry async for entry in journal.entries()]
+                assert entry.state is state
+                (outcome,) = [outcome async for outcome in batch.run(items(1))]
+                assert (outcome.result is not None) is (then is S.FINISHED)
+    assert paid(emulator) == {"key 0": 1}
+
+
+async def test_a_reference_that_is_recorded_nowhere(
+    emulate: Emulate, connect: Connect, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the journal cannot be written at the end either, a warning names the task."""
+    emulator = await emulate()
+    journal = FullJournal(path, S.SUBMITTED, times=2)
+    async with Batch(await connect(emulator), journal=journal) as batch:
+        with pytest.raises(JournalError) as caught:
+            await anext(batch.run(items(1)))
+    ref = TaskRef("kling-2-1", emulator.ledger[0].task_id)
+    assert caught.value.ref == ref
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [str(ref) in record.getMessage() for record in warnings] == [True]
+
+
 # --------------------------------------------------------------------------------- two at a time
 
 
