@@ -84,8 +84,9 @@ class Slot(Protocol):
             lifetime: Seconds from now after which the slot expires, unless it is confirmed again
                 or released. None means ``presumed_lifetime``, which is also the maximum.
             on_expired: Called once on the event loop if the slot expires. Several clients may
-                share a slot (see `Limiter.adopt`); each of their callbacks is called. A callback
-                that equals an earlier one is not added again.
+                share a slot (see `Limiter.adopt`); each of their callbacks is called, also a while
+                after one of them has released it. A callback that equals an earlier one is not
+                added again.
 
         Raises:
             ConfigurationError: ``lifetime`` is negative or not a number.

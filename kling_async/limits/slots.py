@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # A timer may be early by the resolution of the loop's clock.
 _EARLY = 1e-6
 
+# Seconds in which other clients that share a slot may see for themselves that its task has ended.
+_SHARED_RELEASE = 60.0
+
 
 @define(eq=False)
 class HeldSlot:
@@ -50,8 +53,13 @@ class HeldSlot:
 
     def release(self) -> None:
         """Give the slot back. Further calls do nothing."""
-        if not self.released:
-            self.table.release(self)
+        if self.released:
+            return
+        self.table.release(self)
+        loop = self.table.loop
+        if len(self.callbacks) > 1 and not loop.is_closed():
+            for callback in self.callbacks:  # it changes nothing for the one that releases it
+                loop.call_later(_SHARED_RELEASE, callback)
 
 
 class _Cap(Protocol):

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from kling_async import ConfigurationError, TaskRef
 from kling_async.limits.base import Limits
 from kling_async.limits.local import LocalLimiter
 from tests.limits.conftest import REF
+
+if TYPE_CHECKING:
+    from kling_async.limits.base import Slot
 
 virtual = pytest.mark.virtual_time
 
@@ -131,6 +135,35 @@ async def test_several_clients_of_one_slot() -> None:
     await asyncio.sleep(11)
     assert sorted(expired) == ["one", "two"]
     assert limiter.slots_in_use == 0
+
+
+@virtual
+async def test_one_of_several_clients_releases_the_slot() -> None:
+    """A slot that one client releases is as good as expired to the others, a minute later."""
+    limiter, expired = LocalLimiter(), list[str]()
+    slot = limiter.adopt(REF, 900.0, lambda: expired.append("one"))
+    limiter.adopt(REF, 900.0, lambda: expired.append("two"))
+    slot.release()
+    slot.release()
+    assert limiter.slots_in_use == 0
+    await asyncio.sleep(59)
+    assert expired == []
+    await asyncio.sleep(2)
+    assert expired == ["one", "two"]
+    await asyncio.sleep(1000)
+    assert expired == ["one", "two"]
+
+
+def test_a_shared_slot_that_is_released_after_its_event_loop() -> None:
+    """When the event loop has ended, no client is left to be called."""
+    limiter, expired = LocalLimiter(), list[str]()
+
+    async def main() -> Slot:
+        limiter.adopt(REF, 900.0, lambda: expired.append("one"))
+        return limiter.adopt(REF, 900.0, lambda: expired.append("two"))
+
+    asyncio.run(main()).release()
+    assert (expired, limiter.slots_in_use) == ([], 0)
 
 
 @virtual

@@ -388,6 +388,25 @@ async def test_an_old_slot_that_expires() -> None:
     assert one.registry.tasks == {REF: again}
 
 
+@pytest.mark.parametrize("sees_the_end", [True, False])
+async def test_a_slot_that_another_client_releases(*, sees_the_end: bool) -> None:
+    """A client forgets a task that it never sees end a minute after another one has seen that."""
+    limiter = LocalLimiter()
+    one, other = Service(limiter), Service(limiter)
+    await one.begin()
+    other.registry.adopt(other.registry.attach(REF, KIND, 1.0))
+    one.note(SUCCESS)
+    assert limiter.slots_in_use == 0
+    await asyncio.sleep(59)
+    assert set(other.registry.tasks) == {REF}
+    if sees_the_end:
+        other.note(SUCCESS)
+    await asyncio.sleep(2)
+    assert other.registry.tasks == {}
+    assert other.events == ([TaskEnded(SUCCESS)] if sees_the_end else [])
+    assert one.events == [TaskEnded(SUCCESS)]
+
+
 # --------------------------------------------------------------------------------------- abandoned
 
 
