@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
 from typing import TYPE_CHECKING
@@ -152,7 +153,7 @@ class BatchRun:
 
     def _log_abandoned(self, refs: tuple[TaskRef, ...]) -> None:
         """Log how many tasks the journal has, and the references of the others."""
-        failed = {item.unrecorded for item in self.submitting}
+        failed = {item.unrecorded.ref for item in self.submitting if item.unrecorded}
         if unrecorded := tuple(ref for ref in refs if ref in failed):
             log_warning(unrecorded)
         if recorded := tuple(ref for ref in refs if ref not in failed):
@@ -173,7 +174,7 @@ class ItemRun:
     """The steps of one item in one run. It is the observer of its own submits.
 
     Attributes:
-        unrecorded: The reference of its task, if it could not be written in the journal.
+        unrecorded: The latest transition, until the journal has it.
     """
 
     def __init__(
@@ -182,14 +183,13 @@ class ItemRun:
         self.entry: Entry = entry
         self.patience: float | None = work.patience
         self.traceparent: str = ""
-        self.unrecorded: TaskRef | None = None
+        self.unrecorded: Transition | None = None
         self._run = run
         self._work = work
         self._input = work.item[1]
         self._error = None if entry.failure is None else to_error(entry)
         self._fresh = fresh
         self._task: Task | None = None  # of a submit of this run
-        self._unrecorded: Transition | None = None  # the latest one, until the journal has it
 
     async def run(self) -> Outcome | None:
         """Take step after step until nothing is left to do, or a step fails."""
@@ -256,26 +256,20 @@ class ItemRun:
                 raise
             self.entry = evolve(self.entry, state=ItemState.UNSURE)
             await self._record_state(ItemState.SUBMITTED, ref=ref, traceparent=trace)
-        except JournalError:
-            self.unrecorded = ref
-            raise
 
     async def end_submit(self) -> None:
         """Record the answer to a submit that the journal does not have, when the run ends.
 
         It could not be written when it came. Without an answer, the item is unsure.
         """
-        answer = self._unrecorded
-        try:
+        answer = self.unrecorded
+        with suppress(JournalError):  # the next process that opens the journal finds it unsure
             if answer is None:
                 await self._record_state(ItemState.UNSURE, failure=INTERRUPTED)
             elif answer.ref is None:
                 await self._record_state(answer.state, failure=answer.failure)
             else:
                 await self.on_accepted(answer.ref)
-        except JournalError:  # the next process that opens the journal finds it unsure
-            if answer is not None and answer.ref is not None:
-                log_warning((answer.ref,))
 
     # The steps. Each returns whether the item may take another step in this run.
 
@@ -408,9 +402,9 @@ class ItemRun:
             traceparent=traceparent,
         )
         run = self._run
-        self._unrecorded = transition
+        self.unrecorded = transition
         await run.journal.record(transition)
-        self._unrecorded = None
+        self.unrecorded = None
         run.counts[self.entry.state] -= 1
         run.counts[state] += 1
         self.entry = apply(self.entry, transition)

@@ -53,12 +53,10 @@ class HeldSlot:
 
     def release(self) -> None:
         """Give the slot back. Further calls do nothing."""
-        if self.released:
-            return
-        self.table.release(self)
-        loop = self.table.loop
-        if len(self.callbacks) > 1 and not loop.is_closed():
-            for callback in self.callbacks:  # it changes nothing for the one that releases it
+        if not self.released:
+            self.table.release(self)
+            loop, shared = self.table.loop, len(self.callbacks) > 1
+            for callback in self.callbacks if shared and not loop.is_closed() else ():
                 loop.call_later(_SHARED_RELEASE, callback)
 
 
