@@ -601,22 +601,23 @@ class KlingClient:
         error: BaseException | None,
         closer: asyncio.Task[object] | None,
     ) -> None:
-        try:
-            await self._cleanups.finished()
-            await self._submitter.close(closer)
-            self._scheduler.deadlines.close()
-            self._report(abandoned, error)
-            if self._router is not None:
-                await self._router.close()
-        finally:
-            async with AsyncExitStack() as stack:  # each is closed, whatever the others raise
-                stack.push_async_callback(self._executor.transport.close)
-                if self._submitter.images is not None:
-                    stack.push_async_callback(self._submitter.images.close)
-                if self._downloader is not None:
-                    stack.push_async_callback(self._downloader.close)
-                if self._owned_limiter is not None:
-                    await self._owned_limiter.close()
+        with self._submitter.refusing():  # until the transport is closed
+            try:
+                await self._cleanups.finished()
+                await self._submitter.close(closer)
+                self._scheduler.deadlines.close()
+                self._report(abandoned, error)
+                if self._router is not None:
+                    await self._router.close()
+            finally:
+                async with AsyncExitStack() as stack:  # each is closed, whatever the others raise
+                    stack.push_async_callback(self._executor.transport.close)
+                    if self._submitter.images is not None:
+                        stack.push_async_callback(self._submitter.images.close)
+                    if self._downloader is not None:
+                        stack.push_async_callback(self._downloader.close)
+                    if self._owned_limiter is not None:
+                        await self._owned_limiter.close()
 
     def _open_downloader(self) -> Downloader:
         """Create the downloader; its modules are imported only by clients that download."""

@@ -143,6 +143,26 @@ async def test_a_submit_that_begins_while_it_closes(emulate: Emulate) -> None:
     await kling.close()
 
 
+async def test_a_submit_that_begins_while_the_connections_are_closed() -> None:
+    """It is not sent on what is being closed, and fails at no cost; afterwards it succeeds."""
+
+    class Slow(ScriptedTransport):
+        async def close(self) -> None:
+            await asyncio.sleep(5)
+
+    transport = Slow(lambda _: answer({"taskId": "task_1"}))
+    kling = KlingClient("a-key", transport=transport)
+    closings = [asyncio.create_task(kling.close()) for _ in range(2)]
+    for seconds in (1, 3):
+        await asyncio.sleep(seconds)
+        with pytest.raises(ClientClosedError) as caught:
+            await kling.submit(FOX)
+        closed_for_free(caught.value)
+    assert transport.requests == []
+    await asyncio.wait(closings)
+    assert (await kling.submit(FOX)).ref == TaskRef("kling-2-1", "task_1")
+
+
 # ------------------------------------------------------------------------------- submits under way
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +32,7 @@ from kling_async.tasks.task import Task, poll_unattended
 from kling_async.tasks.task_registry import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from kling_async.images.preparer import ImagePreparer
     from kling_async.limits.base import Permit
@@ -136,7 +137,7 @@ class Submitter:
         self._registry = registry
         self._router = router
         self._limit = executor.limits.concurrent_tasks  # the effective one, last seen
-        self._closing = False
+        self._closings = 0  # in progress
         self._submits = PerLoop("client", lambda _: _LoopSubmits(scheduler.queues.get()))
 
     async def submit(
@@ -187,22 +188,26 @@ class Submitter:
     async def close(self, closer: asyncio.Task[object] | None = None) -> None:
         """Interrupt pending submits, and wait until those under way have been answered.
 
-        A submit that begins meanwhile raises :class:`ClientClosedError`. One whose observer closes
-        the client, in the task ``closer``, is not waited for.
+        One whose observer closes the client, in the task ``closer``, is not waited for.
         """
         submits = self._submits.get()
-        self._closing = True
-        try:
-            while others := [one for one in submits.pending if one.caller is not closer]:
-                for pending in others:
-                    if pending.response is None and not pending.closed:
-                        pending.closed = True
-                        pending.caller.cancel()
-                await self.wait_answered()
-                await asyncio.sleep(_CHECK_EVERY)  # the callers get their answers, or leave
+        while others := [one for one in submits.pending if one.caller is not closer]:
+            for pending in others:
+                if pending.response is None and not pending.closed:
+                    pending.closed = True
+                    pending.caller.cancel()
             await self.wait_answered()
+            await asyncio.sleep(_CHECK_EVERY)  # the callers get their answers, or leave
+        await self.wait_answered()
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Raise :class:`ClientClosedError` in submits that begin meanwhile."""
+        self._closings += 1
+        try:
+            yield
         finally:
-            self._closing = False
+            self._closings -= 1
 
     async def wait_answered(self) -> None:
         """Wait until every submit under way has been answered."""
@@ -221,7 +226,7 @@ class Submitter:
 
     async def _acquire(self, submits: _LoopSubmits, pending: PendingSubmit, attempt: int) -> None:
         """Wait for a slot and, in a fan-out, the end of an outage."""
-        if self._closing:
+        if self._closings:
             raise ClientClosedError(_CLOSED)
         limiter, loop = self._executor.limiter, submits.polls.loop
         if pending.slot is None:  # the service may have refused the one of the last attempt
