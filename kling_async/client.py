@@ -322,8 +322,7 @@ class KlingClient:
             InputError: The text is not a reference, ``input`` is not an input, or ``submitted_at``
                 has no time zone.
         """
-        if not isinstance(ref, TaskRef):
-            ref = TaskRef.parse(ref)
+        ref = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
         if input is not None:
             check_input(input)
         if submitted_at is not None:
@@ -362,8 +361,7 @@ class KlingClient:
             APIError: The service refused the call.
             RequestError: No usable answer came.
         """
-        if not isinstance(ref, TaskRef):
-            ref = TaskRef.parse(ref)
+        ref = ref if isinstance(ref, TaskRef) else TaskRef.parse(ref)
         task = self._registry.find(ref)
         return await (self._registry.read_status(ref) if task is None else task.status())
 

@@ -131,12 +131,6 @@ class Durations:
         share, next_share = self._shares[after - 1 : after + 1]
         return share + (next_share - share) * (age - start) / (end - start)
 
-    def observe(self, *durations: float) -> Durations:
-        """Return the durations after other tasks were measured, in this order."""
-        replaced = min(self.seeds, len(durations))
-        seen = (*self.seen[replaced:], *durations)[-MEMORY:]
-        return Durations(seen, self.seeds - replaced)
-
 
 def vendor_estimate(kind: Kind) -> Durations | None:
     """Return the vendor's estimate of a kind, or None if it has not given one."""
@@ -148,6 +142,13 @@ def vendor_estimate(kind: Kind) -> Durations | None:
     # The first is replaced first, so the extremes are kept longest.
     spread.sort(key=lambda one: abs(one - (low + high) / 2))
     return Durations(tuple(spread), _SEEDS)
+
+
+def observed(known: Durations | None, *durations: float) -> Durations:
+    """Return what is known of a kind after tasks were measured, in this order; None: nothing."""
+    seen, seeds = ((), 0) if known is None else (known.seen, known.seeds)
+    replaced = min(seeds, len(durations))
+    return Durations((*seen[replaced:], *durations)[-MEMORY:], seeds - replaced)
 
 
 def unsure_lifetime(known: Durations | None) -> float:

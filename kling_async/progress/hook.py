@@ -26,7 +26,7 @@ from kling_async.events import (
     TaskEnded,
     TasksAbandoned,
 )
-from kling_async.policy.durations import Durations, Kind, vendor_estimate
+from kling_async.policy.durations import Durations, Kind, observed, vendor_estimate
 from kling_async.progress.board import LEFT, ProgressLine
 from kling_async.progress.opening import open_display
 from kling_async.results import Snapshot, TaskRef, TaskState
@@ -211,9 +211,7 @@ class Progress:
             return
         line.finish("done", "done")
         if kind is not None:
-            before = self._durations[kind]
-            after = before.observe(line.seconds) if before else Durations((line.seconds,))
-            self._durations[kind] = after
+            self._durations[kind] = observed(self._durations[kind], line.seconds)
 
     def _leave(self, ref: TaskRef) -> None:
         """Show that a task continues without a waiter. If one comes, it is shown again."""

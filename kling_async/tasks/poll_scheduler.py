@@ -25,6 +25,7 @@ from kling_async.policy.durations import (
     Durations,
     Kind,
     measured_duration,
+    observed,
     unsure_lifetime,
     vendor_estimate,
 )
@@ -103,8 +104,7 @@ class KindHistory:
     def durations(self) -> Durations | None:
         """The durations that have been observed."""
         if self._measured:
-            known = self._durations or Durations((self._measured.pop(0),))
-            self._durations = known.observe(*self._measured)
+            self._durations = observed(self._durations, *self._measured)
             self._measured.clear()
         return self._durations
 

@@ -11,6 +11,7 @@ from kling_async.policy.durations import (
     Durations,
     Kind,
     measured_duration,
+    observed,
     unsure_lifetime,
     vendor_estimate,
 )
@@ -46,7 +47,7 @@ def estimate() -> Durations:
 def observe(known: Durations, *durations: float) -> Durations:
     """Observe several durations in sequence."""
     for duration in durations:
-        known = known.observe(duration)
+        known = observed(known, duration)
     return known
 
 
@@ -81,7 +82,7 @@ def test_results_replace_the_vendors_word() -> None:
     assert known is not None
     marks = []
     for _ in range(8):
-        known = known.observe(75.0)
+        known = observed(known, 75.0)
         assert len(known.seen) == 8
         marks.append((known.early, known.late))
     assert marks[:6] == [(60, 90)] * 6
@@ -127,10 +128,11 @@ def test_marks_are_wider_where_few_were_seen(
 @given(st.lists(seconds, min_size=1, max_size=60), st.booleans())
 def test_marks_make_sense(durations: list[float], vendor: bool) -> None:  # noqa: FBT001
     """The early mark is at most the late mark; both are finite and not negative."""
-    known = vendor_estimate(FIVE) if vendor else None
+    before = known = vendor_estimate(FIVE) if vendor else None
     for duration in durations:
-        known = known.observe(duration) if known else Durations((duration,))
+        known = observed(known, duration)
         assert 0 <= known.early <= known.late < math.inf
+    assert observed(before, *durations) == known  # all of them at once
 
 
 @FREELY
@@ -238,5 +240,5 @@ def test_a_much_quicker_service_without_times(real: float) -> None:
     for _ in range(200):
         if known.early <= real:
             break
-        known = known.observe(measured_duration(ended(), [known.early]) or 0.0)
+        known = observed(known, measured_duration(ended(), [known.early]) or 0.0)
     assert real / 2 < known.early <= real
