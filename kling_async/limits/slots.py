@@ -32,6 +32,8 @@ class HeldSlot:
     acquired_at: float
     expires_at: float
     ref: TaskRef | None = None  # of its task, once that is known
+    ran: bool = False  # its task, as far as is known
+    shared: bool = False  # by several clients
     released: bool = False
     callbacks: tuple[Callable[[], None], ...] = ()
 
@@ -55,8 +57,8 @@ class HeldSlot:
         """Give the slot back. Further calls do nothing."""
         if not self.released:
             self.table.release(self)
-            loop, shared = self.table.loop, len(self.callbacks) > 1
-            for callback in self.callbacks if shared and not loop.is_closed() else ():
+            loop = self.table.loop
+            for callback in self.callbacks if self.shared and not loop.is_closed() else ():
                 loop.call_later(_SHARED_RELEASE, callback)
 
 
@@ -128,7 +130,11 @@ class SlotTable(Generic[SlotT, CapT]):
         self, ref: TaskRef, lifetime: float | None, on_expired: Callable[[], None] | None
     ) -> SlotT:
         """Return the slot of a task that runs already."""
-        slot = self._by_ref.get(ref) or self.add(self.loop.time())
+        slot = self._by_ref.get(ref)
+        if slot is None:
+            slot = self.add(self.loop.time())
+        else:
+            slot.shared = True
         slot.confirm(ref, lifetime, on_expired)
         return slot
 
@@ -167,9 +173,11 @@ class SlotTable(Generic[SlotT, CapT]):
                 del self._by_ref[slot.ref]
             if (other := self._by_ref.get(ref)) is not None:
                 slot.callbacks += tuple(one for one in other.callbacks if one not in slot.callbacks)
+                slot.shared = True
                 self.remove(other)
-            slot.ref, self._by_ref[ref] = ref, slot
-            self.cap.accepted(len(self._by_ref))
+            slot.ref, self._by_ref[ref], slot.ran = ref, slot, lifetime > 0
+            if slot.ran:
+                self.cap.accepted(len(self._by_ref))
             if self._waiters.urgent or self._waiters.normal:
                 self.serve()
 
@@ -246,7 +254,7 @@ class SlotQueue(SlotTable[HeldSlot, TaskCap]):
     def release(self, slot: HeldSlot) -> None:
         """Free a slot."""
         self.remove(slot)
-        if slot.ref is not None:
+        if slot.ran:
             self.cap.probing = False
         if (self._waiters.urgent or self._waiters.normal) and not self.loop.is_closed():
             self.serve()

@@ -215,6 +215,22 @@ async def test_adopting(make: Make) -> None:
     assert limiter.slots_in_use == 1
 
 
+async def test_adopting_a_task_that_has_ended(make: Make) -> None:
+    """The end of a task of another process says nothing about how many tasks may run."""
+    limiter = make(concurrent_tasks=10)
+    (await limiter.slot()).confirm(ONE)
+    limiter.refused(await limiter.slot())
+    assert limiter.effective_tasks == 1
+    waiting = asyncio.create_task(limiter.slot())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        limiter.adopt(TWO, 0.0).release()
+        assert limiter.effective_tasks == 1
+        assert not waiting.done()
+    assert limiter.slots_in_use == 1
+    waiting.cancel()
+
+
 async def test_two_slots_for_one_task(make: Make) -> None:
     """A slot that grants out to be that of a task which has one already takes its place."""
     limiter = make(concurrent_tasks=3)

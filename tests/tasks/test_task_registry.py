@@ -407,6 +407,28 @@ async def test_a_slot_that_another_client_releases(*, sees_the_end: bool) -> Non
     assert one.events == [TaskEnded(SUCCESS)]
 
 
+async def test_a_slot_that_a_status_call_releases() -> None:
+    """It is the same if the other client does not know the task, and only asks for its status."""
+    limiter = LocalLimiter()
+    one, other = Service(limiter), Service(limiter)
+    await one.begin()
+    other.note(SUCCESS)
+    assert limiter.slots_in_use == 0
+    await asyncio.sleep(61)
+    assert one.registry.tasks == {}
+
+
+async def test_the_end_of_another_processs_task() -> None:
+    """Status calls for tasks that ended elsewhere do not raise the cap that refusals have shown."""
+    service = Service()
+    await service.begin()
+    service.limiter.refused(await service.limiter.slot())
+    for number in range(3):
+        service.note(evolve(SUCCESS, ref=TaskRef(REF.model, f"other_{number}")))
+    assert service.limiter.effective_tasks == 1
+    assert service.slots == 1
+
+
 # --------------------------------------------------------------------------------------- abandoned
 
 

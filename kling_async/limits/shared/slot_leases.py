@@ -189,7 +189,7 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
     def remove(self, slot: LeasedSlot) -> None:
         """Forget a slot."""
         super().remove(slot)
-        if slot.ref is not None:
+        if slot.ran:
             self.cap.own.probing = False
 
     def report_lease(self, key: str, slot: LeasedSlot | None) -> None:
