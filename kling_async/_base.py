@@ -8,7 +8,6 @@ modules import each other, both are defined here. Import them from ``kling_async
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypedDict
 
 from attrs import frozen
@@ -138,31 +137,17 @@ class TaskRef:
     def __get_pydantic_core_schema__(
         cls, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        from pydantic_core import core_schema
+        from kling_async._utils.pydantic import text_core_schema
 
-        from kling_async._utils import pydantic
-
-        def parse(value: object, _: object) -> TaskRef:
-            shown = type(value).__name__  # a nested value may be too deep for repr
-            if isinstance(value, str):
-                shown = repr(value[:80])
-                with suppress(InputError):
-                    return cls.parse(value)
-            raise pydantic.refusal(cls, [(None, _REF, pydantic.showable(value, shown))])
-
-        return pydantic.core_schema(cls, parse, str, core_schema.str_schema())
+        return text_core_schema(cls, cls.parse, _REF)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        from kling_async._utils import pydantic
+        from kling_async._utils.pydantic import text_json_schema
 
         # JSON has no lone surrogates, and some readers cannot parse the range.
         task_id = _TASK_ID.pattern.replace(r"\ud800-\udfff", "")
-        return {
-            "type": "string",
-            "pattern": f"^{MODEL_NAME.pattern}/{task_id}$",
-            "description": pydantic.summary(cls),
-            "examples": ["kling-2-1/task_12345678"],
-        }
+        pattern = f"^{MODEL_NAME.pattern}/{task_id}$"
+        return text_json_schema(cls, pattern, example="kling-2-1/task_12345678")

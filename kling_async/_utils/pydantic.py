@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
@@ -134,6 +135,27 @@ def core_schema(
         ref=None if is_text else f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",
         serialization=make.plain_serializer_function_ser_schema(serialize, info_arg=True),
     )
+
+
+def text_core_schema(cls: type[_T], parse: Callable[[str], _T], rule: str) -> CoreSchema:
+    """Return the core schema of a class that is text in JSON; ``parse`` may raise ValueError."""
+    from pydantic_core import core_schema as make
+
+    def read(value: object, _: object) -> _T:
+        shown = type(value).__name__  # a nested value may be too deep for repr
+        if isinstance(value, str):
+            shown = repr(value[:_KEY_LENGTH])
+            with suppress(ValueError):
+                return parse(value)
+        raise refusal(cls, [(None, rule, showable(value, shown))])
+
+    return core_schema(cls, read, str, make.str_schema())
+
+
+def text_json_schema(cls: type, pattern: str, *, example: str) -> JsonSchemaValue:
+    """Return the JSON schema of a class that is text in JSON."""
+    words = {"description": summary(cls), "examples": [example]}
+    return {"type": "string", "pattern": pattern} | words
 
 
 def value_core_schema(cls: type[_T], handler: GetCoreSchemaHandler) -> CoreSchema:

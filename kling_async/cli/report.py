@@ -94,16 +94,13 @@ async def _write_table(journal: Journal, stream: TextIO) -> None:
 async def _write_csv(journal: Journal, stream: TextIO) -> None:
     write_csv_row(stream, [*COLUMNS, *_FIELDS])
     async for entry in journal.entries():
-        given = (_format_cell(entry.input.get(name)) for name in COLUMNS[1:])
+        fields = (entry.input.get(name) for name in COLUMNS[1:])
+        given = (json.dumps(value) if isinstance(value, dict) else value for value in fields)
         values = [value_of(entry) for value_of in _FIELDS.values()]
         cells = (" ".join(value) if isinstance(value, list) else value for value in values)
         write_csv_row(stream, [entry.key, *given, *cells])
         if failure_of(stream):
             return
-
-
-def _format_cell(value: object) -> object:
-    return json.dumps(value) if isinstance(value, dict) else value
 
 
 async def _write_json(journal: Journal, stream: TextIO) -> None:

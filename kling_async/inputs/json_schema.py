@@ -6,7 +6,6 @@ value is sent, or the keyword that is missing, such as ``"maxLength"``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -37,7 +36,7 @@ def class_schema(cls: type[Any], *, written: bool = False) -> dict[str, Any]:
     required = [*properties] if written else []
     # Required fields come first.
     for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
-        rule = _rules_of(cls)[field.name]
+        rule: Rule = cls._rules[field.name]
         if written and rule.optional:
             properties[field.alias] = {**rule.accepted}  # to_dict omits None
             continue
@@ -63,8 +62,3 @@ def fixed_tags(cls: type[Any]) -> dict[str, str]:
     """Return the model and the mode of a class; of a raw input they may be any."""
     tags = {name: getattr(cls, name) for name in ("model", "mode")}
     return {name: tag for name, tag in tags.items() if isinstance(tag, str)}
-
-
-def _rules_of(cls: type[Any]) -> Mapping[str, Rule]:
-    rules: Mapping[str, Rule] = cls._rules
-    return rules
