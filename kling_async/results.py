@@ -196,6 +196,7 @@ class SavedFile(_Value):
         size_bytes: Its size.
         sha256: The checksum of its content, in hexadecimal.
         media: What the video contains, if it was inspected.
+        archive: The URL of the archive that has it; empty if a folder does.
     """
 
     url: str = field(metadata=_URL)
@@ -203,6 +204,7 @@ class SavedFile(_Value):
     size_bytes: int
     sha256: str
     media: MediaFacts | None = None
+    archive: str = ""
 
 
 def _plain(value: object) -> object:

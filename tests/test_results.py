@@ -116,6 +116,7 @@ def test_saved_file_as_json() -> None:
         "size_bytes": 3,
         "sha256": "0" * 64,
         "media": None,
+        "archive": "",
     }
     problems = (MediaProblem.BLACK, MediaProblem.TRUNCATED)
     media = MediaFacts(5.0, 640, 360, 24.0, has_sound=False, problems=problems)

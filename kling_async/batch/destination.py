@@ -16,7 +16,7 @@ from kling_async.download.files import check_folder, is_spoiled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from kling_async.download.archive import Archive
     from kling_async.journal.base import Entry
@@ -40,19 +40,28 @@ class FolderDestination:
     async def save(self, entry: Entry, fetch: Fetch, *, manifest: bool) -> tuple[SavedFile, ...]:
         """Save the files of an item, with their manifests."""
         # Only files that this journal has saved are replaced: others are of other batches.
-        files = await fetch(self._path, entry.files)
+        files = await fetch(self._path, tuple(_of_folders(entry.files)))
         if manifest:
             now = datetime.now(UTC)
             await run_in_thread(lambda: write_manifests(self._path, entry, files, now))
         return files
 
-    async def has_files(self, files: Iterable[SavedFile]) -> bool:
-        """Return whether files that were saved are still there."""
-        return await asyncio.to_thread(lambda: all(_is_whole(self._path, file) for file in files))
+    async def has_files(self, files: Iterable[SavedFile], *, shared: bool) -> bool:
+        """Return whether files that were saved are still there.
+
+        Files of a shared journal may be in this folder of another machine, and are not looked for.
+        """
+        saved = list(files)
+        if any(file.archive for file in saved):
+            return False
+        return shared or await asyncio.to_thread(
+            lambda: all(_is_whole(self._path, file) for file in saved)
+        )
 
     def add_files(self, outcome: Outcome, files: Iterable[SavedFile]) -> Outcome:
         """Return an outcome with the places of its files."""
-        return evolve(outcome, files=tuple(self._path / file.name for file in files))
+        places = tuple(self._path / file.name for file in _of_folders(files))
+        return evolve(outcome, files=places)
 
 
 class ArchiveDestination:
@@ -73,13 +82,14 @@ class ArchiveDestination:
             await archive_manifests(self._archive, entry, files, datetime.now(UTC))
         return files
 
-    async def has_files(self, _: Iterable[SavedFile]) -> bool:
-        """Return True: objects are not looked for again."""
-        return True
+    async def has_files(self, files: Iterable[SavedFile], *, shared: bool) -> bool:  # noqa: ARG002
+        """Return whether files were saved here. Objects are not looked for again."""
+        return all(map(self._archive.has_file, files))
 
     def add_files(self, outcome: Outcome, files: Iterable[SavedFile]) -> Outcome:
         """Return an outcome with the places of its files."""
-        return evolve(outcome, archived=tuple(self._archive.url_of(file.name) for file in files))
+        saved = filter(self._archive.has_file, files)
+        return evolve(outcome, archived=tuple(self._archive.url_of(file.name) for file in saved))
 
 
 Destination: TypeAlias = FolderDestination | ArchiveDestination
@@ -97,6 +107,10 @@ def open_destination(download_to: str | os.PathLike[str]) -> Destination:
 
         return ArchiveDestination(Archive(download_to))
     return FolderDestination(Path(download_to))
+
+
+def _of_folders(files: Iterable[SavedFile]) -> Iterator[SavedFile]:
+    return (file for file in files if not file.archive)
 
 
 def _is_whole(folder: Path, file: SavedFile) -> bool:

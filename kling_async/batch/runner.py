@@ -137,6 +137,12 @@ class BatchRun:
             entry.ref, input=sent, submitted_at=entry.changed_at, traceparent=entry.traceparent
         )
 
+    async def has_files(self, saved: Entry) -> bool:
+        """Return whether the files of a saved item are where this run saves them."""
+        if self.destination is None:
+            return True
+        return await self.destination.has_files(saved.files, shared=self.journal.shared)
+
     async def close(self) -> None:
         """End the run. The loop over the outcomes and the end of the batch may both call this.
 
@@ -161,7 +167,8 @@ class BatchRun:
 
     async def _claim(self, claims: Claims, entry: Entry) -> Claim:
         """Claim an item if there is anything left to do for it."""
-        if next_step(entry, self.options, fresh=False) is Step.REPORT:
+        elsewhere = entry.state is ItemState.SAVED and not await self.has_files(entry)
+        if next_step(entry, self.options, fresh=False) is Step.REPORT and not elsewhere:
             (claim,) = await self.journal.peek(entry)
             # What a dead worker has left behind is reported by one of those who find it.
             if claim.ownership is not Ownership.MINE or not claim.changed:
@@ -201,7 +208,7 @@ class ItemRun:
         }
         options = self._run.options
         try:
-            if self.entry.state is ItemState.SAVED and not await self._files_exist():
+            if self.entry.state is ItemState.SAVED and not await self._run.has_files(self.entry):
                 await self._save_files()
             while (step := next_step(self.entry, options, fresh=self._fresh)) in steps:
                 if not await steps[step]():
@@ -367,16 +374,6 @@ class ItemRun:
             files = await destination.save(entry, fetch, manifest=kind != "none")
         await self._record_state(ItemState.SAVED, files=files)
         return True
-
-    async def _files_exist(self) -> bool:
-        """Whether the saved files are still there.
-
-        Files of a shared journal may be on another machine, and are not checked.
-        """
-        destination = self._run.destination
-        if destination is None or self._run.journal.shared:
-            return True
-        return await destination.has_files(self.entry.files)
 
     async def _record_state(  # noqa: PLR0913 - the details are given by name
         self,

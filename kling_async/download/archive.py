@@ -58,6 +58,10 @@ class Archive:
         """Return the URL of an object, without the query of the archive's URL."""
         return f"{self._objects.shown}/{name}"
 
+    def has_file(self, file: SavedFile) -> bool:
+        """Return whether a file was saved here. It is not looked for."""
+        return file.archive == self._objects.shown
+
     async def check(self) -> None:
         """Create an object, read it, and delete it.
 
@@ -96,7 +100,7 @@ class Archive:
                 except StorageError as error:
                     error.ref, error.may_have_charged = ref, True
                     raise
-                saved.append(evolve(file, name=name))
+                saved.append(evolve(file, name=name, archive=self._objects.shown))
                 await run_in_thread(path.unlink)
         return tuple(saved)
 

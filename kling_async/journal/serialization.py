@@ -175,8 +175,9 @@ def parse_details(
 
 def _file_fields(file: SavedFile) -> dict[str, object]:
     fields = file.to_dict()
-    if file.media is None:  # earlier versions do not know the field
-        del fields["media"]
+    for name in ("media", "archive"):  # earlier versions do not know them
+        if not fields[name]:
+            del fields[name]
     return fields
 
 

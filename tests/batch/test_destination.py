@@ -16,6 +16,7 @@ from kling_async import (
     Polling,
     StorageError,
 )
+from kling_async._storage.objects import Objects
 from kling_async.batch.destination import (
     ArchiveDestination,
     FolderDestination,
@@ -90,6 +91,40 @@ async def test_archived(
     assert (manifest["file"], manifest["key"]) == ("fox.mp4", "fox")
     assert manifest["size_bytes"] == len(memory.get("fox.mp4").bytes())
     assert (await histories())["fox"][-1] is ItemState.SAVED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True], ids=["file", "shared"])
+async def test_saved_elsewhere(
+    *,
+    shared: bool,
+    emulate: Emulate,
+    connect: Connect,
+    tmp_path: Path,
+    s3_url: str,  # noqa: F811 - the fixture
+    request: pytest.FixtureRequest,
+) -> None:
+    """What a folder has is not in an archive, and the reverse: the next run saves it there."""
+    emulator = await emulate(speed=1000.0)
+    client = await connect(emulator, polling=FAST)
+    folder = tmp_path / "videos"
+    journal = request.getfixturevalue("postgres_url") if shared else tmp_path / "run.sqlite"
+
+    async def save(download_to: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        async with Batch(client, journal=journal, download_to=download_to) as batch:
+            (outcome,) = [outcome async for outcome in batch.run([Item("fox", FOX)])]
+        assert (outcome.error, outcome.done_by_other) == (None, False)
+        return outcome.files, outcome.archived
+
+    await save(folder)
+    for url in (s3_url, s3_url.replace("?", "/other?")):
+        assert await save(url) == ((), (f"{url.partition('?')[0]}/fox.mp4",))
+        assert await Objects(url).object_size("fox.mp4")
+    (folder / "fox.mp4").write_bytes(b"of another batch")
+    (saved,), archived = await save(folder)
+    assert saved.name.startswith("fox+")
+    assert archived == ()
+    assert len(emulator.ledger) == 1
 
 
 @pytest.mark.slow

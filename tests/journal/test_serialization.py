@@ -32,7 +32,9 @@ FAILURES = st.builds(
     st.booleans(),
     st.none() | st.integers(100, 599),
 )
-FILES = st.lists(st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS), max_size=3).map(tuple)
+FILES = st.lists(
+    st.builds(SavedFile, TEXTS, TEXTS, st.integers(0), TEXTS, archive=TEXTS), max_size=3
+).map(tuple)
 
 
 @FREELY
