@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import sys
 import threading
 from datetime import timedelta
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _NARROW, _NARROWEST = 72, 56
 
-# The widest row. When a terminal becomes narrower than what is on it, copies of rows remain.
+# The widest row. When a terminal becomes narrower than what is on it, copies of rows remain; and
+# when Ctrl-C writes "^C" behind a row that has no room for it.
 _WIDEST = 100
+_FREE_COLUMNS = 2
 
 # Lines of the terminal that bars leave free, and the most that they take.
 _MARGIN = 3
@@ -101,7 +104,7 @@ class RichDisplay(TextDisplay):
     def _sum(self, label: str, fraction: float | None, seconds: float) -> Table:
         columns = (Column(), Column(no_wrap=True), Column(ratio=1))
         bar = Table.grid(*columns, padding=(0, 1), expand=True)
-        bar.width = min(terminal.console.width, _WIDEST)
+        bar.width = _row_width()
         elapsed = timedelta(seconds=int(seconds))
         is_done = fraction == 1.0 or not self._is_open
         completed = fraction if fraction is not None else float(is_done)
@@ -115,7 +118,7 @@ class RichDisplay(TextDisplay):
         return bar
 
     def _table(self, lines: list[ProgressLine]) -> Table:
-        width = min(terminal.console.width, _WIDEST)
+        width = _row_width()
         bar = _BAR_WIDTH if width >= _NARROW else _BAR_WIDTH // 2 if width >= _NARROWEST else 0
         columns = [Column(), Column(ratio=1, no_wrap=True), Column(min_width=10, no_wrap=True)]
         columns += [Column(width=bar)] if bar else []
@@ -182,12 +185,14 @@ class Terminal:
             stream: TextIO = getattr(sys, name)
             # A pipe must receive results unchanged.
             if stream is not None and stream.isatty():
-                self._proxies[name] = FileProxy(lines, stream)  # type: ignore[arg-type]
-                setattr(sys, name, self._proxies[name])
+                self._proxies[name] = proxy = FileProxy(lines, stream)  # type: ignore[arg-type]
+                setattr(sys, name, proxy)
+                _redirect_logs(stream, proxy)
 
     def _restore(self) -> None:
         for name, proxy in self._proxies.items():
             proxy.flush()
+            _redirect_logs(proxy, proxy.rich_proxied_file)
             if getattr(sys, name) is proxy:  # the program may have put another in its place
                 setattr(sys, name, proxy.rich_proxied_file)
         self._proxies.clear()
@@ -215,6 +220,18 @@ class Terminal:
 def _open_console() -> Console:
     """Return a console that writes to stderr as it is now, whatever takes its place later."""
     return Console(file=sys.stderr, highlight=False, markup=False)
+
+
+def _row_width() -> int:
+    return max(1, min(terminal.console.width - _FREE_COLUMNS, _WIDEST))
+
+
+def _redirect_logs(before: object, after: object) -> None:
+    """Give the handlers that write log records to a stream another one: each keeps its stream."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                handler.setStream(after)  # an object with `write`, such as a proxy
 
 
 class _LinesAbove:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import struct
@@ -281,7 +282,7 @@ def test_width(width: int, bar: int, monkeypatch: pytest.MonkeyPatch) -> None:
     last = screen.text.splitlines()[-1]
     assert last.startswith("  a fox in fresh")
     assert "…" in last
-    assert len(last) == width
+    assert len(last) == width - 2  # there is room for ^C
     assert last.count("━") == bar
 
 
@@ -383,6 +384,25 @@ def test_stdout_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     progress(DONE[0])
     assert sys.stdout is out
     assert "https://host/" + "x" * 200 in screen.text
+
+
+@pytest.mark.parametrize("name", ["", "tests.a_program"])
+def test_log_of_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log records are above the rows, though their handlers keep the stream of their creation."""
+    screen = _use_screen(monkeypatch)
+    logger, handler = logging.getLogger(name), logging.StreamHandler()
+    logger.addHandler(handler)
+    try:
+        progress = Progress()
+        progress(Submitted(REFS[0], FOX))
+        rich_display.terminal.draw()
+        logging.getLogger("tests.a_program").warning("from the program")
+        rich_display.terminal.draw()
+        progress(DONE[0])
+    finally:
+        logger.removeHandler(handler)
+    assert "\rfrom the program\n" in screen.text  # in place of the row, which is drawn below it
+    assert handler.stream is screen
 
 
 def test_stdout_that_is_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
