@@ -16,7 +16,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from kling_async import client as _async
-from kling_async._utils.loop_thread import LoopThread, iterate_in_thread
+from kling_async._utils.loop_thread import LoopThread, close_at_exit, iterate_in_thread
 from kling_async.errors import ClientClosedError, ConfigurationError
 from kling_async.tasks import task as _async_task
 from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_inputs
@@ -70,7 +70,7 @@ class KlingClient:
     It takes the arguments of :class:`kling_async.KlingClient`. One client may be used from any
     number of threads, also from one that runs an event loop, which it blocks. The first call
     starts the background thread: a client made before a fork works in each process that makes its
-    first call after the fork.
+    first call after the fork. A client that is still open when the program exits is closed then.
 
     Hooks, observers and ``on_update`` are called in the background thread.
 
@@ -104,6 +104,7 @@ class KlingClient:
                 coroutine.close()
                 raise ClientClosedError("the client is closed: make another one")
             thread = self._thread = self._thread or LoopThread()
+            close_at_exit(self)
         try:
             return thread.call(coroutine)
         except asyncio.CancelledError as cancellation:

@@ -353,6 +353,32 @@ def test_ctrl_c() -> None:
     assert err.count(task.task_id) >= 1
 
 
+LEFT_OPEN = """
+import sys
+from kling_async import MasterTextToVideo, Polling
+from kling_async.blocking import KlingClient
+kling = KlingClient(sys.argv[1], base_url=sys.argv[2], polling=Polling(first=0.01))
+inputs = (MasterTextToVideo(f"{number}") for number in range(9))
+outcomes = kling.generate_many(inputs, in_flight=2)
+print(next(outcomes).task_ref)
+sys.exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_without_closing() -> None:
+    """It ends at once, and the log names each task that it has paid for without a result."""
+    with service() as emulator:
+        command = (sys.executable, "-c", LEFT_OPEN, emulator.key, emulator.base_url)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "unattended" in done.stderr
+    assert [
+        one.task_id for one in emulator.ledger if one.task_id not in done.stdout + done.stderr
+    ] == []
+
+
 def test_documentation_is_that_of_the_asynchronous_methods() -> None:
     """Each method has the docstring and the parameters of its asynchronous twin."""
     submits = ("submit", "attach", "generate", "generate_many")

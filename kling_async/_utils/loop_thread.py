@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from kling_async.errors import ConfigurationError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 _END = object()
+_used: WeakSet[Any] = WeakSet()
 
 
 class LoopThread(threading.Thread):
@@ -116,6 +119,17 @@ def _transfer(task: asyncio.Task[_R], done: Future[_R]) -> None:
         done.set_exception(error)
 
 
+def close_at_exit(client: object) -> None:
+    """Call ``client.close()`` when the program exits, while its threads still run."""
+    _used.add(client)
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_used):
+        client.close()
+
+
 async def iterate_in_thread(items: Iterable[_T]) -> AsyncGenerator[_T]:
     """Read an iterable in a thread: it may block, also by using the blocking client."""
     iterator = iter(items)
@@ -123,5 +137,6 @@ async def iterate_in_thread(items: Iterable[_T]) -> AsyncGenerator[_T]:
         while (item := await asyncio.to_thread(next, iterator, _END)) is not _END:
             yield item  # type: ignore[misc] # not the end
     finally:
-        if (close := getattr(iterator, "close", None)) is not None:
+        close = getattr(iterator, "close", None)
+        if close is not None and threading.main_thread().is_alive():  # else no thread starts
             await asyncio.to_thread(close)
