@@ -25,6 +25,9 @@ from kling_async import (
 )
 from kling_async._utils.loop_thread import LoopThread
 from kling_async.blocking import KlingClient
+
+# Before the tests: CPython 3.11 fails to compile it while another thread formats a traceback.
+from kling_async.tasks import event_emitter  # noqa: F401
 from kling_async.testing import Emulator, Scenario
 from tests.images.pictures import picture
 from tests.patience import HANGS
