@@ -114,7 +114,7 @@ class RequestExecutor:
             chance = random()  # noqa: S311 - jitter
             delay = self.retry.next_delay(error, attempt, clock() - started, chance, patience=limit)
             if isinstance(error, RateLimitError):
-                self._pause(request, error, attempt, delay, permit)
+                self.pause_after(request, error, permit, attempt, delay)
             if delay is None:
                 raise error
             if self.events is not None:
@@ -162,26 +162,13 @@ class RequestExecutor:
         self._connections.get()  # raises on another running loop
         self._interruptions += 1
 
-    def _emit_to(self, hooks: tuple[Hook, ...]) -> None:
-        from kling_async.tasks.event_emitter import EventEmitter
-
-        base_url = getattr(self.transport, "base_url", "")
-        self.events = EventEmitter(hooks, base_url, self.limits.requests_per_minute)
-
-    def _emit_to_log(self) -> None:
-        """Log the events from now on: the log is enabled for more than warnings."""
-        from kling_async.telemetry.logs import EventLog
-
-        self._logs = True
-        self._emit_to((*(self.events.hooks if self.events is not None else ()), EventLog()))
-
-    def _pause(
+    def pause_after(
         self,
         request: Request,
         error: RateLimitError,
-        attempt: int,
-        delay: float | None,
         permit: Permit,
+        attempt: int = 1,
+        delay: float | None = None,
     ) -> None:
         """Pause all requests after a 429, unless it concerns the number of running tasks.
 
@@ -199,3 +186,16 @@ class RequestExecutor:
             delay = max(asked, jitter)
         if self.limiter.pause(delay, permit) and self.events is not None:
             self.events.paused(delay)
+
+    def _emit_to(self, hooks: tuple[Hook, ...]) -> None:
+        from kling_async.tasks.event_emitter import EventEmitter
+
+        base_url = getattr(self.transport, "base_url", "")
+        self.events = EventEmitter(hooks, base_url, self.limits.requests_per_minute)
+
+    def _emit_to_log(self) -> None:
+        """Log the events from now on: the log is enabled for more than warnings."""
+        from kling_async.telemetry.logs import EventLog
+
+        self._logs = True
+        self._emit_to((*(self.events.hooks if self.events is not None else ()), EventLog()))

@@ -313,12 +313,6 @@ class Submitter:
             submits.sending.add(task)
         outcome = await response
         pending.response = pending.task = pending.attempt = None
-        if isinstance(outcome, Failed) and pending.slot is not None:
-            error = outcome.error
-            if isinstance(error, RateLimitError) and error.retryable:
-                self._executor.limiter.refused(pending.slot)
-                pending.slot = None
-                self._report_limit()
         return outcome
 
     async def _send(
@@ -354,7 +348,8 @@ class Submitter:
             if not response.done():
                 response.set_result(outcome)
             else:
-                self._conclude(pending, outcome.error if isinstance(outcome, Failed) else None)
+                failure = outcome.error if isinstance(outcome, Failed) else None
+                self._conclude(pending, failure, permit=permit)
         finally:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - this runs in one
@@ -373,7 +368,15 @@ class Submitter:
                 pending.attempt.withdraw()
             raise
         if isinstance(outcome, Failed):
-            return self._recover(pending, outcome.error) or outcome
+            failure = outcome.error
+            if (found := self._recover(pending, failure)) is not None:
+                return found
+            busy = isinstance(failure, RateLimitError) and failure.retryable
+            if busy and pending.slot is not None:
+                self._executor.limiter.refused(pending.slot)
+                pending.slot = None
+                self._report_limit()
+            return outcome
         assert pending.slot is not None  # noqa: S101 - nothing is sent without
         callback = pending.callback
         nonce = callback.nonce if callback is not None else ""
@@ -414,11 +417,14 @@ class Submitter:
         pending: PendingSubmit,
         error: BaseException | None,
         cancellation: BaseException | None = None,
+        permit: Permit | None = None,
     ) -> None:
         """Conclude a submit that was answered when its caller had left."""
         if pending.task is not None:
             self._registry.abandon(pending.task, cancellation)
         elif error is not None:
+            if isinstance(error, RateLimitError) and permit is not None:
+                self._executor.pause_after(pending.request, error, permit)
             self._settle(pending, error)
 
     def _interrupted(self, pending: PendingSubmit) -> None:
@@ -427,8 +433,8 @@ class Submitter:
             self._registry.abandon(pending.task)
             return
         if not pending.may_run:  # it was refused
-            assert pending.slot is not None  # noqa: S101 - the caller has left and not released it
-            pending.slot.release()
+            if pending.slot is not None:  # else it was refused since too many tasks run
+                pending.slot.release()
             if self._executor.events is not None:
                 self._executor.events.submit_concluded(pending.request, pending.sent)
             return

@@ -3,15 +3,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, TaskRef
 from kling_async.errors import AnswerLostError, JournalError, KlingError, RefusedError, ServerError
-from kling_async.events import Event, SubmitFailed, Submitted, TasksAbandoned
+from kling_async.events import (
+    Event,
+    SubmitFailed,
+    Submitted,
+    TaskLimitChanged,
+    TasksAbandoned,
+)
 from kling_async.limits.local import LocalLimiter
 from kling_async.tasks.task_registry import kind_of
 from kling_async.testing import ScriptedTransport, VirtualLoop
@@ -655,16 +662,44 @@ async def test_cancelled_in_the_moment_of_a_failed_acceptance(error: Exception) 
     assert str(ref) in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("refusal", ["429", "429:30"])
+async def test_callers_that_leave_before_a_429(
+    refusal: str, emulate: Emulate, connect: Connect
+) -> None:
+    """A 429 counts for all that follow, even if its own caller has left before it came."""
+    emulator = await emulate(f"submit:*={refusal}", latency=(1.5, 1.5))
+    kling = await connect(emulator, limits=Limits(concurrent_tasks=20))
+
+    async def impatient() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await kling.submit(FOX)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(60):
+            group.create_task(impatient())
+            await asyncio.sleep(1)
+    sent = [arrival.at for arrival in emulator.requests]
+    assert len(sent) <= (9 if refusal == "429:30" else 14)
+    if refusal == "429:30":
+        assert all(late - early < 4 or late - early > 26 for early, late in pairwise(sent))
+
+
 # ------------------------------------------------------------------------------ the loop's end
 
 
 @pytest.mark.parametrize(
     ("refused", "kinds", "slots"),
-    [(False, [Submitted, TasksAbandoned], 1), (True, [], 0), (True, None, 0)],
-    ids=["accepted", "refused", "refused, without a hook"],
+    [
+        (0, [Submitted, TasksAbandoned], 1),
+        (403, [], 0),
+        (403, None, 0),
+        (429, [TaskLimitChanged], 0),
+    ],
+    ids=["accepted", "refused", "refused, without a hook", "busy"],
 )
 def test_a_loop_that_ends_while_the_observer_records(
-    refused: bool,  # noqa: FBT001
+    refused: int,
     kinds: list[type[Event]] | None,
     slots: int,
     caplog: pytest.LogCaptureFixture,
@@ -672,7 +707,7 @@ def test_a_loop_that_ends_while_the_observer_records(
     """If the loop ends while the observer notes a task, that is reported; a refusal is free."""
     events: list[Event] = []
     limiter = LocalLimiter()
-    said = answer(None, status=403) if refused else answer({"taskId": "task_1"})
+    said = answer(None, status=refused) if refused else answer({"taskId": "task_1"})
     transport = ScriptedTransport(lambda _: said)
     hooks = [] if kinds is None else [events.append]
     kling = KlingClient(KEY, transport=transport, hooks=hooks, limiter=limiter)
@@ -687,4 +722,4 @@ def test_a_loop_that_ends_while_the_observer_records(
         runner.run(main())
     assert [type(event) for event in events] == (kinds or [])
     assert limiter.slots_in_use == slots
-    assert ("kling-2-1/task_1" in caplog.text) is not refused
+    assert ("kling-2-1/task_1" in caplog.text) is not bool(refused)
