@@ -787,7 +787,9 @@ async def test_a_task_that_ends_within_its_submit(confirm: bool, run: RunBatch) 
             return answer({**said, "taskId": request.ref.task_id})
         said["taskId"] = f"t{len(transport.requests)}"
         url = json.loads(request.body or b"")["callback_url"]
-        inbox.handle("POST", urlsplit(url).path, json.dumps({"code": 200, "data": said}).encode())
+        inbox.handle(
+            "POST", urlsplit(url).path, "", json.dumps({"code": 200, "data": said}).encode()
+        )
         return answer({"taskId": said["taskId"]})
 
     transport = ScriptedTransport(script)
@@ -815,7 +817,7 @@ async def test_an_unsure_item_whose_callback_comes(
             (unsure,) = [outcome async for outcome in batch.run(items(1))]
             assert isinstance(unsure.error, AnswerLostError)
             body = {"code": 200, "data": {"taskId": "found", "state": "processing"}}
-            inbox.handle("POST", urlsplit(urls[0]).path, json.dumps(body).encode())
+            inbox.handle("POST", urlsplit(urls[0]).path, "", json.dumps(body).encode())
             await asyncio.sleep(1)
             (found,) = [outcome async for outcome in batch.run(items(1))]
         assert found.result is not None

@@ -255,7 +255,7 @@ def taking() -> None:
         asked = [(one.split(b" ", 2)[1].decode(), one.partition(b"\r\n\r\n")[2]) for one in sent]
         before = time.process_time()
         for path, body in asked:
-            inbox.handle("POST", path, body)
+            inbox.handle("POST", path, "", body)
         each = (time.process_time() - before) / len(asked)
         figures.row(f"inbox.handle alone, {name}", f"{1 / each:,.0f}")
 

@@ -110,7 +110,7 @@ class Service:
             "data": data(task or f"task_{number}", state, urls),
         }
         path = urlsplit(self.url(number)).path
-        return self.inbox.handle("POST", path, json.dumps(said).encode())
+        return self.inbox.handle("POST", path, "", json.dumps(said).encode())
 
     def end(self, number: int = 1, state: str = "success") -> int:
         """End a task, and call back."""

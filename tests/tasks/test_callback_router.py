@@ -385,7 +385,7 @@ async def test_another_models_url() -> None:
         wait = await waiting((await kling.submit(FOX)).wait())
         url = service.inbox.callback_url("kling-3", "n" * 16)
         said = json.dumps({"data": data("task_1")}).encode()
-        assert service.inbox.handle("POST", urlsplit(url).path, said) == 200
+        assert service.inbox.handle("POST", urlsplit(url).path, "", said) == 200
         await asyncio.sleep(1)
         assert not service.asked
         wait.cancel()

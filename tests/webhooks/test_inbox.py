@@ -211,8 +211,8 @@ def test_rotation() -> None:
     """The first secret signs; what any of them has signed is taken; a dropped one is no more."""
     old, both, new = (inbox(secret=one) for one in (SECRET, [OTHER, SECRET], OTHER))
     signed = urlsplit(both.callback_url(MODEL, NONCE)).path
-    assert [box.handle("POST", PATH, body()) for box in (old, both, new)] == [200, 200, 404]
-    assert [box.handle("POST", signed, body()) for box in (old, both, new)] == [404, 200, 200]
+    assert [box.handle("POST", PATH, "", body()) for box in (old, both, new)] == [200, 200, 404]
+    assert [box.handle("POST", signed, "", body()) for box in (old, both, new)] == [404, 200, 200]
 
 
 # ----------------------------------------------------------------------------- what becomes of what
@@ -249,7 +249,7 @@ def test_answers(method: str, path: str, what: bytes, status: int, counted: Coun
     """Each request has its status, and is counted by what became of it."""
     box, listener = listening("task_1")
     assert box.counts == Counts()
-    assert box.handle(method, path, what) == status
+    assert box.handle(method, path, "a=b", what) == status
     assert box.counts == counted
     assert len(listener.received) == counted.delivered + counted.unknown + counted.still_running
 
@@ -258,10 +258,10 @@ def test_those_that_say_that_it_runs() -> None:
     """Four that say that a task runs are passed on, and take no place of those that say its end."""
     box, listener = listening("task_1")
     for _ in range(6):
-        box.handle("POST", PATH, body(state="processing"))
-    box.handle("POST", PATH, body("task_2", state="processing"))
+        box.handle("POST", PATH, "", body(state="processing"))
+    box.handle("POST", PATH, "", body("task_2", state="processing"))
     for _ in range(6):
-        box.handle("POST", PATH, body())
+        box.handle("POST", PATH, "", body())
     states = [one.snapshot.state.value for one in listener.received]
     assert states == ["processing"] * 5 + ["success"] * 4
     assert box.counts == Counts(delivered=1, repeated=5, still_running=7)
@@ -281,7 +281,7 @@ def test_what_listeners_get() -> None:
     """A listener gets the snapshot, the nonce, and whether the callback may be trusted."""
     for confirm in (True, False):
         box, listener = listening("task_1", confirm=confirm)
-        box.handle("POST", PATH, body())
+        box.handle("POST", PATH, "", body())
         (callback,) = listener.received
         assert callback.snapshot.ref == TaskRef(MODEL, "task_1")
         assert callback.snapshot.state is TaskState.SUCCESS
@@ -324,8 +324,8 @@ def test_before_the_body(method: str, path: str, length: int | None, status: int
 def test_the_limit_of_a_body() -> None:
     """A body of the largest size is read, and one byte more is not."""
     whole = body()
-    assert inbox(max_body_bytes=len(whole)).handle("POST", PATH, whole) == 200
-    assert inbox(max_body_bytes=len(whole) - 1).handle("POST", PATH, whole) == 413
+    assert inbox(max_body_bytes=len(whole)).handle("POST", PATH, "", whole) == 200
+    assert inbox(max_body_bytes=len(whole) - 1).handle("POST", PATH, "", whole) == 413
 
 
 def reader(*parts: bytes | Exception, pause: float = 0.0) -> Callable[[], Awaitable[bytes]]:
@@ -367,7 +367,7 @@ def test_nothing_is_learned_without_a_token(method: str, length: int, what: byte
     box, listener = listening("task_1")
     for path in (FORGED, "/kling/", PATH + "x", PATH[:-1]):
         assert box.verify(method, path, length) == 404
-        assert box.handle(method, path, what) == 404
+        assert box.handle(method, path, "", what) == 404
     assert box.counts == Counts(invalid_token=8)
     assert not listener.received
 
@@ -379,20 +379,20 @@ def test_repeated() -> None:
     """Further callbacks of a task are counted as such, and passed on up to the fourth."""
     box, listener = listening("task_1", "task_2")
     for _ in range(6):
-        assert box.handle("POST", PATH, body()) == 200
+        assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, repeated=5)
     assert len(listener.received) == 4
-    assert box.handle("POST", PATH, body("task_2")) == 200
+    assert box.handle("POST", PATH, "", body("task_2")) == 200
     assert box.counts == Counts(delivered=2, repeated=5)
 
 
 def test_late() -> None:
     """What comes when the task has ended, and is not waited for any more, is a repetition."""
     box, listener = listening("task_1")
-    box.handle("POST", PATH, body())
+    box.handle("POST", PATH, "", body())
     listener.known = ()
     for _ in range(9):
-        assert box.handle("POST", PATH, body()) == 200
+        assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, repeated=9)
 
 
@@ -400,9 +400,9 @@ def test_unknown_ones_are_passed_on() -> None:
     """An unknown task may be attached before its next callback, which then wakes it."""
     box, listener = listening()
     for _ in range(9):
-        assert box.handle("POST", PATH, body()) == 200
+        assert box.handle("POST", PATH, "", body()) == 200
     listener.known = ("task_1",)
-    assert box.handle("POST", PATH, body()) == 200
+    assert box.handle("POST", PATH, "", body()) == 200
     assert box.counts == Counts(delivered=1, unknown=9)
 
 
@@ -415,15 +415,15 @@ def test_memory() -> None:
 
     box, listener = inbox(), KnowsAll()
     box.join(listener)
-    box.handle("POST", PATH, body("unknown"))
+    box.handle("POST", PATH, "", body("unknown"))
     for number in range(10_000):
-        box.handle("POST", PATH, b'{"data":{"taskId":"%d","state":"failed"}}' % number)
-    box.handle("POST", PATH, body("0"))
+        box.handle("POST", PATH, "", b'{"data":{"taskId":"%d","state":"failed"}}' % number)
+    box.handle("POST", PATH, "", body("0"))
     assert box.counts == Counts(delivered=10_000, repeated=1, unknown=1)
-    box.handle("POST", PATH, body("10000"))
-    box.handle("POST", PATH, body("1"))
+    box.handle("POST", PATH, "", body("10000"))
+    box.handle("POST", PATH, "", body("1"))
     assert box.counts == Counts(delivered=10_001, repeated=2, unknown=1)
-    box.handle("POST", PATH, body("0"))
+    box.handle("POST", PATH, "", body("0"))
     assert box.counts == Counts(delivered=10_002, repeated=2, unknown=1)
 
 
@@ -436,7 +436,7 @@ def test_several_listeners() -> None:
     other = RecordingListener("task_2")
     box.join(other)
     for task_id in ("task_1", "task_2"):
-        box.handle("POST", PATH, body(task_id))
+        box.handle("POST", PATH, "", body(task_id))
     assert len(one.received) == len(other.received) == 2
     assert box.counts == Counts(delivered=2)
 
@@ -445,7 +445,7 @@ def test_joining_twice() -> None:
     """A listener that has joined twice gets a callback once."""
     box, listener = listening("task_1")
     box.join(listener)
-    box.handle("POST", PATH, body())
+    box.handle("POST", PATH, "", body())
     assert len(listener.received) == 1
 
 
@@ -455,7 +455,7 @@ def test_a_listener_that_is_deleted() -> None:
     received = listener.received
     del listener
     gc.collect()
-    assert box.handle("POST", PATH, body()) == 200
+    assert box.handle("POST", PATH, "", body()) == 200
     assert not received
     assert box.counts == Counts(unknown=1)
 
@@ -471,18 +471,19 @@ def test_hooks(caplog: pytest.LogCaptureFixture) -> None:
         raise ValueError("no")
 
     box, _ear = listening("task_1", hooks=[fail, received.append])
-    assert box.handle("POST", PATH, body()) == 200
-    assert box.handle("POST", PATH, body(state="processing")) == 200
-    assert box.handle("POST", FORGED, body()) == 404
+    assert box.handle("POST", PATH, "", body()) == 200
+    assert box.handle("POST", PATH, "", body(state="processing")) == 200
+    assert box.handle("POST", FORGED, "", body()) == 404
     assert [event.outcome for event in received] == ["delivered", "still_running"]
     assert received[0].snapshot.result_urls == tuple(URLS)
     assert caplog.text.count("a hook failed on a callback") == 2
 
 
 def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Each request is one line of the log, without the token, the path or the body."""
+    """Each request is one line of the log, without the token, the path, the query or the body."""
     caplog.set_level(logging.DEBUG)
     box, _ear = listening("task_1")
+    query = "secret-query"
     for method, path, what in (
         ("POST", PATH, body()),
         ("POST", PATH, body()),
@@ -493,7 +494,7 @@ def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
         ("GET", PATH, b""),
         ("POST", FORGED, body()),
     ):
-        box.handle(method, path, what)
+        box.handle(method, path, query, what)
     box.verify("POST", FORGED)
     assert len(caplog.records) == 9
     assert {record.name for record in caplog.records} == {"kling_async"}
@@ -502,7 +503,7 @@ def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[-1] == "callback request answered with 404: invalid_token (2 so far)"
     for record in caplog.records:
         said = f"{record.getMessage()} {record.args} {record.__dict__}"
-        for private in (TOKEN, *TOKEN.split("~")[1:], FORGED, "/kling/", "garbage", SECRET):
+        for private in (TOKEN, *TOKEN.split("~")[1:], FORGED, "/kling/", query, "garbage", SECRET):
             assert private not in said
 
 
@@ -531,10 +532,10 @@ class World:
         self.wait = asyncio.create_task(task.wait(timeout=1e9))
         await asyncio.sleep(1)
 
-    async def throw(self, method: str, path: str, what: bytes) -> None:
+    async def throw(self, method: str, path: str, query: str, what: bytes) -> None:
         before = sum(astuple(self.box.counts))
         verified = self.box.verify(method, path, len(what))
-        status = self.box.handle(method, path, what)
+        status = self.box.handle(method, path, query, what)
         assert status in {200, 400, 404, 405, 413}
         assert status in {200, 400} if isinstance(verified, tuple) else status == verified
         assert sum(astuple(self.box.counts)) == before + 1 + (isinstance(verified, int))
@@ -588,12 +589,12 @@ def test_whatever_is_thrown_at_it(path: str) -> None:
         methods = st.sampled_from(["POST", "POST", "POST", "GET"]) | anything
 
         @settings(FREELY, max_examples=150 if path == "its own" else 50)
-        @given(methods, paths, st.binary() | near)
-        @example("POST", world.path if path == "its own" else FORGED, body())
-        @example("POST", world.path if path == "its own" else FORGED, b"[" * 65_000)
-        @example("\ud800", "\ud800" * 10_000, b"\xff" * 65_537)
-        def throw(method: str, path: str, what: bytes) -> None:
-            runner.run(world.throw(method, path, what))
+        @given(methods, paths, anything, st.binary() | near)
+        @example("POST", world.path if path == "its own" else FORGED, "", body())
+        @example("POST", world.path if path == "its own" else FORGED, "", b"[" * 65_000)
+        @example("\ud800", "\ud800" * 10_000, "\ud800", b"\xff" * 65_537)
+        def throw(method: str, path: str, query: str, what: bytes) -> None:
+            runner.run(world.throw(method, path, query, what))
 
         throw()
         runner.run(world.end())
@@ -602,9 +603,9 @@ def test_whatever_is_thrown_at_it(path: str) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        lambda box: box.handle("POST", "\ud800" * 10, b"\xff"),
-        lambda box: box.handle("POST", "x" * 10_000_000, b""),
-        lambda box: box.handle("POST", "/" * 1_000_000, b""),
+        lambda box: box.handle("POST", "\ud800" * 10, "\ud800", b"\xff"),
+        lambda box: box.handle("POST", "x" * 10_000_000, "", b""),
+        lambda box: box.handle("POST", "/" * 1_000_000, "", b""),
         lambda box: box.verify("POST", "~" * 1_000_000),
         lambda box: box.verify("\0", f"/{'a' * 100}~{'b' * 64}~{'c' * 32}", -1),
     ],

@@ -100,7 +100,7 @@ class Service:
 
     def call(self, number: int, path: str) -> None:
         envelope = {"code": 200, "message": "success", "data": self.data(number)}
-        assert self.inbox.handle("POST", path, json.dumps(envelope).encode()) == 200
+        assert self.inbox.handle("POST", path, "", json.dumps(envelope).encode()) == 200
 
     def data(self, number: int) -> dict[str, object]:
         data: dict[str, object] = {"taskId": str(number), "state": "processing"}
@@ -336,7 +336,7 @@ def receiver(inbox: list[Inbox]) -> Callable[[web.Request], Awaitable[web.Respon
 
     async def handle(request: web.Request) -> web.Response:
         body = await request.read()
-        status = inbox[0].handle(request.method, request.path, body)
+        status = inbox[0].handle(request.method, request.path, request.query_string, body)
         return web.Response(status=status)
 
     return handle

@@ -289,7 +289,7 @@ async def test_secrets_that_change(url: str, name: str | None) -> None:
         for number, (box, secret) in enumerate(zip(boxes, (old, new, new), strict=True)):
             path = write_token(MODEL, f"{number:016}", secret.encode())
             body = json.dumps({"data": {"taskId": f"task_{number}", "state": "failed"}})
-            assert box.handle("POST", path, body.encode()) == 200
+            assert box.handle("POST", path, "", body.encode()) == 200
         expected = [2, 2, 2] if name else [1, 2, 1]
         async with asyncio.timeout(30):
             while [relay.counts.received for relay in relays] != expected:  # noqa: ASYNC110 - no hook
@@ -317,7 +317,7 @@ async def test_a_relay_outlives_its_engine(caplog: pytest.LogCaptureFixture) -> 
         async with Relay(one, server.url()), Relay(other, server.url()) as relay:
             await asyncio.sleep(0.2)
             server.stop()
-            one.handle("POST", path, json.dumps({"data": said}).encode())
+            one.handle("POST", path, "", json.dumps({"data": said}).encode())
             await asyncio.sleep(0.3)
             server.start()
             async with asyncio.timeout(30):

@@ -123,7 +123,7 @@ class Worker:
         data = {"taskId": task, "state": "success", "resultJson": {"resultUrls": URLS}, **more}
         body = json.dumps({"code": 200, "data": data}).encode()
         path = f"/kling/{write_token(MODEL, nonce, SECRET.encode())}"
-        assert self.inbox.handle("POST", path, body) == 200
+        assert self.inbox.handle("POST", path, "", body) == 200
 
 
 # ---------------------------------------------------------------------------------------- the relay
@@ -643,7 +643,7 @@ class Service:
             self.states[task] = "success"
         path = urlsplit(self.urls[number - 1]).path
         body = json.dumps({"code": 200, "data": self.data(task, "success")}).encode()
-        assert worker.inbox.handle("POST", path, body) == 200
+        assert worker.inbox.handle("POST", path, "", body) == 200
 
 
 async def test_a_callback_at_another_worker() -> None:
