@@ -574,21 +574,29 @@ class KlingClient:
         been reported yet are named in the event :class:`~kling_async.TasksAbandoned` and in a
         warning in the log.
 
-        If the caller is cancelled, closing continues in the background. The client may be used
-        again afterwards.
+        If the caller is cancelled, closing continues in the background; also if it is what this
+        would wait for: an observer to which an answer is passed, or the inputs or the work of a
+        fan-out. The client may be used again afterwards.
         """
         error = self._leaving
         self._executor.interrupt()
+        closer, fan_outs = asyncio.current_task(), list(self._fan_outs)
+        awaited = self._submitter.is_sending(closer) or any(
+            fan_out.is_run_by(closer) for fan_out in fan_outs
+        )
         # What is known is reported before anything is awaited.
-        for fan_out in list(self._fan_outs):
+        for fan_out in fan_outs:
             fan_out.close(ClientClosedError("the client was closed while the fan-out was running"))
         abandoned = self._registry.abandoned_tasks()
         self._report(abandoned, error)
         # In a task of its own: if the caller is cancelled, the answers to submits are still read,
         # and the session is closed after them.
-        closer = asyncio.current_task()
+        cleanup = self._clean_up(abandoned, error, closer)
+        if awaited:
+            self._closing.start(cleanup)
+            return
         try:
-            await self._closing.run(self._clean_up(abandoned, error, closer))
+            await self._closing.run(cleanup)
         except asyncio.CancelledError as cancellation:
             abandoned.add_note_to(cancellation)
             raise

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import pytest
 
 from kling_async import KlingClient, Limits, MasterTextToVideo, Polling, Retry, TaskRef
-from kling_async.errors import AnswerLostError, ClientClosedError, KlingError
+from kling_async.errors import (
+    AnswerLostError,
+    BadRequestError,
+    ClientClosedError,
+    KlingError,
+)
 from kling_async.events import Event, Retrying, SubmitFailed, Submitted, TasksAbandoned
 from kling_async.limits.local import LocalLimiter
 from kling_async.testing import ScriptedTransport
 from kling_async.testing.transport import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from kling_async.tasks.fan_out import WorkItem
     from kling_async.testing import Emulator
     from kling_async.testing.transport import Request, Response
     from tests.conftest import Emulate
@@ -267,6 +274,84 @@ async def test_an_observer_that_closes_the_client() -> None:
         "a-key", transport=ScriptedTransport(lambda _: answer({"taskId": "task_1"}))
     )
     assert (await kling.submit(FOX, observer=Closing())).ref.task_id == "task_1"
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_an_observer_of_the_answer_that_closes_the_client(
+    accepted: bool,  # noqa: FBT001
+    leftovers: Leftovers,
+) -> None:
+    """An observer may close the client when the answer has come: closing waits for the observer."""
+    transport = ScriptedTransport(
+        lambda _: answer({"taskId": "task_1"}) if accepted else answer(None, status=400)
+    )
+    kling = KlingClient("a-key", transport=transport)
+    steps: list[str] = []
+
+    class Closing:
+        async def before_send(self) -> None:
+            transport.close = self.note_close  # type: ignore[method-assign]
+
+        async def on_rejected(self, error: KlingError) -> None:
+            await self.close_and_record()
+
+        async def on_accepted(self, ref: TaskRef) -> None:
+            await self.close_and_record()
+
+        async def close_and_record(self) -> None:
+            await kling.close()
+            await asyncio.sleep(1)
+            steps.append("recorded")
+
+        async def note_close(self) -> None:
+            steps.append("closed")
+
+    async with asyncio.timeout(100):
+        with nullcontext() if accepted else pytest.raises(BadRequestError):
+            assert (await kling.submit(FOX, observer=Closing())).ref.task_id == "task_1"
+    await asyncio.sleep(1)
+    assert steps == ["recorded", "closed"]
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("where", ["inputs", "work"])
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_fan_out_that_closes_the_client(
+    where: str,
+    cancelled: bool,  # noqa: FBT001
+    leftovers: Leftovers,
+) -> None:
+    """The inputs and the work of a fan-out may close the client, also while they are cancelled."""
+    kling = KlingClient("a-key", transport=ScriptedTransport(lambda _: answer({"taskId": "1"})))
+
+    async def close(here: str) -> None:
+        try:
+            await asyncio.sleep(100 if cancelled else 10)
+        finally:
+            if here == where:
+                await kling.close()
+
+    async def inputs() -> AsyncIterator[MasterTextToVideo]:
+        yield FOX
+        await close("inputs")
+        await asyncio.sleep(1000)
+
+    async def work(item: WorkItem[MasterTextToVideo]) -> None:
+        await close("work")
+        await asyncio.sleep(1000)
+
+    async def consume() -> None:
+        async for _ in kling.run_many(work, inputs()):
+            pass
+
+    consumer = asyncio.create_task(consume())
+    await asyncio.sleep(20)
+    consumer.cancel()
+    await asyncio.wait([consumer], timeout=100)
+    assert now() == pytest.approx(20, abs=0.1)
+    assert consumer.cancelled() or isinstance(consumer.exception(), ClientClosedError)
+    await kling.close()
+    assert not leftovers()
 
 
 # ------------------------------------------------------------------------------------------ waiters

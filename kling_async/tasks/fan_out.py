@@ -255,6 +255,10 @@ class FanOut(Generic[_T]):
             self._fail(error)
             self._abandon(error)
 
+    def is_run_by(self, task: asyncio.Task[object] | None) -> bool:
+        """Return whether this asyncio task reads the items or works on one of them."""
+        return task in self._tasks()
+
     async def finished(self) -> None:
         """Wait until the clean-up of a run that was left has ended."""
         if self._cleanup is not None:

@@ -209,6 +209,10 @@ class Submitter:
         finally:
             self._closings -= 1
 
+    def is_sending(self, task: asyncio.Task[object] | None) -> bool:
+        """Return whether a submit under way is in this asyncio task, as its observer is, too."""
+        return task in self._submits.get().sending
+
     async def wait_answered(self) -> None:
         """Wait until every submit under way has been answered."""
         sending = self._submits.get().sending
@@ -323,6 +327,9 @@ class Submitter:
         sending: set[asyncio.Task[None]],
     ) -> None:
         """Send the request, read the answer, and pass the outcome to the observer and caller."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this runs in one
+        sending.add(task)  # which has not been returned to its creator, if it was started eagerly
         try:
             outcome = await self._exchange(pending, permit)
             if isinstance(outcome, Failed):
@@ -351,8 +358,6 @@ class Submitter:
                 failure = outcome.error if isinstance(outcome, Failed) else None
                 self._conclude(pending, failure, permit=permit)
         finally:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - this runs in one
             sending.discard(task)
 
     async def _exchange(self, pending: PendingSubmit, permit: Permit) -> Task | Failed:

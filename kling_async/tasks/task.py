@@ -58,6 +58,7 @@ class _Waiters:
 
     loop: asyncio.AbstractEventLoop | None = None
     count: int = 0  # of those that report an abandoned task
+    served: bool = False  # one of them has been given the end
     # While one of them polls, the others wait here: the first takes over if it is cancelled.
     line: list[asyncio.Future[None]] | None = None
 
@@ -246,12 +247,15 @@ class Task:
         except TimeoutError:
             raise self._timed_out(timeout) from self._trouble
         except asyncio.CancelledError as error:
-            ended = self._snapshot is not None and self._snapshot.state.ended
-            if report and waiters.count == 1 and waiters is self._waiters and not ended:
+            # Also if the task has ended, as a status call by another caller has shown: this one is
+            # never given the result.
+            last = waiters.count == 1 and waiters is self._waiters and not waiters.served
+            if report and last:
                 self._registry.abandon(self, error)
             raise
         finally:
             waiters.count -= report
+        waiters.served |= report and self._snapshot.state.ended
         return self._snapshot
 
     async def _poll(self, waiters: _Waiters) -> None:

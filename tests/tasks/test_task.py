@@ -683,8 +683,8 @@ async def test_cancelled_all_at_once() -> None:
     assert len(service.abandoned) == 1
 
 
-async def test_cancelled_after_the_end() -> None:
-    """A task that is seen to have ended is not abandoned, though its waiter is cancelled."""
+async def test_cancelled_before_it_is_given_the_end() -> None:
+    """A waiter that is cancelled when a status call has shown the end has abandoned the task."""
     service = Service((0, "processing"))
     task = service.task()
     waiter = asyncio.create_task(task.wait())
@@ -692,7 +692,26 @@ async def test_cancelled_after_the_end() -> None:
     service.plan = ((0, "success"),)
     await task.status()
     waiter.cancel()
-    await asyncio.wait([waiter])
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await waiter
+    assert service.abandoned == [(REF, caught.value)]
+
+
+async def test_cancelled_when_another_is_given_the_end() -> None:
+    """A task is not abandoned if one of its waiters is given the end, and others are cancelled."""
+    service = Service((0, "success"))
+    task = service.task()
+
+    async def wait_and_cancel() -> Result:
+        result = await task.wait()
+        other.cancel()
+        return result
+
+    first = asyncio.create_task(wait_and_cancel())
+    other = asyncio.create_task(task.wait())
+    await asyncio.wait([first, other])
+    assert first.result().result_urls == URLS
+    assert other.cancelled()
     assert not service.abandoned
 
 
