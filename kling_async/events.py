@@ -191,8 +191,9 @@ class TaskEnded:
 class TasksAbandoned:
     """Tasks continue remotely, but nothing waits for them any more. Store the references.
 
-    Reported when a waiting caller is cancelled, when a fan-out or batch is left early, and when
-    the client is closed. Each task is reported once.
+    Reported when a waiting caller is cancelled, when a fan-out or batch is left early, when a
+    callback names the task of a submit whose answer was lost, and when the client is closed. Each
+    task is reported once.
     """
 
     refs: tuple[TaskRef, ...]

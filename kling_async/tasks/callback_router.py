@@ -155,7 +155,8 @@ class CallbackRouter:
             # Callbacks may arrive out of order.
             if pending.callback is None or snapshot.state.ended:
                 pending.callback = callback
-            if pending.lost and self._recover(pending, callback) is not None:
+            if pending.lost and (found := self._recover(pending, callback)) is not None:
+                self._registry.abandon(found)  # its caller got an error, and does not wait for it
                 self._start_attendant(_report_recovered(pending, snapshot.ref))
         elif task is not None:
             self._wake(task, callback)

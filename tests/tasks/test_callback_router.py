@@ -463,8 +463,11 @@ def lost() -> AnswerLostError:
     return AnswerLostError("lost", may_have_charged=True)
 
 
-async def test_a_lost_answer() -> None:
-    """Where a submit's answer was lost, the callback names its task, and its end frees the slot."""
+async def test_a_lost_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a submit's answer was lost, the callback names its task, and its end frees the slot.
+
+    Nothing waits for the task: it is reported as abandoned, once.
+    """
     service = Service()
     service.refuses = [lost()]
     async with service.client() as kling:
@@ -475,9 +478,11 @@ async def test_a_lost_answer() -> None:
         assert service.end() == 200
         await asyncio.sleep(1)
         ref = TaskRef(MODEL, "task_1")
-        kinds = [SubmitFailed, Submitted, CalledBack, Polled, TaskEnded]
+        kinds = [SubmitFailed, Submitted, CalledBack, TasksAbandoned, Polled, TaskEnded]
         assert [type(event) for event in service.events] == kinds
         assert service.events[1] == Submitted(ref, FOX)
+        assert service.events[3] == TasksAbandoned((ref,))
+        assert caplog.text.count(str(ref)) == 1
         assert not kling.running
         assert service.limiter.slots_in_use == 0
     assert service.asked == {"task_1": 1}
