@@ -35,6 +35,7 @@ from kling_async.results import Result, SavedFile, Snapshot, TaskRef
 from kling_async.tasks.arguments import (
     DEFAULT_TIMEOUT,
     check_aware,
+    check_function,
     check_input,
     check_inputs,
     check_kind,
@@ -44,6 +45,7 @@ from kling_async.tasks.arguments import (
     find_api_key,
     find_base_url,
     find_polling,
+    is_iterable,
     start_log,
 )
 from kling_async.tasks.poll_scheduler import PollScheduler
@@ -288,9 +290,7 @@ class KlingClient:
         if timeout != DEFAULT_TIMEOUT:
             check_timeout(timeout)
         if on_update is not None:
-            from kling_async.tasks.updates import check_on_update
-
-            check_on_update(on_update)
+            check_function("on_update", on_update)
         task = await self.submit(input, callback_url=callback_url)
         try:
             return await task.wait(timeout, on_update=on_update)
@@ -432,8 +432,14 @@ class KlingClient:
             in_flight: How many items may run at one time. Default: the limit of concurrent tasks.
             ordered: Yield in the order of the items.
             on_abandoned: Called with the references of the tasks that are abandoned when the loop
-                is left early, to store them: no warning is logged then.
+                is left early, to store them: no warning is logged then. It is not async.
+
+        Raises:
+            ConfigurationError: An option is invalid. This and the next are raised at once.
+            InputError: ``items`` is not iterable.
         """
+        if not is_iterable(items):
+            raise InputError(f"items must be an iterable of either kind, not {items!r:.80}")
         return self.fan_out(
             work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
         ).outcomes(items)
@@ -449,6 +455,8 @@ class KlingClient:
         """Return the run of :meth:`run_many`, for a caller that also waits for its clean-up."""
         from kling_async.tasks.fan_out import FanOut
 
+        if on_abandoned is not None:
+            check_function("on_abandoned", on_abandoned)
         executor = self._executor
         fan_out = FanOut(
             work,
@@ -544,6 +552,12 @@ class KlingClient:
         """
         if not isinstance(result, Result | Snapshot):
             raise InputError(f"not the result of a task: {result!r:.80}")
+        if previous is not None and not (
+            isinstance(previous, Collection) and all(isinstance(one, SavedFile) for one in previous)
+        ):
+            raise ConfigurationError(f"previous must be several SavedFile, not {previous!r:.80}")
+        if on_renewed is not None and not callable(on_renewed):
+            raise ConfigurationError(f"on_renewed must be a function, not {on_renewed!r:.80}")
 
         async def renew() -> tuple[str, ...]:
             return (await self.status(result.ref)).result_urls

@@ -15,6 +15,7 @@ from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
 
 # Fail reasons for which another attempt may succeed.
 TRANSIENT_REASONS = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
+_REASONS = frozenset(FailReason)
 _PERMANENT_REASONS = {FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA}
 
 
@@ -85,6 +86,9 @@ class BatchOptions:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         reasons: object = self.resubmit_reasons  # a text would be searched for a reason
         several = isinstance(reasons, Collection) and not isinstance(reasons, str)
+        known = several and all(
+            isinstance(one, str) and one in _REASONS for one in self.resubmit_reasons
+        )
         no_path = not isinstance(self.download_to, str | os.PathLike | None)
         failed: object = self.resubmit_failed
         no_count = type(failed) is not int or failed < 0
@@ -94,7 +98,7 @@ class BatchOptions:
             ("resubmit_failed", no_count, "at least 0"),
             ("resubmit_unsure", not isinstance(self.resubmit_unsure, bool), "True or False"),
             ("resubmit_rejected", not isinstance(self.resubmit_rejected, bool), "True or False"),
-            ("resubmit_reasons", not several, "several reasons"),
+            ("resubmit_reasons", not known, "several of FailReason"),
             ("min_balance", no_dollars, "a number of US dollars"),
             ("manifest", self.manifest not in kinds, f"one of {', '.join(kinds)}"),
             ("download_to", no_path, "a path or a URL"),

@@ -36,6 +36,14 @@ def check_methods(name: str, value: object, *methods: str, optional: bool = True
             raise ConfigurationError(f"{name} must be an object with {method}(), not {value!r:.80}")
 
 
+def check_function(name: str, value: object) -> None:
+    """Raise ConfigurationError unless an argument is a function that need not be awaited."""
+    if not callable(value) or iscoroutinefunction(value):
+        raise ConfigurationError(
+            f"{name} must be a function that is not async, as {name}=print, not {value!r:.80}"
+        )
+
+
 def checked_hooks(hooks: Iterable[Callable[..., object]]) -> tuple[Callable[..., object], ...]:
     """Return hooks as a tuple; raise ConfigurationError if they are not functions."""
     if isinstance(hooks, Iterable) and not isinstance(hooks, str | bytes):
@@ -69,14 +77,18 @@ def check_input(value: object) -> None:
 
 def check_inputs(inputs: object) -> None:
     """Raise InputError unless a value is an iterable other than a text or a mapping."""
-    iterable = isinstance(inputs, Iterable | AsyncIterable) or hasattr(inputs, "__getitem__")
-    if iterable and not isinstance(inputs, str | bytes | bytearray | Mapping | type):
-        return
-    seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
-    raise InputError(
-        "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
-        f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
-    )
+    if isinstance(inputs, str | bytes | bytearray | Mapping) or not is_iterable(inputs):
+        seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
+        raise InputError(
+            "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
+            f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
+        )
+
+
+def is_iterable(value: object) -> bool:
+    """Return whether a value is an iterable of either kind."""
+    iterable = isinstance(value, Iterable | AsyncIterable) or hasattr(value, "__getitem__")
+    return iterable and not isinstance(value, type)
 
 
 def check_aware(name: str, value: object) -> None:

@@ -14,6 +14,7 @@ from kling_async._utils.loops import Deadline, DeadlinesClosedError
 from kling_async._utils.text import format_duration
 from kling_async.errors import (
     ClientClosedError,
+    ConfigurationError,
     ContractError,
     KlingError,
     NotFoundError,
@@ -155,8 +156,8 @@ class Task:
             APIError: The service refused the status call.
             ContractError: The task succeeded, and its answer holds no result URLs.
             ClientClosedError: The client was closed meanwhile. The remote task continues.
-            ConfigurationError: The timeout is not a positive number of seconds, or ``on_update`` is
-                not a function.
+            ConfigurationError: The timeout is not a positive number of seconds, ``report`` is not a
+                bool, or ``on_update`` is not a function.
         """
         updates = None
         if on_update is not None:
@@ -167,6 +168,8 @@ class Task:
                 updates.report(self._snapshot)
         if timeout != DEFAULT_TIMEOUT:
             check_timeout(timeout)
+        if not isinstance(report, bool):
+            raise ConfigurationError(f"report must be True or False, not {report!r:.80}")
         deadline = asyncio.get_running_loop().time() + timeout
         snapshot: Snapshot | None = None
         while snapshot is None or not snapshot.state.ended:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import frozen
 
-from kling_async.errors import ConfigurationError
 from kling_async.results import Snapshot, TaskRef, TaskState
+from kling_async.tasks.arguments import check_function
 
 if TYPE_CHECKING:
     from kling_async.tasks.poll_scheduler import TrackedTask
@@ -54,7 +53,7 @@ class UpdateCaller:
     """
 
     def __init__(self, on_update: OnUpdate, ref: TaskRef, tracked: TrackedTask) -> None:
-        check_on_update(on_update)
+        check_function("on_update", on_update)
         self._on_update = on_update
         self._ref = ref
         self._tracked = tracked
@@ -73,12 +72,3 @@ class UpdateCaller:
             self._on_update(TaskUpdate(self._ref, state, elapsed, expected, snapshot))
         except (Exception, CancelledError):  # noqa: BLE001 - it is the user's code
             _log.exception("on_update failed on %s of %s", state, self._ref)
-
-
-def check_on_update(on_update: object) -> None:
-    """Raise ConfigurationError unless a value is a function that need not be awaited."""
-    if not callable(on_update) or inspect.iscoroutinefunction(on_update):
-        raise ConfigurationError(
-            f"on_update must be a function that is not async, as on_update=print, not"
-            f" {on_update!r:.80}"
-        )

@@ -105,6 +105,7 @@ async def test_a_moment_with_a_time_zone(kling: KlingClient) -> None:
 async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
     """Results, references, observers and callback URLs are checked in the same way."""
     nothing: Any = []
+    nothing_else: Any = 5
     with pytest.raises(InputError, match="not the result of a task"):
         await kling.download(nothing, tmp_path)
     with pytest.raises(InputError):
@@ -117,11 +118,22 @@ async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
         kling.traceparent(nothing)
     with pytest.raises(ConfigurationError, match="work must be a function"):
         kling.run_many(nothing, [FOX])
+    with pytest.raises(InputError, match="items must be an iterable"):
+        kling.run_many(async_hook, nothing_else)
+    # The references would be neither stored nor logged.
+    with pytest.raises(ConfigurationError, match="on_abandoned must be a function that is not"):
+        kling.run_many(async_hook, [FOX], on_abandoned=async_hook)
+    with pytest.raises(ConfigurationError, match="report must be True or False"):
+        await kling.attach(REF).wait(report=nothing)
     result = Result(REF, ("https://host/a.mp4",))
     with pytest.raises(ConfigurationError, match="the folder and the name must be text"):
         await kling.download(result, nothing)
     with pytest.raises(ConfigurationError, match="the folder and the name must be text"):
         await kling.download(result, tmp_path, name=nothing)
+    with pytest.raises(ConfigurationError, match="previous must be several SavedFile"):
+        await kling.save(result, tmp_path, previous=["a.mp4"])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="on_renewed must be a function"):
+        await kling.save(result, tmp_path, on_renewed=nothing)
     with pytest.raises(DownloadError, match="cannot create the folder"):
         await kling.download(result, "\0")
 
@@ -140,6 +152,8 @@ async def test_other_arguments(kling: KlingClient, tmp_path: Path) -> None:
         ("resubmit_rejected", "no"),
         ("resubmit_reasons", "timeout"),
         ("resubmit_reasons", None),
+        ("resubmit_reasons", ["timeouts"]),
+        ("resubmit_reasons", [[]]),
         ("resubmit_reasons", iter([])),
         ("download_to", 5),
         ("options", {"max_tasks": 5}),
