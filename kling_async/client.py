@@ -552,12 +552,6 @@ class KlingClient:
         """
         if not isinstance(result, Result | Snapshot):
             raise InputError(f"not the result of a task: {result!r:.80}")
-        if previous is not None and not (
-            isinstance(previous, Collection) and all(isinstance(one, SavedFile) for one in previous)
-        ):
-            raise ConfigurationError(f"previous must be several SavedFile, not {previous!r:.80}")
-        if on_renewed is not None and not callable(on_renewed):
-            raise ConfigurationError(f"on_renewed must be a function, not {on_renewed!r:.80}")
 
         async def renew() -> tuple[str, ...]:
             return (await self.status(result.ref)).result_urls

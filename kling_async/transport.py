@@ -304,8 +304,8 @@ def connector(limit: int = 100, **options: Unpack[ConnectorOptions]) -> aiohttp.
     """
     try:
         return _TwoPoolConnector(limit, options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"no connector can be made: {error}") from None
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:  # of a local_addr
+        raise ConfigurationError(f"no connector can be made: {error!r}") from None
 
 
 def _warn_about_idle_connections(session: aiohttp.ClientSession) -> None:

@@ -173,7 +173,12 @@ async def test_submits_keep_their_own_keepalive(
 
 @pytest.mark.parametrize(
     "options",
-    [{"ssl": "ca.pem"}, {"force_close": True, "keepalive_timeout": 1.0}, {"limt": 3}],
+    [
+        {"ssl": "ca.pem"},
+        {"force_close": True, "keepalive_timeout": 1.0},
+        {"limt": 3},
+        {"local_addr": ""},
+    ],
 )
 async def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     """What aiohttp refuses, and options that it does not have, are mistakes in the settings."""

@@ -163,7 +163,10 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         ConfigurationError: It cannot be created or written to.
     """
-    path = Path(folder)
+    try:
+        path = Path(folder)
+    except TypeError as error:
+        raise ConfigurationError(f"the folder must be a path: {error}") from None
     try:
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path, prefix=".kling-"):

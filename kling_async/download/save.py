@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 from attrs import evolve
 
+from kling_async._network.proxies import Proxies
 from kling_async._utils.shielding import run_in_thread
 from kling_async.download.addresses import HostPolicy
 from kling_async.download.connections import SessionPool
@@ -14,18 +17,20 @@ from kling_async.download.fetch import FileDownload
 from kling_async.download.names import file_name, stem
 from kling_async.download.parts import remove_stale
 from kling_async.download.source import DownloadJob
-from kling_async.errors import ConfigurationError, DownloadError, KlingError, ResultExpiredError
+from kling_async.errors import (
+    ConfigurationError,
+    DownloadError,
+    InputError,
+    KlingError,
+    ResultExpiredError,
+)
 from kling_async.policy.retry import Retry
+from kling_async.results import Result, SavedFile, Snapshot
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
-
-    import aiohttp
-
-    from kling_async._network.proxies import Proxies
-    from kling_async.results import Result, SavedFile, Snapshot
 
 
 class Downloader:
@@ -75,6 +80,7 @@ class Downloader:
         it is called at most once, when a URL has expired, and ``on_renewed`` is awaited with them
         before they are used. ``on_received`` is called with numbers of bytes that were received.
         """
+        _check_arguments(result, previous, on_renewed)
         session = await self._sessions.session()
         try:
             target = Path(folder)
@@ -122,6 +128,17 @@ class Downloader:
     async def close(self) -> None:
         """Close the connections of the running loop. A later call opens new ones."""
         await self._sessions.close()
+
+
+def _check_arguments(result: object, previous: object, on_renewed: object) -> None:
+    if not isinstance(result, Result | Snapshot):
+        raise InputError(f"not the result of a task: {result!r:.80}")
+    if previous is not None and not (
+        isinstance(previous, Collection) and all(isinstance(one, SavedFile) for one in previous)
+    ):
+        raise ConfigurationError(f"previous must be several SavedFile, not {previous!r:.80}")
+    if on_renewed is not None and not callable(on_renewed):
+        raise ConfigurationError(f"on_renewed must be a function, not {on_renewed!r:.80}")
 
 
 async def _renewed_urls(
@@ -181,9 +198,14 @@ async def download(  # noqa: PLR0913 - every one is a keyword with a default
             written. The others are complete. Call again to resume.
         ResultExpiredError: A URL is no longer valid; or, if the error is ``retryable``, its file
             may not exist yet.
-        ConfigurationError: The session is closed or belongs to another event loop, or the URL of
-            a proxy is invalid.
+        ConfigurationError: The session is closed or belongs to another event loop, the URL of a
+            proxy is invalid, or an argument is of another type.
+        InputError: ``result`` is not one.
     """
+    kinds = (("session", session, aiohttp.ClientSession), ("proxies", proxies, Proxies))
+    for argument, value, kind in (*kinds, ("retry", retry, Retry)):
+        if value is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{argument} must be a {kind.__name__}, not {value!r:.80}")
     downloader = Downloader(session=session, proxies=proxies, allow_hosts=allow_hosts)
     try:
         return await downloader.save(result, folder, name=name, overwrite=overwrite, retry=retry)

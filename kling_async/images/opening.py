@@ -29,6 +29,8 @@ def open_image_store(url: str) -> ImageStore:
         ConfigurationError: The URL is invalid.
         MissingExtraError: The extra ``storage`` is not installed, and the URL is not http(s).
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the URL of an image store must be a text, not {url!r:.80}")
     if is_object_url(url):
         from kling_async.images.object_store import ObjectImageStore
 

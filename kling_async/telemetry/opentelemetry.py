@@ -14,6 +14,7 @@ from kling_async import events
 from kling_async._utils.clock import find_clock
 from kling_async._utils.extras import missing_extra
 from kling_async._utils.version import __version__
+from kling_async.errors import ConfigurationError
 from kling_async.results import TaskState
 from kling_async.telemetry.log_lines import describe_error
 
@@ -59,6 +60,7 @@ class OpenTelemetry:
         meter_provider: Default: the global one.
 
     Raises:
+        ConfigurationError: An argument is not a provider.
         MissingExtraError: On import: ``opentelemetry-api`` is not installed.
     """
 
@@ -71,9 +73,13 @@ class OpenTelemetry:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
+        try:
+            tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
+            meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
+        except (AttributeError, TypeError) as error:
+            raise ConfigurationError(f"not a provider of OpenTelemetry: {error}") from None
         self._spans = Spans(tracer)
-        self._metrics = Metrics(metrics.get_meter(_SCOPE, __version__, meter_provider))
+        self._metrics = Metrics(meter)
         self._generations = Generations(lambda generation: self._end(generation, "forgotten"))
 
     def traceparent(self, subject: int | TaskRef) -> str:

@@ -188,6 +188,8 @@ def test_a_folder_that_cannot_be_made(inside: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot save files to"):
         check_folder(tmp_path / inside)
+    with pytest.raises(ConfigurationError, match="the folder must be a path"):
+        check_folder(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")

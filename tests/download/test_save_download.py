@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from kling_async import Result, Retry, Snapshot, TaskRef
 from kling_async.download import download
-from kling_async.errors import ConfigurationError, DownloadError
+from kling_async.errors import ConfigurationError, DownloadError, InputError
 from kling_async.results import SavedFile, TaskState
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ async def test_files_are_saved(serve_app: ServeApp, tmp_path: Path) -> None:
         SavedFile(url, name, len(VIDEO), digest) for url, name in zip(urls, names, strict=True)
     )
     assert content(folder) == dict.fromkeys(names, VIDEO)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("result", ["https://host/a.mp4"]),
+        ("session", "a session"),
+        ("proxies", "http://proxy"),
+        ("retry", 3),
+    ],
+)
+async def test_arguments(name: str, value: object, tmp_path: Path) -> None:
+    """An argument of another type is refused before anything is requested."""
+    arguments: dict[str, Any] = {"result": result("https://host/a.mp4"), name: value}
+    with pytest.raises((ConfigurationError, InputError)):
+        await download(folder=tmp_path, **arguments)
 
 
 async def test_a_snapshot_will_do(serve_app: ServeApp, tmp_path: Path) -> None:

@@ -12,3 +12,5 @@ def test_open_image_store() -> None:
     assert isinstance(open_image_store("HTTPS://host/images"), HttpImageStore)
     with pytest.raises(ConfigurationError, match="not the URL of an image store: ftp://host/a"):
         open_image_store("ftp://me:secret@host/a")
+    with pytest.raises(ConfigurationError, match="must be a text"):
+        open_image_store(None)  # type: ignore[arg-type]

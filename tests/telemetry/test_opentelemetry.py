@@ -5,17 +5,18 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from importlib.util import find_spec, module_from_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import evolve
 from opentelemetry.trace import SpanKind, StatusCode
 
 from kling_async import events
-from kling_async.errors import KlingError, MissingExtraError
+from kling_async.errors import ConfigurationError, KlingError, MissingExtraError
 from kling_async.inputs.kling_2_1 import MasterTextToVideo
 from kling_async.limits.base import Limits
 from kling_async.results import Snapshot, TaskRef, TaskState
+from kling_async.telemetry import OpenTelemetry
 from kling_async.webhooks.inbox import Inbox
 from tests.clients import FOX, settle
 from tests.tasks.callbacks import Service
@@ -54,6 +55,14 @@ def sdk() -> Sdk:
 def attributes(span: ReadableSpan) -> dict[str, object]:
     """Return the attributes of a span."""
     return dict(span.attributes or {})
+
+
+@pytest.mark.parametrize("name", ["tracer_provider", "meter_provider"])
+def test_what_is_no_provider(name: str) -> None:
+    """What is no provider is refused when the hook is made."""
+    settings: dict[str, Any] = {name: "http://collector:4317"}
+    with pytest.raises(ConfigurationError, match="not a provider of OpenTelemetry"):
+        OpenTelemetry(**settings)
 
 
 async def test_a_generation(sdk: Sdk, emulate: Emulate, connect: Connect, tmp_path: Path) -> None:
