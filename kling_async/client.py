@@ -45,7 +45,6 @@ from kling_async.tasks.arguments import (
     find_api_key,
     find_base_url,
     find_polling,
-    is_iterable,
     start_log,
 )
 from kling_async.tasks.poll_scheduler import PollScheduler
@@ -438,8 +437,10 @@ class KlingClient:
             ConfigurationError: An option is invalid. This and the next are raised at once.
             InputError: ``items`` is not iterable.
         """
-        if not is_iterable(items):
+        if not isinstance(items, Iterable | AsyncIterable) and not hasattr(items, "__getitem__"):
             raise InputError(f"items must be an iterable of either kind, not {items!r:.80}")
+        if on_abandoned is not None:
+            check_function("on_abandoned", on_abandoned)
         return self.fan_out(
             work, in_flight=in_flight, ordered=ordered, on_abandoned=on_abandoned
         ).outcomes(items)
@@ -455,8 +456,6 @@ class KlingClient:
         """Return the run of :meth:`run_many`, for a caller that also waits for its clean-up."""
         from kling_async.tasks.fan_out import FanOut
 
-        if on_abandoned is not None:
-            check_function("on_abandoned", on_abandoned)
         executor = self._executor
         fan_out = FanOut(
             work,

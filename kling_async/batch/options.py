@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from itertools import filterfalse
 from typing import Literal, TypeAlias, TypedDict, TypeGuard, get_args
 
 from attrs import frozen
@@ -15,7 +16,7 @@ from kling_async.tasks.arguments import DEFAULT_TIMEOUT, check_timeout
 
 # Fail reasons for which another attempt may succeed.
 TRANSIENT_REASONS = (FailReason.TIMEOUT, FailReason.UNAVAILABLE)
-_REASONS = frozenset(FailReason)
+_REASONS = tuple(FailReason)
 _PERMANENT_REASONS = {FailReason.CONTENT, FailReason.PROMPT, FailReason.IMAGE, FailReason.MEDIA}
 
 
@@ -86,9 +87,7 @@ class BatchOptions:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         reasons: object = self.resubmit_reasons  # a text would be searched for a reason
         several = isinstance(reasons, Collection) and not isinstance(reasons, str)
-        known = several and all(
-            isinstance(one, str) and one in _REASONS for one in self.resubmit_reasons
-        )
+        known = several and not [*filterfalse(_REASONS.__contains__, self.resubmit_reasons)]
         no_path = not isinstance(self.download_to, str | os.PathLike | None)
         failed: object = self.resubmit_failed
         no_count = type(failed) is not int or failed < 0

@@ -77,18 +77,14 @@ def check_input(value: object) -> None:
 
 def check_inputs(inputs: object) -> None:
     """Raise InputError unless a value is an iterable other than a text or a mapping."""
-    if isinstance(inputs, str | bytes | bytearray | Mapping) or not is_iterable(inputs):
-        seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
-        raise InputError(
-            "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
-            f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
-        )
-
-
-def is_iterable(value: object) -> bool:
-    """Return whether a value is an iterable of either kind."""
-    iterable = isinstance(value, Iterable | AsyncIterable) or hasattr(value, "__getitem__")
-    return iterable and not isinstance(value, type)
+    iterable = isinstance(inputs, Iterable | AsyncIterable) or hasattr(inputs, "__getitem__")
+    if iterable and not isinstance(inputs, str | bytes | bytearray | Mapping | type):
+        return
+    seen = inputs.__name__ if isinstance(inputs, type) else type(inputs).__name__
+    raise InputError(
+        "pass an iterable of inputs, such as [MasterTextToVideo(...)] or a generator of them,"
+        f" not {'the class' if isinstance(inputs, type) else 'an object of type'} {seen}"
+    )
 
 
 def check_aware(name: str, value: object) -> None:
