@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from kling_async.journal.base import Journal
+    from kling_async.results import SavedFile
 
 # The order of the table and the page, which show only the first items.
 _ORDER = (
@@ -47,6 +48,12 @@ _MAX_CARDS = 1000
 
 _BAD = (ItemState.FAILED, ItemState.UNSURE)
 
+
+def _place_of(file: SavedFile) -> str:
+    """Return the URL of a file in an archive, or its name in a folder."""
+    return f"{file.archive}/{file.name}" if file.archive else file.name
+
+
 # The state of an item as plain values, which are columns of the CSV too.
 _FIELDS: Mapping[str, Callable[[Entry], object]] = {
     "state": lambda entry: entry.state.value,
@@ -55,7 +62,7 @@ _FIELDS: Mapping[str, Callable[[Entry], object]] = {
     "ref": lambda entry: entry.ref and str(entry.ref),
     "result_urls": lambda entry: list(entry.result.result_urls) if entry.result else [],
     "cost_time": lambda entry: entry.result and entry.result.cost_time,
-    "files": lambda entry: [file.name for file in entry.files],
+    "files": lambda entry: [_place_of(file) for file in entry.files],
     "problems": lambda entry: [
         problem.value for file in entry.files if file.media for problem in file.media.problems
     ],
@@ -152,7 +159,7 @@ def _describe(entry: Entry) -> str:
     if entry.state in _BAD and entry.failure is not None:
         return entry.failure.message
     if entry.files:
-        return " ".join(file.name for file in entry.files)
+        return " ".join(map(_place_of, entry.files))
     if entry.result is not None:
         return " ".join(entry.result.result_urls)
     return str(entry.ref or "")
@@ -171,10 +178,10 @@ def _cards_of(entry: Entry, videos: Path, folder: Path) -> Iterator[Card]:
         yield evolve(card, failure=_describe(entry), ended=entry.state in _BAD)
     for number, file in enumerate(entry.files, 1):
         label = entry.key if number == 1 else f"{entry.key} ({number})"
-        path = relative_path(videos / file.name, folder)
+        path = None if file.archive else relative_path(videos / file.name, folder)
         if path is None:
             missing = f"{file.name} is not in {videos}: see --videos"
-            yield evolve(card, label=label, failure=missing)
+            yield evolve(card, label=label, failure=_place_of(file) if file.archive else missing)
         else:
             media = None if file.media is None else file.media.to_dict()
             yield evolve(card, label=label, video=Video(path, file.size_bytes, media=media))

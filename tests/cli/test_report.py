@@ -178,6 +178,23 @@ async def test_objects(journal: Path, command: Command) -> None:
     }
 
 
+async def test_archived_files(tmp_path: Path, command: Command) -> None:
+    """A file in an archive is shown by its URL; a page does not look for it in a folder."""
+    place, url = tmp_path / "j", "s3://bucket/videos/fox.mp4"
+    (tmp_path / "fox.mp4").write_bytes(b"another video")
+    async with SqliteJournal(place) as journal:
+        await journal.plan([Planned("fox", FOX)])
+        file = SavedFile(URL, "fox.mp4", 1000, "0" * 64, archive="s3://bucket/videos")
+        await journal.record(*_moves("fox", ItemState.SAVED, file))
+    assert (await command("report", place)).out.splitlines()[-1].split() == ["fox", "saved", url]
+    (found,) = (await command("report", place, "--json")).objects
+    assert found["files"] == [url]
+    page = tmp_path / "page.html"
+    await command(*("report", place, "--format", "html", "--videos", tmp_path, "--output", page))
+    assert url in page.read_text(encoding="utf-8")
+    assert "<video" not in page.read_text(encoding="utf-8")
+
+
 async def test_page(journal: Path, command: Command, tmp_path: Path) -> None:
     """The page shows videos by their paths beside it, and says how the other items stand."""
     videos = tmp_path / "my videos"
