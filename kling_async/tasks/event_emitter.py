@@ -77,8 +77,11 @@ class EventEmitter:
         """Return the trace context of a submit or a task, from the hook that traces it, if any."""
         for hook in self._detailed:
             find = getattr(hook, "traceparent", None)
-            if find is not None and (found := find(subject)):
-                return str(found)
+            try:
+                if find is not None and (found := find(subject)):
+                    return str(found)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a hook is the user's code
+                _log.exception("the traceparent of a hook failed")
         return ""
 
     # Submits.

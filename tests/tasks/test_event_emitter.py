@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async import KlingClient, StandardImageToVideo
+from kling_async import Batch, KlingClient, StandardImageToVideo
 from kling_async.errors import ConfigurationError, InputError, KlingError, NotFoundError
 from kling_async.events import (
     DetailedEvent,
@@ -106,6 +106,28 @@ def test_the_trace_context_is_that_of_the_first_hook_that_has_one() -> None:
     emitter = EventEmitter((plain, Plain(), Recorder(), Recorder("00-a"), Recorder("00-b")), "", 1)
     assert emitter.traceparent(1) == "00-a"
     assert EventEmitter((plain, Plain()), "", 1).traceparent(1) == ""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), asyncio.CancelledError()])
+async def test_a_trace_context_that_fails(
+    error: BaseException, emulate: Emulate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hook that fails to return a trace context costs no item of a batch its reference."""
+
+    class Broken(Recorder):
+        def traceparent(self, _: int | TaskRef) -> str:
+            raise error
+
+    emulator = await emulate()
+    hooks = [Broken(), Recorder("00-b")]
+    async with (
+        KlingClient(emulator.key, base_url=emulator.base_url, hooks=hooks) as kling,
+        Batch(kling, journal=tmp_path / "run.sqlite") as batch,
+    ):
+        (outcome,) = [outcome async for outcome in batch.run([FOX])]
+    assert outcome.task_ref == TaskRef("kling-2-1", emulator.ledger[0].task_id)
+    assert outcome.result is not None
+    assert "the traceparent of a hook failed" in caplog.text
 
 
 def test_without_details() -> None:
