@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from attrs import Factory, define
 from opentelemetry.trace import Span, SpanContext
 
+from kling_async.inputs.base import Input
+
 if TYPE_CHECKING:
     from kling_async.results import TaskRef
 
@@ -28,6 +30,7 @@ class Generation:
         span: Its span.
         attributes: Those of its metrics: the model and the mode, as far as they are known.
         began: The loop's time at which it began.
+        input: The input, if it is known.
         attached: Whether another process, or an earlier call, has submitted its task.
         waiting: Whether it waits for a slot.
         running: Whether its task is counted as running.
@@ -37,6 +40,7 @@ class Generation:
     span: Span
     attributes: dict[str, str]
     began: float
+    input: Input | None = None
     attached: bool = False
     waiting: bool = False
     running: bool = False

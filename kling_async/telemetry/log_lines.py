@@ -51,9 +51,21 @@ class LogLine:
     input: Input | None = None
 
 
-def describe_error(error: BaseException) -> str:
-    """Return an error as one printable line without secrets."""
+def prompts_of(sent: Input) -> list[str]:
+    """Return the texts of an input that are logged only on request, its prompt first."""
+    fields = getattr(sent, "fields", {})  # of a RawInput
+    texts = [fields.get(name) or getattr(sent, name, "") for name in ("prompt", "negative_prompt")]
+    return [str(text) for text in texts if text]
+
+
+def describe_error(error: BaseException, sent: Input | None = None) -> str:
+    """Return an error as one printable line without secrets, and without the input's prompts.
+
+    The service may repeat a prompt in its message.
+    """
     text = str(error)
+    for prompt in () if sent is None else prompts_of(sent):
+        text = text.replace(prompt, "…")
     return hide_secrets(printable(f"{type(error).__name__}: {text}" if text else repr(error)))
 
 

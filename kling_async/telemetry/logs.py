@@ -13,7 +13,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Hashable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from attrs import define, field
 
@@ -34,11 +34,14 @@ from kling_async.events import (
     TaskDropped,
     TaskEnded,
 )
+from kling_async.inputs.base import Input
 from kling_async.results import Snapshot
-from kling_async.telemetry.log_lines import describe_event
+from kling_async.telemetry.log_lines import describe_error, describe_event, prompts_of
 
 if TYPE_CHECKING:
     from kling_async.events import DetailedEvent
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("kling_async")
 
@@ -106,11 +109,14 @@ class EventLog:
     prompts: bool = field(factory=lambda: os.environ.get("KLING_LOG_PROMPTS") == "1")
     _slot_waits: OrderedDict[Hashable, float] = field(factory=OrderedDict, init=False)
     _began: OrderedDict[Hashable, float] = field(factory=OrderedDict, init=False)
+    _inputs: OrderedDict[Hashable, Input] = field(factory=OrderedDict, init=False)
 
     detailed: ClassVar[bool] = True
 
     def __call__(self, event: DetailedEvent) -> None:
         """Log an event."""
+        if isinstance(event, SubmitStarted):
+            _remember(self._inputs, event.submit_id, event.input)
         if isinstance(event, _DETAILS) and not _log.isEnabledFor(logging.DEBUG):
             return
         more = self._update(event)
@@ -118,12 +124,16 @@ class EventLog:
         if line is None or not _log.isEnabledFor(line.level):
             return
         fields, text = {**line.fields, **more, "event": type(event).__name__}, line.text
+        error = getattr(event, "error", None)
+        sent = line.input or self._inputs.get(getattr(event, "submit_id", 0))
+        if error is not None and not self.prompts:
+            text = text.replace(describe_error(error), describe_error(error, sent))
         if "seconds" in more:
             text += f" after {more['seconds']:.1f} s"
         if "slot_wait" in more:
             text += f", {more['slot_wait']:.3f} s for a slot"
         if self.prompts and line.input is not None:
-            prompt = fields["prompt"] = str(line.input.to_dict().get("prompt", ""))
+            prompt = fields["prompt"] = next(iter(prompts_of(line.input)), "")
             text += f": {printable(prompt)!r}"
         extra = {f"kling_{name}": value for name, value in fields.items() if value is not None}
         _log.log(line.level, "%s", text, extra=extra)
@@ -146,10 +156,11 @@ class EventLog:
                 self._began.pop(ref, None)
         if isinstance(event, Submitted | SubmitFailed | SubmitWithdrawn):
             self._slot_waits.pop(event.submit_id, None)
+            self._inputs.pop(event.submit_id, None)
         return {}
 
 
-def _remember(values: OrderedDict[Hashable, float], key: Hashable, value: float) -> None:
+def _remember(values: OrderedDict[Hashable, _T], key: Hashable, value: _T) -> None:
     values[key] = value
     if len(values) > _REMEMBERED:
         values.popitem(last=False)

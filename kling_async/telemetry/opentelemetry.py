@@ -147,10 +147,12 @@ class OpenTelemetry:
     def _request_answered(self, event: events.RequestAnswered) -> None:
         self._metrics.observe_request(event)
         subject = event.submit_id if event.ref is None else event.ref
-        if event.kind == "submit" or self._generations.find(subject) is None:
-            self._spans.add_request(self._generations.context(subject), event)
+        generation = self._generations.find(subject)
+        sent = None if generation is None else generation.input
+        if event.kind == "submit" or generation is None:
+            self._spans.add_request(self._generations.context(subject), event, sent)
         elif event.error is not None:
-            error = describe_error(event.error)
+            error = describe_error(event.error, sent)
             self._add_event(subject, "failed poll", {"kling.error": error})
 
     def _submitted(self, event: events.Submitted) -> None:
@@ -172,7 +174,7 @@ class OpenTelemetry:
             self._stop_waiting(generation)
             generation.span.set_attribute("kling.may_have_charged", charged)
             kind = "cancelled" if error is None else type(error).__name__
-            self._end(generation, kind, "" if error is None else describe_error(error))
+            self._end(generation, kind, "" if error is None else describe_error(error, event.input))
 
     # Tasks.
 
@@ -237,7 +239,7 @@ class OpenTelemetry:
     ) -> Generation:
         span = self._spans.start_generation(model, sent, parent)
         now = find_clock()()
-        return Generation(span, describe_model(model, sent), now)
+        return Generation(span, describe_model(model, sent), now, sent)
 
     def _start_running(self, generation: Generation) -> None:
         """Count a task that runs: an attached one only when that is known, as it may have ended."""

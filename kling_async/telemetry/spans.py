@@ -126,8 +126,10 @@ class Spans:
         """Add the span of the wait for a slot, which has ended."""
         self._start_ended("wait for a slot", parent, seconds).end()
 
-    def add_request(self, parent: SpanContext | None, event: RequestAnswered) -> None:
-        """Add the span of a request, which has ended."""
+    def add_request(
+        self, parent: SpanContext | None, event: RequestAnswered, sent: Input | None = None
+    ) -> None:
+        """Add the span of a request, which has ended; its error is shown without prompts."""
         attributes: dict[str, AttributeValue] = {
             **describe_request(event),
             "url.full": event.url,
@@ -137,7 +139,7 @@ class Spans:
             attributes["http.request.resend_count"] = event.attempt - 1
         name = f"{event.method} {_TEMPLATES[event.kind]}"
         span = self._start_ended(name, parent, event.seconds, SpanKind.CLIENT, attributes)
-        _end(span, event.error)
+        _end(span, event.error, sent)
 
     def add_download(self, parent: SpanContext | None, event: DownloadEnded) -> None:
         """Add the span of a download, which has ended."""
@@ -161,8 +163,8 @@ class Spans:
         return self._tracer.start_span(name, below(parent), kind, attributes, start_time=start)
 
 
-def _end(span: Span, error: BaseException | None) -> None:
+def _end(span: Span, error: BaseException | None, sent: Input | None = None) -> None:
     if error is None:
         span.end()
     else:
-        end_with_error(span, type(error).__name__, describe_error(error))
+        end_with_error(span, type(error).__name__, describe_error(error, sent))

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kling_async.errors import ConfigurationError
-from kling_async.events import SlotAcquired, Submitted, TaskAttached, TaskEnded
+from kling_async.errors import ConfigurationError, ServerError
+from kling_async.events import (
+    Retrying,
+    SlotAcquired,
+    SubmitFailed,
+    SubmitStarted,
+    Submitted,
+    TaskAttached,
+    TaskEnded,
+)
+from kling_async.inputs import MasterTextToVideo, RawInput
 from kling_async.results import TaskRef
 from kling_async.tasks.abandoned import log_warning
 from kling_async.telemetry import logs
@@ -24,6 +33,7 @@ from tests.telemetry.events import EVENTS, INPUT, REF, SECRET, SUCCESS, answered
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kling_async.inputs import Input
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
@@ -79,6 +89,31 @@ async def test_prompts_are_logged_on_request(
     assert EventLog().prompts
     monkeypatch.setenv("KLING_LOG_PROMPTS", "0")
     assert not EventLog().prompts
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        MasterTextToVideo("a secret fox", negative_prompt="hidden"),
+        RawInput("other", {"prompt": "a secret fox", "negative_prompt": "hidden"}),
+    ],
+)
+@pytest.mark.parametrize("prompts", [True, False])
+async def test_an_answer_that_repeats_the_prompt(
+    sent: Input, caplog: pytest.LogCaptureFixture, *, prompts: bool
+) -> None:
+    """The prompts of an input are not in the log as a part of the service's messages either."""
+    error = ServerError("'a secret fox' without hidden is refused")
+    log = EventLog(prompts)
+    with caplog.at_level("DEBUG", "kling_async"):
+        log(SubmitStarted(sent, submit_id=7))
+        log(answered(error=error))
+        log(Retrying("submit", error, 1, 0.5, submit_id=7))
+        log(SubmitFailed(sent, error, submit_id=7))
+    assert ("secret" in caplog.text) is ("hidden" in caplog.text) is prompts
+    assert "'…' without … is refused" in caplog.text or prompts
+    assert vars(caplog.records[-1]).get("kling_prompt") == ("a secret fox" if prompts else None)
+    assert not log._inputs  # noqa: SLF001 - nothing else shows it
 
 
 async def test_the_waits_of_a_submit(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from attrs import evolve
 from opentelemetry.trace import SpanKind, StatusCode
 
 from kling_async import events
-from kling_async.errors import ConfigurationError, KlingError, MissingExtraError
+from kling_async.errors import ConfigurationError, KlingError, MissingExtraError, ServerError
 from kling_async.inputs.kling_2_1 import MasterTextToVideo
 from kling_async.limits.base import Limits
 from kling_async.results import Snapshot, TaskRef, TaskState
@@ -321,6 +321,17 @@ async def test_no_span_has_a_secret(sdk: Sdk) -> None:
     assert len(sdk.spans()) == 8
     assert SECRET not in text
     assert SECRET not in str([sdk.points(name) for name in ("kling.tasks", "kling.pauses")])
+
+
+async def test_an_answer_that_repeats_the_prompt(sdk: Sdk) -> None:
+    """The prompt is not in a span as a part of the service's message either."""
+    error = ServerError(f"{INPUT.prompt!r} is refused")
+    sdk.hook(events.SubmitStarted(INPUT, submit_id=7))
+    sdk.hook(answered(error=error))
+    sdk.hook(events.SubmitFailed(INPUT, error, submit_id=7))
+    text = "".join(span.to_json() for span in sdk.spans())
+    assert text.count("is refused") == 2
+    assert SECRET not in text
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
