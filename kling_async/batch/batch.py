@@ -171,7 +171,8 @@ class Batch:
         again.
 
         An outcome has ``files``, ``archived`` or an ``error``. If that is a `ResultExpiredError`
-        that is not ``retryable``, the result is lost.
+        that is not ``retryable``, the result is lost. An input that this version does not accept,
+        which another one has written, is a `RawInput`.
 
         Raises:
             ConfigurationError: The batch has no ``download_to``, or it cannot be written to, or a
