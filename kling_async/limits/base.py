@@ -153,8 +153,8 @@ class Limiter(Protocol):
         """Return the slot of a task that runs already; one is added even beyond the limit.
 
         A task never has two slots: if another client or a dead worker holds its slot, that one
-        is returned. The arguments are those of `Slot.confirm`. A ``lifetime`` of 0 is for a task
-        that has ended, whose slot is released next.
+        is returned. The arguments are those of `Slot.confirm`. The task may have ended: it counts
+        for `effective_tasks` when the slot is confirmed.
         """
 
     def refused(self, slot: Slot) -> None:

@@ -135,7 +135,8 @@ class SlotTable(Generic[SlotT, CapT]):
             slot = self.add(self.loop.time())
         else:
             slot.shared = True
-        slot.confirm(ref, lifetime, on_expired)
+        lifetime = self.lifetime if lifetime is None else lifetime
+        self.update(slot, lifetime, ref, on_expired, seen=False)
         return slot
 
     def add(self, now: float) -> SlotT:
@@ -152,16 +153,19 @@ class SlotTable(Generic[SlotT, CapT]):
         lifetime: float,
         ref: TaskRef | None = None,
         on_expired: Callable[[], None] | None = None,
+        *,
+        seen: bool = True,
     ) -> None:
         """Let a slot expire in so many seconds, and note which task it belongs to, if known.
 
-        If the task has another slot, that is dropped.
+        If the task has another slot, that is dropped. ``seen`` is whether the service has just
+        accepted the task, or has reported that it runs.
         """
         if not lifetime >= 0:
             raise ConfigurationError(f"a slot needs a lifetime of 0 s or more, not {lifetime!r}")
         if self.loop is not asyncio.get_running_loop():
             self._move()  # which changes the slot's table
-            slot.table.update(slot, lifetime, ref, on_expired)
+            slot.table.update(slot, lifetime, ref, on_expired, seen=seen)
             return
         slot.expires_at = self.loop.time() + min(lifetime, self.lifetime)
         if slot.expires_at < self._expiry.when:
@@ -175,9 +179,10 @@ class SlotTable(Generic[SlotT, CapT]):
                 slot.callbacks += tuple(one for one in other.callbacks if one not in slot.callbacks)
                 slot.shared = True
                 self.remove(other)
-            slot.ref, self._by_ref[ref], slot.ran = ref, slot, lifetime > 0
-            if slot.ran:
-                self.cap.accepted(len(self._by_ref))
+            slot.ref, self._by_ref[ref], slot.ran = ref, slot, False
+        if seen and ref is not None and not slot.ran:
+            slot.ran = True
+            self.cap.accepted(len(self._by_ref))
             if self._waiters.urgent or self._waiters.normal:
                 self.serve()
 

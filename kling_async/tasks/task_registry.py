@@ -148,7 +148,7 @@ class TaskRegistry:
                 held.slot.release()
             elif task is not None or not known:
                 # A process that has died may have left a slot for it.
-                self._executor.limiter.adopt(ref, 0.0).release()
+                self._executor.limiter.adopt(ref).release()
             if task is not None:
                 if task.seen_running:
                     key = hash(ref)

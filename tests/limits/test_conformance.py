@@ -224,11 +224,13 @@ async def test_adopting_a_task_that_has_ended(make: Make) -> None:
     waiting = asyncio.create_task(limiter.slot())
     for _ in range(3):
         await asyncio.sleep(0)
-        limiter.adopt(TWO, 0.0).release()
+        limiter.adopt(TWO).release()
         assert limiter.effective_tasks == 1
         assert not waiting.done()
     assert limiter.slots_in_use == 1
     waiting.cancel()
+    limiter.adopt(TWO).confirm(TWO)
+    assert limiter.effective_tasks == 2
 
 
 async def test_two_slots_for_one_task(make: Make) -> None:

@@ -419,12 +419,15 @@ async def test_a_slot_that_a_status_call_releases() -> None:
 
 
 async def test_the_end_of_another_processs_task() -> None:
-    """Status calls for tasks that ended elsewhere do not raise the cap that refusals have shown."""
+    """Neither status calls for tasks that have ended nor attaching them raises the learned cap."""
     service = Service()
     await service.begin()
     service.limiter.refused(await service.limiter.slot())
-    for number in range(3):
-        service.note(evolve(SUCCESS, ref=TaskRef(REF.model, f"other_{number}")))
+    for number in range(4):
+        other = TaskRef(REF.model, f"other_{number}")
+        if number % 2:  # it is presumed to run
+            service.registry.adopt(service.registry.attach(other, KIND, 30.0))
+        service.note(evolve(SUCCESS, ref=other))
     assert service.limiter.effective_tasks == 1
     assert service.slots == 1
 

@@ -172,10 +172,12 @@ class SlotLeases(SlotTable[LeasedSlot, LearnedCap]):
         lifetime: float,
         ref: TaskRef | None = None,
         on_expired: Callable[[], None] | None = None,
+        *,
+        seen: bool = True,
     ) -> None:
         """Let a slot expire in so many seconds, and note which task it belongs to, if known."""
         before = slot.ref
-        super().update(slot, lifetime, ref, on_expired)
+        super().update(slot, lifetime, ref, on_expired, seen=seen)
         if slot.table is not self:
             return  # it has moved to another event loop, whose table has reported it
         slot.is_submitting = False
