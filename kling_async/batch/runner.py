@@ -181,7 +181,7 @@ class ItemRun:
     """The steps of one item in one run. It is the observer of its own submits.
 
     Attributes:
-        unrecorded: The latest transition, until the journal has it.
+        unrecorded: The latest transition, if it could not be written in the journal.
     """
 
     def __init__(
@@ -399,8 +399,11 @@ class ItemRun:
             traceparent=traceparent,
         )
         run = self._run
-        self.unrecorded = transition
-        await run.journal.record(transition)
+        try:
+            await run.journal.record(transition)
+        except JournalError:
+            self.unrecorded = transition
+            raise
         self.unrecorded = None
         run.counts[self.entry.state] -= 1
         run.counts[state] += 1
