@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -13,16 +14,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import pytest
 
-from kling_async import MasterTextToVideo, Polling, TaskRef
-from kling_async.events import Event, TasksAbandoned
+from kling_async import KlingClient, MasterTextToVideo, Polling, TaskRef
+from kling_async.events import Event, Hook, TasksAbandoned
+from kling_async.testing import ScriptedTransport, VirtualLoop
+from kling_async.testing.transport import answer
 from tests.patience import HANGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from kling_async import KlingClient
     from kling_async.testing import Emulator
+    from kling_async.testing.transport import Request, Response
     from tests.conftest import Connect, Emulate
 
 pytestmark = pytest.mark.virtual_time
@@ -216,6 +219,41 @@ async def test_what_has_ended_is_not_reported(emulate: Emulate, connect: Connect
     await kling.close()
     assert len(emulator.ledger) == 2
     assert not any(isinstance(event, TasksAbandoned) for event in events)
+
+
+async def fan_out(kling: KlingClient) -> None:
+    """Generate in a fan-out."""
+    async for _ in kling.generate_many([FOX]):
+        pass
+
+
+@pytest.mark.parametrize("way", [generate, wait, watch, fan_out])
+@pytest.mark.parametrize("seconds", [0.5, 1.5])  # before the first poll, and during it
+def test_a_loop_that_ends(way: Way, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    """A caller whose event loop ends without a cancellation is reported, too."""
+
+    async def script(request: Request) -> Response:
+        if request.kind == "status":
+            await asyncio.sleep(1)
+        return answer({"taskId": "task_1", "state": "processing"})
+
+    def run(hook: Hook) -> None:
+        transport = ScriptedTransport(script)
+        kling = KlingClient("a-key", transport=transport, polling=POLLED, hooks=[hook])
+        loop = VirtualLoop()
+        loop.create_task(way(kling))
+        loop.run_until_complete(asyncio.sleep(seconds))
+        loop.close()
+
+    events: list[Event] = []
+    run(events.append)
+    gc.collect()
+    ref = TaskRef("kling-2-1", "task_1")
+    assert [event for event in events if isinstance(event, TasksAbandoned)] == [
+        TasksAbandoned((ref,))
+    ]
+    messages = [one.getMessage() for one in caplog.records if one.name == "kling_async"]
+    assert sum(str(ref) in message for message in messages) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")

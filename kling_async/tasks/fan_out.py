@@ -303,6 +303,8 @@ class FanOut(Generic[_T]):
         try:
             outcome = await self._work(work_item)
         except BaseException as error:  # noqa: BLE001 - the caller gets it
+            if isinstance(error, GeneratorExit):  # the event loop has ended, without a clean-up
+                self._abandoned.report([work_item.ref], error)
             self._fail(error)
             return
         del self._running[work_item]

@@ -249,7 +249,7 @@ class Task:
             ) from None
         except TimeoutError:
             raise self._timed_out(timeout) from self._trouble
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, GeneratorExit) as error:  # or the event loop has ended
             # Also if the task has ended, as a status call by another caller has shown: this one is
             # never given the result.
             last = waiters.count == 1 and waiters is self._waiters and not waiters.served
