@@ -23,14 +23,6 @@ _BLOCKED = 0.1
 _EXTENSION = 1.0
 
 
-def current_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the running event loop, or None if none runs in this thread."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 class PerLoop(Generic[_State]):
     """Creates the state of an object on first use on an event loop, and discards the last one's.
 

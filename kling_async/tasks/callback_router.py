@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import define
 
-from kling_async._utils.loops import PerLoop, current_loop
+from kling_async._utils.loops import PerLoop
 from kling_async.errors import KlingError
 from kling_async.inputs.base import Input
 from kling_async.limits.base import Slot
@@ -133,7 +133,10 @@ class CallbackRouter:
 
     def handle(self, callback: Callback) -> bool:
         """Handle a callback, on any thread; return whether it is about a running task."""
-        current = current_loop()
+        try:
+            current = asyncio.get_running_loop()
+        except RuntimeError:
+            current = None
         loop = self._scheduler.queues.loop or current
         if loop is None:  # no loop runs on which a caller could wait
             return False

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define
 
-from kling_async._utils.loops import Deadlines, PerLoop, current_loop
+from kling_async._utils.loops import Deadlines, PerLoop
 from kling_async.policy.durations import (
     Durations,
     Kind,
@@ -342,8 +342,12 @@ class PollScheduler:
     def record(self, tracked: TrackedTask, snapshot: Snapshot | None) -> None:
         """End a poll with what the service answered, or None if there was no answer."""
         turn = tracked.turn
-        if turn is None or turn.queue.loop is not current_loop():
-            return  # it is waited for on another loop by now, or its loop has ended
+        try:
+            current = asyncio.get_running_loop()
+        except RuntimeError:  # the loop has ended
+            return
+        if turn is None or turn.queue.loop is not current:
+            return  # it is waited for on another loop by now
         queue, tracked.turn = turn.queue, None
         queue.polling -= 1
         queue.weights -= turn.weight

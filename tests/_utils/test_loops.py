@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kling_async import KlingClient, MasterTextToVideo, Task, TaskRef
-from kling_async._utils.loops import LoopResources, PerLoop, current_loop
+from kling_async._utils.loops import LoopResources, PerLoop
 from kling_async.errors import ConfigurationError
 from kling_async.testing import ScriptedTransport, VirtualLoop
 from kling_async.testing.transport import answer
@@ -53,16 +53,6 @@ def run_there(loop: asyncio.AbstractEventLoop, main: Callable[[], Awaitable[obje
         return await main()
 
     return asyncio.run_coroutine_threadsafe(run(), loop).result(30)
-
-
-def test_the_current_loop() -> None:
-    """The running loop is the current one; without one there is none."""
-
-    async def find() -> bool:
-        return current_loop() is asyncio.get_running_loop()
-
-    assert asyncio.run(find())
-    assert current_loop() is None
 
 
 async def test_discarding() -> None:
