@@ -521,7 +521,7 @@ async def test_a_task_that_is_asked_after_keeps_its_slot(share: Share) -> None:
     assert not waiting.done()
     waiting.cancel()
     # Not each of them is reported: 3,000 are the other's calls for a slot, 150 our heartbeats.
-    assert backend.calls - calls < 3_000 + 150 + 30
+    assert backend.calls - calls < 3_000 + 150 + 100  # of 300; the waits of the other are random
     await asyncio.sleep(90)
     assert one.slots_in_use == 1
     await asyncio.sleep(11)
