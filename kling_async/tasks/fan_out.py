@@ -352,9 +352,9 @@ class FanOut(Generic[_T]):
         return self._cleanup
 
     async def _clean_up(self, error: BaseException | None) -> None:
-        """Wait for what was stopped, and report what became known meanwhile."""
+        """Wait for what was stopped, retrieve what it raised, and report what became known."""
         try:
-            await asyncio.wait(self._tasks())
+            await asyncio.wait([asyncio.gather(*self._tasks(), return_exceptions=True)])
             if self._running:
                 await self._wait_answered()
         finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from contextlib import AsyncExitStack, aclosing, closing
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from tests.tasks.fan_outs import (
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
+        Iterator,
     )
 
     from kling_async.inputs.base import Input
@@ -170,6 +172,32 @@ def test_a_fan_out_of_an_earlier_loop() -> None:
         many = loop.run_until_complete(leave())
         asyncio.run(kling.close())
         loop.run_until_complete(many.aclose())
+
+
+@pytest.mark.parametrize("exits_in", ["items", "work"])
+def test_an_exit(exits_in: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An exit in the items or in the work ends the program, and is not logged as unretrieved."""
+    kling = KlingClient(KEY, transport=ScriptedTransport(Service()))
+
+    def items() -> Iterator[int]:
+        yield 0
+        if exits_in == "items":
+            sys.exit(4)
+
+    async def work(_: WorkItem[int]) -> Outcome | None:
+        if exits_in == "work":
+            sys.exit(4)
+        await asyncio.Event().wait()
+        return None
+
+    async def main() -> None:
+        async for _ in kling.run_many(work, items()):
+            raise AssertionError
+
+    with pytest.raises(SystemExit), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    gc.collect()
+    assert not caplog.messages
 
 
 # ----------------------------------------------------------------------------------- eager tasks
