@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from itertools import filterfalse
 from typing import Literal, TypeAlias, TypedDict, TypeGuard, get_args
 
 from attrs import frozen
@@ -87,7 +86,7 @@ class BatchOptions:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         reasons: object = self.resubmit_reasons  # a text would be searched for a reason
         several = isinstance(reasons, Collection) and not isinstance(reasons, str)
-        known = several and not [*filterfalse(_REASONS.__contains__, self.resubmit_reasons)]
+        known = several and all(map(_REASONS.__contains__, self.resubmit_reasons))
         no_path = not isinstance(self.download_to, str | os.PathLike | None)
         failed: object = self.resubmit_failed
         no_count = type(failed) is not int or failed < 0

@@ -29,6 +29,9 @@ _USER = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]*@", re.IGNORECASE)
 # The token of a callback URL: the model, a tilde, and the secret.
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])([A-Za-z0-9][A-Za-z0-9._-]{0,99})~[A-Za-z0-9._~%-]+")
 
+# Characters. A shorter prompt is no secret, and may be a part of any word.
+_SHORTEST_PROMPT = 6
+
 # Characters of a message that are shown: it may have a URL of any length.
 _LONGEST = 2_000
 
@@ -65,7 +68,8 @@ def describe_error(error: BaseException, sent: Input | None = None) -> str:
     """
     text = str(error)
     for prompt in () if sent is None else prompts_of(sent):
-        text = text.replace(prompt, "…")
+        if len(prompt) >= _SHORTEST_PROMPT:
+            text = text.replace(prompt, "…")
     return hide_secrets(printable(f"{type(error).__name__}: {text}" if text else repr(error)))
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from kling_async import events
+from kling_async import MasterTextToVideo, events
 from kling_async.errors import ServerError
 from kling_async.protocol.callbacks import write_token
 from kling_async.results import Snapshot, TaskState
@@ -97,6 +97,15 @@ def test_the_fields() -> None:
         "reason": "content",
         "fail_code": "NSFW",
     }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [("a cat on a mat", "Error: …: refused"), ("a", "Error: a cat on a mat: refused")],
+)
+def test_an_error_that_repeats_the_prompt(prompt: str, text: str) -> None:
+    """The prompt is hidden, unless it is so short that any message may contain it."""
+    assert describe_error(Error("a cat on a mat: refused"), MasterTextToVideo(prompt)) == text
 
 
 def test_an_error_without_a_text() -> None:
