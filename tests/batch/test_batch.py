@@ -254,7 +254,7 @@ async def test_inputs_of_every_model(emulate: Emulate, connect: Connect, run: Ru
     }
     assert all(outcome.result for outcome in again)
     assert [task.model for task in emulator.ledger] == [video.model for video in videos]
-    assert await run(await connect(emulator), given) == again
+    assert set(await run(await connect(emulator), given)) == set(again)
 
 
 async def test_running_tasks_hold_their_slots(

@@ -156,7 +156,8 @@ class SharedLimiter(LoopLimiter["_SharedState"]):
             self._state.backend.epoch if self._state else "",
         )
         if self._state is None or self._state.process != os.getpid():
-            holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
+            # Containers often have one name and the same process ids.
+            holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:16]}"
             self._settings = evolve(self._settings, holder=holder)
         settings = self._settings
         return _SharedState(

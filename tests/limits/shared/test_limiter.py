@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kling_async.limits.base import Slot
+    from kling_async.limits.shared.backend import Reservation
+    from kling_async.limits.shared.schedule import RequestSchedule
+    from kling_async.limits.shared.window import Report
     from tests.limits.conftest import Share
 
 pytestmark = pytest.mark.virtual_time
@@ -41,6 +44,25 @@ async def test_peek(share: Share) -> None:
     backend.unreachable = True
     with pytest.raises(LimiterError, match="at MemoryLimitsBackend cannot be read: the backend"):
         await one.peek()
+
+
+async def test_limiters_of_one_process() -> None:
+    """The limiters of one process have different names, however many there are."""
+    holders = set()
+
+    class Recorder(MemoryLimitsBackend):
+        async def reserve(
+            self, number: int, report: Report, schedule: RequestSchedule
+        ) -> Reservation:
+            holders.add(report.holder)
+            return await super().reserve(number, report, schedule)
+
+    backend = Recorder()
+    for _ in range(1_000):
+        limiter = SharedLimiter(backend, limits=FAST, settle=0)
+        await granted(limiter)
+        await limiter.close()
+    assert len(holders) == 1_000
 
 
 async def test_a_new_backend(share: Share) -> None:
